@@ -1,0 +1,318 @@
+"""The kernel in plain torch operations, for every device and dtype.
+
+Shape legend: ``B`` samples, ``I`` in_features, ``O`` out_features, ``G`` grid_size, ``k`` spline_order,
+``M = G + k + 1`` features per input (its bases and its base activation).
+
+Each function expands a block of samples into features ``(I, M, rows)``, uses them and drops them; its hand-written backward
+expands again. So what a step keeps is ``x`` and ``base``, as in an MLP, and what it holds for a moment is one block. The
+backwards consist of differentiable operations, which gives derivatives of higher order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efficient_kan.basis import LocalBasis, local_basis
+from efficient_kan.kernels import LayerInputs
+
+# Elements of x expanded at a time: large enough for full-speed matrix products, small enough to stay near the caches.
+_BLOCK = {"cpu": 2**18, "cuda": 2**23}
+_MIN_ROWS = 256
+# Edges and float64 covariances hold several copies of a block: theirs are smaller, so that no step peaks above a plain one.
+_EDGE_SHARE = 2
+_FLOAT64_SHARE = 4
+
+
+def spline_linear(inputs: LayerInputs) -> Tensor:
+    """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
+    y: Tensor = _SplineLinear.apply(*inputs)  # type: ignore[no-untyped-call]
+    return y
+
+
+def edge_l1(inputs: LayerInputs) -> Tensor:
+    """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
+    norms: Tensor = _EdgeL1.apply(*inputs)  # type: ignore[no-untyped-call]
+    return norms
+
+
+def edge_std(inputs: LayerInputs) -> Tensor:
+    """``std_b phi_oi(x[b, i])`` with divisor ``B - 1``, shape ``(O, I)``; its gradient is zero where the value is zero.
+
+    The variance of a linear combination needs the covariance of its features alone: ``v . Cov(Phi_i) v``, an ``(M, M)``
+    matrix per input. Accumulated in float64, because rounding errors of a covariance can exceed a small variance.
+    """
+    norms: Tensor = _EdgeStd.apply(*inputs)[0]  # type: ignore[no-untyped-call]
+    return norms
+
+
+class _SplineLinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
+        matrix = weight.flatten(1)
+        with _autocast_off(x):
+            parts = []
+            for rows in _row_blocks(x):
+                _, features = _expand(x[rows], base[rows], knots, spline_order)
+                parts.append(features.flatten(0, 1).to(weight.dtype).T @ matrix.T)
+            return _join(parts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.spline_order = inputs[4]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight = ctx.saved_tensors
+        needs_inputs, needs_weight = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[3]
+        matrix = weight.flatten(1)
+        grad_weight: Tensor | None = None
+        grads: list[tuple[Tensor, Tensor]] = []
+        with _autocast_off(x):
+            for rows in _row_blocks(x):
+                local, features = _expand(x[rows], base[rows], knots, ctx.spline_order)
+                if needs_weight:
+                    part = grad[rows].T @ features.flatten(0, 1).to(weight.dtype).T
+                    grad_weight = _accumulate(grad_weight, part)
+                if needs_inputs:
+                    shape = features.shape
+                    del features
+                    grads.append(_pull_back((matrix.T @ grad[rows].T).view(shape), local, x, base))
+            if grad_weight is not None:
+                grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
+        return *_input_grads(grads), None, grad_weight, None
+
+
+class _EdgeL1(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
+        vectors = weight.transpose(0, 1)  # shape: (I, O, M)
+        total: Tensor | None = None
+        with _autocast_off(x):
+            for rows in _row_blocks(x, share=_EDGE_SHARE):
+                _, features = _expand(x[rows], base[rows], knots, spline_order)
+                features = features.to(weight.dtype)
+                parts = [
+                    torch.linalg.vector_norm(vectors[cols] @ features[cols], ord=1, dim=2)
+                    for cols in _column_blocks(features, vectors)
+                ]
+                total = _accumulate(total, torch.cat(parts))
+            assert total is not None
+            return (total / x.shape[0]).to(weight.dtype).T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.spline_order = inputs[4]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight = ctx.saved_tensors
+        needs_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        vectors = weight.transpose(0, 1)
+        scale = (grad.T / x.shape[0]).unsqueeze(-1)  # shape: (I, O, 1)
+        grad_vectors: Tensor | None = None
+        grads: list[tuple[Tensor, Tensor]] = []
+        with _autocast_off(x):
+            for rows in _row_blocks(x, share=_EDGE_SHARE):
+                local, features = _expand(x[rows], base[rows], knots, ctx.spline_order)
+                features = features.to(weight.dtype)
+                of_vectors, of_features = [], []
+                for cols in _column_blocks(features, vectors):
+                    signs = torch.sign(vectors[cols] @ features[cols]) * scale[cols]  # shape: (cols, O, rows)
+                    of_vectors.append(signs @ features[cols].mT)
+                    if needs_inputs:
+                        of_features.append(vectors[cols].mT @ signs)
+                grad_vectors = _accumulate(grad_vectors, torch.cat(of_vectors))
+                if needs_inputs:
+                    grads.append(_pull_back(torch.cat(of_features), local, x, base))
+            assert grad_vectors is not None
+            return *_input_grads(grads), None, grad_vectors.transpose(0, 1).to(weight.dtype), None
+
+
+class _EdgeStd(torch.autograd.Function):
+    """Returns the deviations and the mean features, which backward needs again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
+        vectors = _without_constant(weight)
+        with _autocast_off(x):
+            deviations, means = [], []
+            for cols in _covariance_blocks(x, vectors):
+                mean, covariance = _moments(x[:, cols], base[:, cols], knots[cols], spline_order)
+                products = vectors[cols] @ covariance
+                deviations.append((products * vectors[cols]).sum(-1).clamp(min=0).sqrt())
+                means.append(mean)
+            return torch.cat(deviations).T.to(weight.dtype), torch.cat(means)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:4], *output)
+        ctx.mark_non_differentiable(output[1])
+        ctx.spline_order = inputs[4]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight, deviations, means = ctx.saved_tensors
+        order = ctx.spline_order
+        needs_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        vectors = _without_constant(weight)
+        nonzero = deviations > 0
+        scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
+        scaled = scale.T.double().unsqueeze(-1) * vectors  # shape: (I, O, M+1)
+        grad_vectors: list[Tensor] = []
+        columns: list[tuple[Tensor, Tensor]] = []
+        with _autocast_off(x):
+            for cols in _covariance_blocks(x, vectors):
+                bx, bbase, bknots = x[:, cols], base[:, cols], knots[cols]
+                # The saved means are constants to autograd; derivatives of higher order need them as functions of x.
+                mean = _moments(bx, bbase, bknots, order)[0] if torch.is_grad_enabled() else means[cols]
+                form = scaled[cols].mT @ vectors[cols]  # shape: (cols, M+1, M+1)
+                scatter: Tensor | None = None
+                grads: list[tuple[Tensor, Tensor]] = []
+                for rows in _row_blocks(bx, share=_FLOAT64_SHARE):
+                    local, features = _expand(bx[rows], bbase[rows], bknots, order)
+                    centred = _with_constant(features) - mean.unsqueeze(-1)
+                    scatter = _accumulate(scatter, centred @ centred.mT)
+                    if needs_inputs:
+                        of_features = form @ centred
+                        of_features = torch.cat((of_features[:, :-2] + of_features[:, -1:], of_features[:, -2:-1]), dim=1)
+                        grads.append(_pull_back(of_features, local, x, base))
+                assert scatter is not None
+                grad_vectors.append(scaled[cols] @ scatter)
+                if needs_inputs:
+                    columns.append(_join_pairs(grads))
+            grad_weight = _onto_weight(torch.cat(grad_vectors)).to(weight.dtype)
+        if not needs_inputs:
+            return None, None, None, grad_weight, None
+        grad_x, grad_base = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
+        return grad_x, grad_base, None, grad_weight, None
+
+
+def _expand(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple[LocalBasis, Tensor]:
+    """The local bases of a block ``(rows, I)`` and its features ``(I, M, rows)``, the base activation last."""
+    local = local_basis(x.T, knots, spline_order)
+    features = knots.shape[1] - spline_order
+    zeros = local.values.new_zeros(()).expand(x.shape[1], features, x.shape[0])
+    dense = zeros.scatter(1, local.which, local.values)
+    # Bases that do not exist were dropped into the last row, which is now overwritten.
+    dense[:, -1] = base.T
+    return local, dense
+
+
+def _pull_back(grad_features: Tensor, local: LocalBasis, x: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient of features ``(I, M, rows)`` to those of ``x`` and ``base``, ``(rows, I)``."""
+    of_x = (grad_features.gather(1, local.which) * local.derivatives).sum(1)
+    return of_x.T.to(x.dtype), grad_features[:, -1].T.to(base.dtype, copy=True)
+
+
+def _with_constant(features: Tensor) -> Tensor:
+    """Features in float64 and, as one more row, the sum of the bases: ``(I, M, rows) -> (I, M + 1, rows)``."""
+    features = features.double()
+    return torch.cat((features, features[:, :-1].sum(1, keepdim=True)), dim=1)
+
+
+def _without_constant(weight: Tensor) -> Tensor:
+    """Split each spline into its mean coefficient and the rest: ``(O, I, M) -> (I, O, M + 1)`` in float64.
+
+    The bases sum to one inside the grid, so the mean adds nothing to a variance there, and left in the quadratic form it
+    would cancel only to rounding.
+    """
+    vectors = weight.transpose(0, 1).double()
+    mean = vectors[..., :-1].mean(-1, keepdim=True)
+    return torch.cat((vectors[..., :-1] - mean, vectors[..., -1:], mean), dim=-1)
+
+
+def _onto_weight(grad_vectors: Tensor) -> Tensor:
+    """The transpose of :func:`_without_constant`: ``(I, O, M + 1) -> (O, I, M)``."""
+    rest, base, mean = grad_vectors[..., :-2], grad_vectors[..., -2:-1], grad_vectors[..., -1:]
+    spline = rest - rest.mean(-1, keepdim=True) + mean / rest.shape[-1]
+    return torch.cat((spline, base), dim=-1).transpose(0, 1)
+
+
+def _moments(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
+    """Mean ``(I, M + 1)`` and covariance ``(I, M + 1, M + 1)`` of the features, merged over blocks (Chan et al. 1979)."""
+    mean: Tensor | None = None
+    scatter: Tensor | None = None
+    count = 0
+    for rows in _row_blocks(x, share=_FLOAT64_SHARE):
+        _, features = _expand(x[rows], base[rows], knots, spline_order)
+        features = _with_constant(features)
+        size = features.shape[-1]
+        part = features.mean(-1)
+        centred = features - part.unsqueeze(-1)
+        if mean is None or scatter is None:
+            mean, scatter = part, centred @ centred.mT
+        else:
+            shift = part - mean
+            outer = shift.unsqueeze(-1) * shift.unsqueeze(-2) * (count * size / (count + size))
+            scatter = scatter + centred @ centred.mT + outer
+            mean = mean + shift * (size / (count + size))
+        count += size
+    assert mean is not None and scatter is not None
+    return mean, scatter / (count - 1)
+
+
+def _blocks(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, max(length, 1), size))
+
+
+def _row_blocks(x: Tensor, share: int = 1) -> Iterator[slice]:
+    """Slices over samples, of a ``share``-th of a block; one slice while compiling, which fuses the work instead."""
+    rows, columns = x.shape
+    if torch.compiler.is_compiling():
+        return iter((slice(None),))
+    return _blocks(rows, max(_MIN_ROWS, _BLOCK.get(x.device.type, _BLOCK["cpu"]) // (share * columns)))
+
+
+def _column_blocks(features: Tensor, vectors: Tensor) -> Iterator[slice]:
+    """Slices over inputs whose edges fit a block, never all inputs at once (unless there is one)."""
+    columns, _, rows = features.shape
+    budget = 2 * _BLOCK.get(features.device.type, _BLOCK["cpu"])
+    return _blocks(columns, max(1, min((columns + 1) // 2, budget // max(1, rows * vectors.shape[1]))))
+
+
+def _covariance_blocks(x: Tensor, vectors: Tensor) -> Iterator[slice]:
+    """Slices over inputs whose features and covariances fit a block."""
+    columns, _, width = vectors.shape
+    rows = min(max(x.shape[0], 1), _MIN_ROWS)
+    budget = 8 * _BLOCK.get(x.device.type, _BLOCK["cpu"])
+    return _blocks(columns, max(1, min(columns, budget // (width * (width + rows)))))
+
+
+def _accumulate(total: Tensor | None, part: Tensor) -> Tensor:
+    """A running sum in at least float32."""
+    part = part.to(torch.promote_types(part.dtype, torch.float32))
+    return part if total is None else total + part
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _join_pairs(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    first, second = zip(*pairs, strict=True)
+    return _join(list(first)), _join(list(second))
+
+
+def _input_grads(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    return _join_pairs(pairs) if pairs else (None, None)
+
+
+def _autocast_off(x: Tensor) -> AbstractContextManager[None]:
+    """The dtypes here are chosen; autocast must not choose again."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -1,0 +1,264 @@
+"""One KAN layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from efficient_kan import _checks, grid_update
+from efficient_kan.fit import fit_coefficients
+from efficient_kan.kernels import LayerInputs, check_kernel, resolve
+from efficient_kan.knots import interior_of, uniform_knots
+
+if TYPE_CHECKING:
+    from efficient_kan.penalties import Penalty
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class KANLinear(nn.Module):
+    r"""A layer of learnable activation functions, one per edge, in the reformulated form.
+
+    .. math::
+        y_o = \sum_i \phi_{oi}(x_i) + \text{bias}_o, \qquad
+        \phi_{oi}(x) = m_{oi} \Big( b_{oi}\, a(x) + s_{oi} \sum_g c_{oig} B_g(x) \Big)
+
+    Every input is expanded once over its ``G + k`` B-splines :math:`B_g` and its base activation :math:`a`; one matrix
+    product combines them. No ``(batch, out_features, in_features)`` tensor exists, forward or backward
+    (source: Liu et al., *KAN*, arXiv 2404.19756, eqs 2.10-2.12; layer and initial scales as in pykan 0.2.8).
+
+    Attributes:
+        base_weight: parameter ``b``, ``(out_features, in_features)``.
+        spline_weight: parameter ``c``, ``(out_features, in_features, grid_size + spline_order)``.
+        spline_scaler: parameter ``s``, ``(out_features, in_features)``; ``None`` without standalone scale.
+        bias: parameter ``(out_features,)`` or ``None``.
+        grid: buffer, extended knots ``(in_features, grid_size + 2 * spline_order + 1)``; stays float32 when the layer is
+            moved to a 16-bit dtype, whose rounding would displace the knots.
+        edge_mask: buffer ``m``, ``(out_features, in_features)``; ones unless pruned. Absent from state dicts of other
+            implementations, which load as unpruned.
+
+    Args:
+        in_features, out_features: numbers of inputs and outputs, >= 1.
+        grid_size: number ``G >= 1`` of grid intervals.
+        spline_order: B-spline order ``k >= 1``.
+        scale_noise: size of the initial splines: their values at the grid points are uniform in ``±scale_noise / (2 G)``.
+        scale_base: size of the initial base weights: uniform in ``±scale_base / sqrt(in_features)``.
+        scale_spline: size of the initial spline scales: uniform in ``±scale_spline / sqrt(in_features)``; without
+            standalone scale a factor on the initial coefficients.
+        enable_standalone_scale_spline: whether ``spline_scaler`` exists.
+        base_activation: class or factory of the module ``a``, applied elementwise.
+        grid_eps: share of uniform spacing in :meth:`update_grid`, in [0, 1]; the rest follows the samples' quantiles.
+        grid_range: ends of the initial grid.
+        bias: whether to add a bias, zero at first.
+        kernel: ``"auto"`` or the name of a kernel, see :mod:`efficient_kan.kernels`.
+        generator: source of the initial weights; torch's default generator if ``None``.
+        device, dtype: of parameters and buffers.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    base_weight: nn.Parameter
+    spline_weight: nn.Parameter
+    spline_scaler: nn.Parameter | None
+    bias: nn.Parameter | None
+    grid: Tensor
+    edge_mask: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid_size: int = 5,
+        spline_order: int = 3,
+        scale_noise: float = 0.1,
+        scale_base: float = 1.0,
+        scale_spline: float = 1.0,
+        enable_standalone_scale_spline: bool = True,
+        base_activation: Callable[[], nn.Module] = nn.SiLU,
+        grid_eps: float = 0.02,
+        grid_range: tuple[float, float] | list[float] = (-1, 1),
+        *,
+        bias: bool = False,
+        kernel: str = "auto",
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = _checks.integer(in_features, "in_features", 1)
+        self.out_features = _checks.integer(out_features, "out_features", 1)
+        self.grid_size = _checks.integer(grid_size, "grid_size", 1)
+        self.spline_order = _checks.integer(spline_order, "spline_order", 1)
+        self.scale_noise = _checks.number(scale_noise, "scale_noise", 0.0)
+        self.scale_base = _checks.number(scale_base, "scale_base", 0.0)
+        self.scale_spline = _checks.number(scale_spline, "scale_spline", 0.0)
+        self.grid_eps = _checks.number(grid_eps, "grid_eps", 0.0, 1.0)
+        self.grid_range = _checks.interval(grid_range, "grid_range")
+        self.kernel = check_kernel(kernel)
+        self.base_activation = _build_activation(base_activation)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        _checks.require(dtype in _FLOATS, "dtype", f"one of {_FLOATS}", dtype)
+
+        edges = (self.out_features, self.in_features)
+        coefficients = self.grid_size + self.spline_order
+        self.base_weight = nn.Parameter(torch.empty(edges, device=device, dtype=dtype))
+        self.spline_weight = nn.Parameter(torch.empty((*edges, coefficients), device=device, dtype=dtype))
+        scaler = torch.empty(edges, device=device, dtype=dtype) if enable_standalone_scale_spline else None
+        self.spline_scaler = None if scaler is None else nn.Parameter(scaler)
+        self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
+        knots = (self.in_features, coefficients + self.spline_order + 1)
+        self.register_buffer("grid", torch.empty(knots, device=device, dtype=_at_least_float32(dtype)))
+        self.register_buffer("edge_mask", torch.empty(edges, device=device, dtype=dtype))
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the initial weights anew and restore the uniform grid and the full mask."""
+        low, high = self.grid_range
+        grid = uniform_knots(1, self.grid_size, self.spline_order, (low, high), device=self.grid.device, dtype=self.grid.dtype)
+        self.grid.copy_(grid.expand_as(self.grid))
+        self.edge_mask.fill_(1.0)
+        bound = 1 / math.sqrt(self.in_features)
+        self.base_weight.copy_(self._uniform(self.base_weight.shape, self.scale_base * bound, generator))
+        edges = self.out_features * self.in_features
+        noise = self._uniform((1, self.grid_size + 1, edges), self.scale_noise / (2 * self.grid_size), generator)
+        points = interior_of(grid, self.spline_order).T
+        coefficients = fit_coefficients(points, noise, grid, self.spline_order).view(self.spline_weight.shape)
+        if self.spline_scaler is None:
+            self.spline_weight.copy_(coefficients * self.scale_spline)
+        else:
+            self.spline_weight.copy_(coefficients)
+            self.spline_scaler.copy_(self._uniform(self.spline_scaler.shape, self.scale_spline * bound, generator))
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def _uniform(self, shape: tuple[int, ...], bound: float, generator: torch.Generator | None) -> Tensor:
+        source = self.grid.device if generator is None else generator.device
+        draws = torch.rand(shape, generator=generator, device=source, dtype=self.grid.dtype)
+        return (2 * bound * draws - bound).to(self.grid.device)
+
+    def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+        """``(..., in_features) -> (..., out_features)``, in the dtype of the weights or of autocast.
+
+        Args:
+            x: samples, in the dtype of the weights unless autocast is on; any number of leading dimensions, also empty.
+            update_grid: adapt the grid to ``x`` first, see :meth:`update_grid`.
+        """
+        if update_grid:
+            self.update_grid(x)
+        return self._linear(self.layer_inputs(x)).view(*x.shape[:-1], self.out_features)
+
+    def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+        """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
+        inputs = self.layer_inputs(x)
+        y = self._linear(inputs).view(*x.shape[:-1], self.out_features)
+        return y, penalty.layer_loss(self, inputs)
+
+    def regularization_loss(self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0) -> Tensor:
+        """:class:`WeightL1` of this layer, a scalar: sample-free, never NaN."""
+        from efficient_kan.penalties import WeightL1
+
+        return WeightL1(regularize_activation, regularize_entropy).layer_loss(self, None)
+
+    def layer_inputs(self, x: Tensor) -> LayerInputs:
+        """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
+        self._check_input(x)
+        flat = x.reshape(-1, self.in_features).to(self.grid.dtype)
+        return LayerInputs(flat, self.base_activation(flat), self.grid, self.folded_weight(), self.spline_order)
+
+    def folded_weight(self) -> Tensor:
+        """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
+        scale = self.edge_mask if self.spline_scaler is None else self.spline_scaler * self.edge_mask
+        base = self.base_weight * self.edge_mask
+        return torch.cat((self.spline_weight * scale.unsqueeze(-1), base.unsqueeze(-1)), dim=-1)
+
+    def _linear(self, inputs: LayerInputs) -> Tensor:
+        device = inputs.x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
+        y = resolve(self.kernel).spline_linear(inputs)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    @torch.no_grad()
+    def update_grid(self, x: Tensor) -> None:
+        """Move the knots to where the samples are and refit the splines so that the function stays, in place.
+
+        The new splines are the closest ones, in least squares at the samples, to the old ones; ``spline_scaler`` and the
+        mask are untouched. A feature whose samples are all (nearly) equal keeps its knots, with a warning: pykan would
+        collapse them and lose its spline. See :func:`efficient_kan.grid_update.updated_spline`.
+        """
+        self._check_input(x)
+        self.grid, coefficients = grid_update.updated_spline(
+            x.reshape(-1, self.in_features), self.grid, self.spline_weight, self.spline_order, self.grid_eps
+        )
+        self.spline_weight.copy_(coefficients)
+
+    @torch.no_grad()
+    def refine(self, grid_size: int, x: Tensor) -> KANLinear:
+        """A copy with ``grid_size`` intervals that computes the same function, in least squares at the samples ``x``."""
+        self._check_input(x)
+        _checks.integer(grid_size, "grid_size", 1)
+        grid, coefficients = grid_update.refined_spline(
+            x.reshape(-1, self.in_features), self.grid, self.spline_weight, self.spline_order, grid_size
+        )
+        return self._with_spline(grid, coefficients)
+
+    def _with_spline(self, grid: Tensor, coefficients: Tensor) -> KANLinear:
+        """A copy of this layer on another grid."""
+        import copy
+
+        layer = copy.copy(self)
+        layer.__dict__ = {key: copy.copy(value) for key, value in self.__dict__.items()}
+        layer.base_activation = copy.deepcopy(self.base_activation)
+        for name, parameter in self.named_parameters(recurse=False):
+            data = coefficients if name == "spline_weight" else parameter.detach().clone()
+            setattr(layer, name, nn.Parameter(data, requires_grad=parameter.requires_grad))
+        layer.grid, layer.edge_mask = grid, self.edge_mask.clone()
+        layer.grid_size = grid.shape[1] - 1 - 2 * self.spline_order
+        return layer
+
+    def _check_input(self, x: Tensor) -> None:
+        _checks.floating(x, "x")
+        _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
+        _checks.require(x.shape[-1] == self.in_features, "x", f"shape (..., {self.in_features})", x.shape)
+        _checks.require(x.device == self.grid.device, "x", f"device {self.grid.device}", x.device)
+        dtype, device = self.base_weight.dtype, x.device.type
+        cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        _checks.require(cast or x.dtype == dtype, "x", f"dtype {dtype} (that of the weights)", x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:
+        grid = self.grid
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.grid.dtype != _at_least_float32(self.grid.dtype):
+            self.grid = grid.to(device=self.grid.device, dtype=_at_least_float32(self.grid.dtype))
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        key = prefix + "edge_mask"
+        if key not in state_dict and prefix + "base_weight" in state_dict:
+            state_dict = {**state_dict, key: torch.ones_like(self.edge_mask)}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, spline_order={self.spline_order}, "
+            f"bias={self.bias is not None}, kernel={self.kernel!r}"
+        )
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _build_activation(factory: Callable[[], nn.Module]) -> nn.Module:
+    expected = "a class or factory of a torch.nn.Module, such as torch.nn.SiLU"
+    usable = callable(factory) and not isinstance(factory, nn.Module)
+    _checks.require(usable, "base_activation", expected, factory)
+    module = factory()
+    _checks.require(isinstance(module, nn.Module), "base_activation", expected, module)
+    return module
