@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import torch
@@ -10,25 +11,42 @@ from torch import Tensor
 
 
 def require(condition: bool, name: str, expected: str, got: object) -> None:
-    """Raise ``ValueError`` unless ``condition`` holds; ``got`` is formatted only then."""
+    """Raise ``ValueError`` unless ``condition`` holds; ``got`` is formatted only then, and shortened."""
     if not condition:
-        raise ValueError(f"{name}: expected {expected}, got {repr(got) if isinstance(got, str) else got}")
+        text = repr(got) if isinstance(got, str) else str(got)
+        raise ValueError(f"{name}: expected {expected}, got {text if len(text) <= 200 else text[:200] + ' ...'}")
 
 
 def integer(value: Any, name: str, minimum: int) -> int:
     """``value`` as an int of at least ``minimum``; booleans and floats are refused."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum
     require(ok, name, f"an integer >= {minimum}", value)
     return int(value)
 
 
 def number(value: Any, name: str, minimum: float = -math.inf, maximum: float = math.inf) -> float:
     """``value`` as a finite float within ``[minimum, maximum]``."""
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        real = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # of an int
+        real = math.inf
     bounds = "" if minimum == -math.inf and maximum == math.inf else f" in [{minimum}, {maximum}]"
-    ok = real and math.isfinite(value) and minimum <= value <= maximum
-    require(ok, name, f"a finite number{bounds}", value)
-    return float(value)
+    require(math.isfinite(real) and minimum <= real <= maximum, name, f"a finite number{bounds}", value)
+    return real
+
+
+def flag(value: Any, name: str) -> bool:
+    """``value`` as a bool; nothing else counts as one."""
+    require(isinstance(value, bool), name, "a bool", value)
+    return bool(value)
+
+
+def device(value: Any, name: str) -> torch.device | None:
+    """``value`` as a device torch knows by name; ``None`` stays."""
+    try:
+        return None if value is None else torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{name}: expected a torch device such as 'cpu' or 'cuda:0', got {value!r}") from error
 
 
 def interval(value: Any, name: str) -> tuple[float, float]:

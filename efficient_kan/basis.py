@@ -88,14 +88,14 @@ def bspline_basis(x: Tensor, knots: Tensor, spline_order: int) -> Tensor:
     """
     x, knots = _check(x, knots, spline_order)
     local = local_basis(x.reshape(-1, x.shape[-1]).T, knots, spline_order)
-    return _dense(local.which, local.values, knots, spline_order).reshape(*x.shape, -1)
+    return _dense(local.which, local.values, knots, spline_order).reshape(*x.shape, knots.shape[1] - spline_order - 1)
 
 
 def bspline_basis_derivative(x: Tensor, knots: Tensor, spline_order: int) -> Tensor:
     """The first derivative of :func:`bspline_basis` with respect to ``x``, at knots from the right; called alike."""
     x, knots = _check(x, knots, spline_order)
     local = local_basis(x.reshape(-1, x.shape[-1]).T, knots, spline_order)
-    return _dense(local.which, local.derivatives, knots, spline_order).reshape(*x.shape, -1)
+    return _dense(local.which, local.derivatives, knots, spline_order).reshape(*x.shape, knots.shape[1] - spline_order - 1)
 
 
 def _dense(which: Tensor, values: Tensor, knots: Tensor, spline_order: int) -> Tensor:

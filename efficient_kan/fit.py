@@ -37,7 +37,8 @@ def least_squares(design: Tensor, targets: Tensor, relative_tolerance: float) ->
 def fit_coefficients(x: Tensor, curves: Tensor, knots: Tensor, spline_order: int) -> Tensor:
     """Coefficients of the splines on ``knots`` that come closest to the curves at the samples.
 
-    The rank is judged at the precision of ``x``: directions that its rounding decides are left at zero.
+    The rank is judged at the precision of ``x``: directions that its rounding decides are left at zero. The tolerance is the
+    same for any number of samples: one that grew with it would drop bases that few of many samples reach.
 
     Args:
         x: ``(B, I)`` sample positions, in the precision the layer works in.
@@ -49,5 +50,5 @@ def fit_coefficients(x: Tensor, curves: Tensor, knots: Tensor, spline_order: int
         ``(O, I, G + k)`` in the dtype of ``x``.
     """
     design = bspline_basis(x.double(), knots.double(), spline_order).transpose(0, 1)
-    tolerance = torch.finfo(x.dtype).eps * max(design.shape[1:])
+    tolerance = torch.finfo(x.dtype).eps * design.shape[2]
     return least_squares(design, curves.double(), tolerance).permute(2, 0, 1).to(x.dtype)

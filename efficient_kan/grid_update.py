@@ -41,14 +41,16 @@ def updated_spline(x: Tensor, knots: Tensor, coefficients: Tensor, spline_order:
     x = _check_samples(x, knots)
     grid_size = knots.shape[1] - 1 - 2 * spline_order
     interior, usable = adaptive_knots(x, grid_size, grid_eps)
+    adapted = extend(interior, spline_order)
+    usable &= adapted.isfinite().all(dim=1)
     if _checks.has_values(usable) and not bool(usable.all()):
         constant = (~usable).nonzero().flatten().tolist()
         warnings.warn(
-            f"update_grid: {len(constant)} of {len(usable)} features are constant over the samples and keep their knots: "
-            f"{constant[:10]}{' ...' if len(constant) > 10 else ''}",
+            f"update_grid: {len(constant)} of {len(usable)} features are constant over the samples, or range too far, "
+            f"and keep their knots: {constant[:10]}{' ...' if len(constant) > 10 else ''}",
             stacklevel=4,
         )
-    new_knots = torch.where(usable.unsqueeze(1), extend(interior, spline_order), knots)
+    new_knots = torch.where(usable.unsqueeze(1), adapted, knots)
     fitted = _refit(x, knots, coefficients, new_knots, spline_order)
     return new_knots, torch.where(usable.view(1, -1, 1), fitted, coefficients)
 
@@ -56,10 +58,21 @@ def updated_spline(x: Tensor, knots: Tensor, coefficients: Tensor, spline_order:
 def refined_spline(x: Tensor, knots: Tensor, coefficients: Tensor, spline_order: int, grid_size: int) -> tuple[Tensor, Tensor]:
     """Knots with ``grid_size`` intervals, spread like the given ones, and coefficients that keep the curves.
 
-    Arguments, returns and errors as in :func:`updated_spline`; the shapes follow the new ``grid_size``.
+    Arguments, returns and errors as in :func:`updated_spline`; the shapes follow the new ``grid_size``. The bases taper off
+    within ``k`` intervals beyond the grid, so samples out there cannot be kept, and a ``UserWarning`` counts them.
     """
     x = _check_samples(x, knots)
-    new_knots = extend(refined_knots(interior_of(knots, spline_order), grid_size), spline_order)
+    interior = interior_of(knots, spline_order)
+    # Adapted grids end at the outermost samples, to rounding.
+    slack = 16 * torch.finfo(x.dtype).eps * interior.abs().amax(dim=1)
+    outside = ((x < interior[:, 0] - slack) | (x > interior[:, -1] + slack)).sum()
+    if _checks.has_values(outside) and int(outside):
+        warnings.warn(
+            f"refine: {int(outside)} of {x.numel()} sample values lie outside the grid, where finer splines taper off sooner "
+            "and cannot keep the function; call update_grid first",
+            stacklevel=4,
+        )
+    new_knots = extend(refined_knots(interior, grid_size), spline_order)
     return new_knots, _refit(x, knots, coefficients, new_knots, spline_order)
 
 

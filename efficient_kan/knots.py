@@ -46,14 +46,15 @@ def adaptive_knots(x: Tensor, grid_size: int, grid_eps: float) -> tuple[Tensor, 
     """Interior knots that follow the samples: ``grid_eps`` parts uniform over the samples' range, the rest their quantiles.
 
     ``x`` is ``(B, I)``. Returns the knots ``(I, G + 1)`` and a boolean ``(I,)``, false for features whose samples span no
-    interval that ``G`` distinct knots fit into (constant features): their knots are of no use.
+    interval that ``G`` distinct knots fit into (constant features) or one too wide for the dtype: their knots are of no use.
     """
     ordered = x.sort(dim=0).values
     picks = [int(x.shape[0] / grid_size * i) for i in range(grid_size)] + [x.shape[0] - 1]
     quantiles = ordered[picks].T
     step = (quantiles[:, -1:] - quantiles[:, :1]) / grid_size
     uniform = quantiles[:, :1] + step * torch.arange(grid_size + 1, device=x.device, dtype=x.dtype)
-    usable = (uniform.diff(dim=1) > 0).all(dim=1)
+    # Below the smallest normal number, slopes of the bases would overflow.
+    usable = (uniform.diff(dim=1) > torch.finfo(x.dtype).tiny).all(dim=1)
     return grid_eps * uniform + (1 - grid_eps) * quantiles, usable
 
 
@@ -64,7 +65,7 @@ def refined_knots(interior: Tensor, grid_size: int) -> Tensor:
     ``grid_size`` is a multiple of ``G`` every given knot is kept, so the old splines lie in the span of the new bases.
     """
     old = interior.shape[1] - 1
-    position = torch.arange(grid_size + 1, device=interior.device, dtype=torch.float64) * (old / grid_size)
+    position = torch.arange(grid_size + 1, device=interior.device, dtype=torch.float64) * old / grid_size
     left = position.floor().long().clamp(max=old - 1)
     weight = (position - left).to(interior.dtype)
     return torch.lerp(interior[:, left], interior[:, left + 1], weight)

@@ -100,17 +100,20 @@ class KANLinear(nn.Module):
         self.grid_eps = _checks.number(grid_eps, "grid_eps", 0.0, 1.0)
         self.grid_range = _checks.interval(grid_range, "grid_range")
         self.kernel = check_kernel(kernel)
-        self.base_activation = _build_activation(base_activation)
+        with_scaler = _checks.flag(enable_standalone_scale_spline, "enable_standalone_scale_spline")
+        with_bias = _checks.flag(bias, "bias")
+        device = _checks.device(device, "device")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         _checks.require(dtype in _FLOATS, "dtype", f"one of {_FLOATS}", dtype)
+        self.base_activation = _build_activation(base_activation).to(device=device, dtype=dtype)
 
         edges = (self.out_features, self.in_features)
         coefficients = self.grid_size + self.spline_order
         self.base_weight = nn.Parameter(torch.empty(edges, device=device, dtype=dtype))
         self.spline_weight = nn.Parameter(torch.empty((*edges, coefficients), device=device, dtype=dtype))
-        scaler = torch.empty(edges, device=device, dtype=dtype) if enable_standalone_scale_spline else None
+        scaler = torch.empty(edges, device=device, dtype=dtype) if with_scaler else None
         self.spline_scaler = None if scaler is None else nn.Parameter(scaler)
-        self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
+        self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if with_bias else None
         knots = (self.in_features, coefficients + self.spline_order + 1)
         self.register_buffer("grid", torch.empty(knots, device=device, dtype=_at_least_float32(dtype)))
         self.register_buffer("edge_mask", torch.empty(edges, device=device, dtype=dtype))
@@ -119,8 +122,9 @@ class KANLinear(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights anew and restore the uniform grid and the full mask."""
-        low, high = self.grid_range
-        grid = uniform_knots(1, self.grid_size, self.spline_order, (low, high), device=self.grid.device, dtype=self.grid.dtype)
+        known = generator is None or isinstance(generator, torch.Generator)
+        _checks.require(known, "generator", "a torch.Generator or None", generator)
+        grid = self._initial_grid()
         self.grid.copy_(grid.expand_as(self.grid))
         self.edge_mask.fill_(1.0)
         bound = 1 / math.sqrt(self.in_features)
@@ -136,6 +140,19 @@ class KANLinear(nn.Module):
             self.spline_scaler.copy_(self._uniform(self.spline_scaler.shape, self.scale_spline * bound, generator))
         if self.bias is not None:
             self.bias.zero_()
+
+    def _initial_grid(self) -> Tensor:
+        """One row of uniform knots ``(1, T)``."""
+        low, high = self.grid_range
+        device, dtype = self.grid.device, self.grid.dtype
+        expected = f"a range that {self.grid_size} intervals and {self.spline_order} on each side divide in {dtype}"
+        limit = torch.finfo(dtype).max
+        _checks.require(-limit <= low and high <= limit, "grid_range", expected, self.grid_range)
+        grid = uniform_knots(1, self.grid_size, self.spline_order, (low, high), device=device, dtype=dtype)
+        if _checks.has_values(grid):
+            distinct = grid.isfinite().all() & (grid.diff() > torch.finfo(dtype).tiny).all()
+            _checks.require(bool(distinct), "grid_range", expected, self.grid_range)
+        return grid
 
     def _uniform(self, shape: tuple[int, ...], bound: float, generator: torch.Generator | None) -> Tensor:
         source = self.grid.device if generator is None else generator.device
@@ -155,6 +172,8 @@ class KANLinear(nn.Module):
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
+        known = hasattr(penalty, "layer_loss") and not isinstance(penalty, type)
+        _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
         inputs = self.layer_inputs(x)
         y = self._linear(inputs).view(*x.shape[:-1], self.out_features)
         return y, penalty.layer_loss(self, inputs)
@@ -163,13 +182,18 @@ class KANLinear(nn.Module):
         """:class:`WeightL1` of this layer, a scalar: sample-free, never NaN."""
         from efficient_kan.penalties import WeightL1
 
+        _checks.number(regularize_activation, "regularize_activation", 0.0)
+        _checks.number(regularize_entropy, "regularize_entropy", 0.0)
         return WeightL1(regularize_activation, regularize_entropy).layer_loss(self, None)
 
     def layer_inputs(self, x: Tensor) -> LayerInputs:
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
         self._check_input(x)
         flat = x.reshape(-1, self.in_features).to(self.grid.dtype)
-        return LayerInputs(flat, self.base_activation(flat), self.grid, self.folded_weight(), self.spline_order)
+        base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
+        same = isinstance(base, Tensor) and base.shape == flat.shape
+        _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
+        return LayerInputs(flat, base, self.grid, self.folded_weight(), self.spline_order)
 
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
@@ -193,9 +217,10 @@ class KANLinear(nn.Module):
         collapse them and lose its spline. See :func:`efficient_kan.grid_update.updated_spline`.
         """
         self._check_input(x)
-        self.grid, coefficients = grid_update.updated_spline(
+        grid, coefficients = grid_update.updated_spline(
             x.reshape(-1, self.in_features), self.grid, self.spline_weight, self.spline_order, self.grid_eps
         )
+        self.grid.copy_(grid)
         self.spline_weight.copy_(coefficients)
 
     @torch.no_grad()
@@ -239,9 +264,10 @@ class KANLinear(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key = prefix + "edge_mask"
-        if key not in state_dict and prefix + "base_weight" in state_dict:
-            state_dict = {**state_dict, key: torch.ones_like(self.edge_mask)}
+        key, weight = prefix + "edge_mask", state_dict.get(prefix + "base_weight")
+        if key not in state_dict and weight is not None:
+            # Beside the loaded weights, because load_state_dict(..., assign=True) takes the mask as it is.
+            state_dict = {**state_dict, key: weight.new_ones(self.edge_mask.shape)}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -259,6 +285,11 @@ def _build_activation(factory: Callable[[], nn.Module]) -> nn.Module:
     expected = "a class or factory of a torch.nn.Module, such as torch.nn.SiLU"
     usable = callable(factory) and not isinstance(factory, nn.Module)
     _checks.require(usable, "base_activation", expected, factory)
-    module = factory()
+    try:
+        module = factory()
+    except TypeError as error:
+        raise ValueError(f"base_activation: expected {expected}, got {factory}, which needs arguments") from error
     _checks.require(isinstance(module, nn.Module), "base_activation", expected, module)
+    in_place = getattr(module, "inplace", False)
+    _checks.require(not in_place, "base_activation", "a module that leaves its input as it is (inplace=False)", module)
     return module

@@ -88,13 +88,16 @@ class KAN(nn.Module):
         """A network of existing layers, which may differ in grid and order.
 
         Raises:
-            ValueError: if there is none, one is not a :class:`KANLinear`, or widths do not meet.
+            ValueError: if there is none, one is not a :class:`KANLinear`, or widths, dtypes or devices do not meet.
         """
-        _checks.require(len(layers) >= 1, "layers", "at least one KANLinear", layers)
+        ok = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) >= 1
+        _checks.require(ok, "layers", "a sequence of at least one KANLinear", layers)
         for n, layer in enumerate(layers):
             _checks.require(isinstance(layer, KANLinear), f"layers[{n}]", "a KANLinear", type(layer))
             width = layer.in_features if n == 0 else layers[n - 1].out_features
             _checks.require(layer.in_features == width, f"layers[{n}]", f"in_features {width}", layer.in_features)
+            place, first = (f"{w.dtype} on {w.device}" for w in (layer.base_weight, layers[0].base_weight))
+            _checks.require(place == first, f"layers[{n}]", f"{first}, as layers[0]", place)
         kan = cls.__new__(cls)
         nn.Module.__init__(kan)
         kan.layers = nn.ModuleList(layers)
@@ -131,8 +134,6 @@ class KAN(nn.Module):
         Returns:
             ``(y, penalty)``: ``(..., n_L)`` and a scalar.
         """
-        known = hasattr(penalty, "layer_loss")
-        _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
         losses = []
         for layer in self.kan_layers:
             x, loss = layer.forward_with_penalty(x, penalty)

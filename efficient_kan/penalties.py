@@ -68,6 +68,7 @@ class SampleL1:
 
     def edge_norms(self, layer: KANLinear, x: Tensor) -> Tensor:
         """``n`` of one layer at its inputs ``x`` ``(..., I)``: ``(O, I)``."""
+        _check_layer(layer)
         return self._edge_norms(layer, layer.layer_inputs(x))
 
     def layer_loss(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
@@ -107,6 +108,7 @@ class SampleStd:
 
     def edge_norms(self, layer: KANLinear, x: Tensor) -> Tensor:
         """``n`` of one layer at its inputs ``x`` ``(..., I)``, at least two samples: ``(O, I)``."""
+        _check_layer(layer)
         return self._edge_norms(layer, layer.layer_inputs(x))
 
     def layer_loss(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
@@ -159,6 +161,7 @@ class WeightL1:
 
     def edge_norms(self, layer: KANLinear, x: Tensor | None = None) -> Tensor:
         """``n`` of one layer: ``(O, I)``. ``x`` is not used."""
+        _check_layer(layer)
         norms = layer.spline_weight.abs().mean(-1)
         if self.fold_scale and layer.spline_scaler is not None:
             norms = norms * layer.spline_scaler.abs()
@@ -185,9 +188,13 @@ def _check_weights(penalty: SampleL1 | SampleStd | WeightL1) -> None:
     for field in fields(penalty):
         value = getattr(penalty, field.name)
         if field.type == "bool":
-            _checks.require(isinstance(value, bool), field.name, "a bool", value)
+            _checks.flag(value, field.name)
         else:
             _checks.number(value, field.name, 0.0)
+
+
+def _check_layer(layer: KANLinear) -> None:
+    _checks.require(hasattr(layer, "layer_inputs"), "layer", "a KANLinear", type(layer))
 
 
 def _check_samples(inputs: LayerInputs, minimum: int) -> None:

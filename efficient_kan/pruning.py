@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from efficient_kan import _checks
 from efficient_kan.kernels import resolve
 
 if TYPE_CHECKING:
@@ -37,7 +38,14 @@ def importance(kan: KAN, x: Tensor) -> list[Tensor]:
     :math:`n_o = 1/K` at the ``K`` outputs: :math:`e_{oi} = n_o\, \sigma(\phi_{oi}) / (\sigma(y_o) + 10^{-4})`, and
     :math:`n_i = \sum_o e_{oi}` for the layer below. (pykan carries one score per output and averages at the end, which is
     the same because all is linear in ``n``.)
+
+    Raises:
+        ValueError: if there are less than two samples ``x`` ``(..., n_0)``, or one is not finite.
     """
+    _check_network(kan)
+    samples = kan.kan_layers[0].layer_inputs(x).x
+    _checks.require(len(samples) >= 2, "x", "at least 2 samples for a standard deviation", x.shape)
+    _checks.finite(samples, "x")
     deviations, spreads = [], []
     for layer in kan.kan_layers:
         inputs = layer.layer_inputs(x)
@@ -55,9 +63,14 @@ def importance(kan: KAN, x: Tensor) -> list[Tensor]:
 
 def dangling_nodes(kan: KAN) -> list[DanglingNode]:
     """Nodes without incoming edges (hidden and output) or without outgoing ones (input and hidden)."""
+    _check_network(kan)
     found = []
     for depth, layer in enumerate(kan.kan_layers):
         alive = layer.edge_mask != 0
         found += [DanglingNode(depth, i, "outgoing") for i in (~alive.any(0)).nonzero().flatten().tolist()]
         found += [DanglingNode(depth + 1, o, "incoming") for o in (~alive.any(1)).nonzero().flatten().tolist()]
     return sorted(found)
+
+
+def _check_network(kan: KAN) -> None:
+    _checks.require(hasattr(kan, "kan_layers"), "kan", "a KAN", type(kan))

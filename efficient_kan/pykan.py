@@ -59,7 +59,7 @@ def from_pykan(model: Any) -> KAN:
         if use_bias:
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
         layer.grid = source.grid.detach().clone()
-        layer.edge_mask = source.mask.detach().T.contiguous()
+        layer.edge_mask = source.mask.detach().T.clone(memory_format=torch.contiguous_format)
         layers.append(layer)
     return KAN.from_layers(layers)
 
@@ -70,11 +70,14 @@ def to_pykan(kan: KAN) -> Any:
     It writes no checkpoints (``auto_save=False``), and the random generators that pykan's constructor seeds are restored.
 
     Raises:
-        ValueError: if the base activation has no counterpart in pykan.
+        ValueError: if the base activation or the dtype has no counterpart in pykan.
     """
     from kan import MultKAN
 
+    _checks.require(hasattr(kan, "kan_layers"), "kan", "a KAN", type(kan))
     layers = kan.kan_layers
+    dtype = layers[0].base_weight.dtype
+    _checks.require(dtype in (torch.float32, torch.float64), "kan", "float32 or float64, whose knots pykan can hold", dtype)
     names = [_base_function_of(layer, n) for n, layer in enumerate(layers)]
     _checks.require(len(set(names)) == 1, "kan", "the same base activation in all layers", names)
     first = layers[0]
@@ -94,7 +97,7 @@ def to_pykan(kan: KAN) -> Any:
     model = model.to(first.grid.device)
     for n, (layer, target) in enumerate(zip(layers, model.act_fun, strict=True)):
         target.grid_eps = layer.grid_eps
-        target.grid.data = layer.grid.detach().to(layer.base_weight.dtype, copy=True)
+        target.grid.data = layer.grid.detach().to(dtype, copy=True)
         scaler = layer.spline_scaler
         for name, parameter in (("coef", layer.spline_weight), ("scale_base", layer.base_weight), ("scale_sp", scaler)):
             values = torch.ones_like(layer.base_weight) if parameter is None else parameter.detach()
@@ -106,7 +109,7 @@ def to_pykan(kan: KAN) -> Any:
             model.node_bias[n].data = layer.bias.detach().clone()
             model.node_bias[n].requires_grad_(layer.bias.requires_grad)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(first.base_weight.dtype)
+        parameter.data = parameter.data.to(dtype)
     return model
 
 

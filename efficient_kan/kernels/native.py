@@ -26,6 +26,8 @@ _MIN_ROWS = 256
 # Edges and float64 covariances hold several copies of a block: theirs are smaller, so that no step peaks above a plain one.
 _EDGE_SHARE = 2
 _FLOAT64_SHARE = 4
+# Float64 tensors of the size of the weights that edge_std holds at a time.
+_WEIGHT_COPIES = 4
 
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
@@ -146,15 +148,14 @@ class _EdgeStd(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
-        vectors = _without_constant(weight)
         with _autocast_off(x):
             deviations, means = [], []
-            for cols in _covariance_blocks(x, vectors):
+            for cols in _covariance_blocks(x, weight):
                 mean, covariance = _moments(x[:, cols], base[:, cols], knots[cols], spline_order)
-                products = vectors[cols] @ covariance
-                deviations.append((products * vectors[cols]).sum(-1).clamp(min=0).sqrt())
+                vectors = _without_constant(weight[:, cols])
+                deviations.append(((vectors @ covariance) * vectors).sum(-1).clamp(min=0).sqrt().to(weight.dtype))
                 means.append(mean)
-            return torch.cat(deviations).T.to(weight.dtype), torch.cat(means)
+            return torch.cat(deviations).T, torch.cat(means)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -167,18 +168,18 @@ class _EdgeStd(torch.autograd.Function):
         x, base, knots, weight, deviations, means = ctx.saved_tensors
         order = ctx.spline_order
         needs_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        vectors = _without_constant(weight)
         nonzero = deviations > 0
         scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
-        scaled = scale.T.double().unsqueeze(-1) * vectors  # shape: (I, O, M+1)
-        grad_vectors: list[Tensor] = []
+        grad_weight: list[Tensor] = []
         columns: list[tuple[Tensor, Tensor]] = []
         with _autocast_off(x):
-            for cols in _covariance_blocks(x, vectors):
+            for cols in _covariance_blocks(x, weight):
                 bx, bbase, bknots = x[:, cols], base[:, cols], knots[cols]
                 # The saved means are constants to autograd; derivatives of higher order need them as functions of x.
                 mean = _moments(bx, bbase, bknots, order)[0] if torch.is_grad_enabled() else means[cols]
-                form = scaled[cols].mT @ vectors[cols]  # shape: (cols, M+1, M+1)
+                vectors = _without_constant(weight[:, cols])
+                scaled = scale.T[cols].double().unsqueeze(-1) * vectors  # shape: (cols, O, M+1)
+                form = scaled.mT @ vectors  # shape: (cols, M+1, M+1)
                 scatter: Tensor | None = None
                 grads: list[tuple[Tensor, Tensor]] = []
                 for rows in _row_blocks(bx, share=_FLOAT64_SHARE):
@@ -190,21 +191,22 @@ class _EdgeStd(torch.autograd.Function):
                         of_features = torch.cat((of_features[:, :-2] + of_features[:, -1:], of_features[:, -2:-1]), dim=1)
                         grads.append(_pull_back(of_features, local, x, base))
                 assert scatter is not None
-                grad_vectors.append(scaled[cols] @ scatter)
+                grad_weight.append(_onto_weight(scaled @ scatter).to(weight.dtype))
                 if needs_inputs:
                     columns.append(_join_pairs(grads))
-            grad_weight = _onto_weight(torch.cat(grad_vectors)).to(weight.dtype)
+        of_weight = torch.cat(grad_weight, dim=1)
         if not needs_inputs:
-            return None, None, None, grad_weight, None
+            return None, None, None, of_weight, None
         grad_x, grad_base = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
-        return grad_x, grad_base, None, grad_weight, None
+        return grad_x, grad_base, None, of_weight, None
 
 
 def _expand(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple[LocalBasis, Tensor]:
     """The local bases of a block ``(rows, I)`` and its features ``(I, M, rows)``, the base activation last."""
     local = local_basis(x.T, knots, spline_order)
     features = knots.shape[1] - spline_order
-    zeros = local.values.new_zeros(()).expand(x.shape[1], features, x.shape[0])
+    # Made from base, because under vmap base may have an example dimension that x and knots lack.
+    zeros = base.new_zeros((), dtype=x.dtype).expand(x.shape[1], features, x.shape[0])
     dense = zeros.scatter(1, local.which, local.values)
     # Bases that do not exist were dropped into the last row, which is now overwritten.
     dense[:, -1] = base.T
@@ -283,12 +285,12 @@ def _column_blocks(features: Tensor, vectors: Tensor) -> Iterator[slice]:
     return _blocks(columns, max(1, min((columns + 1) // 2, budget // max(1, rows * vectors.shape[1]))))
 
 
-def _covariance_blocks(x: Tensor, vectors: Tensor) -> Iterator[slice]:
-    """Slices over inputs whose features and covariances fit a block."""
-    columns, _, width = vectors.shape
+def _covariance_blocks(x: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Slices over inputs whose features, covariances and float64 weights fit a block."""
+    outputs, columns, width = weight.shape
     rows = min(max(x.shape[0], 1), _MIN_ROWS)
     budget = 8 * _BLOCK.get(x.device.type, _BLOCK["cpu"])
-    return _blocks(columns, max(1, min(columns, budget // (width * (width + rows)))))
+    return _blocks(columns, max(1, min(columns, budget // (width * (width + rows + _WEIGHT_COPIES * outputs)))))
 
 
 def _accumulate(total: Tensor | None, part: Tensor) -> Tensor:

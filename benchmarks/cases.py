@@ -1,0 +1,95 @@
+"""Points and cases: what is measured, under a key that changes when the answer could.
+
+A *point* is one size (batch, layer widths, grid, spline order, dtype, device, threads). A *case* is one thing measured at
+one point in one fresh process. This module imports no torch, so that planning is instant and the parent process stays small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["speed", "memory", "penalty_cost", "sparsity"]
+Mode = Literal["forward", "forward_backward", "step"]
+Penalty = Literal["none", "weight_l1", "sample_l1", "sample_std"]
+Axis = Literal["batch", "width", "grid"]
+
+
+class Record(BaseModel):
+    """Base of all stored records: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Point(Record):
+    """One size at which arms are compared."""
+
+    batch: int = Field(ge=1)
+    layers: tuple[int, ...] = Field(min_length=2, description="widths, input first: (I, hidden..., O)")
+    grid_size: int = Field(ge=1)
+    spline_order: int = Field(default=3, ge=1)
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    threads: int = Field(default=1, ge=1)
+
+    @property
+    def width(self) -> int:
+        """Largest layer width."""
+        return max(self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers (weight matrices, not widths)."""
+        return len(self.layers) - 1
+
+
+class Case(Record):
+    """One measurement in one fresh process.
+
+    `axes` names the lines through the centre point that this case lies on; it is a label for plots and no part of the
+    key. `baseline` is the arm that the time is compared with; for `penalty_cost` it is the same arm without a penalty.
+    """
+
+    kind: Kind
+    arm: str
+    point: Point
+    baseline: str | None = None
+    modes: tuple[Mode, ...] = ()
+    penalty: Penalty = "none"
+    strength: float = Field(default=0.0, ge=0, description="factor of the penalty in the training loss (sparsity)")
+    task: str | None = Field(default=None, description="name of the task trained on (sparsity)")
+    steps: int = Field(default=0, ge=0, description="optimiser steps (sparsity)")
+    threshold: float = Field(default=0.0, ge=0, description="an edge is active if its importance exceeds this (sparsity)")
+    seed: int = 0
+    blocks: int = Field(default=0, ge=0, description="ABBA blocks, two pairs each (speed, penalty_cost)")
+    warmup: int = Field(default=0, ge=0, description="untimed calls of each side before the first block")
+    min_sample_ms: float = Field(default=0.0, ge=0, description="calls are looped until one sample lasts this long")
+    timeout_s: float = Field(default=300.0, gt=0)
+    axes: tuple[Axis, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Short text for progress bars and listings."""
+        p = self.point
+        size = f"B={p.batch} {'-'.join(map(str, p.layers))} G={p.grid_size} k={p.spline_order}"
+        extra = "" if self.penalty == "none" else f" {self.penalty}"
+        if self.kind == "sparsity":
+            extra += f" strength={self.strength:g} seed={self.seed}"
+        return f"{self.kind} {self.arm}{extra} {size}"
+
+
+# What a case is called or how long it may take does not change what it measures.
+_NOT_IN_KEY = {"axes", "timeout_s"}
+
+
+def case_key(case: Case, source_hash: str, versions: dict[str, str]) -> str:
+    """Return 20 hex digits that identify `case` measured on this source with these versions.
+
+    `source_hash` covers the source of every module that the measurement runs, see `benchmarks.sources`.
+    """
+    config = case.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    text = json.dumps([config, source_hash, versions], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -1,0 +1,189 @@
+"""`python -m benchmarks run|plan|report`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks import predict, presets, runner
+from benchmarks.cases import Case, Kind
+from benchmarks.plugins import load_plugin
+from benchmarks.rows import Row
+from benchmarks.store import Locked
+from reference.arm import get_arm
+
+app = cyclopts.App(name="benchmarks", help="Measure efficient_kan beside pykan and other arms.", version_flags=[])
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Selection:
+    """Which cases.
+
+    Parameters
+    ----------
+    preset
+        Name of a preset (smoke, default) or a .toml file.
+    only
+        Kinds to keep: speed, memory, penalty_cost, sparsity.
+    arms
+        Arms to keep.
+    batch
+        Batch sizes instead of the preset's.
+    width
+        Layer widths instead of the preset's.
+    grid
+        Grid sizes instead of the preset's.
+    threads
+        Threads of the numerical libraries.
+    device
+        Device of torch, such as cpu or cuda.
+    plugin
+        Python file that registers further arms, see `reference.arm.register`.
+    """
+
+    preset: str = "smoke"
+    only: Annotated[list[Kind] | None, Parameter(consume_multiple=True)] = None
+    arms: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    batch: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
+    width: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
+    grid: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
+    threads: int | None = None
+    device: str | None = None
+    plugin: Path | None = None
+
+    def resolve(self) -> tuple[presets.Preset, list[Case]]:
+        """Return the preset as overridden and its cases. Raises ValueError if something does not fit or nothing is left."""
+        if self.plugin:
+            load_plugin(self.plugin)
+        preset = presets.override(
+            presets.load(self.preset),
+            batch=self.batch,
+            width=self.width,
+            grid=self.grid,
+            threads=self.threads,
+            device=self.device,
+        )
+        for arm in self.arms or ():
+            get_arm(arm)
+        cases = presets.expand(preset, self.only, self.arms)
+        for case in cases:
+            get_arm(case.arm)
+        if not cases:
+            raise ValueError("only, arms: expected a selection with at least one case, got one without")
+        return preset, cases
+
+
+def _refuse(console: Console, error: Exception) -> NoReturn:
+    console.print(f"[bold red]error:[/] {error}", highlight=False)
+    raise SystemExit(2)
+
+
+@app.command
+def plan(selection: Selection = Selection()) -> None:
+    """Print the cases with the predicted peak memory of a training step; run nothing."""
+    try:
+        preset, cases = selection.resolve()
+    except ValueError as error:
+        _refuse(Console(stderr=True), error)
+    print(f"preset {preset.name}: {preset.about}")
+    print(f"{'case key':<22}{'predicted peak':>15}  case")
+    largest = 0
+    for case in cases:
+        predicted = predict.peak_bytes(case)
+        largest = max(largest, predicted or 0)
+        shown = "?" if predicted is None else f"{predicted / 2**20:.1f} MiB"
+        print(f"{runner.key_of(case, selection.plugin):<22}{shown:>15}  {case.label}")
+    print(f"{len(cases)} cases; largest predicted peak {largest / 2**20:.1f} MiB; nothing was run")
+
+
+@app.command
+def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retry: bool = False) -> None:
+    """Measure the cases that OUT does not hold yet, one fresh process each.
+
+    The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start.
+
+    Parameters
+    ----------
+    out
+        Folder that collects rows under raw/; a killed run continues there.
+    retry
+        Try failed cases again.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("cases", total=None)
+        finished = 0
+
+        def on_start(todo: int, known: int) -> None:
+            progress.update(bar, total=todo)
+            if known:
+                console.print(f"{known} cases are in {out} already, {todo} to do")
+
+        def on_row(row: Row) -> None:
+            nonlocal finished
+            finished += 1
+            progress.advance(bar)
+            console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
+
+        try:
+            preset, cases = selection.resolve()
+            counts = runner.run(
+                preset.name,
+                cases,
+                out,
+                jobs=preset.jobs,
+                retry=retry,
+                plugin=selection.plugin,
+                command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
+                on_start=on_start,
+                on_row=on_row,
+            )
+        except (ValueError, Locked) as error:
+            progress.stop()
+            _refuse(console, error)
+    print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    if any(status not in runner.FINAL for status in counts):
+        raise SystemExit(1)
+
+
+def _line(row: Row) -> str:
+    text = f"{row.status:<11} {row.wall_s:6.1f} s  {row.case.label}"
+    return text if row.status == "ok" else f"{text}: {row.reason}"
+
+
+@app.command
+def report(*, out: Path = Path("reports")) -> None:
+    """Render tables, figures and the page of OUT from its stored rows; measure nothing.
+
+    Parameters
+    ----------
+    out
+        Folder that holds raw/ and receives the report.
+    """
+    from benchmarks.report import render
+
+    try:
+        render(out)
+    except ValueError as error:
+        _refuse(Console(stderr=True), error)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""What one worker process does: build a workload, check it, measure it."""

@@ -1,0 +1,108 @@
+"""The gate: an exact arm must agree with the float64 oracle in outputs, input gradient and every parameter gradient.
+
+The error of a tensor is max|d| / max|reference|. In float64 it must not exceed 1e-12. In float32 rounding alone costs more than
+any fixed number on fine grids, so the error against the float64 truth must not exceed 3 times that of pykan in
+float32 on the same weights and data, where pykan's counts as at least 4 units of rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Penalty
+from benchmarks.measure.workload import Data
+from benchmarks.rows import Gate, GateError
+from efficient_kan import KAN
+from reference.arm import Arm, get_arm
+
+FLOAT64_LIMIT = 1e-12
+FACTOR = 3.0
+FLOOR = 4 * torch.finfo(torch.float32).eps  # pykan may be exact by chance on a small tensor
+SANE = 1e-2  # no rounding error is larger; a wrong conversion to pykan is, and must not loosen the limit
+FLOAT32_ALONE = 1e-5
+_YARDSTICK = "pykan[speed]"
+_ROWS_AT_ONCE = 4096
+
+
+def preload(dtype: str) -> None:
+    """Import the oracle, and pykan if it sets the limits in `dtype`."""
+    get_arm("cox_de_boor").load()
+    if dtype == "float32" and importlib.util.find_spec("kan") is not None:
+        get_arm(_YARDSTICK).load()
+
+
+def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty = "none") -> Gate:
+    """Compare `module`, the network of `arm` with the weights of `source`, with the oracle: errors, limits and verdict.
+
+    With a penalty its value is compared too, and gradients are those of outputs and penalty together.
+    """
+    whole = max(1, data.x.shape[0])
+    got = evaluate(arm, module, data, penalty, whole)
+    oracle = get_arm("cox_de_boor")
+    # A penalty is no sum over samples, so only plain gradients can be accumulated over chunks to save memory.
+    chunk = _ROWS_AT_ONCE if penalty == "none" else whole
+    exact = Data(data.x.double(), data.target.double())
+    truth = evaluate(oracle, oracle.build(copy.deepcopy(source).double()), exact, penalty, chunk)
+    errors = _errors(got, truth)
+
+    def pykan_errors() -> dict[str, float]:
+        pykan = get_arm(_YARDSTICK)
+        return _errors(evaluate(pykan, pykan.build(source), data, penalty, chunk), truth)
+
+    if data.x.dtype == torch.float64:
+        limits, rule = dict.fromkeys(errors, FLOAT64_LIMIT), f"float64: {FLOAT64_LIMIT:g}"
+    elif arm.name == _YARDSTICK:
+        # It cannot be judged by a multiple of its own error; what remains to be caught is a wrong conversion.
+        limits, rule = dict.fromkeys(errors, SANE), f"float32: {SANE:g}, this arm sets the limit of the others"
+    elif importlib.util.find_spec("kan") is None:
+        limits, rule = dict.fromkeys(errors, FLOAT32_ALONE), f"float32, pykan is not installed: {FLOAT32_ALONE:g}"
+    else:
+        limits = {name: min(SANE, FACTOR * max(FLOOR, error)) for name, error in pykan_errors().items()}
+        rule = f"float32: {FACTOR:g} x the error of {_YARDSTICK}, at least {FACTOR * FLOOR:.1e}, at most {SANE:g}"
+    found = tuple(
+        GateError(tensor=name, error=error if math.isfinite(error) else None, limit=limits[name])
+        for name, error in errors.items()
+    )
+    return Gate(passed=all(e.error is not None and e.error <= e.limit for e in found), rule=rule, errors=found)
+
+
+def evaluate(arm: Arm, module: nn.Module, data: Data, penalty: Penalty, rows_at_once: int) -> dict[str, Tensor]:
+    """Return outputs and gradients of `module` in the layout of the source, accumulated over chunks of rows."""
+    module.zero_grad(set_to_none=True)
+    outputs, inputs, values = [], [], []
+    for part, pulled in zip(data.x.split(rows_at_once), data.target.split(rows_at_once), strict=True):
+        leaf = part.clone().requires_grad_()
+        if penalty == "none":
+            y = module(leaf)
+            torch.autograd.backward(y, pulled)
+        else:
+            y, value = arm.penalised_forward(module, leaf, penalty)
+            values.append(value.detach())
+            torch.autograd.backward([y, value], [pulled, torch.ones_like(value)])
+        assert leaf.grad is not None
+        outputs.append(y.detach())
+        inputs.append(leaf.grad)
+    found = {"output": torch.cat(outputs), "input.grad": torch.cat(inputs)}
+    if values:
+        found["penalty"] = torch.stack(values)
+    found |= {f"{name}.grad": gradient.clone() for name, gradient in arm.parameter_gradients(module).items()}
+    module.zero_grad(set_to_none=True)
+    return found
+
+
+def _errors(got: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
+    if got.keys() != truth.keys():
+        raise ValueError(f"gradients: expected {sorted(truth)}, got {sorted(got)}")
+    errors = {}
+    for name, reference in truth.items():
+        if got[name].shape != reference.shape:
+            raise ValueError(f"{name}: expected shape {tuple(reference.shape)}, got {tuple(got[name].shape)}")
+        scale = float(reference.abs().max())
+        worst = float((got[name].double() - reference).abs().max())
+        errors[name] = worst / scale if scale > 0 else worst
+    return errors

@@ -1,0 +1,167 @@
+"""Memory of one call: exact bytes from the allocator, and what the operating system sees, under separate names.
+
+CPU: torch.profiler records every allocation and release; their running sum since before the network was built is the number of
+bytes that tensors hold, and its largest value during the call is the peak. The event tree is a semi-private interface of
+torch, so `tests/benchmarks/test_memory.py` measures allocations of known size. CUDA: the allocator's own statistics.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Mode
+
+_WINDOW = "benchmarks.window."
+Call = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes that tensors hold before a call and at most during it."""
+
+    before: int
+    peak: int
+
+
+class AllocationTrace:
+    """Records every CPU allocation between entering and leaving; `peak` gives the peak of a marked window afterwards.
+
+    What should count as live in a window must be allocated inside the trace, and everything allocated inside must be released
+    inside: the profiler does not see releases outside, and would later take a new block at an old address for the old one.
+    """
+
+    def __init__(self) -> None:
+        self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+        self._peaks: dict[str, Peak] = {}
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        self._profile.__enter__()
+        return self
+
+    def window(self, name: str) -> AbstractContextManager[Any]:
+        """Mark the statements of a `with` block as the window `name`."""
+        return torch.profiler.record_function(_WINDOW + name)
+
+    def __exit__(self, *error: Any) -> None:
+        gc.collect()
+        self._profile.__exit__(*error)
+        if error[0] is not None:
+            return
+        events = list(_walk(self._profile.profiler.kineto_results.experimental_event_tree()))  # type: ignore[union-attr]
+        allocations = sorted(
+            (
+                (event.start_time_ns, event.extra_fields.alloc_size)
+                for event in events
+                if event.typed[0] == torch._C._profiler._EventType.Allocation and event.extra_fields.device.type == "cpu"
+            ),
+            key=lambda allocation: allocation[0],
+        )
+        for event in events:
+            if event.name.startswith(_WINDOW):
+                name = event.name.removeprefix(_WINDOW)
+                self._peaks[name] = _peak_between(allocations, event.start_time_ns, event.end_time_ns)
+
+    def peak(self, name: str) -> Peak:
+        """Return the peak of the window `name` of a trace that has ended. Raises KeyError if there was none."""
+        return self._peaks[name]
+
+
+def _peak_between(allocations: list[tuple[int, int]], start: int, end: int) -> Peak:
+    live = sum(size for at, size in allocations if at < start)
+    before = peak = live
+    for at, size in allocations:
+        if start <= at <= end:
+            live += size
+            peak = max(peak, live)
+    return Peak(before, peak)
+
+
+def _walk(events: Any) -> Iterator[Any]:
+    stack = list(events)
+    while stack:
+        event = stack.pop()
+        yield event
+        stack.extend(event.children)
+
+
+def cuda_peak(call: Call) -> tuple[Peak, int]:
+    """Return the allocator's peak during the call on the current CUDA device, and the peak of reserved bytes."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return Peak(before, torch.cuda.max_memory_allocated()), torch.cuda.max_memory_reserved()
+
+
+def resident_peak(call: Call) -> tuple[int, int | None]:
+    """Return the resident set of this process before the call and its high-water mark during it, in bytes.
+
+    The mark is VmHWM of Linux, reset just before; None where the system has no such thing or forbids the reset.
+    """
+    gc.collect()
+    before = int(psutil.Process().memory_info().rss)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        call()
+        return before, None
+    call()
+    status = Path("/proc/self/status").read_text().splitlines()
+    marks = [int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")]
+    return before, marks[0] if marks else None
+
+
+def sampled_peak(call: Call, at_least_s: float = 0.03, interval_s: float = 0.001) -> int:
+    """Return the largest resident set that `memory_profiler` sampled while `call` was repeated for `at_least_s`, in bytes.
+
+    A sampler misses short peaks, and freed pages that are used again do not show: read it beside the exact bytes.
+    """
+    from memory_profiler import memory_usage
+
+    def repeated() -> None:
+        end = time.perf_counter() + at_least_s
+        call()
+        while time.perf_counter() < end:
+            call()
+
+    mib: float = memory_usage((repeated, (), {}), interval=interval_s, max_usage=True)
+    return int(mib * 2**20)
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of the storages behind `tensors`, each storage once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Return the bytes of parameters and buffers, shared storages once."""
+    return storage_bytes([*module.parameters(), *module.buffers()])
+
+
+def gradient_bytes(module: nn.Module, mode: Mode) -> int:
+    """Return the bytes of all gradients present after a call of `mode`; 0 for `forward`."""
+    if mode == "forward":
+        return 0
+    return storage_bytes([p.grad for p in module.parameters() if p.grad is not None])
+
+
+def optimiser_bytes(optimiser: torch.optim.Optimizer | None) -> int:
+    """Return the bytes of the optimiser's state tensors."""
+    if optimiser is None:
+        return 0
+    return storage_bytes([v for state in optimiser.state.values() for v in state.values() if isinstance(v, Tensor)])

@@ -1,0 +1,103 @@
+"""The seeded network, data and calls that all arms of a point share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Mode, Penalty, Point
+from efficient_kan import KAN, KANLinear
+from reference.arm import Arm
+
+# Inputs are uniform on [-1.25, 1.25] and the grid is [-1, 1]: a fifth of them are beyond its ends, where the basis tapers.
+INPUT_RANGE = 1.25
+LEARNING_RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs (B, I) and targets (B, O); the targets double as the cotangent of `forward_backward`."""
+
+    x: Tensor
+    target: Tensor
+
+
+def network(point: Point, seed: int) -> KAN:
+    """Return the network whose weights all arms of `point` copy: equal for equal arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    kan = KAN(list(point.layers), point.grid_size, point.spline_order, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        # Fresh networks have splines near zero; an error in them would hide behind the base functions.
+        for layer in kan.layers:
+            assert isinstance(layer, KANLinear)
+            noise = torch.randn(layer.spline_weight.shape, generator=generator, dtype=torch.float64)
+            layer.spline_weight.add_(noise, alpha=0.3)
+    return kan.to(device=point.device, dtype=getattr(torch, point.dtype))
+
+
+def data(point: Point, seed: int) -> Data:
+    """Return the data of `point`, drawn in float64 so that dtypes share it: equal for equal arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(point.batch, point.layers[0], generator=generator, dtype=torch.float64)
+    target = torch.randn(point.batch, point.layers[-1], generator=generator, dtype=torch.float64)
+    dtype = getattr(torch, point.dtype)
+    return Data(((2 * x - 1) * INPUT_RANGE).to(point.device, dtype), target.to(point.device, dtype))
+
+
+def call(arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty = "none") -> Callable[[], None]:
+    """Return what is measured: one call of `mode` on `module`.
+
+    `forward` runs without autograd. `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole
+    `TrainingStep`.
+
+    Raises ValueError for a penalty outside a step.
+    """
+    if penalty != "none" and mode != "step":
+        raise ValueError(f"mode: expected 'step' with a penalty, got {mode!r}")
+    if mode == "forward":
+
+        def forward() -> None:
+            with torch.no_grad():
+                module(inputs.x)
+
+        return forward
+
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if mode == "forward_backward":
+
+        def forward_backward() -> None:
+            for p in parameters:
+                p.grad = None
+            torch.autograd.backward(module(inputs.x), inputs.target)
+
+        return forward_backward
+
+    return TrainingStep(arm, module, inputs, penalty)
+
+
+class TrainingStep:
+    """Clear gradients, forward, mean squared error plus 1e-3 times the penalty, backward, Adam."""
+
+    def __init__(self, arm: Arm, module: nn.Module, inputs: Data, penalty: Penalty) -> None:
+        self._arm, self._module, self._inputs, self._penalty = arm, module, inputs, penalty
+        self.optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=LEARNING_RATE)
+
+    def __call__(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        x, target = self._inputs.x, self._inputs.target
+        if self._penalty == "none":
+            loss = nn.functional.mse_loss(self._module(x), target)
+        else:
+            y, value = self._arm.penalised_forward(self._module, x, self._penalty)
+            loss = nn.functional.mse_loss(y, target) + 1e-3 * value
+        loss.backward()
+        self.optimiser.step()
+
+
+def synchronise(device: str) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,23 @@
+"""Arms from outside: a Python file that calls `reference.arm.register`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def load_plugin(path: Path, *, again: bool = False) -> None:
+    """Run the file at `path` as the module `benchmark_plugin_<stem>`: once, or `again` if asked.
+
+    Raises ValueError if there is no such file.
+    """
+    name = f"benchmark_plugin_{path.stem}"
+    if name in sys.modules and not again:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"plugin: expected a Python file, got {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)

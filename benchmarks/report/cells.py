@@ -1,0 +1,63 @@
+"""Values as the texts of Markdown cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+View = dict[str, list[str]]  # heading -> one text per row of the table
+
+
+def markdown(view: View) -> str:
+    """Return a Markdown table with the headings and texts of `view`."""
+    cells = {heading: [" ".join(text.split()).replace("|", "\\|") for text in texts] for heading, texts in view.items()}
+    # disable_numparse: a cell is text already, "1.10" must not become 1.1.
+    return str(pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True))
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return `value` with `digits` significant digits, or all of a longer integer part; a dash for a missing one."""
+    if value is None or pd.isna(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits - 1}e}")
+    return f"{value:,.{max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)}f}"
+
+
+def numbers(values: Iterable[Any]) -> list[str]:
+    """Return `number` of each value."""
+    return [number(value) for value in values]
+
+
+def intervals(frame: pd.DataFrame, prefix: str = "") -> list[str]:
+    """Return 'ratio (low to high)' of each row, from the columns with this `prefix`."""
+    ends = frame[[f"{prefix}ratio", f"{prefix}ratio_low", f"{prefix}ratio_high"]].itertuples(index=False, name=None)
+    return [
+        number(value) if pd.isna(value) else f"{number(value)} ({number(low)} to {number(high)})" for value, low, high in ends
+    ]
+
+
+def parts_of(parts: Iterable[float], totals: Iterable[float]) -> list[str]:
+    """Return '3 of 24' for each pair."""
+    return [f"{part:g} of {total:g}" for part, total in zip(parts, totals, strict=True)]
+
+
+def scientific(values: Iterable[Any]) -> list[str]:
+    """Return each value as 1.2e-07."""
+    return ["not finite" if value is None or pd.isna(value) else f"{value:.1e}" for value in values]
+
+
+def code(values: Iterable[str]) -> list[str]:
+    """Return each value in code style."""
+    return [f"`{value}`" for value in values]
+
+
+def text_of(value: Any) -> str:
+    """Return a non-empty text as it is, anything else as a dash."""
+    return value if isinstance(value, str) and value else "–"

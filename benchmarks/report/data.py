@@ -1,0 +1,193 @@
+"""Stored rows as the frames that tables and figures share.
+
+A *setting* is what must be equal before two points belong into one figure: machine, device, dtype, threads and spline
+order. A *line* is a series of points along one axis (batch, width or grid) with every other size fixed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import results
+from benchmarks.rows import Environment, Row
+
+# Axis -> (column along it, columns that are fixed on one of its lines).
+AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "batch": ("batch", ("layers", "grid_size")),
+    "width": ("width", ("batch", "depth", "grid_size")),
+    "grid": ("grid_size", ("batch", "layers")),
+}
+POINT = ["setting", "batch", "layers", "grid_size"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points along `axis` with the sizes in `fixed` held constant; `frame` holds the rows of every arm on it."""
+
+    axis: str
+    fixed: tuple[object, ...]
+    frame: pd.DataFrame
+
+    @property
+    def x(self) -> str:
+        """Column that varies."""
+        return AXES[self.axis][0]
+
+    @property
+    def title(self) -> str:
+        """The fixed sizes, for the head of a panel."""
+        names = dict(zip(AXES[self.axis][1], self.fixed, strict=True))
+        texts = {"layers": "{}", "grid_size": "G = {}", "batch": "B = {}", "depth": "{} layers"}
+        return ", ".join(texts[name].format(value) for name, value in names.items())
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a report shows. `superseded` rows repeat an older measurement of the same case and are left out."""
+
+    rows: Sequence[Row]
+    superseded: int
+    environments: Mapping[str, Environment]
+    cases: pd.DataFrame = field(repr=False)
+    speed: pd.DataFrame = field(repr=False)
+    penalty_cost: pd.DataFrame = field(repr=False)
+    memory: pd.DataFrame = field(repr=False)
+    sparsity: pd.DataFrame = field(repr=False)
+    noise_floor: float
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The cases that did not end with status ok."""
+        return self.cases[self.cases["status"] != "ok"]
+
+
+def load(out: Path) -> Data:
+    """Read `out`/raw. Raises ValueError if it holds no finished case."""
+    if not (out / "raw" / "rows.jsonl").is_file():
+        raise ValueError(f"out: expected a folder with raw/rows.jsonl, got {out}")
+    stored = results.load_rows(out)
+    if not stored:
+        raise ValueError(f"out: expected at least one finished case in raw/rows.jsonl, got an empty file in {out}")
+    environments = results.load_environments(out)
+    machines = machine_names(environments)
+    rows = _newest(stored, machines)
+    settings = _settings(rows, machines)
+    presets = {row.case_key: row.preset for row in rows}
+
+    def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+        if frame.empty:
+            return frame
+        return frame.assign(setting=frame["case_key"].map(settings), preset=frame["case_key"].map(presets))
+
+    return Data(
+        rows=rows,
+        superseded=len(stored) - len(rows),
+        environments=environments,
+        cases=labelled(results.rows_frame(rows)),
+        speed=_judged(labelled(results.speed_frame(rows))),
+        penalty_cost=labelled(results.speed_frame(rows, "penalty_cost")),
+        memory=labelled(results.memory_frame(rows)),
+        sparsity=labelled(results.sparsity_frame(rows)),
+        noise_floor=results.noise_floor(rows),
+    )
+
+
+def machine_names(environments: Mapping[str, Environment]) -> dict[str, str]:
+    """Return `env_id` -> hardware in words."""
+    return {key: " with ".join(filter(None, [processor(env), env.gpu])) for key, env in environments.items()}
+
+
+def processor(environment: Environment) -> str:
+    """Name of the processor and number of usable cores, as the environment recorded them."""
+    cores = environment.details.get("cores_usable")
+    return f"{environment.details.get('cpu') or 'unknown processor'}" + (f", {cores} cores" if cores else "")
+
+
+def _newest(rows: Sequence[Row], machines: Mapping[str, str]) -> list[Row]:
+    """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions."""
+    latest: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row.finished_at):
+        config = row.case.model_dump_json(exclude={"axes", "timeout_s"})
+        latest[config, machines.get(row.env_id, "")] = row
+    kept = {row.case_key for row in latest.values()}
+    return [row for row in rows if row.case_key in kept]
+
+
+def _settings(rows: Sequence[Row], machines: Mapping[str, str]) -> dict[str, str]:
+    used = sorted({machines.get(row.env_id, "unknown machine") for row in rows})
+    names = {}
+    for row in rows:
+        p = row.case.point
+        name = f"{p.device}, {p.dtype}, {p.threads} thread{'s' * (p.threads > 1)}, k = {p.spline_order}"
+        machine = machines.get(row.env_id, "unknown machine")
+        names[row.case_key] = name if len(used) == 1 else f"{name}, {machine}"
+    return names
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `floor` and `verdict` to a speed frame.
+
+    `floor` is the noise floor as a factor >= 1: at the same point and mode where the baseline was run against itself
+    there, else the largest of the same setting and mode.
+    """
+    if frame.empty:
+        return frame
+    own = frame[(frame["arm"] == frame["baseline"]) & frame["ratio"].notna()]
+    own = own.assign(floor=np.maximum(own["ratio_high"], 1 / own["ratio_low"]))
+    here = own.groupby([*POINT, "mode"])["floor"].max().reset_index()
+    largest = own.groupby(["setting", "mode"])["floor"].max().rename("largest").reset_index()
+    frame = frame.merge(here, on=[*POINT, "mode"], how="left").merge(largest, on=["setting", "mode"], how="left")
+    frame = frame.assign(floor=frame["floor"].fillna(frame["largest"])).drop(columns="largest")
+    slower, faster = frame["ratio_low"] > frame["floor"], frame["ratio_high"] < 1 / frame["floor"]
+    verdict = np.select([slower, faster, frame["ratio"].notna()], ["slower", "faster", "within noise"], "")
+    verdict = np.where(frame["ratio"].notna() & frame["floor"].isna(), "no noise floor", verdict)
+    return frame.assign(verdict=np.where(frame["arm"] == frame["baseline"], "baseline", verdict))
+
+
+def with_baseline(speed: pd.DataFrame) -> pd.DataFrame:
+    """Add the times of the baseline arm at points where it was timed only as the other half of an arm's pairs.
+
+    Such a row holds the median over those arms; its quartiles are missing and `reason` says where it comes from.
+    """
+    if speed.empty:
+        return speed
+    keys = [*POINT, "mode", "baseline"]
+    owned = speed.loc[speed["arm"] == speed["baseline"], keys].assign(owned=True)
+    paired = speed[speed["baseline_ms"].notna()].merge(owned.drop_duplicates(), on=keys, how="left")
+    paired = paired[paired["owned"].isna()].drop(columns="owned")
+    medians = paired.groupby(keys)["baseline_ms"].transform("median")
+    texts = paired.groupby(keys)["arm"].transform(lambda arms: f"from the pairs with {', '.join(arms)}")
+    missing = [name for name in map(str, paired.columns) if name.startswith(("ratio", "gate", "arm_ms_"))]
+    added = paired.assign(**dict.fromkeys(missing, math.nan), arm=paired["baseline"], arm_ms=medians, reason=texts)
+    return pd.concat([speed, added.drop_duplicates(keys)], ignore_index=True)
+
+
+def families(frame: pd.DataFrame) -> list[list[Line]]:
+    """Return the lines of one setting, in groups of at most one line per axis; the longest lines come first."""
+    by_axis = []
+    for axis, (x, fixed) in AXES.items():
+        on_axis = frame[frame[f"on_{axis}"]]
+        lines = [Line(axis, key, part) for key, part in on_axis.groupby(list(fixed), sort=True)]
+        by_axis.append(sorted(lines, key=lambda line: -line.frame[x].nunique()))
+    count = max(map(len, by_axis))
+    return [[lines[index] for lines in by_axis if index < len(lines)] for index in range(count)]
+
+
+def centre(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows at the points where the most axes of their setting cross: the centre points."""
+    if frame.empty:
+        return frame
+    crossing = frame[[f"on_{axis}" for axis in AXES]].sum(axis=1)
+    return frame[crossing == crossing.groupby(frame["setting"]).transform("max")]
+
+
+def slug(text: str) -> str:
+    """Return `text` as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(" = ", "")).strip("-")

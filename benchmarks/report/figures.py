@@ -1,0 +1,98 @@
+"""Which figures a report has, under which names, with which captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.report import penalties, scaling, style, tables
+from benchmarks.report.data import POINT, Data, Line, families, slug, with_baseline
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A written figure: its section on the page, the stem of its files in figures/, and its caption."""
+
+    section: str
+    name: str
+    caption: str
+
+
+_SCALING = (
+    ("time", "time", scaling.TIME, "Time of one call, median; both axes logarithmic."),
+    (
+        "ratio",
+        "time_ratio",
+        scaling.RATIO,
+        "Time over that of `efficient_kan`, measured in interleaved pairs: above 1 the arm is slower. The grey band is the "
+        "noise floor: what `efficient_kan` measured against itself reached, at the same point where that was measured.",
+    ),
+    ("memory", "memory", scaling.MEMORY, "Peak memory of one call, parameters and optimiser state included, exact bytes."),
+)
+
+
+def draw_all(data: Data, folder: Path) -> list[Entry]:
+    """Write every figure the rows allow into `folder` and return them in the order of the page."""
+    entries: list[Entry] = []
+    with style.applied():
+        entries += _scaling(data, folder)
+        entries += _penalty_costs(data, folder)
+        entries += _sparsity(data, folder)
+    return entries
+
+
+def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
+    frames = {"time": with_baseline(data.speed), "ratio": data.speed, "memory": tables.plain_memory(data)}
+    for section, stem, quantity, text in _SCALING:
+        frame = frames[section]
+        if frame.empty:
+            continue
+        for setting, part in frame.groupby("setting", sort=True):
+            for index, lines in enumerate(families(part)):
+                name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
+                style.save(scaling.draw(lines, quantity), _drawn(lines), folder, name)
+                failures = " An x at the top marks a case without a value." if part[quantity.column].isna().any() else ""
+                yield Entry(section, name, f"{text}{failures} Setting: {setting}.")
+
+
+def _drawn(lines: list[Line]) -> pd.DataFrame:
+    return pd.concat([line.frame.assign(axis=line.axis) for line in lines], ignore_index=True)
+
+
+def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
+    costs = tables.penalty_costs(data)
+    if costs.empty:
+        return
+    for key, part in costs.groupby([*POINT, "mode"], sort=True):
+        setting, batch, layers, grid_size, mode = key
+        name = f"penalty_cost-{slug(f'{setting} b{batch} {layers} g{grid_size}')}"
+        style.save(penalties.draw_cost(part), part, folder, name)
+        yield Entry(
+            "penalty_cost",
+            name,
+            f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size} ({setting}). "
+            "Above: time and peak memory. Below: both over the same arm's step without a penalty; whiskers are 95 % intervals.",
+        )
+
+
+def _sparsity(data: Data, folder: Path) -> Iterator[Entry]:
+    frame = data.sparsity
+    if frame.empty:
+        return
+    for key, part in frame.groupby(["setting", "task", "arm", "layers", "grid_size", "threshold"], sort=True):
+        setting, task, arm, layers, grid_size, threshold = key
+        failed = int(part["test_rmse"].isna().sum())
+        if failed == len(part):
+            continue
+        name = f"sparsity-{slug(f'{task} {arm} {layers} g{grid_size} {setting}')}"
+        style.save(penalties.draw_sparsity(part), part, folder, name)
+        yield Entry(
+            "sparsity",
+            name,
+            f"Test error against active edges on `{task}`: `{arm}`, layers {layers}, G = {grid_size} ({setting}). An edge is "
+            f"active if its importance exceeds {threshold:g}. Faint: single seeds; joined: medians over seeds, by strength."
+            + (f" {failed} of {len(part)} runs failed and are not drawn." if failed else ""),
+        )

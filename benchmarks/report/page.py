@@ -1,0 +1,177 @@
+"""The report page: Markdown with the figures inline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from benchmarks.report.cells import markdown, number
+from benchmarks.report.data import AXES, Data, machine_names, processor
+from benchmarks.report.figures import Entry
+from benchmarks.report.scaling import MODES
+from benchmarks.report.tables import BASELINE, Table
+
+_SECTIONS = (
+    ("time", "Time", ("time",)),
+    ("ratio", "Time compared with `efficient_kan`", ()),
+    ("memory", "Memory", ("memory",)),
+    ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
+    ("sparsity", "Test error against sparsity", ("sparsity",)),
+)
+_NOTES = {
+    "memory": "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and "
+    "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count pages, not tensors.",
+    "penalty_cost": "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values.",
+    "sparsity": "A network counts as sparse here by edges whose importance is at most the declared threshold; "
+    "the right half shows what the error is once those edges are really gone.",
+}
+
+
+def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry]) -> str:
+    """Return the page. `tables` by name, `figures` in order; both are linked relative to the page."""
+    parts = ["# Benchmark report", _overview(data), "## At the centre point", _sentences(tables["summary"].frame)]
+    parts += [tables["summary"].markdown(), _reading(data)]
+    if not tables["equivalence"].frame.empty:
+        parts += ["## Equivalence gate", _gate(data), tables["equivalence"].markdown(), _files("equivalence")]
+    for section, heading, names in _SECTIONS:
+        shown = [entry for entry in figures if entry.section == section]
+        full = [name for name in names if not tables[name].frame.empty]
+        if not shown and not full:
+            continue
+        parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *map(_figure, shown)]
+        for name in full:
+            parts.append(f"<details><summary>All values</summary>\n\n{tables[name].markdown()}\n\n</details>\n\n{_files(name)}")
+    parts += ["## Failed cases", _failures(data, tables["failed_cases"]), "## Provenance", _provenance(data), _reproduce(data)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _overview(data: Data) -> str:
+    counts = data.cases["status"].value_counts()
+    statuses = ", ".join(f"{counts[status]} {status}" for status in sorted(counts.index, key=lambda s: (s != "ok", s)))
+    finished = sorted(row.finished_at for row in data.rows)
+    presets = ", ".join(f"`{name}`" for name in sorted(set(data.cases["preset"])))
+    lines = [
+        f"{len(data.cases)} cases of preset {presets}: {statuses}. Finished between {finished[0]} and {finished[-1]}.",
+        f"Setting: {'; '.join(sorted(set(data.cases['setting'])))}. Machine: {'; '.join(_machines(data))}.",
+    ]
+    if data.superseded:
+        lines.append(f"{data.superseded} older measurements of the same cases are stored too and not shown.")
+    scaled = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
+    apart = int((~scaled[[f"on_{axis}" for axis in AXES]].any(axis=1)).sum())
+    if apart:
+        lines.append(f"{apart} cases lie on none of the lines that figures draw: their values are in the tables.")
+    if set(data.cases["device"]) == {"cpu"}:
+        idle = sorted({env.gpu for env in data.environments.values() if env.gpu})
+        lines.append("**CPU only: no GPU was measured**" + (f" (present, not used: {', '.join(idle)})." if idle else "."))
+    if "smoke" in set(data.cases["preset"]):
+        lines.append("The `smoke` preset shows that the flow works; its sizes and repetitions are too small to cite.")
+    sources = {(row.commit, tuple(sorted(row.versions.items()))) for row in data.rows}
+    if len(sources) > 1:
+        lines.append(f"The cases were measured at {len(sources)} different commits or versions, listed under Provenance.")
+    if any(row.commit.endswith("+dirty") for row in data.rows):
+        lines.append(
+            "**Measured on a working tree with uncommitted changes:** the commit alone does not reproduce these numbers."
+        )
+    return "\n\n".join(lines)
+
+
+def _machines(data: Data) -> list[str]:
+    used = {row.env_id for row in data.rows}
+    return sorted({name for key, name in machine_names(data.environments).items() if key in used}) or ["unknown"]
+
+
+def _sentences(summary: pd.DataFrame) -> str:
+    """One plain sentence per pykan arm and point, or an empty text."""
+    sentences = []
+    mode = next((mode for mode in reversed(MODES) if summary[f"{mode}_ratio"].notna().any()), None)
+    for record in summary[summary["arm"].str.startswith("pykan")].to_dict("records") if mode else ():
+        ratio, low, high = (float(record[f"{mode}_{end}"]) for end in ("ratio", "ratio_low", "ratio_high"))
+        if not math.isfinite(ratio):
+            continue
+        verdict = {"within noise": " – within the noise of this run", "no noise floor": " – no noise floor was measured"}
+        text = (
+            f"- A {MODES[str(mode)]} of `{record['arm']}` takes {number(ratio)} (95 %: {number(low)} to {number(high)}) times "
+            f"as long as one of `{BASELINE}`{verdict.get(str(record[f'{mode}_verdict']), '')}"
+        )
+        memory = float(record[f"{mode}_memory_ratio"])
+        text += f", at {number(memory)} times the peak memory" if math.isfinite(memory) else ""
+        where = f"B = {record['batch']}, layers {record['layers']}, G = {record['grid_size']}, {record['setting']}"
+        sentences.append(f"{text} ({where}).")
+    return "\n".join(sentences)
+
+
+def _reading(data: Data) -> str:
+    floor = data.noise_floor
+    noise = (
+        f"Noise floor of the whole run: `{BASELINE}` measured against itself came out between {number(1 / math.exp(floor))} "
+        f"and {number(math.exp(floor))}, interval ends included."
+        if math.isfinite(floor)
+        else "No noise floor was measured: the baseline was not run against itself."
+    )
+    return (
+        f"{noise} *Beyond noise* compares the interval with the floor at the "
+        "same point and mode, or the largest of the mode where none was measured there.\n\n"
+        "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
+        "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
+        "scale. Ratios are medians of paired log-ratios with bootstrap intervals over pairs. " + _files("summary")
+    )
+
+
+def _gate(data: Data) -> str:
+    rules = sorted({row.gate.rule for row in data.rows if row.gate})
+    text = (
+        "No time is reported for an arm that fails this check. Per arm, the tensor nearest to (or furthest beyond) its limit."
+    )
+    return "\n".join([text, "", *(f"- {rule}" for rule in rules)])
+
+
+def _figure(entry: Entry) -> str:
+    base = f"figures/{entry.name}"
+    links = ", ".join(f"[{suffix.upper()}]({base}.{suffix})" for suffix in ("pdf", "svg", "png", "csv"))
+    alternative = entry.caption.replace("`", "").split(". ")[0]
+    return f"![{alternative}]({base}.png)\n\n*{entry.caption}* {links}"
+
+
+def _files(name: str) -> str:
+    return f"Table: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md)."
+
+
+def _failures(data: Data, table: Table) -> str:
+    if data.failed.empty:
+        return "None: every case ended with status ok."
+    text = f"{len(data.failed)} of {len(data.cases)} cases have no value, for the reason given."
+    return "\n\n".join([text, table.markdown(), _files("failed_cases")])
+
+
+def _provenance(data: Data) -> str:
+    used = {row.env_id for row in data.rows}
+    shown = [env for env in sorted(data.environments.values(), key=lambda env: env.started_at) if env.env_id in used]
+    if not shown:
+        return "No environment was recorded."
+    table = markdown(
+        {
+            "environment": [f"`{env.env_id}`" for env in shown],
+            "cases": [str(sum(row.env_id == env.env_id for row in data.rows)) for env in shown],
+            "commit": [f"`{env.commit}`" for env in shown],
+            "processor": [processor(env) for env in shown],
+            "GPU": [env.gpu or "none" for env in shown],
+            "versions": [", ".join(f"{name} {version}" for name, version in sorted(env.versions.items())) for env in shown],
+            "command": [f"`{env.command}`" for env in shown],
+        }
+    )
+    details = (
+        "Everything recorded about each environment: [raw/environments.jsonl](raw/environments.jsonl). Raw rows, with every "
+    )
+    details += "single sample: [raw/rows.jsonl](raw/rows.jsonl). `case_key` in the CSV files names the row behind a value."
+    return f"{table}\n\n{details}"
+
+
+def _reproduce(data: Data) -> str:
+    presets = sorted(set(data.cases["preset"]))
+    commands = [f"nox -s bench -- --preset {name}" for name in presets]
+    return (
+        "To measure again (a run resumes where it stopped; finished cases are not repeated) or to render again from stored "
+        "rows alone:\n\n```\npython -m pip install nox\n" + "\n".join([*commands, "nox -s report -- --out FOLDER"]) + "\n```"
+    )

@@ -1,0 +1,103 @@
+"""Figures about penalties: what one adds to a training step, and test error against the number of active edges."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import LineStyleType
+
+from benchmarks.report.style import WIDTH_INCHES, Look, log_axis, looks
+
+PENALTIES = {"none": "no penalty", "weight_l1": "WeightL1", "sample_l1": "SampleL1", "sample_std": "SampleStd"}
+# Column, x label, columns of the interval's ends, whether it is a ratio to the same arm without a penalty.
+_COSTS = (
+    ("arm_ms", "time of a step (ms)", ("arm_ms_low", "arm_ms_high"), False),
+    ("peak_mib", "peak memory of a step (MiB)", None, False),
+    ("ratio", "time / own step without penalty", ("ratio_low", "ratio_high"), True),
+    ("memory_ratio", "memory / own step without penalty", None, True),
+)
+
+
+def draw_cost(costs: pd.DataFrame) -> Figure:
+    """Draw the time and the peak memory of a penalised step, absolute and against the arm's own plain step, at one point.
+
+    `costs` has one row per arm and penalty, see `benchmarks.report.tables.penalty_costs`.
+    """
+    chosen = looks(list(costs["arm"].unique()))
+    order = [name for name in PENALTIES if name in set(costs["penalty"])]
+    height = 0.3 + 0.11 * len(order) * (len(chosen) + 1)
+    figure = Figure(figsize=(WIDTH_INCHES, 2 * height + 0.9), layout="constrained")
+    grid = figure.subplots(2, 2, sharey=True)
+    step = 0.8 / max(len(chosen), 1)
+    for axes, (column, label, ends, is_ratio) in zip(grid.flat, _COSTS, strict=True):
+        values = costs[column]
+        _log_limits(axes, values, ends and costs[list(ends)], include_one=is_ratio)
+        if is_ratio:
+            axes.axvline(1, color="black", linewidth=0.6)
+        for rank, (arm, look) in enumerate(chosen.items()):
+            own = costs[costs["arm"] == arm]
+            own = own.assign(y=own["penalty"].map(order.index) + (rank - (len(chosen) - 1) / 2) * step)
+            known, missing = own[own[column].notna()], own[own[column].isna()]
+            if ends:
+                axes.hlines(known["y"], known[ends[0]], known[ends[1]], color=look.colour, linewidth=1.0)
+            axes.plot(known[column], known["y"], look.marker, color=look.colour)
+            edge = axes.get_yaxis_transform()
+            axes.plot([0.97] * len(missing), missing["y"], "x", color=look.colour, transform=edge)
+        axes.set_xlabel(label)
+        axes.set_yticks(range(len(order)), [PENALTIES[name] for name in order])
+        axes.grid(visible=False, axis="y")
+        for boundary in range(1, len(order)):
+            axes.axhline(boundary - 0.5, color="0.85", linewidth=0.5)
+    grid[0, 0].set_ylim(len(order) - 0.5, -0.5)
+    handles = [_handle(arm, look, "") for arm, look in chosen.items()]
+    if costs[[column for column, *_ in _COSTS]].isna().any(axis=None):
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_sparsity(trained: pd.DataFrame) -> Figure:
+    """Draw test error against active edges for the networks of one task: every seed faint, medians per strength joined.
+
+    `trained` is part of a sparsity frame. Left: the network as trained. Right: with its inactive edges masked out.
+    """
+    chosen = looks(list(trained["penalty"].unique()))
+    panels = {"test_rmse": "as trained", "pruned_test_rmse": "inactive edges removed"}
+    total = trained["total_edges"].max()
+    figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
+    grid = figure.subplots(1, 2, sharey=True, sharex=True)
+    for axes, (column, title) in zip(grid, panels.items(), strict=True):
+        for penalty, look in chosen.items():
+            own = trained[(trained["penalty"] == penalty) & trained[column].notna()]
+            axes.plot(own["active_edges"], own[column], look.marker, color=look.colour, alpha=0.3, markersize=2.5, mew=0)
+            middle = own.groupby("strength")[["active_edges", column]].median().sort_index()
+            axes.plot(middle["active_edges"], middle[column], color=look.colour, marker=look.marker, linestyle=look.line)
+        axes.set_title(title)
+        axes.set_xlabel(f"active edges (of {total:g})")
+    grid[0].set_ylabel("test RMSE (units of the target)")
+    grid[0].set_xlim(-0.04 * total, 1.04 * total)
+    grid[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    grid[0].set_yscale("log")
+    log_axis(grid[0], "y")
+    handles = [_handle(PENALTIES.get(penalty, penalty), look, look.line) for penalty, look in chosen.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _handle(label: str, look: Look, line: LineStyleType) -> Line2D:
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=line, label=label)
+
+
+def _log_limits(axes: Axes, values: pd.Series[float], ends: pd.DataFrame | None, *, include_one: bool) -> None:
+    """Logarithmic x axis over all values and interval ends, wide enough to carry several labelled ticks."""
+    shown = [*values, *(ends.to_numpy().ravel() if ends is not None else ()), *([1.0] if include_one else ())]
+    finite = [value for value in shown if math.isfinite(value) and value > 0] or [1.0]
+    low, high = min(finite), max(finite)
+    spare = max((high / low) ** 0.08, 1.03)
+    axes.set_xlim(low / spare, high * spare * (high / low) ** 0.05)
+    log_axis(axes, "x")

@@ -1,0 +1,117 @@
+"""Figures over the axes batch, width and grid: time, time ratio and peak memory, one panel per line and mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from benchmarks.report.data import Line
+from benchmarks.report.style import GREY, WIDTH_INCHES, Look, log_axis, looks
+
+MODES = {"forward": "forward", "forward_backward": "forward + backward", "step": "training step"}
+X_LABELS = {"batch": "batch size $B$ (samples)", "width": "layer width (units)", "grid": "grid size $G$ (intervals)"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the y axis shows: a column, the ends of its interval if it has one, and its label with the unit."""
+
+    column: str
+    label: str
+    low: str | None = None
+    high: str | None = None
+    interval: str = ""
+    ratio: bool = False
+
+
+TIME = Quantity("arm_ms", "time (ms)", "arm_ms_low", "arm_ms_high", "quartiles of the samples")
+RATIO = Quantity("ratio", "time / time of\n{baseline}", "ratio_low", "ratio_high", "95 % interval", ratio=True)
+MEMORY = Quantity("peak_mib", "peak memory (MiB)")
+
+
+def draw(lines: list[Line], quantity: Quantity) -> Figure:
+    """Draw `quantity` along each of `lines` (columns) for each mode they hold (rows).
+
+    A case without a value is an x at the top of its panel, in the colour of its arm.
+    """
+    frame = pd.concat([line.frame for line in lines])
+    modes = [mode for mode in MODES if mode in set(frame["mode"])]
+    chosen = looks(list(frame["arm"].unique()))
+    size = (WIDTH_INCHES, 1.45 * len(modes) + 0.75)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(modes), len(lines), squeeze=False, sharey="row", sharex="col")
+    for row, mode in enumerate(modes):
+        part = frame[frame["mode"] == mode]
+        failing = set(part.loc[part[quantity.column].isna(), "arm"])
+        marks = {arm: 0.95 - 0.08 * rank for rank, arm in enumerate(arm for arm in chosen if arm in failing)}
+        for column, line in enumerate(lines):
+            axes = grid[row, column]
+            _panel(axes, line, line.frame[line.frame["mode"] == mode], quantity, chosen, marks)
+            if row == 0:
+                axes.set_title(line.title)
+            if row == len(modes) - 1:
+                axes.set_xlabel(X_LABELS[line.axis])
+        baseline = next(iter(frame["baseline"].dropna()), "") if quantity.ratio else ""
+        grid[row, 0].set_ylabel(f"{MODES[mode]}\n{quantity.label.format(baseline=baseline)}")
+        _finish_y(grid[row, 0], room=min(0.09 * len(marks), 0.6), empty=bool(part[quantity.column].isna().all()))
+    _legend(figure, frame, quantity, chosen)
+    return figure
+
+
+def _panel(
+    axes: Axes, line: Line, part: pd.DataFrame, quantity: Quantity, chosen: dict[str, Look], marks: dict[str, float]
+) -> None:
+    """Draw one line of points; `marks` gives the height (share of the panel) at which an arm's failures are marked."""
+    ticks = sorted(line.frame[line.x].unique())
+    # Limits from the ticks, not from the data: a size at which every arm failed must still be on the axis.
+    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+    log_axis(axes, "x", ticks)
+    if quantity.ratio:
+        axes.axhline(1, color="black", linewidth=0.6, zorder=1)
+        floor = part.dropna(subset=["floor"]).groupby(line.x)["floor"].max()
+        axes.fill_between(floor.index, 1 / floor, floor, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+    low, high = quantity.low or quantity.column, quantity.high or quantity.column
+    for arm, look in chosen.items():
+        own = part[part["arm"] == arm]
+        curve = own.groupby(line.x).agg(y=(quantity.column, "median"), low=(low, "min"), high=(high, "max"))
+        if not (quantity.ratio and (own["arm"] == own["baseline"]).all()):
+            axes.plot(curve.index, curve["y"], color=look.colour, marker=look.marker, linestyle=look.line, zorder=3)
+            if quantity.low and quantity.high:
+                # Bars as well as a band, because an arm that was measured at one point only has no band.
+                axes.vlines(curve.index, curve["low"], curve["high"], color=look.colour, linewidth=0.7, zorder=2)
+                axes.fill_between(curve.index, curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0, zorder=2)
+        if arm in marks:
+            failed = own.loc[own[quantity.column].isna(), line.x].unique()
+            edge = axes.get_xaxis_transform()
+            axes.plot(failed, [marks[arm]] * len(failed), "x", color=look.colour, transform=edge, zorder=4)
+
+
+def _finish_y(axes: Axes, room: float, *, empty: bool) -> None:
+    """Logarithmic y axis, with a share `room` of it left free at the top for the marks of failures."""
+    if empty:
+        axes.set_yticks([])  # marks alone: no scale to read
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** (room / (1 - room)))
+    log_axis(axes, "y")
+
+
+def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dict[str, Look]) -> None:
+    handles: list[Line2D | Patch] = []
+    for arm, look in chosen.items():
+        own = frame[frame["arm"] == arm]
+        if not (quantity.ratio and (own["arm"] == own["baseline"]).all()):
+            handles.append(Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=arm))
+    if quantity.interval:
+        handles.append(Patch(color=GREY, alpha=0.4, label=quantity.interval, linewidth=0))
+    if quantity.ratio and frame["floor"].notna().any():
+        handles.append(Patch(color=GREY, alpha=0.25, label="noise floor", linewidth=0))
+    if frame[quantity.column].isna().any():
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)

@@ -1,0 +1,131 @@
+"""How figures look: widths and font sizes for papers, colours that colour-blind readers tell apart, byte-stable files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.typing import ColorType, LineStyleType
+from tueplots import figsizes, fontsizes
+
+WIDTH_INCHES: float = figsizes.neurips2024()["figure.figsize"][0]
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = mpl.color_sequences["okabe_ito"]
+GREY = (0.45, 0.45, 0.45)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line style of one arm or penalty: each tells it apart without the others."""
+
+    colour: ColorType
+    marker: str
+    line: LineStyleType = "-"
+
+
+LOOKS = {
+    "efficient_kan": Look(BLUE, "o"),
+    "pykan[default]": Look(VERMILION, "s"),
+    "pykan[nosave]": Look(ORANGE, "^"),
+    "pykan[speed]": Look(PURPLE, "D"),
+    "cox_de_boor": Look(GREEN, "v"),
+    "gemm_bound": Look(BLACK, "P", "--"),
+    "mlp[width]": Look(SKY, "<", ":"),
+    "mlp[params]": Look(GREY, ">", ":"),
+    "none": Look(BLACK, "P"),
+    "weight_l1": Look(ORANGE, "s"),
+    "sample_l1": Look(BLUE, "o"),
+    "sample_std": Look(GREEN, "^"),
+}
+SPARE = [Look(colour, marker, "-.") for marker in "*hp8" for colour in (YELLOW, GREEN, PURPLE, SKY, VERMILION)]
+
+
+def looks(names: list[str]) -> dict[str, Look]:
+    """Return a look for each of `names`, known ones first and always the same."""
+    spare = iter(SPARE)
+    known = [name for name in LOOKS if name in names]
+    return {name: LOOKS.get(name) or next(spare) for name in known + sorted(set(names) - set(known))}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """Draw and save inside: matplotlib's defaults, whatever the user's own settings are, with the ones below on top."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(fontsizes.neurips2024(default_smaller=2))
+        mpl.rcParams.update(
+            {
+                "axes.grid": True,
+                "axes.linewidth": 0.5,
+                "axes.spines.right": False,
+                "axes.spines.top": False,
+                "axes.labelsize": 7,
+                "axes.titlesize": 7,
+                "font.family": "DejaVu Sans",
+                "grid.color": "0.9",
+                "grid.linewidth": 0.5,
+                "legend.frameon": False,
+                "lines.linewidth": 1.0,
+                "lines.markersize": 3.5,
+                "pdf.fonttype": 42,
+                "figure.dpi": 220,
+                "svg.fonttype": "none",
+                "svg.hashsalt": "benchmarks.report",
+                "xtick.major.width": 0.5,
+                "ytick.major.width": 0.5,
+            }
+        )
+        yield
+
+
+def log_axis(axes: Axes, axis: str, ticks: list[float] | None = None) -> None:
+    """Make one axis logarithmic with plain numbers: at `ticks` if given, else as many as its present range needs."""
+    (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
+    low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    which = axes.xaxis if axis == "x" else axes.yaxis
+    decades = math.log10(high / low)
+    if ticks is not None:
+        which.set_ticks(ticks)
+    elif decades < 0.7:
+        which.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        steps = (
+            (1.0, 2.0, 3.0, 5.0)
+            if decades < 1.2
+            else (1.0, 2.0, 5.0)
+            if decades < 1.7
+            else (1.0, 3.0)
+            if decades < 3
+            else (1.0,)
+        )
+        which.set_major_locator(LogLocator(subs=steps, numticks=12))
+    which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    which.set_minor_locator(NullLocator())
+
+
+_METADATA: dict[str, dict[str, Any]] = {
+    # The date and the version of matplotlib would make equal figures differ.
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+
+
+def save(figure: Figure, drawn: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write `folder`/`name`.pdf, .svg, .png and, as .csv, the rows that the figure draws."""
+    # One layout for the three files, solved once.
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for suffix, metadata in _METADATA.items():
+        figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
+    drawn.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")

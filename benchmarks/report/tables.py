@@ -1,0 +1,226 @@
+"""Tables: every value as CSV, and a rounded Markdown view of the columns a reader needs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.report.cells import View, code, intervals, markdown, number, numbers, parts_of, scientific, text_of
+from benchmarks.report.data import POINT, Data, centre
+from benchmarks.report.scaling import MODES
+
+BASELINE = "efficient_kan"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`frame` is written as CSV, `view` is shown."""
+
+    name: str
+    frame: pd.DataFrame = field(repr=False)
+    view: View = field(repr=False)
+
+    def markdown(self) -> str:
+        """Return the view as a Markdown table."""
+        return markdown(self.view)
+
+    def save(self, folder: Path) -> None:
+        """Write `folder`/<name>.csv and .md."""
+        self.frame.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+        (folder / f"{self.name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
+
+
+def summary(data: Data) -> Table:
+    """Every arm at the centre points: times, ratio of the most complete mode, peak memory."""
+    keys = [*POINT, "spline_order", "arm"]
+    cases = centre(data.cases[data.cases["kind"].isin(["speed", "memory"])])
+    cases = cases[cases["penalty"] == "none"]
+    frame = cases.groupby(keys, sort=False).agg(
+        division=("division", "first"),
+        parameter_count=("parameter_count", "max"),
+        status=("status", lambda statuses: ", ".join(sorted(set(statuses)))),
+    )
+    frame = frame.reset_index()
+    memory_frame = plain_memory(data)
+    for mode in MODES:
+        frame = _joined(frame, data.speed, mode, keys, ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict"])
+        frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
+    view = _setting(frame) | {
+        "point": [
+            f"B = {b}, {layers}, G = {g}" for b, layers, g in frame[["batch", "layers", "grid_size"]].itertuples(index=False)
+        ],
+        "arm": code(frame["arm"]),
+        "division": [text_of(value).replace("_", " ") for value in frame["division"]],
+        "parameters": ["–" if pd.isna(count) else f"{count:,.0f}" for count in frame["parameter_count"]],
+    }
+    timed = [mode for mode in MODES if frame[f"{mode}_arm_ms"].notna().any()]
+    for mode in timed:
+        view[f"{MODES[mode]} (ms)"] = numbers(frame[f"{mode}_arm_ms"])
+    for mode in timed[-1:]:
+        view[f"{MODES[mode]}: time / `{BASELINE}` (95 %)"] = intervals(frame, f"{mode}_")
+        view["beyond noise?"] = [text_of(value) for value in frame[f"{mode}_verdict"]]
+    for mode in MODES:
+        if frame[f"{mode}_peak_mib"].notna().any():
+            view[f"{MODES[mode]}: peak (MiB)"] = numbers(frame[f"{mode}_peak_mib"])
+            view[f"{MODES[mode]}: peak / `{BASELINE}`"] = numbers(frame[f"{mode}_memory_ratio"])
+    view["status"] = list(frame["status"])
+    return Table("summary", frame, view)
+
+
+def equivalence(data: Data) -> Table:
+    """The tensor of each arm and dtype that came nearest to its limit, over all points."""
+    keys = ["arm", "dtype"]
+    gated = data.cases[data.cases["gate_passed"].notna()]
+    share = (gated["gate_error"].astype(float) / gated["gate_limit"].astype(float)).fillna(math.inf)
+    gated = gated.assign(share=share, gate_passed=gated["gate_passed"].astype(bool))
+    counts = gated.groupby(keys).agg(cases=("share", "size"), passed=("gate_passed", "sum")).reset_index()
+    worst = gated.sort_values("share", kind="stable").drop_duplicates(keys, keep="last").sort_values(keys)
+    columns = [*keys, "gate_tensor", "gate_error", "gate_limit", "share", *POINT, "case_key"]
+    frame = worst[columns].merge(counts, on=keys, validate="one_to_one")
+    view = {
+        "arm": code(frame["arm"]),
+        "dtype": list(frame["dtype"]),
+        "cases passed": [f"{p} of {n}" for p, n in zip(frame["passed"], frame["cases"], strict=True)],
+        "nearest to its limit": code(frame["gate_tensor"]),
+        "its error": scientific(frame["gate_error"]),
+        "limit": scientific(frame["gate_limit"]),
+        "error / limit": numbers(frame["share"]),
+    }
+    return Table("equivalence", frame, view)
+
+
+def time(data: Data) -> Table:
+    """All speed cases."""
+    frame = data.speed
+    if frame.empty:
+        return Table("time", frame, {})
+    view = _point(frame) | {
+        "mode": [MODES[mode] for mode in frame["mode"]],
+        "median (ms)": numbers(frame["arm_ms"]),
+        "quartiles (ms)": [
+            f"{number(low)} to {number(high)}" for low, high in zip(frame["arm_ms_low"], frame["arm_ms_high"], strict=True)
+        ],
+        f"time / `{BASELINE}` (95 %)": intervals(frame),
+        "beyond noise?": [text_of(value) for value in frame["verdict"]],
+        "pairs": [str(pairs) for pairs in frame["pairs"]],
+        "status": list(frame["status"]),
+    }
+    return Table("time", frame, view)
+
+
+def plain_memory(data: Data) -> pd.DataFrame:
+    """The memory cases without a penalty, with `peak_mib` and `memory_ratio` to the baseline arm at the same point."""
+    if data.memory.empty:
+        return data.memory
+    return _against(data.memory[data.memory["penalty"] == "none"], "arm", BASELINE, [*POINT, "mode"])
+
+
+def memory(data: Data) -> Table:
+    """All memory cases without a penalty, split into what the bytes hold."""
+    frame = plain_memory(data)
+    if frame.empty:
+        return Table("memory", frame, {})
+    view = _point(frame) | {
+        "mode": [MODES[mode] for mode in frame["mode"]],
+        "peak (MiB)": numbers(frame["peak_mib"]),
+        f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
+    }
+    for part in ("parameter", "gradient", "optimiser", "input", "activation", "rss_peak", "sampled_rss_peak"):
+        heading = part.replace("_", " ").replace("rss", "RSS")
+        view[f"{heading} (MiB)"] = numbers(frame[f"{part}_bytes"].astype(float) / 2**20)
+    return Table("memory", frame, view | {"status": list(frame["status"])})
+
+
+def penalty_costs(data: Data) -> pd.DataFrame:
+    """One row per point, arm and penalty: time and peak memory of a penalised step, and both over the arm's plain step."""
+    keys = [*POINT, "arm", "mode", "penalty"]
+    times = data.penalty_cost
+    if times.empty:
+        return times
+    values = ["arm_ms", "arm_ms_low", "arm_ms_high", "ratio", "ratio_low", "ratio_high"]
+    times = times[[*keys, *values, "status", "reason", "case_key"]]
+    if data.memory.empty:
+        return times.assign(peak_mib=math.nan, memory_ratio=math.nan, memory_status="", memory_reason="", memory_case_key="")
+    peaks = _against(data.memory, "penalty", "none", [*POINT, "arm", "mode"])
+    renamed = {name: f"memory_{name}" for name in ("status", "reason", "case_key")}
+    return times.merge(peaks[[*keys, "peak_mib", "memory_ratio", *renamed]].rename(columns=renamed), on=keys, how="left")
+
+
+def penalty_cost(data: Data) -> Table:
+    """All penalty-cost cases with the memory cases beside them."""
+    frame = penalty_costs(data)
+    if frame.empty:
+        return Table("penalty_cost", frame, {})
+    view = _point(frame) | {
+        "penalty": list(frame["penalty"]),
+        "step (ms)": numbers(frame["arm_ms"]),
+        "time / own plain step (95 %)": intervals(frame),
+        "peak (MiB)": numbers(frame["peak_mib"]),
+        "peak / own plain step": numbers(frame["memory_ratio"]),
+        "status of time": list(frame["status"]),
+        "status of memory": [text_of(status) for status in frame["memory_status"]],
+    }
+    return Table("penalty_cost", frame, view)
+
+
+def sparsity(data: Data) -> Table:
+    """Medians over seeds of the trained networks, per task, arm, penalty and strength."""
+    frame = data.sparsity
+    if frame.empty:
+        return Table("sparsity", frame, {})
+    keys = ["setting", "task", "arm", "layers", "grid_size", "threshold", "penalty", "strength"]
+    ends = ["test_rmse", "pruned_test_rmse", "active_edges", "total_edges", "irrelevant_inputs_active", "irrelevant_inputs"]
+    groups = frame.groupby(keys)
+    counts = groups.agg(runs=("status", "size"), seeds=("status", lambda statuses: int((statuses == "ok").sum())))
+    frame = groups[ends].median().join(counts).reset_index()
+    view = _setting(frame) | {
+        "task": code(frame["task"]),
+        "arm": code(frame["arm"]),
+        "penalty": list(frame["penalty"]),
+        "strength": [f"{strength:g}" for strength in frame["strength"]],
+        "test RMSE": numbers(frame["test_rmse"]),
+        "test RMSE, inactive edges removed": numbers(frame["pruned_test_rmse"]),
+        "active edges": parts_of(frame["active_edges"], frame["total_edges"]),
+        "irrelevant inputs still used": parts_of(frame["irrelevant_inputs_active"], frame["irrelevant_inputs"]),
+        "seeds": parts_of(frame["seeds"], frame["runs"]),
+    }
+    return Table("sparsity", frame, view)
+
+
+def failed(data: Data) -> Table:
+    """The cases that did not end with status ok, each with its reason."""
+    frame = data.failed
+    view = {"kind": list(frame["kind"])} | _point(frame)
+    view |= {"penalty": list(frame["penalty"]), "status": list(frame["status"]), "reason": list(frame["reason"])}
+    return Table("failed_cases", frame, view)
+
+
+def _setting(frame: pd.DataFrame) -> View:
+    """The column `setting`, unless it says the same in every row: the page names a single setting once."""
+    return {"setting": list(frame["setting"])} if frame["setting"].nunique() > 1 else {}
+
+
+def _point(frame: pd.DataFrame) -> View:
+    sizes = {"B": "batch", "layers": "layers", "G": "grid_size"}
+    texts = {heading: [str(value) for value in frame[column]] for heading, column in sizes.items()}
+    return _setting(frame) | {"arm": code(frame["arm"])} | texts
+
+
+def _joined(frame: pd.DataFrame, source: pd.DataFrame, mode: str, keys: list[str], columns: list[str]) -> pd.DataFrame:
+    """Add `columns` of the rows of `source` in `mode`, as '<mode>_<column>'."""
+    renamed = {column: f"{mode}_{column}" for column in columns}
+    if source.empty:
+        return frame.assign(**dict.fromkeys(renamed.values(), math.nan))
+    part = source.loc[source["mode"] == mode, [*keys, *columns]].drop_duplicates(keys)
+    return frame.merge(part.rename(columns=renamed), on=keys, how="left")
+
+
+def _against(frame: pd.DataFrame, column: str, base: str, keys: list[str]) -> pd.DataFrame:
+    """Add `peak_mib`, and `memory_ratio`: over the peak of the row with `column` == `base` and equal `keys`."""
+    frame = frame.assign(peak_mib=frame["peak_bytes"] / 2**20)
+    bases = frame[frame[column] == base].groupby(keys)["peak_mib"].max().rename("base_mib").reset_index()
+    merged = frame.merge(bases, on=keys, how="left")
+    return merged.assign(memory_ratio=merged["peak_mib"] / merged["base_mib"]).drop(columns="base_mib")

@@ -1,0 +1,88 @@
+"""The folder of one report: append-only rows, one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks.rows import SCHEMA_VERSION, Environment, Row, Status
+
+
+class Locked(RuntimeError):
+    """Another run writes to the same folder."""
+
+
+class Store:
+    """Rows and environments under `out`/raw. Use as a context manager: entering takes the lock and repairs a torn line.
+
+    A line is written, flushed and synced before the case counts as finished, so a killed run loses at most the case it was in.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.raw = out / "raw"
+        self.rows = self.raw / "rows.jsonl"
+        self.environments = self.raw / "environments.jsonl"
+        self._writing = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self.raw.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.raw / ".lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise Locked(f"another run is writing to {self.raw.parent}") from None
+        try:
+            for path in (self.rows, self.environments):
+                self._repair(path)
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.close()
+
+    def _repair(self, path: Path) -> None:
+        """Move what follows the last line break, the mark of a killed run, to a file of its own."""
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        torn = content.rpartition(b"\n")[2]
+        if not torn:
+            return
+        self._append(path.with_suffix(".torn"), torn + b"\n")
+        os.truncate(path, len(content) - len(torn))
+
+    def statuses(self) -> dict[str, Status]:
+        """Return the status of the newest row of each case key. Raises ValueError on another schema version."""
+        found: dict[str, Status] = {}
+        if not self.rows.exists():
+            return found
+        for number, line in enumerate(self.rows.read_text(encoding="utf-8").splitlines(), start=1):
+            record = json.loads(line)
+            if record.get("schema_version") != SCHEMA_VERSION:
+                raise ValueError(
+                    f"out: expected rows of schema_version {SCHEMA_VERSION}, got "
+                    f"{record.get('schema_version')!r} in line {number} of {self.rows.name}; use another folder"
+                )
+            found[record["case_key"]] = record["status"]
+        return found
+
+    def add(self, record: Row | Environment) -> None:
+        """Append `record` and wait until it is on the disk. Safe to call from several threads."""
+        path = self.rows if isinstance(record, Row) else self.environments
+        with self._writing:
+            self._append(path, record.model_dump_json().encode() + b"\n")
+
+    @staticmethod
+    def _append(path: Path, line: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Seeded data to train on."""

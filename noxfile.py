@@ -1,0 +1,118 @@
+"""Reproducible sessions; `nox -l` lists them and words after `--` go to the tool inside.
+
+Packages are installed at the exact versions of constraints.txt into one virtual environment a session. To use what the
+current environment holds instead, such as a CUDA build of torch, install the group and switch nox's environments off:
+
+    python -m pip install -e . --group bench
+    nox -s bench --no-venv --no-install
+
+`NOX_DEFAULT_VENV_BACKEND=uv` selects uv; mind that uv may fetch another build of torch than pip does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+TRAIN_FROM_WHEEL = """
+import importlib.util, pathlib, torch
+import efficient_kan
+
+folder = pathlib.Path(efficient_kan.__file__).parent
+assert "site-packages" in folder.parts, f"imported from {folder}, not from the wheel"
+assert (folder / "py.typed").is_file(), "py.typed is missing"
+for name in ("reference", "benchmarks", "tests"):
+    assert importlib.util.find_spec(name) is None, f"the wheel installs {name}"
+generator = torch.Generator().manual_seed(0)
+x = torch.rand(256, 2, generator=generator) * 2 - 1
+y = x.prod(dim=1, keepdim=True)
+kan = efficient_kan.KAN([2, 5, 1], generator=generator)
+optimiser = torch.optim.Adam(kan.parameters(), lr=0.02)
+losses = []
+for _ in range(100):
+    optimiser.zero_grad()
+    loss = (kan(x) - y).square().mean()
+    loss.backward()
+    optimiser.step()
+    losses.append(loss.item())
+assert losses[-1] < losses[0] / 10, f"no progress: {losses[0]:.3g} -> {losses[-1]:.3g}"
+print(f"trained from {folder}: loss {losses[0]:.3g} -> {losses[-1]:.3g}")
+"""
+
+
+def install(session: nox.Session, *groups: str, package: bool = True) -> None:
+    """Install the dependency groups, and the package itself in editable form, at the constrained versions."""
+    requirements = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install(*(["-e."] if package else []), *requirements, "-c", "constraints.txt")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff; `nox -s lint -- --fix` mends what it can."""
+    install(session, "lint", package=False)
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check types with mypy --strict."""
+    install(session, "typecheck")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
+    install(session, "test")
+    session.run("pytest", "--durations=10", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure, resuming where a run stopped, then render: `nox -s bench -- [--preset smoke] [--out DIR] [run options]`."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--out")
+    options, rest = parser.parse_known_args(session.posargs)
+    out = options.out or ("reports/smoke" if options.preset == "smoke" else "reports")
+    install(session, "bench")
+    failed = None
+    try:
+        session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, "--out", out, *rest)
+    except CommandFailed as error:
+        failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
+    if (Path(out) / "raw" / "rows.jsonl").exists():
+        session.run("python", "-m", "benchmarks", "report", "--out", out)
+    if failed is not None:
+        raise failed
+
+
+@nox.session(default=False)
+def report(session: nox.Session) -> None:
+    """Render tables, figures and the page from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
+    install(session, "report", package=False)
+    session.run("python", "-m", "benchmarks", "report", *(session.posargs or ["--out", "reports"]))
+
+
+@nox.session(default=False)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it with torch alone, import it away from the checkout and train with it."""
+    built = Path(session.create_tmp()).resolve()
+    for old in built.glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", str(built))
+    session.install(*map(str, built.glob("*.whl")), "--force-reinstall", "--no-deps")
+    session.install("torch", "-c", "constraints.txt")
+    with session.chdir(built):
+        # torch warns on import when numpy is absent, and absent it must be here.
+        session.run("python", "-W", "error", "-W", "ignore:Failed to initialize NumPy", "-c", TRAIN_FROM_WHEEL)

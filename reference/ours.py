@@ -1,0 +1,27 @@
+"""The arm `efficient_kan`: this package behind the face of `reference.arm`."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from efficient_kan import KAN, SampleL1, SampleStd, WeightL1
+
+_PENALTIES = {"weight_l1": WeightL1, "sample_l1": SampleL1, "sample_std": SampleStd}
+
+
+def build(source: KAN) -> KAN:
+    """Return a copy of `source`."""
+    return copy.deepcopy(source)
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return `.grad` of every parameter that has one."""
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def penalised(module: nn.Module, x: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
+    """Return outputs and the package's own penalty with its default factors."""
+    assert isinstance(module, KAN)
+    return module.forward_with_penalty(x, _PENALTIES[penalty]())

@@ -1,0 +1,108 @@
+"""The arms `pykan[...]`: pykan 0.2.8 with the weights of a given network, its side effects contained.
+
+Contained are: reseeding of the global generators of torch, numpy and `random`, checkpoints in ./model (they go to a temporary
+folder that lives as long as the network), the width list changed in place, and text on standard output. What is timed is
+untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from efficient_kan import KAN
+from reference import penalties
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """Undo what pykan does to global random states, and keep it from printing."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def _build(source: KAN, *, symbolic: bool, save_act: bool, auto_save: bool) -> nn.Module:
+    with contained():
+        model: Any = source.to_pykan()
+    model.symbolic_enabled, model.save_act, model.auto_save = symbolic, save_act, auto_save
+    if auto_save:
+        folder = tempfile.TemporaryDirectory(prefix="pykan-")
+        weakref.finalize(model, folder.cleanup)
+        model.ckpt_path = folder.name
+        with contained():
+            _first_checkpoint(model, Path(folder.name))
+    module: nn.Module = model
+    return module
+
+
+def _first_checkpoint(model: Any, folder: Path) -> None:
+    """Write what the constructor writes with auto_save=True, so that later automatic saves find their history."""
+    (folder / "history.txt").write_text(f"### Round {model.round} ###\ninit => 0.0\n", encoding="utf-8")
+    model.saveckpt(path=str(folder / "0.0"))
+
+
+def build_default(source: KAN) -> nn.Module:
+    """Return pykan as its constructor leaves it: symbolic branch on, activations saved, automatic checkpoints on."""
+    return _build(source, symbolic=True, save_act=True, auto_save=True)
+
+
+def build_nosave(source: KAN) -> nn.Module:
+    """Return pykan that saves neither activations nor checkpoints; the symbolic branch stays on."""
+    return _build(source, symbolic=True, save_act=False, auto_save=False)
+
+
+def build_speed(source: KAN) -> nn.Module:
+    """Return pykan after `.speed()`: no symbolic branch, nothing saved."""
+    return _build(source, symbolic=False, save_act=False, auto_save=False)
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return gradients in the layout of `efficient_kan` (output-major; pykan is input-major)."""
+    model: Any = module
+    found = {}
+    for i, layer in enumerate(model.act_fun):
+        found[f"layers.{i}.base_weight"] = layer.scale_base.grad.T
+        found[f"layers.{i}.spline_weight"] = layer.coef.grad.transpose(0, 1)
+        found[f"layers.{i}.spline_scaler"] = layer.scale_sp.grad.T
+    return found
+
+
+def penalised(module: nn.Module, x: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
+    """Return outputs and the penalty.
+
+    `sample_std` is pykan's own `reg` with its own defaults, the activations saved for this forward as `fit` does. pykan 0.2.8
+    has no mean |phi| and detaches the activations it stores, so `sample_l1` calls its layers one by one and uses the (B, O, I)
+    tensor that each returns; the layers' affines are 1 and 0 here, and no symbolic function is active.
+    """
+    model: Any = module
+    if penalty == "sample_std":
+        saved, model.save_act = model.save_act, True
+        try:
+            y = model(x)
+        finally:
+            model.save_act = saved
+        return y, model.reg("edge_forward_spline_n", 1.0, 2.0, 0.0, 0.0)
+    if penalty == "weight_l1":
+        norms = [penalties.weight_norms(layer.coef, layer.mask).T for layer in model.act_fun]
+        return model(x), torch.stack([penalties.l1_and_entropy(n) for n in norms]).sum()
+    terms = []
+    for layer in model.act_fun:
+        x, _, edges, _ = layer(x)  # shape of edges: (B, O, I)
+        terms.append(penalties.l1_and_entropy(penalties.sample_norms(edges)))
+    return x, torch.stack(terms).sum()

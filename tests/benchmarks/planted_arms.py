@@ -1,0 +1,68 @@
+"""Arms that go wrong in known ways, for the tests of the harness (used as a plugin)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reference import ours
+from reference.arm import Arm, register
+
+
+class _Wrong(nn.Module):
+    """The right network but for one part in a million."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.inner = ours.build(source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y * (1 + 1e-6)
+
+
+def wrong_gradients(module: nn.Module) -> dict[str, Tensor]:
+    assert isinstance(module, _Wrong)
+    return ours.gradients(module.inner)
+
+
+def hang(source: Any) -> nn.Module:
+    while True:
+        time.sleep(1)
+
+
+def die(source: Any) -> nn.Module:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def fail(source: Any) -> nn.Module:
+    raise LookupError("planted")
+
+
+def greedy(source: Any) -> nn.Module:
+    torch.ones(2**30)
+    return ours.build(source)
+
+
+def _arm(name: str, builder: Any, gradients: Any = None) -> Arm:
+    return Arm(
+        name=name,
+        division="closed" if gradients else "different_maths",
+        summary="planted",
+        builder=builder,
+        gradients=gradients,
+        sources=(),
+    )
+
+
+register(_arm("wrong", _Wrong, wrong_gradients))
+register(_arm("hang", hang))
+register(_arm("die", die))
+register(_arm("fail", fail))
+register(_arm("greedy", greedy))

@@ -1,0 +1,97 @@
+"""Presets, keys and predictions: the parts that need no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import predict, presets, sources
+from benchmarks.cases import Case, Point, case_key
+from reference.arm import ARMS, get_arm
+
+POINT = Point(batch=8, layers=(4, 4, 4), grid_size=5)
+CASE = Case(kind="speed", arm="cox_de_boor", baseline="efficient_kan", point=POINT, modes=("step",), blocks=2)
+
+
+def test_keys_are_stable_and_depend_on_what_is_measured_only() -> None:
+    assert case_key(CASE, "s", {"torch": "1"}) == "15c6a5ebb3891a8ad885"
+    relabelled = CASE.model_copy(update={"axes": ("batch",), "timeout_s": 9.0})
+    assert case_key(relabelled, "s", {"torch": "1"}) == case_key(CASE, "s", {"torch": "1"})
+    others = [
+        case_key(CASE.model_copy(update={"seed": 1}), "s", {"torch": "1"}),
+        case_key(CASE, "t", {"torch": "1"}),
+        case_key(CASE, "s", {"torch": "2"}),
+    ]
+    assert len({case_key(CASE, "s", {"torch": "1"}), *others}) == 4
+
+
+def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("benchmarks", "reference", "efficient_kan"):
+        for file in (sources.ROOT / name).rglob("*.py"):
+            copy = tmp_path / file.relative_to(sources.ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    mlp = CASE.model_copy(update={"arm": "mlp[width]", "baseline": "mlp[width]"})
+
+    def hashes() -> tuple[str, str]:
+        sources._text_hash.cache_clear()
+        return sources.source_hash(CASE), sources.source_hash(mlp)
+
+    before = hashes()
+    assert before == hashes()
+    oracle = tmp_path / "reference" / "cox_de_boor.py"
+    oracle.write_text(oracle.read_text() + "\n# changed\n")
+    after = hashes()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    sources._text_hash.cache_clear()
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_sources_of_every_arm_exist(name: str) -> None:
+    assert sources.source_hash(CASE.model_copy(update={"arm": name, "baseline": None}))
+
+
+@pytest.mark.parametrize("name", ["smoke", "default"])
+def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str) -> None:
+    preset = presets.load(name)
+    cases = presets.expand(preset)
+    assert len({case.model_copy(update={"axes": ()}) for case in cases}) == len(cases)
+    assert {case.kind for case in cases} == {"speed", "memory", "penalty_cost", "sparsity"}
+    for case in cases:
+        get_arm(case.arm)
+    for axis in ("batch", "width", "grid"):
+        points = {case.point for case in cases if case.kind == "speed" and axis in case.axes and case.arm == "pykan[speed]"}
+        assert len(points) >= 2, axis
+    own = [case for case in cases if case.kind == "speed" and case.arm == case.baseline]
+    assert own, "no arm is measured against itself, so there is no noise floor"
+
+
+def test_overrides_replace_lines_and_move_the_centre() -> None:
+    preset = presets.override(presets.load("smoke"), batch=[3, 7, 11], threads=2)
+    points = {case.point for case in presets.expand(preset, ["speed"])}
+    assert {point.batch for point in points} == {3, 7, 11}
+    assert {point.threads for point in points} == {2}
+    assert preset.centre.batch == 7
+    assert {case.arm for case in presets.expand(preset, None, ["gemm_bound"])} == {"gemm_bound"}
+
+
+def test_a_misspelt_preset_field_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('about = "x"\n[centre]\nbatch = 1\nwidht = 1\ndepth = 1\ngrid = 1\n')
+    with pytest.raises(ValueError, match="widht"):
+        presets.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arm", "measured_mib"),
+    # Peaks of one training step at B=1024, 32-32-32, G=5, k=3, float32, measured by the allocator.
+    [("efficient_kan", 7.0), ("pykan[speed]", 45.9), ("pykan[default]", 70.2), ("cox_de_boor", 14.1), ("gemm_bound", 4.4)],
+)
+def test_predictions_have_the_right_size(arm: str, measured_mib: float) -> None:
+    case = Case(kind="memory", arm=arm, point=Point(batch=1024, layers=(32, 32, 32), grid_size=5), modes=("step",))
+    predicted = predict.peak_bytes(case)
+    assert predicted is not None
+    assert 0.5 < predicted / 2**20 / measured_mib < 2

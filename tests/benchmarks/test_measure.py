@@ -1,0 +1,199 @@
+"""The measuring parts, in this process: gate, paired times, allocation trace, sparsity."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.cases import Case, Point
+from benchmarks.measure import memory, speed
+from benchmarks.plugins import load_plugin
+from benchmarks.stats import paired_ratio
+from benchmarks.tasks import symbolic
+from benchmarks.worker import Job, measure
+from reference import arm as arms
+
+PLANTED = Path(__file__).with_name("planted_arms.py")
+TINY = Point(batch=16, layers=(3, 2), grid_size=3, dtype="float64")
+
+
+@pytest.fixture(autouse=True)
+def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arms, "ARMS", dict(arms.ARMS))
+    load_plugin(PLANTED, again=True)
+
+
+def speed_case(arm: str, **changes: object) -> Case:
+    settings = {"kind": "speed", "arm": arm, "baseline": "efficient_kan", "point": TINY, "modes": ("step",), "blocks": 2}
+    return Case.model_validate(settings | changes)
+
+
+def test_a_right_arm_passes_and_is_timed() -> None:
+    outcome = measure(Job(case=speed_case("cox_de_boor", modes=("forward", "forward_backward", "step"))))
+    assert outcome.status == "ok", outcome.reason
+    assert outcome.gate is not None
+    assert outcome.gate.passed
+    assert [series.mode for series in outcome.speed] == ["forward", "forward_backward", "step"]
+    assert all(len(series.arm_ns) == 4 for series in outcome.speed)
+
+
+def test_a_planted_wrong_arm_fails_the_gate_and_is_not_timed() -> None:
+    outcome = measure(Job(case=speed_case("wrong")))
+    assert outcome.status == "gate_failed"
+    assert outcome.reason.startswith("wrong: ")
+    assert outcome.speed == ()
+    assert outcome.gate is not None
+    assert outcome.gate.worst.error == pytest.approx(1e-6, rel=1e-2)
+
+
+def test_a_wrong_baseline_fails_the_gate_too() -> None:
+    outcome = measure(Job(case=speed_case("gemm_bound", baseline="wrong")))
+    assert (outcome.status, outcome.speed) == ("gate_failed", ())
+
+
+def test_no_memory_is_oom_and_an_exception_is_an_error() -> None:
+    impossible = Point(batch=2**40, layers=(2**10, 1), grid_size=1, dtype="float64")
+    assert measure(Job(case=speed_case("gemm_bound", point=impossible))).status == "oom"
+    outcome = measure(Job(case=speed_case("fail", baseline="gemm_bound")))
+    assert outcome.status == "error"
+    assert "LookupError: planted" in outcome.reason
+    assert "planted_arms.py" in outcome.reason
+
+
+def test_a_penalty_without_edges_is_unsupported() -> None:
+    case = speed_case("mlp[width]", kind="penalty_cost", baseline="mlp[width]", penalty="sample_l1")
+    assert measure(Job(case=case)).status == "unsupported"
+
+
+def test_an_unavailable_device_is_unsupported() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    point = TINY.model_copy(update={"device": "cuda"})
+    assert measure(Job(case=speed_case("efficient_kan", point=point))).status == "unsupported"
+
+
+def _busy(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def _nothing() -> None:
+    """Nothing to wait for on a CPU."""
+
+
+def test_an_arm_against_itself_covers_one_and_a_slowdown_is_found() -> None:
+    rng = np.random.default_rng(0)
+    settings = {"mode": "step", "blocks": 10, "warmup": 2, "min_sample_ms": 1.0}
+    same = speed.measure(lambda: _busy(4e-4), lambda: _busy(4e-4), _nothing, **settings)
+    interval = paired_ratio(
+        np.array(same.arm_ns) / same.arm_loops, np.array(same.baseline_ns) / same.baseline_loops, rng, confidence=0.999
+    )
+    assert interval.low <= 1 <= interval.high
+    slower = speed.measure(lambda: _busy(8e-4), lambda: _busy(4e-4), _nothing, **settings)
+    interval = paired_ratio(
+        np.array(slower.arm_ns) / slower.arm_loops, np.array(slower.baseline_ns) / slower.baseline_loops, rng
+    )
+    assert 1.3 < interval.low < interval.value < 3
+
+
+def test_blocks_alternate_abba_and_baab() -> None:
+    order: list[str] = []
+    series = speed.measure(
+        lambda: order.append("A"),
+        lambda: order.append("B"),
+        _nothing,
+        mode="step",
+        blocks=2,
+        warmup=1,
+        min_sample_ms=0.0,
+    )
+    assert (series.arm_loops, series.baseline_loops) == (1, 1)
+    assert "".join(order[-12:]) == "ABABBAABBAAB"
+    # Each block is preceded by one untimed call of both.
+    assert series.arm_first == (True, False, False, True)
+
+
+def test_pair_statistics_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(100):
+        drift = rng.lognormal(0, 0.5, 24)
+        found = paired_ratio(1.1 * drift * rng.lognormal(0, 0.02, 24), drift * rng.lognormal(0, 0.02, 24), rng, resamples=400)
+        hits += found.low <= 1.1 <= found.high
+    assert hits >= 88
+
+
+def test_known_allocations_are_measured_to_the_byte() -> None:
+    with memory.AllocationTrace() as trace:
+        kept = torch.empty(1000, dtype=torch.float64)
+        with trace.window("known"):
+            a = torch.empty(300, dtype=torch.float32)
+            b = torch.empty(50, 7, dtype=torch.float64)
+            del a
+            c = torch.empty(10, dtype=torch.int64)
+            del b, c
+        with trace.window("empty"):
+            pass
+        del kept
+    assert trace.peak("known") == memory.Peak(before=8000, peak=8000 + 1200 + 2800)
+    assert trace.peak("empty") == memory.Peak(before=8000, peak=8000)
+
+
+def test_memory_parts_add_up_and_repeat_exactly() -> None:
+    case = Case(kind="memory", arm="efficient_kan", point=TINY, modes=("forward", "step"))
+    first, second = (measure(Job(case=case)) for _ in range(2))
+    assert first.status == "ok", first.reason
+    for a, b in zip(first.memory, second.memory, strict=True):
+        parts = a.parameter_bytes + a.gradient_bytes + a.optimiser_bytes + a.input_bytes + a.activation_bytes
+        assert parts == a.peak_bytes == b.peak_bytes
+        assert a.input_bytes == 8 * 16 * (3 + 2)
+        assert a.rss_before_bytes is not None
+    forward, step = first.memory
+    trained = 2 * 3 * (3 + 3 + 2)  # base weights, scalers and G + k coefficients of six edges
+    assert (forward.gradient_bytes, step.gradient_bytes) == (0, 8 * trained)
+    assert step.optimiser_bytes == 2 * 8 * trained + 4 * 3  # Adam: two moments, and a float32 step count per tensor
+    assert step.activation_bytes > 0
+
+
+def test_sparsity_counts_edges_and_ignores_what_does_not_matter() -> None:
+    point = Point(batch=200, layers=(5, 3, 1), grid_size=5)
+    case = Case(
+        kind="sparsity",
+        arm="efficient_kan",
+        point=point,
+        task="exp_sin",
+        penalty="sample_l1",
+        strength=0.01,
+        steps=150,
+        threshold=0.01,
+    )
+    outcome = measure(Job(case=case))
+    assert outcome.status == "ok", outcome.reason
+    result = outcome.sparsity
+    assert result is not None
+    assert result.test_rmse < 0.5
+    assert result.total_edges == 18
+    assert 2 <= result.active_edges < 18
+    assert result.active_edges == sum(score > 0.01 for layer in result.edge_scores for score in layer)
+    again = measure(Job(case=case)).sparsity
+    assert again is not None
+    assert again.edge_scores == result.edge_scores
+    wrong = case.model_copy(update={"point": TINY})
+    assert "expected 5 inputs and 1 output" in measure(Job(case=wrong)).reason
+
+
+@pytest.mark.parametrize("name", list(symbolic.TASKS))
+def test_tasks_depend_on_the_relevant_inputs_alone(name: str) -> None:
+    task = symbolic.get_task(name)
+    split = symbolic.sample(task, 50, 10, torch.Generator().manual_seed(0), torch.float64)
+    assert split.train_x.shape == (50, task.inputs)
+    assert split.train_y.shape == (50, 1)
+    x = split.train_x.clone()
+    x[:, task.relevant :] = 0.0
+    torch.testing.assert_close(task.formula(x), task.formula(split.train_x))
+    assert float(split.train_y.std()) == pytest.approx(1)

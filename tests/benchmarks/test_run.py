@@ -1,0 +1,181 @@
+"""The runner with real worker processes: every failure becomes a row, a killed run resumes, two runs refuse each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import presets, results, runner, sources
+from benchmarks.cases import Case, Point
+from benchmarks.plugins import load_plugin
+from benchmarks.store import Locked, Store
+from reference import arm as arms
+
+ROOT = Path(__file__).resolve().parents[2]
+PLANTED = Path(__file__).with_name("planted_arms.py")
+PRESET = """
+about = "for tests"
+jobs = 2
+
+[centre]
+batch = 8
+width = 2
+depth = 1
+grid = 2
+dtype = "float64"
+
+[memory]
+arms = ["gemm_bound", "mlp[width]"]
+modes = ["forward"]
+timeout_s = 60
+"""
+
+
+def case(arm: str, batch: int = 8, timeout_s: float = 60.0) -> Case:
+    point = Point(batch=batch, layers=(2, 2), grid_size=2, dtype="float64")
+    return Case(kind="memory", arm=arm, point=point, modes=("forward",), timeout_s=timeout_s)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(arms, "ARMS", dict(arms.ARMS))
+    load_plugin(PLANTED, again=True)
+    return PLANTED
+
+
+def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, planted: Path) -> None:
+    cases = [
+        case("gemm_bound"),
+        case("die"),
+        case("fail"),
+        case("hang", timeout_s=4.0),
+    ]
+    counts = runner.run("test", cases, tmp_path, jobs=2, plugin=planted, command="pytest")
+    rows = {(row.case.arm, row.case.point.batch): row for row in results.load_rows(tmp_path)}
+    statuses = {key: row.status for key, row in rows.items()}
+    assert statuses[("gemm_bound", 8)] == "ok"
+    assert statuses[("die", 8)] == "killed"
+    assert "SIGKILL" in rows[("die", 8)].reason
+    assert statuses[("fail", 8)] == "error"
+    assert "planted" in rows[("fail", 8)].reason
+    assert statuses[("hang", 8)] == "timeout"
+    assert sum(counts.values()) == 4
+    assert results.load_environments(tmp_path)[rows[("die", 8)].env_id].command == "pytest"
+    frame = results.memory_frame(list(rows.values()))
+    assert len(frame) == 4
+    assert frame["peak_bytes"].notna().sum() == 1
+
+
+def test_a_failure_rules_out_what_is_larger(tmp_path: Path, planted: Path) -> None:
+    cases = [case("die"), case("die", batch=16), case("mlp[width]", batch=16)]
+    counts = runner.run("test", cases, tmp_path, plugin=planted)
+    assert counts == {"killed": 1, "skipped_by_frontier": 1, "ok": 1}
+    (skipped,) = (row for row in results.load_rows(tmp_path) if row.status == "skipped_by_frontier")
+    assert "ended in killed" in skipped.reason
+
+
+def test_the_memory_limit_makes_an_oom_of_a_greedy_arm(tmp_path: Path) -> None:
+    job = runner.Job(case=case("greedy"), plugin=str(PLANTED), memory_limit_bytes=2**30)
+    target = tmp_path / "outcome.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.worker", str(target)],
+        input=job.model_dump_json().encode() + b"\ngo\n",
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert json.loads(target.read_text())["status"] == "oom"
+
+
+def _command(preset: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "benchmarks", "run", "--preset", str(preset), "--out", str(out)]
+
+
+def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
+    preset, out = tmp_path / "tiny.toml", tmp_path / "out"
+    preset.write_text(PRESET.replace("jobs = 2", "jobs = 1"))
+    rows = out / "raw" / "rows.jsonl"
+    first = subprocess.Popen(_command(preset, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = rows.read_bytes()
+    assert kept.count(b"\n") == 1
+    with rows.open("ab") as file:
+        file.write(b'{"schema_version": 1, "run_id": "to')
+    second = subprocess.run(_command(preset, out), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "1 cases are in" in second.stderr
+    assert rows.read_bytes().startswith(kept)
+    assert (out / "raw" / "rows.torn").read_bytes().startswith(b'{"schema_version": 1, "run_id": "to')
+    assert [row.status for row in results.load_rows(out)] == ["ok", "ok"]
+    before = rows.read_bytes()
+    third = subprocess.run(_command(preset, out), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (third.returncode, third.stdout) == (0, "2 ok\n")
+    assert rows.read_bytes() == before
+
+
+def test_a_locked_folder_is_refused(tmp_path: Path) -> None:
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(PRESET)
+    with Store(tmp_path / "out"):
+        with pytest.raises(Locked, match="another run"), Store(tmp_path / "out"):
+            pass
+        done = subprocess.run(_command(preset, tmp_path / "out"), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "another run" in done.stderr
+    with Store(tmp_path / "out") as store:
+        assert store.statuses() == {}
+
+
+def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "rows.jsonl").write_text('{"schema_version": 0, "case_key": "a", "status": "ok"}\n')
+    with pytest.raises(ValueError, match="schema_version 1, got 0"), Store(tmp_path) as store:
+        store.statuses()
+    with pytest.raises(ValueError, match="never mixed"):
+        results.load_rows(tmp_path)
+
+
+def test_retry_takes_failed_cases_again_and_nothing_else(planted: Path) -> None:
+    cases = [case("gemm_bound"), case("fail"), case("die")]
+    known = {runner.key_of(cases[0], planted): "ok", runner.key_of(cases[1], planted): "error"}
+    assert runner.pending(cases, known, retry=False, plugin=planted) == [cases[2]]
+    assert runner.pending(cases, known, retry=True, plugin=planted) == cases[1:]
+
+
+def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "plan", "--preset", "smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cases = presets.expand(presets.load("smoke"))
+    sources._text_hash.cache_clear()
+    assert done.stdout.count(" B=") == len(cases)
+    assert all(runner.key_of(case) in done.stdout for case in cases)
+    assert f"{len(cases)} cases; largest predicted peak" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "nope"], "preset: expected one of default, smoke"),
+        (["--arms", "pykan"], "arm: expected one of efficient_kan"),
+        (["--arms", "mlp[width]", "--only", "sparsity"], "at least one case"),
+        (["--batch", "0"], "batch: expected positive whole numbers"),
+    ],
+    ids=["preset", "arm", "empty", "batch"],
+)
+def test_a_bad_selection_is_refused(arguments: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "benchmarks", "plan", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
