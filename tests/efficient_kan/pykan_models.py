@@ -14,8 +14,8 @@ METRICS = {True: "edge_forward_spline_n", False: "edge_forward_spline_u"}
 def make(width: list[int], grid_size: int, spline_order: int, *, adapted: bool = False, seed: int = 0) -> MultKAN:
     """A float64 model whose coefficients, scales and masks are drawn, not those of pykan's constructor.
 
-    The splines are smooth curves of slope and size about one with noise of the size that pykan starts from (0.3 / G). Independent
-    coefficients of size one would have slopes of order G, which amplify any rounding by G in every layer.
+    The splines are smooth curves of slope and size about one with noise of the size that pykan starts from (0.3 / G).
+    Independent coefficients of size one would have slopes of order G, which amplify any rounding by G in every layer.
     """
     generator = torch.Generator().manual_seed(seed)
     model = _empty(width, grid_size, spline_order)

@@ -1,7 +1,7 @@
 """Every public function keeps every tensor on its device, checked without a second device.
 
-`meta` tensors have a device and shapes but no values, and know autograd. Fake CUDA tensors pass for CUDA tensors on any machine;
-a CPU build of torch aborts the process where autograd meets them, so they are used without it.
+`meta` tensors have a device and shapes but no values, and know autograd. Fake CUDA tensors pass for CUDA tensors on any
+machine; a CPU build of torch aborts the process where autograd meets them, so they are used without it.
 """
 
 from __future__ import annotations

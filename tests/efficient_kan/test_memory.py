@@ -81,13 +81,21 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+# The weights outweigh the samples: float64 copies of the weights would show.
+def test_a_penalised_step_of_a_wide_layer_and_few_samples_peaks_near_a_plain_one() -> None:
+    plain = step_peak(256, [512, 512], None)
+    for penalty in PENALTIES:
+        ratio = step_peak(256, [512, 512], penalty) / plain
+        assert ratio <= 1.2, f"{penalty}: {ratio:.3f} of {plain / 2**20:.1f} MiB"
+
+
 SHAPES = [(512, 48, 64), (64, 8, 40), (300, 2, 33), (7, 300, 200), (4096, 16, 24)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("penalty", [None, *PENALTIES], ids=str)
 def test_no_tensor_of_all_edges_is_ever_made(shape: tuple[int, int, int], penalty: Any) -> None:
-    """In forward, backward and the penalties. The grids keep G + k + 1 below B and O, or the expanded input would be as large."""
+    """In forward, backward and the penalties. G + k + 1 stays below B and O, or the expanded input were as large."""
     B, I, O = shape
     layer = KANLinear(I, O, grid_size=2, spline_order=2, generator=torch.Generator().manual_seed(0))
     x = torch.rand(B, I, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -186,11 +194,18 @@ CASES = [
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["one-block", "many-blocks"])
-@pytest.mark.parametrize("options", [{}, {"enable_standalone_scale_spline": False, "spline_order": 1, "grid_size": 9}], ids=["k3", "k1"])
+@pytest.mark.parametrize(
+    "options", [{}, {"enable_standalone_scale_spline": False, "spline_order": 1, "grid_size": 9}], ids=["k3", "k1"]
+)
 @pytest.mark.parametrize("shape", [(2, 1, 1), (40, 5, 7), (900, 3, 4), (33, 20, 2)], ids=str)
 @pytest.mark.parametrize(("penalty", "plain"), CASES, ids=[str(case[0]) for case in CASES])
 def test_penalties_equal_plain_autograd(
-    penalty: Any, plain: Any, shape: tuple[int, int, int], options: dict[str, Any], blocks: bool, monkeypatch: pytest.MonkeyPatch
+    penalty: Any,
+    plain: Any,
+    shape: tuple[int, int, int],
+    options: dict[str, Any],
+    blocks: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Outputs, the penalty and the gradients of a loss of both, relative to 1e-12 in float64."""
     if blocks:

@@ -66,9 +66,7 @@ def test_200_adam_steps_coincide(model: MultKAN) -> None:
     numpy.testing.assert_allclose(ours, theirs, rtol=1e-8)
 
 
-def lbfgs_curve(
-    network: Any, losses: Callable[..., tuple[Tensor, Tensor]], steps: int, iterations: int = 20
-) -> numpy.ndarray:
+def lbfgs_curve(network: Any, losses: Callable[..., tuple[Tensor, Tensor]], steps: int, iterations: int = 20) -> numpy.ndarray:
     """The loop of ``MultKAN.fit``: its optimiser and settings, grid updates before steps 0 and 5; root mean squares."""
     data = dataset()
     optimiser = LBFGS(
