@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -231,19 +232,9 @@ class KANLinear(nn.Module):
         grid, coefficients = grid_update.refined_spline(
             x.reshape(-1, self.in_features), self.grid, self.spline_weight, self.spline_order, grid_size
         )
-        return self._with_spline(grid, coefficients)
-
-    def _with_spline(self, grid: Tensor, coefficients: Tensor) -> KANLinear:
-        """A copy of this layer on another grid."""
-        import copy
-
-        layer = copy.copy(self)
-        layer.__dict__ = {key: copy.copy(value) for key, value in self.__dict__.items()}
-        layer.base_activation = copy.deepcopy(self.base_activation)
-        for name, parameter in self.named_parameters(recurse=False):
-            data = coefficients if name == "spline_weight" else parameter.detach().clone()
-            setattr(layer, name, nn.Parameter(data, requires_grad=parameter.requires_grad))
-        layer.grid, layer.edge_mask = grid, self.edge_mask.clone()
+        layer = copy.deepcopy(self)
+        layer.spline_weight = nn.Parameter(coefficients, requires_grad=self.spline_weight.requires_grad)
+        layer.grid = grid
         layer.grid_size = grid.shape[1] - 1 - 2 * self.spline_order
         return layer
 
