@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import cyclopts
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import predict, presets, runner
@@ -20,6 +23,18 @@ from benchmarks.store import Locked
 from reference.arm import get_arm
 
 app = cyclopts.App(name="benchmarks", help="Measure efficient_kan beside pykan and other arms.", version_flags=[])
+
+
+def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
+    """Return the numbers in `tokens`, each of which holds one or, with commas between them, several."""
+    texts = [text for token in tokens for text in token.value.split(",")]
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        raise ValueError(f"expected whole numbers, got {' '.join(texts)}") from None
+
+
+WholeNumbers = Annotated[list[int] | None, Parameter(consume_multiple=True, converter=_whole_numbers)]
 
 
 @Parameter(name="*")
@@ -36,7 +51,7 @@ class Selection:
     arms
         Arms to keep.
     batch
-        Batch sizes instead of the preset's.
+        Batch sizes instead of the preset's: 64 256 or 64,256.
     width
         Layer widths instead of the preset's.
     grid
@@ -44,7 +59,7 @@ class Selection:
     threads
         Threads of the numerical libraries.
     device
-        Device of torch, such as cpu or cuda.
+        Device of torch: cpu, cuda or cuda:N.
     plugin
         Python file that registers further arms, see `reference.arm.register`.
     """
@@ -52,15 +67,18 @@ class Selection:
     preset: str = "smoke"
     only: Annotated[list[Kind] | None, Parameter(consume_multiple=True)] = None
     arms: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
-    batch: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
-    width: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
-    grid: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
+    batch: WholeNumbers = None
+    width: WholeNumbers = None
+    grid: WholeNumbers = None
     threads: int | None = None
     device: str | None = None
     plugin: Path | None = None
 
     def resolve(self) -> tuple[presets.Preset, list[Case]]:
-        """Return the preset as overridden and its cases. Raises ValueError if something does not fit or nothing is left."""
+        """Return the preset as overridden and its cases.
+
+        Raises ValueError if something does not fit, or if the preset has nothing for one of `arms` or of `only`.
+        """
         if self.plugin:
             load_plugin(self.plugin)
         preset = presets.override(
@@ -78,11 +96,18 @@ class Selection:
             get_arm(case.arm)
         if not cases:
             raise ValueError("only, arms: expected a selection with at least one case, got one without")
+        for name, asked, found in (
+            ("arms", self.arms, {case.arm for case in cases}),
+            ("only", self.only, {case.kind for case in cases}),
+        ):
+            if missing := [one for one in asked or () if one not in found]:
+                chosen = f"what preset {preset.name} measures in this selection ({', '.join(sorted(found))})"
+                raise ValueError(f"{name}: expected {chosen}, got {', '.join(missing)}")
         return preset, cases
 
 
 def _refuse(console: Console, error: Exception) -> NoReturn:
-    console.print(f"[bold red]error:[/] {error}", highlight=False)
+    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
     raise SystemExit(2)
 
 
@@ -150,7 +175,7 @@ def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retr
                 jobs=preset.jobs,
                 retry=retry,
                 plugin=selection.plugin,
-                command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
+                command=f"python -m benchmarks {shlex.join(sys.argv[1:])}",
                 on_start=on_start,
                 on_row=on_row,
             )

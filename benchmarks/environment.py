@@ -59,7 +59,7 @@ def capture(run_id: str, command: str) -> Environment:
 
 
 def git_commit() -> tuple[str, bool | None]:
-    """Return the commit of this checkout and whether tracked files differ from it; ("unknown", None) outside git."""
+    """Return the commit of this checkout and whether files differ from it or are untracked; ("unknown", None) outside git."""
     git = shutil.which("git")
     if git is None:
         return "unknown", None

@@ -10,7 +10,7 @@ from pathlib import Path
 def load_plugin(path: Path, *, again: bool = False) -> None:
     """Run the file at `path` as the module `benchmark_plugin_<stem>`: once, or `again` if asked.
 
-    Raises ValueError if there is no such file.
+    Raises ValueError if there is no such file or it fails.
     """
     name = f"benchmark_plugin_{path.stem}"
     if name in sys.modules and not again:
@@ -20,4 +20,8 @@ def load_plugin(path: Path, *, again: bool = False) -> None:
         raise ValueError(f"plugin: expected a Python file, got {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"plugin: expected a file that runs, got {path.name}: {type(error).__name__}: {error}") from error

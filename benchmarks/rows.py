@@ -25,7 +25,9 @@ Division = Literal["closed", "bound", "different_maths"]
 class GateError(Record):
     """Error of one tensor of the arm: max|d| / max|ref| against the float64 oracle."""
 
-    tensor: str = Field(description="'output', 'input.grad', 'penalty' or '<layer>.<parameter>.grad'")
+    tensor: str = Field(
+        description="'output', 'input.grad', 'penalty' or '<layer>.<parameter>.grad'; see `benchmarks.measure.gate`"
+    )
     error: float | None = Field(description="None if not finite")
     limit: float
 

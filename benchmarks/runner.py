@@ -34,7 +34,10 @@ _STOPS_LARGER = ("oom", "killed", "timeout")
 
 @dataclass
 class Run:
-    """One invocation: what to do, where, and what it has come to so far."""
+    """One invocation: what to do, where, and what it has come to so far.
+
+    `failed` are the cases, with key and status, that rule out larger ones; those of earlier invocations are given.
+    """
 
     store: Store
     preset: str
@@ -42,8 +45,8 @@ class Run:
     plugin: Path | None = None
     jobs: int = 1
     on_row: Callable[[Row], None] = lambda row: None
+    failed: list[tuple[Case, str, Status]] = field(default_factory=list)
     counts: Counter[Status] = field(default_factory=Counter)
-    _failed: list[tuple[Case, str, Status]] = field(default_factory=list)
     _children: set[Child] = field(default_factory=set)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _stopped: bool = False
@@ -134,12 +137,12 @@ class Run:
         with self._guard:
             self.counts[row.status] += 1
             if row.status in _STOPS_LARGER:
-                self._failed.append((case, row.case_key, row.status))
+                self.failed.append((case, row.case_key, row.status))
             self.on_row(row)
 
     def _blocked(self, case: Case) -> Outcome | None:
         with self._guard:
-            for smaller, key, status in self._failed:
+            for smaller, key, status in self.failed:
                 if _dominates(case, smaller):
                     reason = f"not tried: case {key} is no larger and ended in {status}"
                     return Outcome(status="skipped_by_frontier", reason=reason)
@@ -193,13 +196,15 @@ def run(
     with Store(out) as store:
         known = store.statuses()
         todo = pending(cases, known, retry=retry, plugin=plugin)
-        chosen = {key_of(case, plugin) for case in cases} - {key_of(case, plugin) for case in todo}
-        old = Counter(known[key] for key in chosen)
-        on_start(len(todo), len(chosen))
+        again = {key_of(case, plugin) for case in todo}
+        done = {key: case for case in cases if (key := key_of(case, plugin)) not in again}
+        old = Counter(known[key] for key in done)
+        on_start(len(todo), len(done))
         if todo:
             where = environment.capture(uuid.uuid4().hex[:12], command)
             store.add(where)
-            this = Run(store, preset, where, plugin, jobs, on_row)
+            failed = [(case, key, known[key]) for key, case in done.items() if known[key] in _STOPS_LARGER]
+            this = Run(store, preset, where, plugin, jobs, on_row, failed)
             this.cases(todo)
             old += this.counts
         return old

@@ -35,12 +35,12 @@ def _text_hash(module: str) -> str:
 
 
 def source_hash(case: Case, plugin: Path | None = None) -> str:
-    """Return a hash over the source of the case's arm, its baseline, the measurement and, where it gates, the oracle."""
-    modules = {*_ALWAYS, *_BY_KIND[case.kind], *get_arm(case.arm).sources}
-    if case.baseline:
-        modules.update(get_arm(case.baseline).sources)
-    if case.kind in ("speed", "penalty_cost") and get_arm(case.arm).exact:
-        modules.update(get_arm("cox_de_boor").sources)
+    """Return a hash over the source of the case's arm, its baseline, the measurement and, where gated, oracle and yardstick."""
+    arms = [get_arm(name) for name in (case.arm, case.baseline) if name]
+    modules = {*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in arms for module in arm.sources)}
+    if case.kind in ("speed", "penalty_cost") and any(arm.exact for arm in arms):
+        for name in ("cox_de_boor", "pykan[speed]"):
+            modules.update(get_arm(name).sources)
     parts = [_text_hash(module) for module in sorted(modules)]
     if plugin is not None:
         parts.append(hashlib.sha256(plugin.read_bytes()).hexdigest())

@@ -30,8 +30,11 @@ class Store:
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
-        self.raw.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.raw / ".lock").open("a+")
+        try:
+            self.raw.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.raw / ".lock").open("a+")
+        except OSError as error:
+            raise ValueError(f"out: expected a folder to write to, got {self.raw.parent}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -60,18 +63,23 @@ class Store:
         os.truncate(path, len(content) - len(torn))
 
     def statuses(self) -> dict[str, Status]:
-        """Return the status of the newest row of each case key. Raises ValueError on another schema version."""
+        """Return the status of the newest row of each case key. Raises ValueError on a damaged row or another schema."""
         found: dict[str, Status] = {}
         if not self.rows.exists():
             return found
         for number, line in enumerate(self.rows.read_text(encoding="utf-8").splitlines(), start=1):
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+                key, status = record["case_key"], record["status"]
+            except (ValueError, KeyError, TypeError):
+                text = f"out: expected a row in each line of {self.rows.name}, got {line[:60]!r} in line {number}"
+                raise ValueError(f"{text}; use another folder") from None
             if record.get("schema_version") != SCHEMA_VERSION:
                 raise ValueError(
                     f"out: expected rows of schema_version {SCHEMA_VERSION}, got "
                     f"{record.get('schema_version')!r} in line {number} of {self.rows.name}; use another folder"
                 )
-            found[record["case_key"]] = record["status"]
+            found[key] = status
         return found
 
     def add(self, record: Row | Environment) -> None:

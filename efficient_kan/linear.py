@@ -204,7 +204,8 @@ class KANLinear(nn.Module):
 
     def _linear(self, inputs: LayerInputs) -> Tensor:
         device = inputs.x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if cast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
             inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
         y = resolve(self.kernel).spline_linear(inputs)
         return y if self.bias is None else y + self.bias.to(y.dtype)

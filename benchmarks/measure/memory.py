@@ -2,7 +2,7 @@
 
 CPU: torch.profiler records every allocation and release; their running sum since before the network was built is the number of
 bytes that tensors hold, and its largest value during the call is the peak. The event tree is a semi-private interface of
-torch, so `tests/benchmarks/test_memory.py` measures allocations of known size. CUDA: the allocator's own statistics.
+torch, so `tests/benchmarks/test_measure.py` measures allocations of known size. CUDA: the allocator's own statistics.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ only, `arms` along all lines.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -113,12 +114,20 @@ def load(name: str) -> Preset:
     if not path.is_file():
         choices = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         raise ValueError(f"preset: expected one of {choices}, or a .toml file, got {name!r}")
-    with path.open("rb") as file:
-        content = tomllib.load(file)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"preset: expected a file in TOML, got {path.name}: {error}") from error
     try:
         return Preset.model_validate({"name": path.stem} | content)
     except ValidationError as error:
-        raise ValueError(f"preset: expected a file of this schema, got {path.name}: {error}") from error
+        raise ValueError(f"preset: expected a file of this schema, got {path.name}: {_texts(error)}") from error
+
+
+def _texts(error: ValidationError) -> str:
+    """What is wrong where, on one line."""
+    found = error.errors(include_url=False)
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in found)
 
 
 def override(
@@ -133,6 +142,8 @@ def override(
     """Return `preset` with other lines, threads or device.
 
     A line's values are replaced by those given; if the centre is not among them it moves to their median.
+
+    Raises ValueError if a value is not positive or `device` is neither cpu nor cuda, with or without a number.
     """
     centre, lines = preset.centre.model_dump(), preset.lines.model_dump()
     given = {"batch": batch, "width": width, "grid": grid}
@@ -144,6 +155,10 @@ def override(
         lines[axis] = tuple(values)
         if centre[axis] not in values:
             centre[axis] = sorted(values)[len(values) // 2]
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: expected at least 1, got {threads}")
+    if device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}")
     centre |= {name: value for name, value in (("threads", threads), ("device", device)) if value is not None}
     return preset.model_copy(update={"centre": Centre(**centre), "lines": Lines(**lines)})
 
@@ -235,6 +250,8 @@ def _sparsity(preset: Preset, sparsity: Sparsity) -> Iterator[Case]:
         batch=sparsity.samples,
         layers=sparsity.layers,
         grid_size=sparsity.grid,
+        spline_order=preset.centre.spline_order,
+        dtype=preset.centre.dtype,
         device=preset.centre.device,
         threads=preset.centre.threads,
     )

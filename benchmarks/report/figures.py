@@ -22,7 +22,12 @@ class Entry:
 
 
 _SCALING = (
-    ("time", "time", scaling.TIME, "Time of one call, median; both axes logarithmic."),
+    (
+        "time",
+        "time",
+        scaling.TIME,
+        "Time of one call, median, each arm in a process of its own: compare arms by the ratios below.",
+    ),
     (
         "ratio",
         "time_ratio",
@@ -74,7 +79,8 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
             "penalty_cost",
             name,
             f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size} ({setting}). "
-            "Above: time and peak memory. Below: both over the same arm's step without a penalty; whiskers are 95 % intervals.",
+            "Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a penalty, the "
+            "time with 95 % intervals.",
         )
 
 

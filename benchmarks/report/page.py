@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from benchmarks.report.cells import markdown, number
-from benchmarks.report.data import AXES, Data, machine_names, processor
+from benchmarks.report.data import AXES, POINT, Data, machine_names, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.scaling import MODES
 from benchmarks.report.tables import BASELINE, Table
@@ -22,7 +22,8 @@ _SECTIONS = (
 )
 _NOTES = {
     "memory": "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and "
-    "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count pages, not tensors.",
+    "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
+    "whole process, libraries included: subtract the resident set before the call.",
     "penalty_cost": "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values.",
     "sparsity": "A network counts as sparse here by edges whose importance is at most the declared threshold; "
     "the right half shows what the error is once those edges are really gone.",
@@ -102,6 +103,24 @@ def _sentences(summary: pd.DataFrame) -> str:
     return "\n".join(sentences)
 
 
+def _drift(data: Data) -> str:
+    """How far the baseline's own time differed between processes, where it did most; empty if no point has two."""
+    if data.speed.empty:
+        return ""
+    keys = [*POINT, "mode", "baseline"]
+    times = data.speed.groupby(keys)["baseline_ms"].agg(["min", "max", "count"]).reset_index()
+    times = times[times["count"] > 1]
+    if times.empty:
+        return ""
+    worst = times.assign(factor=times["max"] / times["min"]).nlargest(1, "factor").to_dict("records")[0]
+    where = f"B = {worst['batch']}, {worst['layers']}, G = {worst['grid_size']}, {MODES[worst['mode']]}"
+    return (
+        f"Absolute times of different cases come from different processes and moments: `{worst['baseline']}` itself took "
+        f"{number(worst['min'])} to {number(worst['max'])} ms in {worst['count']} processes at one point ({where}). Only "
+        "the ratios, measured side by side, compare arms.\n\n"
+    )
+
+
 def _reading(data: Data) -> str:
     floor = data.noise_floor
     noise = (
@@ -111,7 +130,7 @@ def _reading(data: Data) -> str:
         else "No noise floor was measured: the baseline was not run against itself."
     )
     return (
-        f"{noise} *Beyond noise* compares the interval with the floor at the "
+        f"{_drift(data)}{noise} *Beyond noise* compares the interval with the floor at the "
         "same point and mode, or the largest of the mode where none was measured there.\n\n"
         "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
         "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
@@ -169,9 +188,12 @@ def _provenance(data: Data) -> str:
 
 
 def _reproduce(data: Data) -> str:
-    presets = sorted(set(data.cases["preset"]))
-    commands = [f"nox -s bench -- --preset {name}" for name in presets]
+    used = {row.env_id for row in data.rows}
+    commands = sorted({env.command for key, env in data.environments.items() if key in used and env.command})
+    install = "python -m pip install -e . --group bench -c constraints.txt"
     return (
-        "To measure again (a run resumes where it stopped; finished cases are not repeated) or to render again from stored "
-        "rows alone:\n\n```\npython -m pip install nox\n" + "\n".join([*commands, "nox -s report -- --out FOLDER"]) + "\n```"
+        "To measure again (into a new folder: finished cases are not repeated), and to render again from stored rows alone, in "
+        "a checkout of the commit above:\n\n```\n"
+        + "\n".join([install, *commands, "python -m benchmarks report --out FOLDER"])
+        + "\n```"
     )

@@ -79,7 +79,7 @@ def draw_sparsity(trained: pd.DataFrame) -> Figure:
             axes.plot(middle["active_edges"], middle[column], color=look.colour, marker=look.marker, linestyle=look.line)
         axes.set_title(title)
         axes.set_xlabel(f"active edges (of {total:g})")
-    grid[0].set_ylabel("test RMSE (units of the target)")
+    grid[0].set_ylabel("test RMSE (deviations of the target)")
     grid[0].set_xlim(-0.04 * total, 1.04 * total)
     grid[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
     grid[0].set_yscale("log")

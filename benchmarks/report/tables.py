@@ -13,6 +13,16 @@ from benchmarks.report.data import POINT, Data, centre
 from benchmarks.report.scaling import MODES
 
 BASELINE = "efficient_kan"
+_PARTS = {
+    "parameter": "parameters and buffers",
+    "gradient": "gradients",
+    "optimiser": "optimiser",
+    "input": "inputs",
+    "activation": "rest of the peak: activations, workspace",
+    "rss_before": "RSS before",
+    "rss_peak": "RSS peak",
+    "sampled_rss_peak": "sampled RSS peak",
+}
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,7 @@ def memory(data: Data) -> Table:
         "peak (MiB)": numbers(frame["peak_mib"]),
         f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
     }
-    for part in ("parameter", "gradient", "optimiser", "input", "activation", "rss_peak", "sampled_rss_peak"):
-        heading = part.replace("_", " ").replace("rss", "RSS")
+    for part, heading in _PARTS.items():
         view[f"{heading} (MiB)"] = numbers(frame[f"{part}_bytes"].astype(float) / 2**20)
     return Table("memory", frame, view | {"status": list(frame["status"])})
 

@@ -31,6 +31,12 @@ def wrong_gradients(module: nn.Module) -> dict[str, Tensor]:
     return ours.gradients(module.inner)
 
 
+def half_detached(module: nn.Module, x: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
+    """The right value, from which no gradient reaches the network."""
+    y, value = ours.penalised(module, x, penalty)
+    return y, value.detach() + 0 * y.sum()
+
+
 def hang(source: Any) -> nn.Module:
     while True:
         time.sleep(1)
@@ -50,18 +56,20 @@ def greedy(source: Any) -> nn.Module:
     return ours.build(source)
 
 
-def _arm(name: str, builder: Any, gradients: Any = None) -> Arm:
+def _arm(name: str, builder: Any, gradients: Any = None, penalised: Any = None) -> Arm:
     return Arm(
         name=name,
         division="closed" if gradients else "different_maths",
         summary="planted",
         builder=builder,
         gradients=gradients,
+        penalised=penalised,
         sources=(),
     )
 
 
 register(_arm("wrong", _Wrong, wrong_gradients))
+register(_arm("detached_penalty", ours.build, ours.gradients, half_detached))
 register(_arm("hang", hang))
 register(_arm("die", die))
 register(_arm("fail", fail))

@@ -35,9 +35,11 @@ def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Pa
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     mlp = CASE.model_copy(update={"arm": "mlp[width]", "baseline": "mlp[width]"})
 
-    def hashes() -> tuple[str, str]:
+    ungated = CASE.model_copy(update={"arm": "gemm_bound"})  # its baseline is gated all the same
+
+    def hashes() -> tuple[str, str, str]:
         sources._text_hash.cache_clear()
-        return sources.source_hash(CASE), sources.source_hash(mlp)
+        return sources.source_hash(CASE), sources.source_hash(mlp), sources.source_hash(ungated)
 
     before = hashes()
     assert before == hashes()
@@ -46,6 +48,10 @@ def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Pa
     after = hashes()
     assert after[0] != before[0]
     assert after[1] == before[1]
+    assert after[2] != before[2]
+    yardstick = tmp_path / "reference" / "pykan.py"
+    yardstick.write_text(yardstick.read_text() + "\n# changed\n")
+    assert hashes()[0] != after[0]
     sources._text_hash.cache_clear()
 
 
@@ -76,6 +82,20 @@ def test_overrides_replace_lines_and_move_the_centre() -> None:
     assert {point.threads for point in points} == {2}
     assert preset.centre.batch == 7
     assert {case.arm for case in presets.expand(preset, None, ["gemm_bound"])} == {"gemm_bound"}
+
+
+def test_sparsity_has_the_dtype_and_order_of_the_centre() -> None:
+    preset = presets.load("smoke")
+    centre = preset.centre.model_copy(update={"dtype": "float64", "spline_order": 2})
+    points = {case.point for case in presets.expand(preset.model_copy(update={"centre": centre}), ["sparsity"])}
+    assert {(point.dtype, point.spline_order) for point in points} == {("float64", 2)}
+
+
+def test_a_preset_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text("a = [")
+    with pytest.raises(ValueError, match=r"preset: expected a file in TOML, got p\.toml"):
+        presets.load(str(path))
 
 
 def test_a_misspelt_preset_field_is_refused(tmp_path: Path) -> None:

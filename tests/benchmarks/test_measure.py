@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.plugins import load_plugin
 from benchmarks.stats import paired_ratio
 from benchmarks.tasks import symbolic
 from benchmarks.worker import Job, measure
+from efficient_kan import KAN
 from reference import arm as arms
 
 PLANTED = Path(__file__).with_name("planted_arms.py")
@@ -52,6 +54,40 @@ def test_a_planted_wrong_arm_fails_the_gate_and_is_not_timed() -> None:
 
 def test_a_wrong_baseline_fails_the_gate_too() -> None:
     outcome = measure(Job(case=speed_case("gemm_bound", baseline="wrong")))
+    assert (outcome.status, outcome.speed) == ("gate_failed", ())
+
+
+@pytest.mark.parametrize("batch", [16, 4096])
+def test_a_penalty_without_gradients_fails_the_gate(batch: int) -> None:
+    point = Point(batch=batch, layers=(3, 2), grid_size=3)
+    case = speed_case("detached_penalty", kind="penalty_cost", baseline="detached_penalty", penalty="sample_l1", point=point)
+    outcome = measure(Job(case=case))
+    assert outcome.status == "gate_failed", outcome.reason
+    assert outcome.gate is not None
+    wrong = {e.tensor: e.error for e in outcome.gate.errors if e.error is not None and e.error > e.limit}
+    assert "penalty" not in wrong
+    # Plain and penalised gradients have comparable sizes at any batch size, so what is missing is not a matter of rounding.
+    assert wrong["layers.0.base_weight.grad"] > 1e-2
+
+
+def test_the_arm_that_sets_the_limits_in_float32_is_checked_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(batch=16, layers=(3, 2), grid_size=3)
+    right = measure(Job(case=speed_case("pykan[speed]", point=point)))
+    assert right.status == "ok", right.reason
+    assert right.gate is not None
+    assert {e.limit for e in right.gate.errors if "float32" not in e.tensor} == {1e-12}
+    assert {"output", "input.grad", "layers.0.spline_weight.grad"} <= {e.tensor for e in right.gate.errors}
+
+    yardstick = arms.ARMS["pykan[speed]"]
+
+    def slightly_off(source: KAN) -> torch.nn.Module:
+        module = yardstick.build(source)
+        with torch.no_grad():
+            next(p for name, p in module.named_parameters() if name.endswith("coef")).mul_(1 + 1e-4)
+        return module
+
+    monkeypatch.setitem(arms.ARMS, "pykan[speed]", dataclasses.replace(yardstick, builder=slightly_off))
+    outcome = measure(Job(case=speed_case("pykan[speed]", point=point)))
     assert (outcome.status, outcome.speed) == ("gate_failed", ())
 
 
@@ -113,8 +149,8 @@ def test_blocks_alternate_abba_and_baab() -> None:
         min_sample_ms=0.0,
     )
     assert (series.arm_loops, series.baseline_loops) == (1, 1)
-    assert "".join(order[-12:]) == "ABABBAABBAAB"
-    # Each block is preceded by one untimed call of both.
+    # Each sample is preceded by one untimed call of its side.
+    assert "".join(order) == "AABB" + "AABBBBAA" + "BBAAAABB"
     assert series.arm_first == (True, False, False, True)
 
 

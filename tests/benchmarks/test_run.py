@@ -81,6 +81,12 @@ def test_a_failure_rules_out_what_is_larger(tmp_path: Path, planted: Path) -> No
     assert "ended in killed" in skipped.reason
 
 
+def test_a_failure_of_an_earlier_run_rules_out_what_is_larger_too(tmp_path: Path, planted: Path) -> None:
+    runner.run("test", [case("die")], tmp_path, plugin=planted)
+    counts = runner.run("test", [case("die"), case("die", batch=16)], tmp_path, plugin=planted)
+    assert counts == {"killed": 1, "skipped_by_frontier": 1}
+
+
 def test_the_memory_limit_makes_an_oom_of_a_greedy_arm(tmp_path: Path) -> None:
     job = runner.Job(case=case("greedy"), plugin=str(PLANTED), memory_limit_bytes=2**30)
     target = tmp_path / "outcome.json"
@@ -146,6 +152,42 @@ def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
         results.load_rows(tmp_path)
 
 
+@pytest.mark.parametrize("line", ['{"schema_ver', '{"schema_version": 1}', "[]"], ids=["torn", "empty", "list"])
+def test_a_damaged_row_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "rows.jsonl").write_text(f"{line}\n")
+    with (
+        pytest.raises(ValueError, match=r"out: expected a row in each line of rows\.jsonl.* in line 1"),
+        Store(tmp_path) as store,
+    ):
+        store.statuses()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="out: expected a folder to write to"), Store(tmp_path / "out"):
+        pass
+
+
+def test_a_plugin_that_fails_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken_arms.py"
+    path.write_text("import no_such_module\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"plugin: expected a file that runs, got broken_arms\.py: ModuleNotFoundError"):
+            load_plugin(path)
+
+
+def test_lists_are_separated_by_commas_or_spaces() -> None:
+    command = [sys.executable, "-m", "benchmarks", "plan", "--only", "speed", "--arms", "pykan[speed]", "--batch", "8,16"]
+    plans = [
+        subprocess.run([*command, *grid], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for grid in (["--grid", "5", "7"], ["--grid", "5,7"])
+    ]
+    assert plans[0] == plans[1]
+
+    assert {word for word in plans[0].split() if word.startswith(("B=", "G="))} == {"B=8", "B=16", "G=5", "G=7"}
+
+
 def test_retry_takes_failed_cases_again_and_nothing_else(planted: Path) -> None:
     cases = [case("gemm_bound"), case("fail"), case("die")]
     known = {runner.key_of(cases[0], planted): "ok", runner.key_of(cases[1], planted): "error"}
@@ -168,11 +210,16 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--preset", "nope"], "preset: expected one of default, smoke"),
-        (["--arms", "pykan"], "arm: expected one of efficient_kan"),
+        (["--arms", "pykan"], "arm: expected one of efficient_kan, pykan[default], pykan[nosave]"),
+        (["--arms", "pykan[speed]", "mlp[width]"], "arms: expected what preset smoke measures"),
+        (["--only", "speed", "sparsity", "--arms", "cox_de_boor"], "only: expected what preset smoke measures"),
+        (["--threads", "0"], "threads: expected at least 1, got 0"),
+        (["--device", "gpu"], "device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        (["--width", "8.5"], "expected whole numbers, got 8.5"),
         (["--arms", "mlp[width]", "--only", "sparsity"], "at least one case"),
         (["--batch", "0"], "batch: expected positive whole numbers"),
     ],
-    ids=["preset", "arm", "empty", "batch"],
+    ids=["preset", "arm", "arm without cases", "kind without cases", "threads", "device", "width", "empty", "batch"],
 )
 def test_a_bad_selection_is_refused(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "benchmarks", "plan", *arguments]

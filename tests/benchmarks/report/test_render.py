@@ -110,6 +110,14 @@ def test_cases_on_no_line_are_announced(run: Any, speed_case: Callable[..., Case
     assert "1 cases lie on none" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
+def test_page_says_what_absolute_times_and_whiskers_mean_and_how_it_was_run(rendered: Path) -> None:
+    page = (rendered / "README.md").read_text(encoding="utf-8")
+    assert "`efficient_kan` itself took" in page
+    assert "Above: time, with quartiles" in page
+    assert "RSS before (MiB)" in page
+    assert "\npython -m benchmarks run --preset smoke\n" in page
+
+
 def test_what_weakens_the_numbers_is_said(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:
     run.add(speed_case(axes=()), speed=times())
     run.add(speed_case("pykan[speed]", axes=()), speed=times(3.0), commit="4567def+dirty", preset="default")
