@@ -74,7 +74,14 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
     install(session, "test")
-    session.run("pytest", "--durations=10", *session.posargs)
+    session.run("pytest", "--durations=10", "-m", "not slow", *session.posargs)
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """Run the tests that take longest: layers compiled by inductor."""
+    install(session, "test")
+    session.run("pytest", "-m", "slow", *session.posargs)
 
 
 @nox.session(default=False)

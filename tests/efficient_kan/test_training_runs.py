@@ -113,8 +113,9 @@ def test_10_lbfgs_steps_coincide(model: MultKAN) -> None:
 def test_pykans_fit_is_followed_as_closely_as_pykan_follows_itself(model: MultKAN) -> None:
     """``MultKAN.fit`` as users call it draws an order of the samples, so its rounding depends on numpy's seed.
 
-    Its LBFGS blows that rounding up to visible differences within ten steps. No other implementation can stay closer to
-    one run than the runs stay to each other, so that is asked here, step by step, and 1e-6 as long as they do.
+    Its LBFGS blows that rounding up, up to a thousandfold a step, to visible differences within ten steps. No other
+    implementation can stay closer to one run than the runs stay to each other, so that is asked here: ours may part company
+    at most one step before they do, and not while they agree to 1e-6.
     """
     state = {name: value.clone() for name, value in model.state_dict().items()}
     kan = KAN.from_pykan(model)
@@ -125,11 +126,12 @@ def test_pykans_fit_is_followed_as_closely_as_pykan_follows_itself(model: MultKA
         results = model.fit(dataset(), opt="LBFGS", steps=10, lamb=LAMB, lamb_coef=0.1, lamb_coefdiff=0.1)
         runs.append(numpy.array(results["train_loss"]))
     ours = lbfgs_curve(kan, our_losses, 10)
-    # Three runs tell the size of an exponential divergence to a factor of ten at best.
     spread = numpy.maximum.accumulate(numpy.ptp(runs, axis=0) / runs[0])
     distance = numpy.min(numpy.abs(ours - numpy.array(runs)), axis=0) / runs[0]
     assert spread[1] < 1e-6, "the first steps must tell something"
-    assert (distance <= numpy.maximum(1e-6, 10 * spread)).all(), (distance, spread)
+    one_step_on = numpy.append(spread[1:], numpy.inf)
+    # Three runs tell the size of an exponential divergence to a factor of ten at best.
+    assert (distance <= numpy.maximum(1e-6, 10 * one_step_on)).all(), (distance, spread)
 
 
 @pytest.fixture
