@@ -37,9 +37,6 @@ def relative_rms(value: Tensor, truth: Tensor) -> float:
     return float((value - truth).norm() / truth.norm())
 
 
-# state dicts
-
-
 def dense_bases(x: Tensor, grid: Tensor, k: int) -> Tensor:
     """The recursion over all bases at once: (B, I) -> (B, I, G + k)."""
     x = x.unsqueeze(-1)
@@ -133,9 +130,6 @@ def test_names_of_parameters_and_buffers() -> None:
     plain = KANLinear(3, 4, enable_standalone_scale_spline=False)
     assert list(plain.state_dict()) == ["base_weight", "spline_weight", "grid", "edge_mask"]
     assert plain.bias is None and plain.spline_scaler is None
-
-
-# initial weights
 
 
 @pytest.mark.parametrize("factor", [8.0, 10.0])
@@ -243,9 +237,6 @@ def test_reset_parameters_makes_a_network_of_uninitialised_memory(dtype: torch.d
         assert value.dtype == direct[name].dtype and torch.equal(value, direct[name]), name
 
 
-# shapes and layouts
-
-
 @pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3), (2, 1, 3), (0,), (2, 0, 3)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_leading_dimensions(leading: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -303,9 +294,6 @@ def test_samples_are_never_written_to() -> None:
     kan.update_grid(x)
     kan.refine(7, x).prune(x, 0.0)
     assert torch.equal(x, before)
-
-
-# dtypes
 
 
 def features(layer: KANLinear, x: Tensor) -> Tensor:
@@ -457,9 +445,6 @@ def test_grids_update_under_autocast_as_without() -> None:
         assert torch.equal(value, two.state_dict()[name]), name
 
 
-# copies
-
-
 def _pickled(kan: KAN) -> KAN:
     copied: KAN = pickle.loads(pickle.dumps(kan))
     return copied
@@ -520,9 +505,6 @@ def test_updating_a_grid_keeps_parameters_and_buffers_the_same_objects() -> None
         kan.update_grid(x)
     assert before == [id(t) for t in (*kan.parameters(), *kan.buffers())]
     kan(x).sum().backward()
-
-
-# masks, kernels, text
 
 
 @pytest.mark.parametrize("penalty", [None, *PENALTIES], ids=str)

@@ -127,9 +127,6 @@ def test_a_scale_of_zero_gives_zeros() -> None:
     assert not any(parameter.any() for parameter in layer.parameters())
 
 
-# Autocast.
-
-
 def by_torchs_products(kan: KAN, x: Tensor) -> Tensor:
     """The network on float32 features whose products torch makes, in the dtype that autocast chooses."""
     for layer in kan.kan_layers:
@@ -164,9 +161,6 @@ def test_autocast_leaves_float64_alone_as_torchs_own_layers_do() -> None:
         y = kan(x)
         assert nn.Linear(4, 3, dtype=torch.float64)(x).dtype == torch.float64
     assert torch.equal(y, kan(x))
-
-
-# Blocks of samples, derivatives of second order.
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,15 +24,6 @@ grid_sizes = st.integers(1, 9)
 widths = st.integers(1, 4)
 seeds = st.integers(0, 2**31)
 PENALTIES = (SampleL1(), SampleStd(), SampleStd(normalize=False), WeightL1(), WeightL1(fold_scale=True, count_base=True))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors of a few hundred entries gain nothing from threads and lose much to waiting for them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def source(seed: int) -> torch.Generator:

@@ -24,15 +24,6 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:torch\.searchsorted\(\).*non-co
 compiling = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors of a few hundred entries gain nothing from threads and lose much to waiting for them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Swish(nn.Module):
     """A base activation with a parameter."""
 
@@ -119,9 +110,6 @@ def assert_equal(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance
     for name, value in expected.items():
         error = (ours[name] - value).abs().max() / value.abs().max().clamp(min=1e-300)
         assert error <= tolerance, f"{name}: {error:.1e}"
-
-
-# derivatives
 
 
 @pytest.fixture(params=[False, True], ids=["one-block", "many-blocks"])
@@ -257,9 +245,6 @@ def test_changing_weights_between_forward_and_backward_is_an_error() -> None:
         total.backward()
 
 
-# vmap
-
-
 def ensemble(**options: Any) -> list[KAN]:
     """Three networks of one architecture on grids of their own."""
     return [network(seed=seed, **options) for seed in range(3)]
@@ -335,9 +320,6 @@ def test_forward_mode_is_refused_in_words() -> None:
     kan = network([3, 4, 1])
     with pytest.raises(NotImplementedError, match="jvp"):
         hessian(lambda z: kan(z).squeeze())(samples(3))
-
-
-# compile
 
 
 @pytest.fixture
