@@ -58,15 +58,18 @@ def capture(run_id: str, command: str) -> Environment:
     )
 
 
-def git_commit() -> tuple[str, bool | None]:
-    """Return the commit of this checkout and whether files differ from it or are untracked; ("unknown", None) outside git."""
+def git_commit(root: Path = ROOT) -> tuple[str, bool | None]:
+    """Return the commit of the checkout `root` and whether its files differ from it; ("unknown", None) outside git.
+
+    New files count as differences, but not what runs and renders write under reports/: it decides no measurement.
+    """
     git = shutil.which("git")
     if git is None:
         return "unknown", None
-    head = _run(git, "-C", str(ROOT), "rev-parse", "HEAD")
+    head = _run(git, "-C", str(root), "rev-parse", "HEAD")
     if head is None:
         return "unknown", None
-    status = _run(git, "-C", str(ROOT), "status", "--porcelain", "--untracked-files=normal")
+    status = _run(git, "-C", str(root), "status", "--porcelain", "--untracked-files=normal", "--", ".", ":!reports")
     return head, None if status is None else bool(status)
 
 
