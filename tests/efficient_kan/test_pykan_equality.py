@@ -42,7 +42,8 @@ def test_float32_within_three_times_pykans_own_error(grid_size: int, spline_orde
     """Errors against float64 with the same float32 weights; typical (geometric mean) over eight networks.
 
     A single network tells little: in a deep one with a fine grid either side's error varies tenfold with a change of the
-    inputs by one rounding. An error below one unit of rounding is luck and counts as one unit.
+    inputs by one rounding. An error below one unit of rounding is luck and counts as one unit. Tensor by tensor and network
+    by network the bar does not hold: single ratios up to nine were seen on earlier draws.
     """
     unit = torch.finfo(torch.float32).eps
     logs: dict[str, list[tuple[float, float]]] = defaultdict(list)
