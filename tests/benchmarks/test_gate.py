@@ -1,0 +1,89 @@
+"""The gate in float32 where the version of pykan that sets its limits is not installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+
+import pytest
+import torch
+
+from benchmarks.cases import Point
+from benchmarks.measure import gate, workload
+from efficient_kan import KAN
+from efficient_kan.knots import extend, interior_of
+from reference.arm import Arm, get_arm
+
+POINT = Point(batch=64, layers=(3, 4, 2), grid_size=10)
+
+
+@pytest.fixture
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "yardstick_is_installed", lambda: False)
+
+
+def verdict_of(arm: Arm, *, adapted: bool = False) -> gate.Gate:
+    source, data = workload.network(POINT, 3), workload.data(POINT, 4)
+    if adapted:
+        source.update_grid(data.x)
+    return gate.check(arm, arm.build(source), source, data)
+
+
+def test_only_the_right_version_of_pykan_sets_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gate.yardstick_is_installed()
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.5")
+    assert not gate.yardstick_is_installed()
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert not gate.yardstick_is_installed()
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize("adapted", [False, True], ids=["uniform", "adapted"])
+def test_an_arm_without_a_yardstick_is_checked_in_float64(adapted: bool) -> None:
+    verdict = verdict_of(get_arm("efficient_kan"), adapted=adapted)
+    assert verdict.passed, verdict.worst
+    limits = {e.tensor: e.limit for e in verdict.errors}
+    assert {limit for tensor, limit in limits.items() if "float32" in tensor} == {1e-2}
+    assert {limit for tensor, limit in limits.items() if "float32" not in tensor} == {1e-12}
+    assert limits.keys() >= {"output", "output (float32)", "layers.1.spline_weight.grad", "input.grad (float32)"}
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float64, 1 + 1e-9), (torch.float32, 1.05)], ids=["float64", "float32"])
+def test_an_arm_that_is_wrong_in_either_dtype_fails_without_a_yardstick(dtype: torch.dtype, factor: float) -> None:
+    right = get_arm("efficient_kan")
+
+    def slightly_off(source: KAN) -> torch.nn.Module:
+        module = right.build(source)
+        if source.kan_layers[0].base_weight.dtype == dtype:
+            with torch.no_grad():
+                module.layers[0].spline_weight.mul_(factor)
+        return module
+
+    verdict = verdict_of(dataclasses.replace(right, builder=slightly_off))
+    assert not verdict.passed
+    wrong = {e.tensor for e in verdict.errors if e.error is not None and e.error > e.limit}
+    assert ("output" in wrong) == (dtype == torch.float64)
+    assert ("output (float32)" in wrong) == (dtype == torch.float32)
+
+
+def test_knots_of_the_float64_twin_follow_their_rule() -> None:
+    source = workload.network(POINT, 3)
+    grid = source.kan_layers[0].grid
+    exact = (-1 + 0.2 * (torch.arange(17, dtype=torch.float64) - 3)).expand_as(grid)
+    twin = gate._float64_twin(source).kan_layers[0].grid
+    assert not torch.allclose(grid.double(), exact, rtol=0, atol=1e-9)
+    torch.testing.assert_close(twin, exact, rtol=0, atol=1e-15)
+
+    source.update_grid(workload.data(POINT, 4).x)
+    adapted, twin = source.kan_layers[0].grid.double(), gate._float64_twin(source).kan_layers[0].grid
+    assert torch.equal(interior_of(twin, 3), interior_of(adapted, 3))
+    assert torch.equal(twin, extend(interior_of(adapted, 3), 3))
+
+    source.kan_layers[0].grid[:, 0] -= 0.01
+    bent = source.kan_layers[0].grid.double()
+    assert torch.equal(gate._float64_twin(source).kan_layers[0].grid, bent)
