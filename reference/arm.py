@@ -128,9 +128,9 @@ ARMS: dict[str, Arm] = {
             division="closed",
             summary="dense Cox-de Boor recursion, one matrix product, plain autograd",
             builder="reference.cox_de_boor:build",
-            gradients="reference.cox_de_boor:gradients",
+            gradients="reference.network:gradients",
             penalised="reference.cox_de_boor:penalised",
-            sources=("reference.cox_de_boor", "reference.penalties"),
+            sources=("reference.cox_de_boor", "reference.network", "reference.penalties"),
         ),
         Arm(
             name="gemm_bound",
