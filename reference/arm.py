@@ -38,8 +38,10 @@ class Arm:
       needed for the gate, so for exact arms only.
     - `penalised(module, x, penalty) -> (y, scalar)` is one forward with the penalty called `penalty`, one of `PENALTIES`.
 
-    `sources` are the modules or packages whose text decides what the arm computes; they enter the case key. `requires` are
-    the packages that building imports late.
+    `sources` are the modules or packages whose text decides what the arm computes; they enter the case key. `packages` are the
+    distributions, beside torch and numpy, whose version decides it too. `requires` are the packages that building imports
+    late. `environment` names the environment whose interpreter measures the arm, see `reference.environments` (None: the
+    environment that runs).
     """
 
     name: str
@@ -50,6 +52,8 @@ class Arm:
     gradients: str | Callable[[nn.Module], dict[str, Tensor]] | None = None
     penalised: str | Callable[[nn.Module, Tensor, str], tuple[Tensor, Tensor]] | None = None
     requires: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    environment: str | None = None
 
     @property
     def exact(self) -> bool:
@@ -105,6 +109,36 @@ def _pykan(mode: str, summary: str) -> Arm:
         penalised="reference.pykan:penalised",
         sources=("reference.pykan", "reference.penalties", "efficient_kan.pykan"),
         requires=("kan",),
+        packages=("pykan",),
+    )
+
+
+def _pykan_0_0_5(name: str, builder: str, summary: str) -> Arm:
+    return Arm(
+        name=name,
+        division="closed",
+        summary=summary,
+        builder=f"reference.pykan_0_0_5:{builder}",
+        gradients="reference.pykan_0_0_5:gradients",
+        penalised="reference.pykan_0_0_5:penalised",
+        sources=("reference.pykan_0_0_5", "reference.pykan", "reference.penalties", "efficient_kan.knots"),
+        requires=("kan",),
+        packages=("pykan",),
+        environment="pykan-0.0.5",
+    )
+
+
+def _peer(package: str, name: str, builder: str, summary: str) -> Arm:
+    return Arm(
+        name=name,
+        division="closed",
+        summary=summary,
+        builder=f"reference.peers.{package}:{builder}",
+        gradients="reference.network:gradients",
+        penalised=f"reference.peers.{package}:penalised",
+        sources=(f"reference.peers.{package}", "reference.network", "reference.penalties"),
+        requires=(package,),
+        packages=(package,),
     )
 
 
@@ -131,6 +165,30 @@ ARMS: dict[str, Arm] = {
             gradients="reference.network:gradients",
             penalised="reference.cox_de_boor:penalised",
             sources=("reference.cox_de_boor", "reference.network", "reference.penalties"),
+        ),
+        _pykan_0_0_5("pykan[0.0.5]", "build", "pykan 0.0.5 as constructed: symbolic branch on; node biases frozen at zero"),
+        _pykan_0_0_5(
+            "pykan[0.0.5-nosymbolic]",
+            "build_nosymbolic",
+            "pykan 0.0.5 with symbolic_enabled=False; node biases frozen at zero",
+        ),
+        _peer(
+            "inkan",
+            "inkan",
+            "build",
+            "inkan in eager mode (uniform cubic splines); scale and mask added around it in plain torch",
+        ),
+        _peer(
+            "inkan",
+            "inkan[compiled]",
+            "build_compiled",
+            "inkan as constructed, its basis through torch.compile; scale and mask added around it in plain torch",
+        ),
+        _peer(
+            "torchcurves",
+            "torchcurves",
+            "build",
+            "torchcurves on padded knots, inputs clamped to them; scale, mask and base branch added in plain torch",
         ),
         Arm(
             name="gemm_bound",
