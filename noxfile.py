@@ -93,6 +93,10 @@ def bench(session: nox.Session) -> None:
     options, rest = parser.parse_known_args(session.posargs)
     out = options.out or ("reports/smoke" if options.preset == "smoke" else "reports")
     install(session, "bench")
+    try:
+        session.run("python", "-m", "reference.environments")
+    except CommandFailed:
+        session.warn("an environment of an arm could not be made: the rows of that arm will say which")
     failed = None
     try:
         session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, "--out", out, *rest)
@@ -102,6 +106,12 @@ def bench(session: nox.Session) -> None:
         session.run("python", "-m", "benchmarks", "report", "--out", out)
     if failed is not None:
         raise failed
+
+
+@nox.session(default=False, venv_backend="none")
+def peers(session: nox.Session) -> None:
+    """Make the environments of arms that need another version of a package, inside the current environment."""
+    session.run("python", "-m", "reference.environments", *session.posargs)
 
 
 @nox.session(default=False)
