@@ -1,7 +1,8 @@
 """Points and cases: what is measured, under a key that changes when the answer could.
 
-A *point* is one size (batch, layer widths, grid, spline order, dtype, device, threads). A *case* is one thing measured at
-one point in one fresh process. This module imports no torch, so that planning is instant and the parent process stays small.
+A *point* is one size (batch, layer widths, grid, spline order, dtype, device, threads). A *cell* is one thing measured at one
+point; a *case* is a cell measured in one fresh process. This module imports no torch, so that planning is instant and the
+parent process stays small.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["speed", "memory", "penalty_cost", "sparsity"]
-Mode = Literal["forward", "forward_backward", "step"]
+Kind = Literal["speed", "penalty_cost", "memory", "simulated", "frontier", "sparsity"]
+Mode = Literal["inference", "forward", "forward_backward", "step"]
 Penalty = Literal["none", "weight_l1", "sample_l1", "sample_std"]
-Axis = Literal["batch", "width", "grid"]
+Axis = Literal["batch", "width", "grid", "order", "depth"]
 
 
 class Record(BaseModel):
@@ -45,12 +46,18 @@ class Point(Record):
         """Number of layers (weight matrices, not widths)."""
         return len(self.layers) - 1
 
+    @property
+    def label(self) -> str:
+        """Short text for progress bars and listings."""
+        return f"B={self.batch} {'-'.join(map(str, self.layers))} G={self.grid_size} k={self.spline_order}"
+
 
 class Case(Record):
     """One measurement in one fresh process.
 
-    `axes` names the lines through the centre point that this case lies on; it is a label for plots and no part of the
-    key. `baseline` is the arm that the time is compared with; for `penalty_cost` it is the same arm without a penalty.
+    `axes` names the lines through the centre point that this case lies on and `name` a point declared by name; both are labels
+    for plots and no part of the key. `baseline` is the arm that the time is compared with; for `penalty_cost` it is the same
+    arm without a penalty. A `frontier` asks for the largest batch, so its `point.batch` is 1.
     """
 
     kind: Kind
@@ -64,32 +71,42 @@ class Case(Record):
     steps: int = Field(default=0, ge=0, description="optimiser steps (sparsity)")
     threshold: float = Field(default=0.0, ge=0, description="an edge is active if its importance exceeds this (sparsity)")
     seed: int = 0
-    blocks: int = Field(default=0, ge=0, description="ABBA blocks, two pairs each (speed, penalty_cost)")
+    process: int = Field(default=0, ge=0, description="which of the processes that repeat this cell (speed, penalty_cost)")
+    blocks: int = Field(default=0, ge=0, description="ABBA blocks, two pairs each, at most (speed, penalty_cost)")
+    budget_s: float = Field(default=0.0, ge=0, description="no further block of a mode after this time; one is always measured")
     warmup: int = Field(default=0, ge=0, description="untimed calls of each side before the first block")
     min_sample_ms: float = Field(default=0.0, ge=0, description="calls are looped until one sample lasts this long")
+    rounding_bytes: int = Field(default=1, ge=1, description="each storage takes a multiple of this (simulated, frontier)")
+    capacities_gib: tuple[int, ...] = Field(default=(), description="memory sizes to fill (frontier)")
     timeout_s: float = Field(default=300.0, gt=0)
     axes: tuple[Axis, ...] = ()
+    name: str | None = None
 
     @property
     def label(self) -> str:
         """Short text for progress bars and listings."""
-        p = self.point
-        size = f"B={p.batch} {'-'.join(map(str, p.layers))} G={p.grid_size} k={p.spline_order}"
         extra = "" if self.penalty == "none" else f" {self.penalty}"
         if self.kind == "sparsity":
             extra += f" strength={self.strength:g} seed={self.seed}"
-        return f"{self.kind} {self.arm}{extra} {size}"
+        repeat = f" process {self.process}" if self.process else ""
+        return f"{self.kind} {self.arm}{extra} {self.point.label}{repeat}"
+
+    @property
+    def cell(self) -> str:
+        """Equal for the cases that measure the same thing in different processes."""
+        return self.model_dump_json(exclude=_NOT_IN_KEY | {"process"})
 
 
 # What a case is called or how long it may take does not change what it measures.
-_NOT_IN_KEY = {"axes", "timeout_s"}
+_NOT_IN_KEY = {"axes", "name", "timeout_s"}
 
 
-def case_key(case: Case, source_hash: str, versions: dict[str, str]) -> str:
-    """Return 20 hex digits that identify `case` measured on this source with these versions.
+def case_key(case: Case, source_hash: str, versions: dict[str, str], machine: str) -> str:
+    """Return 20 hex digits that identify `case` measured on this source with these versions on this machine.
 
-    `source_hash` covers the source of every module that the measurement runs, see `benchmarks.sources`.
+    `source_hash` covers the source of every module that the measurement runs, see `benchmarks.sources`; `machine` is the
+    hardware in words, see `benchmarks.environment.machine`.
     """
     config = case.model_dump(mode="json", exclude=_NOT_IN_KEY)
-    text = json.dumps([config, source_hash, versions], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([config, source_hash, versions, machine], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]

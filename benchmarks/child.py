@@ -1,115 +1,191 @@
-"""One worker process, seen from the parent.
-
-It starts and imports first, says that it is ready, and measures when told to. So several can import side by side and then wait,
-idle, while one measures alone: a process of its own for every case costs little even where `import torch` takes seconds.
-"""
+"""The processes that measure, seen from the parent."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from benchmarks.cases import Case
+from benchmarks.forkserver import ENDED, ERRORS, OUTCOME, READY, STARTED, Request
 from benchmarks.rows import Outcome
 from benchmarks.sources import ROOT
-from benchmarks.worker import GO, READY, Job
+from benchmarks.worker import Job
+
+_START_S = 300.0
 
 
-class Child:
-    """A fresh process for `job`. Call `prepare`, then `measure`, and `kill` in any case.
+class Server:
+    """A fork server for cases with one interpreter and one set of environment variables; see `benchmarks.forkserver`.
 
-    `seconds` is the time spent in `prepare` since the start and in `measure`, not the wait between them.
+    `work` is a folder for the files of its cases. Start-up is lazy and repeated if the process was lost. One case at a time.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.seconds = 0.0
-        self._case = job.case
-        self._start = time.perf_counter()
-        self._folder = tempfile.TemporaryDirectory(prefix="case-")
-        self._result, self._errors = Path(self._folder.name) / "outcome.json", Path(self._folder.name) / "stderr"
-        with self._errors.open("wb") as errors:
+    def __init__(self, work: Path, environment: dict[str, str], modules: Sequence[str], interpreter: str) -> None:
+        self._work, self._environment = work, environment
+        self._command = [interpreter, "-m", "benchmarks.forkserver", *modules]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._buffer = b""
+        self._count = 0
+        self._closed = False
+
+    def run(self, job: Job) -> tuple[Outcome, float]:
+        """Measure in a fresh process. Return what came of it and the seconds from the fork to the end."""
+        if failed := self._ready():
+            return failed, 0.0
+        folder = self._work / f"{os.getpid()}-{id(self)}-{self._count}"
+        self._count += 1
+        folder.mkdir(parents=True)
+        try:
+            return self._measure(job, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the server and the case it is at. May be called twice, and from another thread."""
+        self._closed = True
+        self._kill_case()
+        if self._process is not None:
+            self._end(self._process)
+
+    def _measure(self, job: Job, folder: Path) -> tuple[Outcome, float]:
+        begin = time.perf_counter()
+        self._tell(Request(job=job, folder=str(folder)).model_dump_json())
+        first = self._answer(_START_S)
+        if not first.startswith(STARTED):
+            return self._lost(), time.perf_counter() - begin
+        self._pid = int(first.split()[1])
+        last = self._answer(job.case.timeout_s - (time.perf_counter() - begin))
+        timed_out = last == "" and self._process is not None and self._process.poll() is None
+        if timed_out:
+            self._kill_case()
+            last = self._answer(_START_S)
+        self._pid = None
+        seconds = time.perf_counter() - begin
+        if not last.startswith(ENDED):
+            return self._lost(), seconds
+        if timed_out:
+            return Outcome(status="timeout", reason=f"no result after {job.case.timeout_s:g} s"), seconds
+        return _read(int(last.split()[1]), folder), seconds
+
+    def _ready(self) -> Outcome | None:
+        """Start the process if there is none. Return an outcome only if that failed."""
+        if self._process is not None and self._process.poll() is None:
+            return None
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._buffer = b""
+        errors = self._work / f"{os.getpid()}-{id(self)}.stderr"
+        with errors.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", str(self._result)],
+                self._command,
                 cwd=ROOT,
-                env=_environment(job.case, self._folder.name),
+                env=os.environ | self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=stderr,
                 start_new_session=True,
             )
-        self._tell(job.model_dump_json().encode())
+        if self._answer(_START_S) == READY:
+            return None
+        code = self._end(self._process)
+        return Outcome(status="error", reason=f"no process to measure in: exit status {code}: {_last_line(errors)}"[:1000])
 
-    def prepare(self) -> Outcome | None:
-        """Wait until the process has imported what it needs. Return an outcome only if it failed or took too long."""
-        assert self._process.stdout is not None
-        left = self._start + self._case.timeout_s - time.perf_counter()
-        readable, _, _ = select.select([self._process.stdout], [], [], max(0.0, left))
-        self.seconds = time.perf_counter() - self._start
-        if not readable:
-            return Outcome(status="timeout", reason=f"imports took more than {self._case.timeout_s:g} s")
-        if self._process.stdout.readline().strip() != READY:
-            self._process.wait()
-            return self._read()
-        return None
+    def _lost(self) -> Outcome:
+        assert self._process is not None
+        code = self._end(self._process)
+        return Outcome(status="killed", reason=f"the process that forks was lost: exit status {code}")
 
-    def measure(self) -> Outcome:
-        """Let it measure, wait for the end and return what came of it."""
-        begin = time.perf_counter()
-        self._tell(GO)
-        try:
-            self._process.wait(self._case.timeout_s)
-        except subprocess.TimeoutExpired:
-            return Outcome(status="timeout", reason=f"no result after {self._case.timeout_s:g} s")
-        finally:
-            self.seconds += time.perf_counter() - begin
-        return self._read()
+    def _kill_case(self) -> None:
+        """Kill the forked process and whatever it started: it leads a process group."""
+        pid = self._pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
 
-    def kill(self) -> None:
-        """End the process and whatever it started (it leads a process group), and remove its files. May be called twice."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> int:
+        process.kill()
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        self._folder.cleanup()
+        return code
 
-    def _tell(self, line: bytes) -> None:
+    def _tell(self, line: str) -> None:
+        assert self._process is not None
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: its exit status says how
-            self._process.stdin.write(line + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # it died: the missing answer shows it
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
-    def _read(self) -> Outcome:
-        code = self._process.returncode
-        if code < 0:
-            name = signal.Signals(-code).name
-            hint = "; out of memory is the usual cause" if -code == signal.SIGKILL else ""
-            return Outcome(status="killed", reason=f"the process died of {name}{hint}")
-        if code == 0 and self._result.exists():
-            try:
-                return Outcome.model_validate_json(self._result.read_bytes())
-            except ValidationError as error:
-                return Outcome(status="error", reason=f"the worker wrote no valid outcome: {error}"[:1000])
-        lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return Outcome(status="error", reason=f"exit status {code}: {lines[-1] if lines else 'no message'}"[:1000])
+    def _answer(self, seconds: float) -> str:
+        """Return the next line; empty after `seconds` or at the end of the process."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        descriptor, end = self._process.stdout.fileno(), time.perf_counter() + seconds
+        while b"\n" not in self._buffer:
+            readable, _, _ = select.select([descriptor], [], [], max(0.0, end - time.perf_counter()))
+            if not readable:
+                return ""
+            read = os.read(descriptor, 4096)
+            if not read:
+                self._process.wait()
+                return ""
+            self._buffer += read
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
 
 
-def _environment(case: Case, folder: str) -> dict[str, str]:
+def _read(code: int, folder: Path) -> Outcome:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "; out of memory is the usual cause" if -code == signal.SIGKILL else ""
+        return Outcome(status="killed", reason=f"the process died of {name}{hint}")
+    result = folder / OUTCOME
+    if code == 0 and result.exists():
+        try:
+            return Outcome.model_validate_json(result.read_bytes())
+        except ValidationError as error:
+            return Outcome(status="error", reason=f"the worker wrote no valid outcome: {error}"[:1000])
+    return Outcome(status="error", reason=f"exit status {code}: {_last_line(folder / ERRORS)}"[:1000])
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else "no message"
+
+
+def variables(case: Case) -> dict[str, str]:
+    """Return the environment variables of the process that measures `case`: they are read when libraries are loaded."""
     threads = str(case.point.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    chosen = dict.fromkeys(names, threads) | {"PYTHONHASHSEED": "0", "MPLBACKEND": "Agg", "TMPDIR": folder}
+    # NVML answers whether there is a GPU without initialising CUDA, which no forked process could do again.
+    chosen = dict.fromkeys(names, threads) | {"PYTHONHASHSEED": "0", "MPLBACKEND": "Agg", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     if case.kind == "memory":
         # Large blocks go back to the system when freed, so that the resident set follows what is live (glibc only).
         chosen["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    return os.environ | chosen
+    return chosen
+
+
+def modules(case: Case, requires: Sequence[str]) -> tuple[str, ...]:
+    """Return what a server may import for cases like `case` before it forks.
+
+    For a GPU that is torch alone: of the others it is not certain that they leave the device uninitialised.
+    """
+    if case.point.device != "cpu":
+        return ("numpy", "torch")
+    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor"]
+    # Only modules known to be harmless: an import that crashes must be a row of the case that asks for it.
+    return (*names, *(name for name in ("kan",) if name in requires))

@@ -1,13 +1,14 @@
-"""`python -m benchmarks run|plan|report`."""
+"""`python -m benchmarks run|plan|report|...`."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn, get_args
 
 import cyclopts
 from cyclopts import Parameter, Token
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import predict, presets, runner
+from benchmarks import predict, presets, rows, runner
 from benchmarks.cases import Case, Kind
 from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
@@ -34,6 +35,11 @@ def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
         raise ValueError(f"expected whole numbers, got {' '.join(texts)}") from None
 
 
+def _words(_: type, tokens: Sequence[Token]) -> list[str]:
+    """Return the words in `tokens`, each of which holds one or, with commas between them, several."""
+    return [word for token in tokens for word in token.value.split(",") if word]
+
+
 WholeNumbers = Annotated[list[int] | None, Parameter(consume_multiple=True, converter=_whole_numbers)]
 
 
@@ -45,9 +51,9 @@ class Selection:
     Parameters
     ----------
     preset
-        Name of a preset (smoke, default) or a .toml file.
+        Name of a preset (smoke, default, paper) or a .toml file.
     only
-        Kinds to keep: speed, memory, penalty_cost, sparsity.
+        Kinds to keep: speed, penalty_cost, memory, simulated, frontier, sparsity.
     arms
         Arms to keep.
     batch
@@ -56,22 +62,34 @@ class Selection:
         Layer widths instead of the preset's.
     grid
         Grid sizes instead of the preset's.
+    order
+        Spline orders instead of the preset's.
+    depth
+        Numbers of layers instead of the preset's.
     threads
         Threads of the numerical libraries.
+    dtype
+        float32 or float64.
     device
-        Device of torch: cpu, cuda or cuda:N.
+        Device of torch: auto, cpu, cuda or cuda:N.
+    processes
+        Fresh processes that time each cell.
     plugin
         Python file that registers further arms, see `reference.arm.register`.
     """
 
     preset: str = "smoke"
-    only: Annotated[list[Kind] | None, Parameter(consume_multiple=True)] = None
-    arms: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    only: Annotated[list[Kind] | None, Parameter(consume_multiple=True, converter=_words)] = None
+    arms: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
     batch: WholeNumbers = None
     width: WholeNumbers = None
     grid: WholeNumbers = None
+    order: WholeNumbers = None
+    depth: WholeNumbers = None
     threads: int | None = None
+    dtype: Literal["float32", "float64"] | None = None
     device: str | None = None
+    processes: int | None = None
     plugin: Path | None = None
 
     def resolve(self) -> tuple[presets.Preset, list[Case]]:
@@ -86,11 +104,17 @@ class Selection:
             batch=self.batch,
             width=self.width,
             grid=self.grid,
+            order=self.order,
+            depth=self.depth,
             threads=self.threads,
+            dtype=self.dtype,
             device=self.device,
+            processes=self.processes,
         )
         for arm in self.arms or ():
             get_arm(arm)
+        if unknown := [kind for kind in self.only or () if kind not in get_args(Kind)]:
+            raise ValueError(f"only: expected kinds among {', '.join(get_args(Kind))}, got {', '.join(unknown)}")
         cases = presets.expand(preset, self.only, self.arms)
         for case in cases:
             get_arm(case.arm)
@@ -113,20 +137,30 @@ def _refuse(console: Console, error: Exception) -> NoReturn:
 
 @app.command
 def plan(selection: Selection = Selection()) -> None:
-    """Print the cases with the predicted peak memory of a training step; run nothing."""
+    """Print the cases with predicted peak memory and time; run nothing."""
     try:
         preset, cases = selection.resolve()
     except ValueError as error:
         _refuse(Console(stderr=True), error)
     print(f"preset {preset.name}: {preset.about}")
-    print(f"{'case key':<22}{'predicted peak':>15}  case")
-    largest = 0
+    print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  case")
+    largest, seconds, alone = 0, 0.0, 0.0
     for case in cases:
-        predicted = predict.peak_bytes(case)
-        largest = max(largest, predicted or 0)
-        shown = "?" if predicted is None else f"{predicted / 2**20:.1f} MiB"
-        print(f"{runner.key_of(case, selection.plugin):<22}{shown:>15}  {case.label}")
-    print(f"{len(cases)} cases; largest predicted peak {largest / 2**20:.1f} MiB; nothing was run")
+        peak, time = predict.peak_bytes(case), predict.seconds(case)
+        largest = max(largest, peak or 0)
+        alone += time if case.kind in runner.TIMED else 0.0
+        seconds += time
+        shown = "?" if peak is None else f"{peak / 2**20:.1f} MiB"
+        print(f"{runner.key_of(case, selection.plugin):<22}{shown:>15}{time:>13.1f} s  {case.label}")
+    wall = alone + (seconds - alone) / preset.jobs
+    print(
+        f"{len(cases)} cases; largest predicted peak {largest / 2**20:.1f} MiB; predicted time {_duration(wall)}, "
+        "if none fails or is skipped; nothing was run"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @app.command
@@ -190,6 +224,20 @@ def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retr
 def _line(row: Row) -> str:
     text = f"{row.status:<11} {row.wall_s:6.1f} s  {row.case.label}"
     return text if row.status == "ok" else f"{text}: {row.reason}"
+
+
+@app.command
+def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
+    """Write the JSON schema of rows and environments.
+
+    Parameters
+    ----------
+    folder
+        Where to write row-v<version>.json and environment-v<version>.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in rows.schema().items():
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command

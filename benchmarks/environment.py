@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,33 @@ from typing import Any
 import psutil
 
 from benchmarks.rows import Environment
-from benchmarks.sources import ROOT, versions
+from benchmarks.sources import ROOT
+
+# What can be known only by loading the libraries, asked in a process of its own.
+_PROBE = """
+import json, torch
+from threadpoolctl import threadpool_info
+import numpy
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "torch": torch.__version__,
+    "torch_config": torch.__config__.show(),
+    "torch_threads": torch.__config__.parallel_info(),
+    "cuda": torch.version.cuda if cuda else None,
+    "cudnn": torch.backends.cudnn.version() if cuda else None,
+    "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+    "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    "thread_pools": [{k: v for k, v in pool.items() if k != "filepath"} for pool in threadpool_info()],
+}))
+"""
+_GPU_STATE = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
 
 
 def capture(run_id: str, command: str) -> Environment:
     """Return the environment of the run `run_id`.
 
-    `env_id` identifies machine, versions and commit; load, start and run do not enter it.
+    `env_id` identifies machine, versions and commit; load, clocks, start and run do not enter it.
     """
     commit, dirty = git_commit()
     lasting: dict[str, Any] = {
@@ -32,18 +53,22 @@ def capture(run_id: str, command: str) -> Environment:
         "cpu": _cpu_name(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(logical=True),
-        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores_usable": _usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "cgroup": _cgroup_limits(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "packages": sorted({f"{d.name}=={d.version}" for d in distributions()}),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("OMP_", "MKL_", "KMP_", "CUDA_VISIBLE"))},
+        "libraries": libraries(),
     }
-    gpu = _gpu()
+    gpu = _query("name,driver_version,memory.total")
     identity = json.dumps([lasting, gpu, commit, dirty], sort_keys=True)
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     passing = {
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "memory_available_bytes": psutil.virtual_memory().available,
+        "cpu_mhz": frequency.current if frequency else None,
+        "gpu_state": gpu_state(),
     }
     return Environment(
         env_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
@@ -52,10 +77,40 @@ def capture(run_id: str, command: str) -> Environment:
         command=command,
         commit=commit,
         dirty=dirty,
-        versions=versions() | {"python": platform.python_version()},
+        machine=machine(),
+        versions={"python": platform.python_version()} | _named_versions(),
         gpu=gpu,
         details=lasting | passing,
     )
+
+
+@cache
+def machine() -> str:
+    """Return the hardware in words: processor, usable cores, memory, and the GPU that torch can use."""
+    gibibytes = round(psutil.virtual_memory().total / 2**30)
+    words = [f"{_cpu_name()}, {_usable_cores()} cores, {gibibytes} GiB"]
+    return " with ".join(words + sorted(set(libraries()["devices"])))
+
+
+@cache
+def libraries() -> dict[str, Any]:
+    """Return what the numerical libraries say of themselves: builds, BLAS, thread pools, devices.
+
+    Raises RuntimeError if torch cannot be imported.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", _PROBE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the numerical libraries do not load: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def resolve_device(device: str) -> str:
+    """Return `device`, or for "auto" the first GPU if torch finds one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if libraries()["devices"] else "cpu"
 
 
 def git_commit(root: Path = ROOT) -> tuple[str, bool | None]:
@@ -73,6 +128,16 @@ def git_commit(root: Path = ROOT) -> tuple[str, bool | None]:
     return head, None if status is None else bool(status)
 
 
+def gpu_state() -> str | None:
+    """Return clocks, temperature, power and throttle reasons of each GPU as nvidia-smi gives them; None without it."""
+    return _query(_GPU_STATE)
+
+
+def _query(fields: str) -> str | None:
+    tool = shutil.which("nvidia-smi")
+    return (_run(tool, f"--query-gpu={fields}", "--format=csv,noheader") or None) if tool else None
+
+
 def _run(*command: str) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -81,9 +146,13 @@ def _run(*command: str) -> str | None:
     return done.stdout.strip()
 
 
-def _gpu() -> str | None:
-    tool = shutil.which("nvidia-smi")
-    return (_run(tool, "--query-gpu=name,driver_version", "--format=csv,noheader") or None) if tool else None
+def _named_versions() -> dict[str, str]:
+    installed = {d.name.lower(): d.version for d in distributions()}
+    return {name: installed.get(name, "not installed") for name in ("torch", "numpy", "pykan")}
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

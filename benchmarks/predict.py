@@ -1,11 +1,13 @@
-"""Predicted peak bytes of a training step, so that a plan shows what will not fit before hours are spent.
+"""Predicted peak bytes and time, so that a plan shows what will not fit before hours are spent.
 
-`E` = B*I*O and `T` = B*I*(G + k + 1) elements of a layer. The factors count the tensors of these sizes that are live at the
-peak, from reading the arms and from measured peaks; expect the right order of magnitude, not the byte.
+`E` = B*I*O and `T` = B*I*(G + k + 1) elements of a layer. The memory factors count the tensors of these sizes that are live at
+the peak, from reading the arms and from measured peaks; the times are a fit to measured steps of one CPU core. Expect the right
+order of magnitude, not the byte and not the second.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -61,3 +63,64 @@ def peak_bytes(case: Case) -> int | None:
     kept = (factors.kept_e + extra) * sum(e) + factors.kept_t * sum(t)
     working = max((factors.transient_e * a + factors.transient_t * b for a, b in zip(e, t, strict=True)), default=0.0)
     return int(item * (4 * kan_parameters + inputs + kept + working))
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Seconds of a training step: per layer, per element of size E and T, and per edge."""
+
+    layer: float
+    e: float
+    t: float
+    edge: float = 0.0
+
+
+_FLOPS = 5e10  # of one core in float32
+_RATES = {
+    "efficient_kan": _Rates(6e-4, 0.0, 1.2e-8),
+    "pykan[default]": _Rates(3e-3, 4e-8, 4e-8, 1.5e-4),
+    "pykan[nosave]": _Rates(3e-3, 2e-8, 4e-8, 1.5e-4),
+    "pykan[speed]": _Rates(2e-3, 1.5e-8, 4e-8),
+    "pykan[0.0.5]": _Rates(3e-3, 1.5e-7, 0.0, 1.5e-4),
+    "cox_de_boor": _Rates(1e-3, 0.0, 3e-8),
+}
+_DEFAULT_RATES = _Rates(4e-4, 0.0, 0.0)
+_PENALTY_SECONDS = 2e-9  # seconds per edge and sample that a penalty adds
+_SHARE = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
+_START = 0.4  # fork, imports of this project, network and data
+_GATE = 3.0  # forward and backward of arm, oracle and yardstick, in steps of the oracle
+
+
+def step_seconds(arm: str, case: Case) -> float:
+    """Return the predicted time of one training step of `arm` at the point of `case`, on one CPU core."""
+    point = case.point
+    features = point.grid_size + point.spline_order + 1
+    rates = _RATES.get(arm, _DEFAULT_RATES)
+    total = 0.0
+    for i, o in pairwise(point.layers):
+        e, t, parameters = point.batch * i * o, point.batch * i * features, i * o * features
+        total += rates.layer + rates.e * e + rates.t * t + rates.edge * i * o
+        total += 6 * e * (1 if arm == "mlp[width]" else features) / _FLOPS + parameters * 2e-9
+        total += _PENALTY_SECONDS * e * features if case.penalty in ("sample_l1", "sample_std") else 0.0
+    return total
+
+
+def seconds(case: Case) -> float:
+    """Return the predicted time of `case`, at most its time limit."""
+    step = step_seconds(case.arm, case)
+    if case.kind == "sparsity":
+        return min(case.timeout_s, _START + case.steps * step)
+    if case.kind in ("simulated", "frontier"):
+        rates = _RATES.get(case.arm, _DEFAULT_RATES)
+        edges = sum(i * o for i, o in pairwise(case.point.layers))
+        calls = 2 * len(case.modes) if case.kind == "simulated" else 12 * len(case.capacities_gib)
+        return min(case.timeout_s, _START + calls * (0.03 * case.point.depth + 10 * rates.edge * edges))
+    if case.kind == "memory":
+        return min(case.timeout_s, _START + sum(0.2 + 10 * step * _SHARE[mode] for mode in case.modes))
+    both = step + step_seconds(case.baseline or case.arm, case)
+    total = _START + _GATE * step_seconds("cox_de_boor", case)
+    for mode in case.modes:
+        block = 2 * max(both * _SHARE[mode], 2 * case.min_sample_ms / 1e3)
+        blocks = min(case.blocks, math.ceil(case.budget_s / block)) if case.budget_s else case.blocks
+        total += case.warmup * both * _SHARE[mode] + max(1, blocks) * block
+    return min(case.timeout_s, total)

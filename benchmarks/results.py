@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from benchmarks.rows import SCHEMA_VERSION as SCHEMA_VERSION
 from benchmarks.rows import Division as Division
 from benchmarks.rows import Environment as Environment
+from benchmarks.rows import FrontierPoint as FrontierPoint
 from benchmarks.rows import Gate as Gate
 from benchmarks.rows import GateError as GateError
 from benchmarks.rows import MemorySeries as MemorySeries
 from benchmarks.rows import Outcome as Outcome
 from benchmarks.rows import Row as Row
+from benchmarks.rows import SimulatedSeries as SimulatedSeries
 from benchmarks.rows import SparsityResult as SparsityResult
 from benchmarks.rows import SpeedSeries as SpeedSeries
 from benchmarks.rows import Status as Status
@@ -65,10 +68,10 @@ def load_rows(out: Path | str) -> list[Row]:
 
 
 def load_environments(out: Path | str) -> dict[str, Environment]:
-    """Return the environments of the report folder `out` by `env_id` (the newest for each id)."""
+    """Return the environments of the report folder `out` by `run_id`."""
     path = Path(out) / "raw" / "environments.jsonl"
     found = (Environment.model_validate(record) for _, record in (_lines(path) if path.exists() else ()))
-    return {environment.env_id: environment for environment in found}
+    return {environment.run_id: environment for environment in found}
 
 
 def _common(row: Row) -> dict[str, Any]:
@@ -78,6 +81,8 @@ def _common(row: Row) -> dict[str, Any]:
         "case_key": row.case_key,
         "run_id": row.run_id,
         "env_id": row.env_id,
+        "machine": row.machine,
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(row.versions.items())),
         "kind": case.kind,
         "arm": case.arm,
         "baseline": case.baseline,
@@ -93,9 +98,13 @@ def _common(row: Row) -> dict[str, Any]:
         "device": point.device,
         "threads": point.threads,
         "seed": case.seed,
+        "process": case.process,
+        "name": case.name,
         "on_batch": "batch" in case.axes,
         "on_width": "width" in case.axes,
         "on_grid": "grid" in case.axes,
+        "on_order": "order" in case.axes,
+        "on_depth": "depth" in case.axes,
         "status": row.status,
         "reason": row.reason,
         "wall_s": row.wall_s,
@@ -113,58 +122,146 @@ def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def speed_frame(rows: Sequence[Row], kind: str = "speed") -> pd.DataFrame:
-    """One line per case and mode of `kind` ("speed" or "penalty_cost"). A failed case has a line with NaN times per mode.
+    """One line per cell and mode of `kind` ("speed" or "penalty_cost"), over all processes that measured it on one machine.
 
-    `ratio` is the time of the arm over that of the baseline (above 1: the arm is slower): the exponential of the median of
-    paired log-ratios, with its 95 % bootstrap interval `ratio_low`, `ratio_high`. `arm_ms`, `baseline_ms` are medians
-    per call; `arm_ms_low`, `arm_ms_high` the quartiles.
+    `ratio` is the time of the arm over that of the baseline (above 1: the arm is slower) with its 95 % interval `ratio_low`,
+    `ratio_high`, see `benchmarks.stats.paired_ratio`. `arm_ms`, `baseline_ms` are medians per call over all samples, wall
+    time; `arm_ms_low`, `arm_ms_high` the quartiles; `arm_device_ms`, `baseline_device_ms` the medians on the device (CUDA).
+    `processes` counts those that were timed and `pairs` all their pairs. A cell of which a process failed has that
+    process's status and reason, and the times of the others; one without any has NaN.
     """
     if kind not in ("speed", "penalty_cost"):
         raise ValueError(f"kind: expected 'speed' or 'penalty_cost', got {kind!r}")
-    lines: list[dict[str, Any]] = []
+    cells: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.case.kind != kind:
-            continue
-        by_mode = {series.mode: series for series in row.speed}
-        for mode in row.case.modes:
-            lines.append(_common(row) | {"mode": mode} | _times(row, by_mode.get(mode)))
+        if row.case.kind == kind:
+            cells.setdefault((row.case.cell, row.machine), []).append(row)
+    lines: list[dict[str, Any]] = []
+    for repeats in cells.values():
+        repeats.sort(key=lambda row: row.case.process)
+        shown = next((row for row in repeats if row.status not in ("ok", "skipped_by_frontier")), repeats[0])
+        axes = tuple(dict.fromkeys(axis for row in repeats for axis in row.case.axes))
+        shown = shown.model_copy(update={"case": shown.case.model_copy(update={"axes": axes})})
+        for mode in shown.case.modes:
+            series = [one for row in repeats for one in row.speed if one.mode == mode]
+            lines.append(_common(shown) | {"mode": mode} | _times(shown, mode, series))
     return pd.DataFrame(lines)
 
 
-def _times(row: Row, series: SpeedSeries | None) -> dict[str, float]:
-    if series is None or not series.arm_ns:
-        names = ("arm_ms", "arm_ms_low", "arm_ms_high", "baseline_ms", "ratio", "ratio_low", "ratio_high", "pairs")
-        return dict.fromkeys(names, math.nan) | {"pairs": 0}
-    arm = np.asarray(series.arm_ns) / series.arm_loops / 1e6
-    baseline = np.asarray(series.baseline_ns) / series.baseline_loops / 1e6
-    # Seeded by the row itself: the interval is the same whenever and beside whatever other rows it is computed.
-    rng = np.random.default_rng(zlib.crc32(f"{row.case_key}/{series.mode}".encode()))
-    ratio = paired_ratio(arm, baseline, rng)
+_TIMES = ("arm_ms", "arm_ms_low", "arm_ms_high", "baseline_ms", "arm_device_ms", "baseline_device_ms")
+
+
+def _times(row: Row, mode: str, series: Sequence[SpeedSeries]) -> dict[str, float]:
+    timed = [one for one in series if one.arm_ns]
+    if not timed:
+        return dict.fromkeys((*_TIMES, "ratio", "ratio_low", "ratio_high"), math.nan) | {"pairs": 0, "processes": 0}
+    pairs = [(_per_call(one.arm_ns, one.arm_loops), _per_call(one.baseline_ns, one.baseline_loops)) for one in timed]
+    arm, baseline = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    # Seeded by the cell itself: the interval is the same whenever and beside whatever other rows it is computed.
+    ratio = paired_ratio(pairs, np.random.default_rng(zlib.crc32(f"{row.case.cell}/{mode}".encode())))
     low, middle, high = np.quantile(arm, [0.25, 0.5, 0.75])
     return {
         "arm_ms": float(middle),
         "arm_ms_low": float(low),
         "arm_ms_high": float(high),
         "baseline_ms": float(np.median(baseline)),
+        "arm_device_ms": _median(_per_call(one.arm_device_ns, one.arm_loops) for one in timed),
+        "baseline_device_ms": _median(_per_call(one.baseline_device_ns, one.baseline_loops) for one in timed),
         "ratio": ratio.value,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
         "pairs": len(arm),
+        "processes": len(timed),
     }
 
 
+def _per_call(nanoseconds: Sequence[int], loops: int) -> NDArray[np.float64]:
+    """Milliseconds of one call."""
+    found: NDArray[np.float64] = np.asarray(nanoseconds, dtype=float) / loops / 1e6
+    return found
+
+
+def _median(parts: Iterable[NDArray[np.float64]]) -> float:
+    joined = np.concatenate(list(parts))
+    return float(np.median(joined)) if joined.size else math.nan
+
+
 def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per memory case and mode, `penalty` included. A failed case has a line with NaN bytes per mode."""
+    """One line per memory case and mode, `penalty` included. A failed case has a line with NaN bytes per mode.
+
+    `simulated_peak_bytes` is the peak of the `simulated` case of the same arm, point, penalty and mode; NaN if there is none.
+    """
     lines: list[dict[str, Any]] = []
-    names = [name for name in MemorySeries.model_fields if name not in ("mode", "method")]
+    names = [name for name in MemorySeries.model_fields if name not in ("mode", "method", "sampled_rss")]
+    simulated = {
+        (row.case.arm, row.case.point, row.case.penalty, row.case.rounding_bytes, series.mode): series.peak_bytes
+        for row in rows
+        for series in row.simulated
+    }
     for row in rows:
         if row.case.kind != "memory":
             continue
         by_mode = {series.mode: series for series in row.memory}
         for mode in row.case.modes:
             series = by_mode.get(mode)
-            values: dict[str, Any] = dict.fromkeys(names, math.nan) if series is None else series.model_dump()
-            lines.append(_common(row) | values | {"mode": mode})
+            values: dict[str, Any] = (
+                dict.fromkeys(names, math.nan) if series is None else series.model_dump(exclude={"sampled_rss"})
+            )
+            other = simulated.get((row.case.arm, row.case.point, row.case.penalty, 1, mode), math.nan)
+            lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": other})
+    return pd.DataFrame(lines)
+
+
+def resident_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line per sample of the resident set that `memory_profiler` took: `seconds` since the first call, `rss_bytes`."""
+    lines = [
+        _common(row) | {"mode": series.mode, "seconds": seconds, "rss_bytes": size}
+        for row in rows
+        for series in row.memory
+        for seconds, size in series.sampled_rss
+    ]
+    return pd.DataFrame(lines)
+
+
+def simulated_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line per simulated case and mode: `before_bytes`, `peak_bytes`, `rounding_bytes`. NaN bytes if it failed."""
+    lines: list[dict[str, Any]] = []
+    for row in rows:
+        if row.case.kind != "simulated":
+            continue
+        by_mode = {series.mode: series for series in row.simulated}
+        for mode in row.case.modes:
+            series = by_mode.get(mode)
+            lines.append(
+                _common(row)
+                | {
+                    "mode": mode,
+                    "rounding_bytes": row.case.rounding_bytes,
+                    "before_bytes": series.before_bytes if series else math.nan,
+                    "peak_bytes": series.peak_bytes if series else math.nan,
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line per frontier case and capacity: `capacity_gib`, `largest_batch` (NaN if the case failed), the peak there."""
+    lines: list[dict[str, Any]] = []
+    for row in rows:
+        if row.case.kind != "frontier":
+            continue
+        by_capacity = {point.capacity_gib: point for point in row.frontier}
+        for capacity in row.case.capacities_gib:
+            found = by_capacity.get(capacity)
+            lines.append(
+                _common(row)
+                | {
+                    "capacity_gib": capacity,
+                    "largest_batch": found.batch if found else math.nan,
+                    "peak_bytes": found.peak_bytes if found else math.nan,
+                    "next_peak_bytes": found.next_peak_bytes if found else math.nan,
+                }
+            )
     return pd.DataFrame(lines)
 
 

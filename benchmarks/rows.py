@@ -1,7 +1,8 @@
 """The stored row and its parts.
 
-One JSON line per finished case in `<out>/raw/rows.jsonl`, one per run in `<out>/raw/environments.jsonl`. Rows hold raw values
-only; `benchmarks.results` derives medians, ratios and intervals on loading, so a better statistic needs no new measurement.
+One JSON line per finished case in `<out>/raw/rows.jsonl`, one per run in `<out>/raw/environments.jsonl`; `schema()` gives the
+JSON schema of both, published in `benchmarks/schema/`. Rows hold raw values only; `benchmarks.results` derives medians, ratios
+and intervals on loading, so a better statistic needs no new measurement.
 
 Units are in the names: `_ns` nanoseconds, `_ms` milliseconds, `_s` seconds, `_bytes` bytes. A time of a series is for
 `arm_loops` or `baseline_loops` calls together; divide for one call.
@@ -16,7 +17,7 @@ from pydantic import Field, model_validator
 
 from benchmarks.cases import Case, Mode, Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "oom", "killed", "timeout", "unsupported", "gate_failed", "error", "skipped_by_frontier"]
 Division = Literal["closed", "bound", "different_maths"]
@@ -48,7 +49,9 @@ class Gate(Record):
 class SpeedSeries(Record):
     """Paired times of one mode. Pair `i` is (`arm_ns[i]`, `baseline_ns[i]`), taken next to each other.
 
-    `arm_first[i]` says which side ran first in the pair: ABBA blocks make it alternate.
+    `arm_first[i]` says which side ran first in the pair: ABBA blocks make it alternate. Times are wall time from an idle device
+    to an idle device. On CUDA `arm_device_ns` and `baseline_device_ns` hold, of the same samples, the time between two events
+    on the device; on a CPU they are empty.
     """
 
     mode: Mode
@@ -57,6 +60,9 @@ class SpeedSeries(Record):
     arm_ns: tuple[int, ...]
     baseline_ns: tuple[int, ...]
     arm_first: tuple[bool, ...]
+    arm_device_ns: tuple[int, ...] = ()
+    baseline_device_ns: tuple[int, ...] = ()
+    involuntary_switches: int = Field(default=0, ge=0, description="context switches forced upon the process meanwhile")
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
@@ -65,6 +71,9 @@ class SpeedSeries(Record):
                 "arm_ns, baseline_ns, arm_first: expected equal lengths, "
                 f"got {len(self.arm_ns)}, {len(self.baseline_ns)}, {len(self.arm_first)}"
             )
+        for name in ("arm_device_ns", "baseline_device_ns"):
+            if len(getattr(self, name)) not in (0, len(self.arm_ns)):
+                raise ValueError(f"{name}: expected none or {len(self.arm_ns)}, got {len(getattr(self, name))}")
         return self
 
 
@@ -73,7 +82,8 @@ class MemorySeries(Record):
 
     `peak_bytes` is what was live before the call (parameters, buffers, optimiser state, inputs) plus the peak of the running
     sum of the allocator's events during it: exact, and equal from run to run. `activation_bytes` is the rest of the
-    peak once parameters, gradients, optimiser state and inputs are taken off.
+    peak once parameters, gradients, optimiser state and inputs are taken off. `live_peak_bytes` is the same peak by another
+    method: the storages alive between operators, which does not see what an operator allocates and frees inside.
     """
 
     mode: Mode
@@ -84,10 +94,37 @@ class MemorySeries(Record):
     optimiser_bytes: int
     input_bytes: int
     activation_bytes: int
+    live_peak_bytes: int | None = Field(default=None, description="largest sum of live storages after an operator")
+    live_peak_operator: str | None = Field(default=None, description="the operator after which it was reached")
     reserved_bytes: int | None = Field(default=None, description="CUDA max_memory_reserved")
     rss_before_bytes: int | None = Field(default=None, description="resident set of the process just before the call")
     rss_peak_bytes: int | None = Field(default=None, description="VmHWM after a reset just before the call (Linux)")
     sampled_rss_peak_bytes: int | None = Field(default=None, description="largest sample taken by memory_profiler")
+    sampled_rss: tuple[tuple[float, int], ...] = Field(
+        default=(), description="memory_profiler's samples over repeated calls: seconds since the first call began, bytes"
+    )
+
+
+class SimulatedSeries(Record):
+    """Peak of one call of one mode under fake tensors: nothing is computed, so any size can be asked for.
+
+    Each storage counts with its size rounded up to a multiple of the case's `rounding_bytes`.
+    """
+
+    mode: Mode
+    before_bytes: int
+    peak_bytes: int
+
+
+class FrontierPoint(Record):
+    """The largest batch of which one training step fits into a memory size, by simulation."""
+
+    capacity_gib: int = Field(description="memory in GiB; what the driver and fragmentation take comes on top")
+    batch: int = Field(ge=0, description="0 if not even one sample fits")
+    peak_bytes: int | None = Field(description="peak at `batch`; None if that is 0")
+    next_peak_bytes: int | None = Field(
+        description="peak at `batch` + 1, above the capacity; None if the search limit was reached"
+    )
 
 
 class SparsityResult(Record):
@@ -113,6 +150,8 @@ class Outcome(Record):
     gate: Gate | None = None
     speed: tuple[SpeedSeries, ...] = ()
     memory: tuple[MemorySeries, ...] = ()
+    simulated: tuple[SimulatedSeries, ...] = ()
+    frontier: tuple[FrontierPoint, ...] = ()
     sparsity: SparsityResult | None = None
 
     @model_validator(mode="after")
@@ -134,10 +173,13 @@ class Row(Outcome):
     case: Case
     division: Division | None = None
     finished_at: str = Field(description="ISO 8601, UTC")
-    wall_s: float = Field(description="start, imports and measurement; not the wait for the cases before it")
+    wall_s: float = Field(description="from the fork of the process to its end")
     env_id: str
+    machine: str = Field(description="hardware in words; rows of different machines are never compared")
+    load_average: float | None = Field(default=None, description="of the last minute, when the case ended")
+    gpu_state: str | None = Field(default=None, description="nvidia-smi's clocks, temperature and throttle reasons, at the end")
     commit: str = Field(description="git commit, '+dirty' appended if the tree had changes; 'unknown' outside git")
-    versions: dict[str, str]
+    versions: dict[str, str] = Field(description="of the packages that decide what this case computes")
 
 
 class Environment(Record):
@@ -150,6 +192,16 @@ class Environment(Record):
     command: str
     commit: str
     dirty: bool | None
+    machine: str
     versions: dict[str, str]
     gpu: str | None = Field(description="name of the GPU; None if the machine has none that torch can use")
     details: dict[str, Any]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a line of rows.jsonl and of environments.jsonl, by file name."""
+    return {
+        f"{name}-v{SCHEMA_VERSION}.json": {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        | model.model_json_schema()
+        for name, model in (("row", Row), ("environment", Environment))
+    }

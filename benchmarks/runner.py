@@ -5,6 +5,8 @@ It never imports torch, so it stays small and cannot disturb or be disturbed by 
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import uuid
 from collections import Counter
@@ -18,17 +20,16 @@ import psutil
 
 from benchmarks import environment
 from benchmarks.cases import Case, case_key
-from benchmarks.child import Child
+from benchmarks.child import Server, modules, variables
 from benchmarks.rows import Environment, Outcome, Row, Status
 from benchmarks.sources import source_hash, versions
 from benchmarks.store import Store
 from benchmarks.worker import Job
-from reference.arm import get_arm
+from reference.arm import Unsupported, get_arm
+from reference.environments import interpreter
 
 TIMED = ("speed", "penalty_cost")
 FINAL = ("ok", "unsupported")
-# Imports of timed cases run side by side, at the price of this many idle processes in memory.
-_STARTED_TOGETHER = min(4, psutil.cpu_count() or 1)
 _STOPS_LARGER = ("oom", "killed", "timeout")
 
 
@@ -47,37 +48,36 @@ class Run:
     on_row: Callable[[Row], None] = lambda row: None
     failed: list[tuple[Case, str, Status]] = field(default_factory=list)
     counts: Counter[Status] = field(default_factory=Counter)
-    _children: set[Child] = field(default_factory=set)
+    _servers: dict[tuple[object, ...], Server] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _stopped: bool = False
 
     def cases(self, cases: Sequence[Case]) -> None:
-        """Measure `cases` in order: timed ones alone, then up to `jobs` of the others at once."""
-        timed = [case for case in cases if case.kind in TIMED]
+        """Measure `cases`: timed ones alone and in order, then up to `jobs` of the others at once."""
         try:
-            for start in range(0, len(timed), _STARTED_TOGETHER):
-                self._alone(timed[start : start + _STARTED_TOGETHER])
+            for case in cases:
+                if case.kind in TIMED:
+                    self._case(case)
+            self._close()
             with ThreadPoolExecutor(self.jobs) as pool:
-                for done in [pool.submit(self._at_once, case) for case in cases if case.kind not in TIMED]:
+                for done in [pool.submit(self._case, case) for case in cases if case.kind not in TIMED]:
                     done.result()
         except BaseException:
-            self._stop()
+            self._stopped = True
             raise
+        finally:
+            self._close()
 
-    def _alone(self, cases: Sequence[Case]) -> None:
-        """Start the processes of `cases` together, wait until all have imported, then measure one after the other."""
-        waiting = [(case, self._start(case)) for case in cases if not self._skip(case)]
-        ready = [(case, child, child.prepare()) for case, child in waiting]
-        for case, child, failed in ready:
-            if not self._skip(case, child):
-                self._finish(case, child, failed)
+    def _case(self, case: Case) -> None:
+        if self._stopped:
+            return
+        outcome, seconds = self._blocked(case), 0.0
+        if outcome is None:
+            outcome, seconds = self._measure(case)
+        if not self._stopped:  # else we killed it, which says nothing about the case
+            self._record(case, outcome, seconds)
 
-    def _at_once(self, case: Case) -> None:
-        if not self._stopped and not self._skip(case):
-            child = self._start(case)
-            self._finish(case, child, child.prepare())
-
-    def _start(self, case: Case) -> Child:
+    def _measure(self, case: Case) -> tuple[Outcome, float]:
         share = 1 if case.kind in TIMED else self.jobs
         job = Job(
             case=case,
@@ -85,39 +85,32 @@ class Run:
             source_hash=source_hash(case, self.plugin),
             memory_limit_bytes=int(0.9 * psutil.virtual_memory().available / share),
         )
-        with self._guard:
-            child = Child(job)
-            self._children.add(child)
-        return child
-
-    def _stop(self) -> None:
-        self._stopped = True
-        with self._guard:
-            for child in self._children:
-                child.kill()
-
-    def _end(self, child: Child) -> None:
-        with self._guard:
-            child.kill()
-            self._children.discard(child)
-
-    def _finish(self, case: Case, child: Child, failed: Outcome | None) -> None:
         try:
-            outcome = failed or child.measure()
-        finally:
-            self._end(child)
-        if not self._stopped:  # else we killed it, which says nothing about the case
-            self._record(case, outcome, child.seconds)
+            server = self._server(case)
+        except Unsupported as fact:
+            return Outcome(status="unsupported", reason=str(fact)), 0.0
+        return server.run(job)
 
-    def _skip(self, case: Case, child: Child | None = None) -> bool:
-        """Whether a smaller case has shown that this one is in vain; then record that and end its process."""
-        outcome = self._blocked(case)
-        if outcome is None:
-            return False
-        if child is not None:
-            self._end(child)
-        self._record(case, outcome, 0.0)
-        return True
+    def _server(self, case: Case) -> Server:
+        """Return the server for cases like this one.
+
+        Each of the processes that repeat a cell comes from a server of its own: addresses, which decide much about caches, are
+        drawn when a process starts and are equal in all that are forked from it.
+        """
+        chosen = get_arm(case.arm).environment
+        python = sys.executable if chosen is None else str(interpreter(chosen))
+        settings, imports = variables(case), modules(case, _requires(case))
+        key = (python, tuple(sorted(settings.items())), imports, case.process, threading.get_ident())
+        with self._guard:
+            if key not in self._servers:
+                self._servers[key] = Server(self.store.work, settings, imports, python)
+            return self._servers[key]
+
+    def _close(self) -> None:
+        with self._guard:
+            for server in self._servers.values():
+                server.close()
+            self._servers.clear()
 
     def _record(self, case: Case, outcome: Outcome, seconds: float) -> None:
         row = Row(
@@ -130,8 +123,11 @@ class Run:
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             wall_s=round(seconds, 3),
             env_id=self.environment.env_id,
+            machine=self.environment.machine,
+            load_average=os.getloadavg()[0],
+            gpu_state=None if case.point.device == "cpu" else environment.gpu_state(),
             commit=self.environment.commit + ("+dirty" if self.environment.dirty else ""),
-            versions=self.environment.versions,
+            versions=versions(case),
         )
         self.store.add(row)
         with self._guard:
@@ -141,6 +137,7 @@ class Run:
             self.on_row(row)
 
     def _blocked(self, case: Case) -> Outcome | None:
+        """Return why a smaller case has shown that this one is in vain, if one has."""
         with self._guard:
             for smaller, key, status in self.failed:
                 if _dominates(case, smaller):
@@ -149,10 +146,24 @@ class Run:
         return None
 
 
+def _requires(case: Case) -> tuple[str, ...]:
+    """Return the libraries that the arms of `case` and, where it is gated, pykan's yardstick import."""
+    arms = [case.arm, *([case.baseline] if case.baseline else []), *(["pykan[speed]"] if case.kind in TIMED else [])]
+    return tuple(name for arm in arms for name in get_arm(arm).requires)
+
+
 def _dominates(case: Case, smaller: Case) -> bool:
-    """Whether `case` asks for the same as `smaller` at a point that is nowhere smaller."""
-    alike = ("kind", "arm", "baseline", "modes", "penalty", "task")
-    if any(getattr(case, name) != getattr(smaller, name) for name in alike):
+    """Whether `case` asks for at least as much as `smaller`: the same, or more of it, at a point that is nowhere smaller.
+
+    A timed case also runs its baseline, so that where the baseline has failed against itself the arm need not be tried.
+    """
+    if case.kind != smaller.kind or case.kind == "sparsity":
+        return False
+    if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
+        return False
+    if any(
+        getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "task", "capacities_gib")
+    ):
         return False
     a, b = case.point, smaller.point
     if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):
@@ -166,8 +177,8 @@ def _dominates(case: Case, smaller: Case) -> bool:
 
 
 def key_of(case: Case, plugin: Path | None = None) -> str:
-    """Return the key of `case` for the source and versions at hand."""
-    return case_key(case, source_hash(case, plugin), versions())
+    """Return the key of `case` for the source, versions and machine at hand."""
+    return case_key(case, source_hash(case, plugin), versions(case), environment.machine())
 
 
 def pending(cases: Sequence[Case], known: dict[str, Status], *, retry: bool, plugin: Path | None = None) -> list[Case]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.cases import Case
-from reference.arm import get_arm
+from reference.arm import Arm, get_arm
+from reference.environments import get_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
 _BY_KIND = {
     "speed": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
     "penalty_cost": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
-    "memory": ("benchmarks.measure.memory",),
+    "memory": ("benchmarks.measure.memory", "benchmarks.measure.live"),
+    "simulated": ("benchmarks.measure.simulate", "benchmarks.measure.live"),
+    "frontier": ("benchmarks.measure.simulate", "benchmarks.measure.live", "benchmarks.measure.frontier"),
     "sparsity": ("benchmarks.measure.training", "benchmarks.tasks"),
 }
-_ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker")
+_ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")
+_GATED = ("speed", "penalty_cost")
+_YARDSTICKS = ("cox_de_boor", "pykan[speed]")
 
 
 @cache
@@ -34,25 +40,35 @@ def _text_hash(module: str) -> str:
     return digest.hexdigest()
 
 
-def source_hash(case: Case, plugin: Path | None = None) -> str:
-    """Return a hash over the source of the case's arm, its baseline, the measurement and, where gated, oracle and yardstick."""
+def _arms(case: Case) -> list[Arm]:
+    """Return the arms that decide what `case` gives: its own, the baseline, and where gated the oracle and the yardstick."""
     arms = [get_arm(name) for name in (case.arm, case.baseline) if name]
-    modules = {*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in arms for module in arm.sources)}
-    if case.kind in ("speed", "penalty_cost") and any(arm.exact for arm in arms):
-        for name in ("cox_de_boor", "pykan[speed]"):
-            modules.update(get_arm(name).sources)
+    if case.kind in _GATED and any(arm.exact for arm in arms):
+        arms += [get_arm(name) for name in _YARDSTICKS]
+    return arms
+
+
+def source_hash(case: Case, plugin: Path | None = None) -> str:
+    """Return a hash over the source of the measurement and of every arm that decides what it gives."""
+    modules = {*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in _arms(case) for module in arm.sources)}
     parts = [_text_hash(module) for module in sorted(modules)]
     if plugin is not None:
         parts.append(hashlib.sha256(plugin.read_bytes()).hexdigest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Return the installed versions that can change a result."""
-    found = {}
-    for name in ("torch", "pykan", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+def versions(case: Case) -> dict[str, str]:
+    """Return the installed versions of Python and of the packages that decide what `case` gives."""
+    packages = {"torch", "numpy", *(package for arm in _arms(case) for package in arm.packages)}
+    found = {"python": platform.python_version()} | {name: _version(name) for name in sorted(packages)}
+    if environment := get_arm(case.arm).environment:
+        found |= dict(requirement.split("==") for requirement in get_environment(environment).requirements)
     return found
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +22,14 @@ class Store:
     """Rows and environments under `out`/raw. Use as a context manager: entering takes the lock and repairs a torn line.
 
     A line is written, flushed and synced before the case counts as finished, so a killed run loses at most the case it was in.
+    `work` is a folder for temporary files of the run; it is emptied on entering and removed on leaving.
     """
 
     def __init__(self, out: Path) -> None:
         self.raw = out / "raw"
         self.rows = self.raw / "rows.jsonl"
         self.environments = self.raw / "environments.jsonl"
+        self.work = self.raw / ".work"
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -43,12 +46,14 @@ class Store:
         try:
             for path in (self.rows, self.environments):
                 self._repair(path)
+            shutil.rmtree(self.work, ignore_errors=True)  # what a killed run left
         except BaseException:
             self._lock.close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
         self._lock.close()
 
     def _repair(self, path: Path) -> None:

@@ -1,15 +1,11 @@
-"""The child: measures one case in this fresh process and writes its outcome.
+"""What a fresh process does: measure one case and write its outcome.
 
-`python -m benchmarks.worker RESULT_FILE` reads a job as one line of JSON on standard input, see `Job`, imports what it needs,
-writes the line `ready`, and measures when the line `go` arrives. The thread counts of the numerical libraries come with the
-environment that the parent sets; torch's are set here.
+The thread counts of the numerical libraries come with the environment that the parent sets; torch's are set here.
 """
 
 from __future__ import annotations
 
 import ctypes
-import gc
-import os
 import signal
 import sys
 import traceback
@@ -21,8 +17,6 @@ from benchmarks.plugins import load_plugin
 from benchmarks.rows import Outcome
 from benchmarks.sources import source_hash
 from reference.arm import Unsupported
-
-READY, GO = b"ready", b"go"
 
 
 class Job(Record):
@@ -38,67 +32,33 @@ class Job(Record):
     memory_limit_bytes: int | None = None
 
 
-def main() -> None:
-    """Run the job on standard input."""
-    _die_with_parent()
-    job = Job.model_validate_json(sys.stdin.buffer.readline())
-    target = Path(sys.argv[1])
-    outcome = prepare(job)
-    if outcome is None:
-        # What imports left is here to stay: the collector need not walk all of torch between the samples.
-        gc.collect()
-        gc.freeze()
-        with os.fdopen(_take_stdout(), "wb") as parent:
-            parent.write(READY + b"\n")
-        if sys.stdin.buffer.readline().strip() != GO:
-            return  # the parent has changed its mind
-        outcome = measure(job)
+def work(job: Job, target: Path) -> None:
+    """Measure the case of `job` in this process and write its outcome to the file `target`."""
+    outcome = measure(job)
     aside = target.with_suffix(".part")
     aside.write_text(outcome.model_dump_json(), encoding="utf-8")
     aside.replace(target)
 
 
-def _take_stdout() -> int:
-    """Return a descriptor for the parent's pipe; from now on what an arm prints goes nowhere."""
-    sys.stdout.flush()
-    pipe = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-    return pipe
-
-
-def prepare(job: Job) -> Outcome | None:
-    """Import what the case of `job` needs. Return an outcome only if that was not possible."""
-    return _caught(lambda: _prepare(job))
-
-
 def measure(job: Job) -> Outcome:
     """Measure the case of `job` here. What goes wrong becomes an outcome with a status and a reason."""
-    outcome = prepare(job) or _caught(lambda: _measure(job))
-    assert outcome is not None
-    return outcome
-
-
-def _prepare(job: Job) -> None:
-    if job.plugin:
-        load_plugin(Path(job.plugin))
-    plugin = Path(job.plugin) if job.plugin else None
-    if job.source_hash is not None and job.source_hash != source_hash(job.case, plugin):
-        raise RuntimeError("the source changed while the run was going on: start it again")
-    from benchmarks.measure.case import preload
-
-    preload(job.case)
+    return _caught(lambda: _measure(job))
 
 
 def _measure(job: Job) -> Outcome:
-    from benchmarks.measure.case import measure_case
+    plugin = Path(job.plugin) if job.plugin else None
+    if plugin is not None:
+        load_plugin(plugin)
+    if job.source_hash is not None and job.source_hash != source_hash(job.case, plugin):
+        raise RuntimeError("the source changed while the run was going on: start it again")
+    from benchmarks.measure.case import measure_case, preload
 
+    preload(job.case)
     _set_up(job)
     return measure_case(job.case)
 
 
-def _caught(function: Callable[[], Outcome | None]) -> Outcome | None:
+def _caught(function: Callable[[], Outcome]) -> Outcome:
     import torch
 
     try:
@@ -123,7 +83,7 @@ def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}{where}"[:1000]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this process when the parent dies, so that no measurement outlives a killed run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
@@ -138,6 +98,7 @@ def _set_up(job: Job) -> None:
     if on_gpu and not torch.cuda.is_available():
         raise Unsupported(f"device {point.device}: this torch finds no GPU")
     if on_gpu:
+        torch.cuda.set_device(point.device)  # the allocator's statistics and events are those of the current device
         torch.backends.cuda.matmul.allow_tf32 = False  # the gate compares float32 with float32
         return  # CUDA reserves address space far beyond what it uses, so RLIMIT_AS would kill it
     if job.memory_limit_bytes is not None:
@@ -148,7 +109,3 @@ def _set_up(job: Job) -> None:
         mapped = psutil.Process().memory_info().vms
         limit = mapped + job.memory_limit_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-if __name__ == "__main__":
-    main()

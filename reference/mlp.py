@@ -45,9 +45,10 @@ def _mlp(widths: Sequence[int], source: Any) -> nn.Sequential:
     generator = torch.Generator(like.device).manual_seed(0)
     modules: list[nn.Module] = []
     for i, o in pairwise(widths):
-        linear = nn.utils.skip_init(nn.Linear, i, o, device=like.device, dtype=like.dtype)
-        for parameter in linear.parameters():  # torch's own default scale, from a generator of our own
-            nn.init.uniform_(parameter, -(i**-0.5), i**-0.5, generator=generator)
+        linear = nn.Linear(i, o, device="meta")
+        for name, parameter in list(linear.named_parameters()):  # torch's own default scale, from a generator of our own
+            drawn = torch.empty(parameter.shape, device=like.device, dtype=like.dtype)
+            linear.register_parameter(name, nn.Parameter(drawn.uniform_(-(i**-0.5), i**-0.5, generator=generator)))
         modules += [linear, nn.SiLU()]
     return nn.Sequential(*modules[:-1])
 

@@ -27,7 +27,7 @@ def std_norms(edges: Tensor, x: Tensor) -> Tensor:
 def l1_and_entropy(n: Tensor) -> Tensor:
     """Sum of n plus -sum p log p with p = n / sum(n), eqs. 2.18-2.20 with unit factors; 0 log 0 := 0."""
     total = n.sum()
-    p = n / total if total > 0 else n
+    p = n / torch.where(total > 0, total, 1.0)
     return total - torch.where(p > 0, p * torch.log(torch.where(p > 0, p, 1.0)), 0.0).sum()
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.cases import Case, Mode
-from benchmarks.measure import gate, memory, speed, training, workload
-from benchmarks.rows import MemorySeries, Outcome
+from benchmarks.measure import frontier, gate, memory, simulate, speed, training, workload
+from benchmarks.measure.live import LiveStorages
+from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
 from reference.arm import Arm, Unsupported, get_arm
 
 
@@ -33,6 +36,10 @@ def measure_case(case: Case) -> Outcome:
     arm = get_arm(case.arm)
     if case.kind == "memory":
         return _memory(arm, case)
+    if case.kind == "simulated":
+        return _simulated(arm, case)
+    if case.kind == "frontier":
+        return _frontier(arm, case)
     if case.kind == "sparsity":
         if arm.name != "efficient_kan":
             raise Unsupported(f"{arm.name} has no importance and pruning in this suite, so it is not trained for sparsity")
@@ -43,36 +50,37 @@ def measure_case(case: Case) -> Outcome:
 def _speed(arm: Arm, case: Case) -> Outcome:
     source, data = workload.network(case.point, case.seed), workload.data(case.point, case.seed)
     baseline = get_arm(case.baseline or case.arm)
+    module, other = arm.build(source), baseline.build(source)
+    count = _trained(module)
     own = None
     # A ratio to a wrong baseline is as worthless as one of a wrong arm.
-    for checked in dict.fromkeys((arm, baseline)):
-        if not checked.exact:
+    for checked, network in ((arm, module), (baseline, other)):
+        if not checked.exact or (own is not None and baseline is arm):
             continue
         # The baseline of penalty_cost is the same arm without the penalty: its plain gradients are covered by this check.
-        verdict = gate.check(checked, checked.build(source), source, data, case.penalty)
+        verdict = gate.check(checked, network, source, data, case.penalty)
         own = verdict if checked is arm else own
         if not verdict.passed:
             worst = verdict.worst
             reason = f"{checked.name}: {worst.tensor} is off by {worst.error}, limit {worst.limit:.3g} ({verdict.rule})"
-            return Outcome(status="gate_failed", reason=reason, parameter_count=_count(arm, case), gate=verdict)
-    series = []
-    for mode in case.modes:
-        series.append(
-            speed.measure(
-                workload.call(arm, arm.build(source), data, mode, case.penalty),
-                workload.call(baseline, baseline.build(source), data, mode),
-                lambda: workload.synchronise(case.point.device),
-                mode=mode,
-                blocks=case.blocks,
-                warmup=case.warmup,
-                min_sample_ms=case.min_sample_ms,
-            )
+            return Outcome(status="gate_failed", reason=reason, parameter_count=count, gate=verdict)
+    series = tuple(
+        speed.measure(
+            workload.call(arm, module, data, mode, case.penalty),
+            workload.call(baseline, other, data, mode),
+            speed.clock(case.point.device),
+            mode=mode,
+            blocks=case.blocks,
+            warmup=case.warmup,
+            min_sample_ms=case.min_sample_ms,
+            budget_s=case.budget_s or math.inf,
         )
-    return Outcome(status="ok", parameter_count=_count(arm, case), gate=own, speed=tuple(series))
+        for mode in case.modes
+    )
+    return Outcome(status="ok", parameter_count=count, gate=own, speed=series)
 
 
-def _count(arm: Arm, case: Case) -> int:
-    module = arm.build(workload.network(case.point, case.seed))
+def _trained(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
@@ -100,26 +108,33 @@ class _Live:
 
 def _memory(arm: Arm, case: Case) -> Outcome:
     measured = _cuda_memory if torch.device(case.point.device).type == "cuda" else _cpu_memory
-    return Outcome(status="ok", parameter_count=_count(arm, case), memory=measured(arm, case))
+    count = _trained(arm.build(workload.network(case.point, case.seed)))
+    return Outcome(status="ok", parameter_count=count, memory=measured(arm, case))
 
 
 def _cpu_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
     # The operating system's view comes first: the profiler's own records would show in it.
-    resident: dict[Mode, dict[str, Any]] = {}
+    seen: dict[Mode, dict[str, Any]] = {}
     for mode in case.modes:
-        live = _Live(arm, case, mode)
-        before, peak = memory.resident_peak(live.call)
-        sampled = memory.sampled_peak(live.call)
-        resident[mode] = {"rss_before_bytes": before, "rss_peak_bytes": peak, "sampled_rss_peak_bytes": sampled}
-        del live
-    parts = {}
+        alive = _Live(arm, case, mode)
+        before, peak = memory.resident_peak(alive.call)
+        sampled = memory.sampled_curve(alive.call)
+        seen[mode] = {
+            "rss_before_bytes": before,
+            "rss_peak_bytes": peak,
+            "sampled_rss_peak_bytes": max((at for _, at in sampled), default=None),
+            "sampled_rss": sampled,
+        }
+        del alive
+        seen[mode] |= _live_storages(arm, case, mode)
+    parts: dict[Mode, dict[str, Any]] = {}
     with memory.AllocationTrace() as trace:
         for mode in case.modes:
-            live = _Live(arm, case, mode)
+            alive = _Live(arm, case, mode)
             with trace.window(mode):
-                live.call()
-            parts[mode] = live.parts(mode)
-            del live
+                alive.call()
+            parts[mode] = alive.parts(mode)
+            del alive
             gc.collect()
     return tuple(
         MemorySeries(
@@ -128,7 +143,7 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
             peak_bytes=trace.peak(mode).peak,
             activation_bytes=_rest(trace.peak(mode), parts[mode]),
             **parts[mode],
-            **resident[mode],
+            **seen[mode],
         )
         for mode in case.modes
     )
@@ -137,9 +152,10 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
 def _cuda_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
     series = []
     for mode in case.modes:
-        live = _Live(arm, case, mode)
-        peak, reserved = memory.cuda_peak(live.call)
-        parts = live.parts(mode)
+        storages = _live_storages(arm, case, mode)
+        alive = _Live(arm, case, mode)
+        peak, reserved = memory.cuda_peak(alive.call)
+        parts: dict[str, Any] = alive.parts(mode)
         series.append(
             MemorySeries(
                 mode=mode,
@@ -148,11 +164,49 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
                 activation_bytes=_rest(peak, parts),
                 reserved_bytes=reserved,
                 **parts,
+                **storages,
             )
         )
-        del live
+        del alive
         gc.collect()
     return tuple(series)
+
+
+def _live_storages(arm: Arm, case: Case, mode: Mode) -> dict[str, Any]:
+    """Return the peak as `LiveStorages` sees it, everything built under its eyes."""
+    with LiveStorages() as storages:
+        alive = _Live(arm, case, mode)
+        gc.collect()
+        storages.reset_peak()
+        alive.call()
+    return {"live_peak_bytes": storages.peak, "live_peak_operator": storages.operator}
+
+
+def _simulated(arm: Arm, case: Case) -> Outcome:
+    simulation = simulate.Simulation(arm, case.point, seed=case.seed)
+    series = []
+    for mode in case.modes:
+        peak = simulation.peak(case.point.batch, mode, case.penalty, rounding=case.rounding_bytes)
+        series.append(SimulatedSeries(mode=mode, before_bytes=peak.before, peak_bytes=peak.peak))
+    return Outcome(status="ok", simulated=tuple(series))
+
+
+def _frontier(arm: Arm, case: Case) -> Outcome:
+    simulation = simulate.Simulation(arm, case.point, seed=case.seed)
+    (mode,) = case.modes
+    peak = cache(lambda batch: simulation.peak(batch, mode, case.penalty, rounding=case.rounding_bytes).peak)
+    found = []
+    for capacity in case.capacities_gib:
+        largest = frontier.largest_batch(peak, capacity * 2**30)
+        found.append(
+            FrontierPoint(
+                capacity_gib=capacity,
+                batch=largest.batch,
+                peak_bytes=largest.peak_bytes,
+                next_peak_bytes=largest.next_peak_bytes,
+            )
+        )
+    return Outcome(status="ok", frontier=tuple(found))
 
 
 def _rest(peak: memory.Peak, parts: dict[str, int]) -> int:

@@ -125,21 +125,25 @@ def resident_peak(call: Call) -> tuple[int, int | None]:
     return before, marks[0] if marks else None
 
 
-def sampled_peak(call: Call, at_least_s: float = 0.03, interval_s: float = 0.001) -> int:
-    """Return the largest resident set that `memory_profiler` sampled while `call` was repeated for `at_least_s`, in bytes.
+def sampled_curve(call: Call, at_least_s: float = 0.1, interval_s: float = 0.001) -> list[tuple[float, int]]:
+    """Return what `memory_profiler` sampled while `call` was repeated for `at_least_s`: (seconds since the first call, bytes).
 
-    A sampler misses short peaks, and freed pages that are used again do not show: read it beside the exact bytes.
+    The resident set of the whole process, about every `interval_s`. A sampler misses short peaks, and freed pages that are used
+    again do not show: read it beside the exact bytes.
     """
     from memory_profiler import memory_usage
 
+    begin = 0.0
+
     def repeated() -> None:
-        end = time.perf_counter() + at_least_s
+        nonlocal begin
+        begin = time.time()
         call()
-        while time.perf_counter() < end:
+        while time.time() - begin < at_least_s:
             call()
 
-    mib: float = memory_usage((repeated, (), {}), interval=interval_s, max_usage=True)
-    return int(mib * 2**20)
+    samples: list[tuple[float, float]] = memory_usage((repeated, (), {}), interval=interval_s, timestamps=True)
+    return [(round(at - begin, 4), int(mib * 2**20)) for mib, at in samples if at >= begin]
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -7,79 +7,137 @@ from __future__ import annotations
 
 import gc
 import math
+import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
 
 from benchmarks.cases import Mode
 from benchmarks.rows import SpeedSeries
 
 Call = Callable[[], None]
+_LONG_NS = 20_000_000  # a call of this length is not changed by the caches that the other side left
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Nanoseconds of one sample by the wall clock and, on CUDA, between two events on the device."""
+
+    wall_ns: int
+    device_ns: int | None = None
+
+
+class Clock(Protocol):
+    """Times `loops` calls, from an idle device to an idle device."""
+
+    def __call__(self, call: Call, loops: int) -> Sample:
+        """Return the time of all calls together."""
+        ...
+
+
+def cpu_clock(call: Call, loops: int) -> Sample:
+    """Time calls that have ended when they return."""
+    start = time.perf_counter_ns()
+    for _ in range(loops):
+        call()
+    return Sample(time.perf_counter_ns() - start)
+
+
+def cuda_clock(call: Call, loops: int) -> Sample:
+    """Time calls that queue work on the current CUDA device: one pair of events around them all, one synchronisation after.
+
+    To wait after every call would add the latency of each to the time; so a call may queue up while the former one runs, as it
+    does in training.
+    """
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start = time.perf_counter_ns()
+    first.record()
+    for _ in range(loops):
+        call()
+    last.record()
+    torch.cuda.synchronize()
+    wall = time.perf_counter_ns() - start
+    return Sample(wall, round(first.elapsed_time(last) * 1e6))
+
+
+def clock(device: str) -> Clock:
+    """Return the clock for `device`."""
+    return cuda_clock if torch.device(device).type == "cuda" else cpu_clock
 
 
 def measure(
     arm: Call,
     baseline: Call,
-    synchronise: Call,
+    clock: Clock,
     *,
     mode: Mode,
     blocks: int,
     warmup: int,
     min_sample_ms: float,
+    budget_s: float = math.inf,
 ) -> SpeedSeries:
-    """Return the raw nanoseconds of `2 * blocks` pairs.
+    """Return the raw nanoseconds of up to `2 * blocks` pairs.
 
-    Each side is called `warmup` times (at least twice) untimed, and looped so often that one sample lasts `min_sample_ms`. The
-    clock is wall time from an idle device to an idle device. The garbage collector runs between blocks only. It and the
-    other side leave cold caches behind, which cost a short call a fifth and a looped one nothing: so one untimed call goes
-    before every sample.
+    Each side is called `warmup` times (at least once) untimed, and looped so often that one sample lasts `min_sample_ms`. Once
+    `budget_s` has gone by since the first block began, no further one is begun. The garbage collector runs between blocks
+    only. It and the other side leave cold caches behind, which cost a short call a fifth and a looped one nothing: so one
+    untimed call goes before every sample of a short call.
 
     Raises ValueError if `blocks` is below 1.
     """
     if blocks < 1:
         raise ValueError(f"blocks: expected at least 1, got {blocks}")
-    arm_loops = _loops(arm, synchronise, warmup, min_sample_ms)
-    baseline_loops = _loops(baseline, synchronise, warmup, min_sample_ms)
-    arm_ns: list[int] = []
-    baseline_ns: list[int] = []
+    sides = _Side(arm, clock, warmup, min_sample_ms), _Side(baseline, clock, warmup, min_sample_ms)
+    samples: tuple[list[Sample], list[Sample]] = [], []
     arm_first: list[bool] = []
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    begin = time.perf_counter()
     for block in range(blocks):
+        if block and time.perf_counter() - begin > budget_s:
+            break
         gc.collect()
         gc.disable()
         try:
             for first in (True, False) if block % 2 == 0 else (False, True):
-                if first:
-                    a = _sample(arm, synchronise, arm_loops)
-                    b = _sample(baseline, synchronise, baseline_loops)
-                else:
-                    b = _sample(baseline, synchronise, baseline_loops)
-                    a = _sample(arm, synchronise, arm_loops)
-                arm_ns.append(a)
-                baseline_ns.append(b)
+                for side in (0, 1) if first else (1, 0):
+                    samples[side].append(sides[side].sample())
                 arm_first.append(first)
         finally:
             gc.enable()
+    arm_device, baseline_device = (tuple(s.device_ns for s in side if s.device_ns is not None) for side in samples)
     return SpeedSeries(
         mode=mode,
-        arm_loops=arm_loops,
-        baseline_loops=baseline_loops,
-        arm_ns=tuple(arm_ns),
-        baseline_ns=tuple(baseline_ns),
+        arm_loops=sides[0].loops,
+        baseline_loops=sides[1].loops,
+        arm_ns=tuple(s.wall_ns for s in samples[0]),
+        baseline_ns=tuple(s.wall_ns for s in samples[1]),
         arm_first=tuple(arm_first),
+        arm_device_ns=arm_device,
+        baseline_device_ns=baseline_device,
+        involuntary_switches=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
     )
 
 
-def _sample(call: Call, synchronise: Call, loops: int) -> int:
-    call()
-    synchronise()
-    start = time.perf_counter_ns()
-    for _ in range(loops):
-        call()
-    synchronise()
-    return time.perf_counter_ns() - start
+class _Side:
+    """One of the two calls, warmed up, and how often it is looped for one sample."""
 
+    def __init__(self, call: Call, clock: Clock, warmup: int, min_sample_ms: float) -> None:
+        self._call, self._clock = call, clock
+        for _ in range(warmup - 1):
+            if self._once() > _LONG_NS:
+                break  # what a first call sets up is done; more of them would only cost time
+        once = self._once()
+        self._long = once > _LONG_NS
+        self.loops = max(1, math.ceil(min_sample_ms * 1e6 / max(once, 1)))
 
-def _loops(call: Call, synchronise: Call, warmup: int, min_sample_ms: float) -> int:
-    for _ in range(warmup - 2):  # a sample calls twice
-        call()
-    once = _sample(call, synchronise, 1)
-    return max(1, math.ceil(min_sample_ms * 1e6 / max(once, 1)))
+    def _once(self) -> int:
+        return self._clock(self._call, 1).wall_ns
+
+    def sample(self) -> Sample:
+        if not self._long:
+            self._call()
+        return self._clock(self._call, self.loops)

@@ -50,18 +50,25 @@ def data(point: Point, seed: int) -> Data:
 def call(arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty = "none") -> Callable[[], None]:
     """Return what is measured: one call of `mode` on `module`.
 
-    `forward` runs without autograd. `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole
-    `TrainingStep`.
+    `inference` is a forward pass under `no_grad`, `forward` one that records the graph for backward, which is dropped.
+    `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole `TrainingStep`.
 
     Raises ValueError for a penalty outside a step.
     """
     if penalty != "none" and mode != "step":
         raise ValueError(f"mode: expected 'step' with a penalty, got {mode!r}")
+    if mode == "inference":
+
+        def inference() -> None:
+            with torch.no_grad():
+                module(inputs.x)
+
+        return inference
+
     if mode == "forward":
 
         def forward() -> None:
-            with torch.no_grad():
-                module(inputs.x)
+            module(inputs.x)
 
         return forward
 

@@ -1,21 +1,23 @@
 """Declared experiments: a TOML file becomes a list of cases.
 
-Every preset has a centre point, and lines through it along batch, width and grid size. `centre_arms` are measured at the centre
-only, `arms` along all lines.
+Every preset has a centre point and values along five axes: batch, width, grid size, spline order and depth. Its points are the
+lines through the centre (`design = "lines"`), these and the corners of batch, width and grid size (`"lines+corners"`), or all
+combinations (`"product"`). `arms` are measured at all points, `centre_arms` at the centre only.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from benchmarks.cases import Axis, Case, Kind, Mode, Penalty, Point, Record
+from benchmarks.environment import resolve_device
 
 FOLDER = Path(__file__).parent
 
@@ -29,23 +31,37 @@ class Centre(Record):
     grid: int = Field(ge=1)
     spline_order: int = Field(default=3, ge=1)
     dtype: Literal["float32", "float64"] = "float32"
-    device: str = "cpu"
+    device: str = Field(default="auto", description="auto: the first GPU if torch finds one, else the CPU")
     threads: int = Field(default=1, ge=1)
     seed: int = 0
 
 
 class Lines(Record):
-    """Values along each line; the centre is added where it is missing."""
+    """Values along each axis; the centre is added where it is missing."""
 
     batch: tuple[int, ...] = ()
     width: tuple[int, ...] = ()
     grid: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    depth: tuple[int, ...] = ()
+
+
+class Named(Record):
+    """A point of its own, such as a case that somebody published; memory is measured and simulated there."""
+
+    name: str
+    batch: int = Field(ge=1)
+    layers: tuple[int, ...] = Field(min_length=2)
+    grid: int = Field(ge=1)
+    spline_order: int = Field(default=3, ge=1)
 
 
 class Timing(Record):
-    """How often and how long; see `Case`."""
+    """How often and how long; see `Case`. Every cell is measured in `processes` fresh processes."""
 
+    processes: int = Field(default=1, ge=1)
     blocks: int = Field(ge=1)
+    budget_s: float = Field(default=0.0, ge=0)
     warmup: int = Field(default=3, ge=1)
     min_sample_ms: float = Field(default=2.0, ge=0)
     timeout_s: float = Field(gt=0)
@@ -57,15 +73,35 @@ class Speed(Timing):
     baseline: str = "efficient_kan"
     arms: tuple[str, ...]
     centre_arms: tuple[str, ...] = ()
-    modes: tuple[Mode, ...] = ("forward", "forward_backward", "step")
+    modes: tuple[Mode, ...] = ("inference", "forward", "forward_backward", "step")
 
 
 class Memory(Record):
-    """Peak memory of each arm."""
+    """Peak memory of each arm, with `named` at the named points too."""
 
     arms: tuple[str, ...]
     centre_arms: tuple[str, ...] = ()
-    modes: tuple[Mode, ...] = ("forward", "step")
+    named: bool = False
+    modes: tuple[Mode, ...] = ("inference", "step")
+    timeout_s: float = Field(gt=0)
+
+
+class Simulated(Memory):
+    """Peak memory under fake tensors, at the same points and at the named ones, which need not fit this machine."""
+
+    named: bool = True
+
+
+class Frontier(Record):
+    """Largest batch of which a training step fits: for each arm and each width of the lines, other sizes as at the centre.
+
+    Storages count as CUDA's caching allocator hands them out, in multiples of 512 bytes.
+    """
+
+    arms: tuple[str, ...]
+    widths: tuple[int, ...]
+    capacities_gib: tuple[int, ...] = (8, 16, 24, 40, 80, 141)
+    rounding_bytes: int = Field(default=512, ge=1)
     timeout_s: float = Field(gt=0)
 
 
@@ -97,10 +133,14 @@ class Preset(Record):
     name: str
     about: str
     jobs: int = Field(default=1, ge=1)
+    design: Literal["lines", "lines+corners", "product"] = "lines"
     centre: Centre
     lines: Lines = Lines()
+    named: tuple[Named, ...] = ()
     speed: Speed | None = None
     memory: Memory | None = None
+    simulated: Simulated | None = None
+    frontier: Frontier | None = None
     penalty_cost: PenaltyCost | None = None
     sparsity: tuple[Sparsity, ...] = ()
 
@@ -136,78 +176,117 @@ def override(
     batch: Sequence[int] | None = None,
     width: Sequence[int] | None = None,
     grid: Sequence[int] | None = None,
+    order: Sequence[int] | None = None,
+    depth: Sequence[int] | None = None,
     threads: int | None = None,
+    dtype: Literal["float32", "float64"] | None = None,
     device: str | None = None,
+    processes: int | None = None,
 ) -> Preset:
-    """Return `preset` with other lines, threads or device.
+    """Return `preset` with other lines, threads, dtype, device or number of processes.
 
     A line's values are replaced by those given; if the centre is not among them it moves to their median.
 
-    Raises ValueError if a value is not positive or `device` is neither cpu nor cuda, with or without a number.
+    Raises ValueError if a value is not positive or `device` is neither auto, cpu nor cuda, with or without a number.
     """
     centre, lines = preset.centre.model_dump(), preset.lines.model_dump()
-    given = {"batch": batch, "width": width, "grid": grid}
+    given = {"batch": batch, "width": width, "grid": grid, "order": order, "depth": depth}
     for axis, values in given.items():
         if values is None:
             continue
         if not values or min(values) < 1:
             raise ValueError(f"{axis}: expected positive whole numbers, got {list(values)}")
         lines[axis] = tuple(values)
-        if centre[axis] not in values:
-            centre[axis] = sorted(values)[len(values) // 2]
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: expected at least 1, got {threads}")
-    if device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {device!r}")
-    centre |= {name: value for name, value in (("threads", threads), ("device", device)) if value is not None}
-    return preset.model_copy(update={"centre": Centre(**centre), "lines": Lines(**lines)})
+        if centre[_CENTRE[axis]] not in values:
+            centre[_CENTRE[axis]] = sorted(values)[len(values) // 2]
+    for name, number in (("threads", threads), ("processes", processes)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
+    if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
+    chosen = {"threads": threads, "dtype": dtype, "device": device}
+    centre |= {name: value for name, value in chosen.items() if value is not None}
+    changed: dict[str, Record] = {"centre": Centre(**centre), "lines": Lines(**lines)}
+    if processes is not None:
+        for kind in ("speed", "penalty_cost"):
+            if timing := getattr(preset, kind):
+                changed[kind] = timing.model_copy(update={"processes": processes})
+    if width is not None and preset.frontier:
+        changed["frontier"] = preset.frontier.model_copy(update={"widths": tuple(width)})
+    return preset.model_copy(update=changed)
+
+
+# What the centre calls its place on each axis.
+_CENTRE = {"batch": "batch", "width": "width", "grid": "grid", "order": "spline_order", "depth": "depth"}
 
 
 def expand(preset: Preset, only: Sequence[Kind] | None = None, arms: Sequence[str] | None = None) -> list[Case]:
     """Return the cases of `preset`, each once, kinds in a fixed order and sizes ascending within a kind.
 
-    `only` keeps those kinds, `arms` those arms. Ascending sizes let a failure rule out what is larger.
+    `only` keeps those kinds, `arms` those arms. Ascending sizes, with the baseline first, let a failure rule out what is
+    larger; the processes that repeat a cell lie a whole round apart. The device "auto" is resolved here.
     """
+    device = resolve_device(preset.centre.device)
+    preset = preset.model_copy(update={"centre": preset.centre.model_copy(update={"device": device})})
     merged: dict[str, Case] = {}
     for case in _cases(preset):
         if (only and case.kind not in only) or (arms and case.arm not in arms):
             continue
-        key = case.model_copy(update={"axes": (), "timeout_s": 1.0}).model_dump_json()
+        key = f"{case.cell} {case.process}"
         if key in merged:
             axes = tuple(dict.fromkeys((*merged[key].axes, *case.axes)))
-            merged[key] = merged[key].model_copy(update={"axes": axes})
+            merged[key] = merged[key].model_copy(update={"axes": axes, "name": merged[key].name or case.name})
         else:
             merged[key] = case
-    kinds = ("speed", "penalty_cost", "memory", "sparsity")
-    return sorted(merged.values(), key=lambda case: (kinds.index(case.kind), _size(case.point)))
+    return sorted(merged.values(), key=_order)
 
 
-def _size(point: Point) -> int:
-    edges = sum(i * o for i, o in pairwise(point.layers))
-    return point.batch * edges * (point.grid_size + point.spline_order)
+def _order(case: Case) -> tuple[object, ...]:
+    kinds = ("speed", "penalty_cost", "memory", "simulated", "frontier", "sparsity")
+    edges = sum(i * o for i, o in pairwise(case.point.layers))
+    size = case.point.batch * edges * (case.point.grid_size + case.point.spline_order)
+    return kinds.index(case.kind), case.process, size, case.arm != case.baseline
 
 
-def _points(preset: Preset) -> Iterator[tuple[Point, tuple[Axis, ...]]]:
-    """The centre first, on every line that has further points, then the rest of each line."""
-    centre = preset.centre
+Placed = tuple[Point, tuple[Axis, ...]]
+
+
+def _points(preset: Preset) -> Iterator[Placed]:
+    """The centre first, then the others, each with the axes on whose line through the centre it lies."""
     lines: dict[Axis, tuple[int, ...]] = {
         "batch": preset.lines.batch,
         "width": preset.lines.width,
         "grid": preset.lines.grid,
+        "order": preset.lines.order,
+        "depth": preset.lines.depth,
     }
-    at = {"batch": centre.batch, "width": centre.width, "grid": centre.grid}
-    yield _point(centre, at), tuple(axis for axis, values in lines.items() if set(values) - {at[axis]})
-    for axis, values in lines.items():
-        for value in sorted(set(values) - {at[axis]}):
-            yield _point(centre, at | {axis: value}), (axis,)
+    at: dict[Axis, int] = {axis: getattr(preset.centre, _CENTRE[axis]) for axis in lines}
+    values: dict[Axis, list[int]] = {axis: sorted({*line, at[axis]}) for axis, line in lines.items()}
+    everywhere = tuple(axis for axis in lines if len(values[axis]) > 1)
+    yield _point(preset.centre, at), everywhere
+    if preset.design == "product":
+        for combination in product(*values.values()):
+            place = dict(zip(values, combination, strict=True))
+            if place != at:
+                # Every point of a product lies on a whole line along each axis.
+                yield _point(preset.centre, place), everywhere
+        return
+    for axis in lines:
+        for value in values[axis]:
+            if value != at[axis]:
+                yield _point(preset.centre, at | {axis: value}), (axis,)
+    if preset.design == "lines+corners":
+        ends = [(axis, {values[axis][0], values[axis][-1]}) for axis in ("batch", "width", "grid")]
+        for corner in product(*(sorted(pair) for _, pair in ends)):
+            yield _point(preset.centre, at | dict(zip(("batch", "width", "grid"), corner, strict=True))), ()
 
 
-def _point(centre: Centre, at: dict[str, int]) -> Point:
+def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:
     return Point(
         batch=at["batch"],
-        layers=(at["width"],) * (centre.depth + 1),
+        layers=(at["width"],) * (at["depth"] + 1),
         grid_size=at["grid"],
-        spline_order=centre.spline_order,
+        spline_order=at["order"],
         dtype=centre.dtype,
         device=centre.device,
         threads=centre.threads,
@@ -216,33 +295,60 @@ def _point(centre: Centre, at: dict[str, int]) -> Point:
 
 def _cases(preset: Preset) -> Iterator[Case]:
     points = list(_points(preset))
+    centre = points[0][0]
     seed = preset.centre.seed
-    timing = {"blocks", "warmup", "min_sample_ms", "timeout_s"}
+    timing = {"blocks", "budget_s", "warmup", "min_sample_ms", "timeout_s"}
     if preset.speed:
-        speed = preset.speed
-        shared = speed.model_dump(include=timing | {"baseline", "modes"})
-        for n, (point, axes) in enumerate(points):
-            for arm in dict.fromkeys((*speed.arms, *(speed.centre_arms if n == 0 else ()))):
-                yield Case(kind="speed", arm=arm, point=point, axes=axes, seed=seed, **shared)
-    if preset.memory:
-        memory = preset.memory
-        for n, (point, axes) in enumerate(points):
-            for arm in dict.fromkeys((*memory.arms, *(memory.centre_arms if n == 0 else ()))):
-                shared = memory.model_dump(include={"modes", "timeout_s"})
-                yield Case(kind="memory", arm=arm, point=point, axes=axes, seed=seed, **shared)
+        shared = preset.speed.model_dump(include=timing | {"baseline", "modes"}) | {"kind": "speed", "seed": seed}
+        for process in range(preset.speed.processes):
+            for point, arm, axes in _measured(preset.speed, points):
+                yield Case(arm=arm, point=point, axes=axes, process=process, **shared)
+    for kind, section in (("memory", preset.memory), ("simulated", preset.simulated)):
+        if section is None:
+            continue
+        shared = section.model_dump(include={"modes", "timeout_s"}) | {"kind": kind, "seed": seed}
+        for point, arm, axes in _measured(section, points):
+            yield Case(arm=arm, point=point, axes=axes, **shared)
+        for named in preset.named if section.named else ():
+            point = centre.model_copy(
+                update={
+                    "batch": named.batch,
+                    "layers": named.layers,
+                    "grid_size": named.grid,
+                    "spline_order": named.spline_order,
+                }
+            )
+            for arm in dict.fromkeys((*section.arms, *section.centre_arms)):
+                yield Case(arm=arm, point=point, name=named.name, **shared)
+    if preset.frontier:
+        frontier = preset.frontier
+        shared = frontier.model_dump(include={"capacities_gib", "rounding_bytes", "timeout_s"})
+        shared |= {"kind": "frontier", "modes": ("step",), "seed": seed}
+        for width in frontier.widths:
+            point = centre.model_copy(update={"batch": 1, "layers": (width,) * len(centre.layers)})
+            for arm in frontier.arms:
+                yield Case(arm=arm, point=point, **shared)
     if preset.penalty_cost:
         cost = preset.penalty_cost
-        shared = cost.model_dump(include=timing) | {"modes": ("step",), "seed": seed, "point": points[0][0]}
-        untimed = {"kind": "memory", "blocks": 0, "warmup": 0, "min_sample_ms": 0.0}
+        shared = {"modes": ("step",), "seed": seed, "point": centre}
+        timed = cost.model_dump(include=timing) | shared
+        untimed = shared | {"timeout_s": cost.timeout_s}
+        for arm, penalty in product(cost.arms, cost.penalties):
+            for process in range(cost.processes):
+                yield Case(kind="penalty_cost", arm=arm, baseline=arm, penalty=penalty, process=process, **timed)
+            yield Case(kind="memory", arm=arm, penalty=penalty, **untimed)
         for arm in cost.arms:
-            for penalty in cost.penalties:
-                yield Case(**{"kind": "penalty_cost", "arm": arm, "baseline": arm, "penalty": penalty} | shared)
-                yield Case(**shared | untimed | {"arm": arm, "penalty": penalty})
             # What the memory of the penalised steps is compared with; often measured above already.
             modes = preset.memory.modes if preset.memory and "step" in preset.memory.modes else ("step",)
-            yield Case(**shared | untimed | {"arm": arm, "modes": modes})
+            yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
     for sparsity in preset.sparsity:
         yield from _sparsity(preset, sparsity)
+
+
+def _measured(section: Speed | Memory, points: Sequence[Placed]) -> Iterator[tuple[Point, str, tuple[Axis, ...]]]:
+    for n, (point, axes) in enumerate(points):
+        for arm in dict.fromkeys((*section.arms, *(section.centre_arms if n == 0 else ()))):
+            yield point, arm, axes
 
 
 def _sparsity(preset: Preset, sparsity: Sparsity) -> Iterator[Case]:

@@ -1,8 +1,8 @@
 """The arms `inkan` and `inkan[compiled]`: `inkan.KANLayer` (PyPI inkan) with the weights of a given network.
 
 The package has one uniform cubic knot vector for all inputs of a layer, which continues beyond the grid and tapers as ours
-does, and one packed weight: `M` coefficients and a base weight per edge. It has neither scale nor mask nor bias, so those are plain torch
-around it: the packed weight is computed from the source's parameters at every forward, (O, I * M + I) elements.
+does, and one packed weight: `M` coefficients and a base weight per edge. It has neither scale nor mask nor bias, so those are
+plain torch around it: the packed weight is computed from the source's parameters at every forward, (O, I * M + I) elements.
 
 What it builds: values and 64-bit positions of the 4 bases that are not zero, (B, I, 4) each and a dozen intermediate tensors of
 that shape (fused when compiled), scattered into all bases (B, I, M), joined with the base activations into the features
