@@ -12,6 +12,7 @@ current environment holds instead, such as a CUDA build of torch, install the gr
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nox
@@ -119,6 +120,32 @@ def report(session: nox.Session) -> None:
     """Render tables, figures and the page from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
     install(session, "report", package=False)
     session.run("python", "-m", "benchmarks", "report", *(session.posargs or ["--out", "reports"]))
+
+
+@nox.session(default=False)
+def micro(session: nox.Session) -> None:
+    """Time the parts of a layer (pytest-benchmark), a minute: `nox -s micro -- [--device cuda] [pytest options]`.
+
+    The results go to reports/micro/, or where --benchmark-json says. No benchmark collected or measured is a failure.
+    """
+    install(session, "micro")
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--benchmark-json", type=Path)
+    options, rest = parser.parse_known_args(session.posargs)
+    target = options.benchmark_json or Path("reports", "micro", f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    before = target.stat().st_mtime_ns if target.exists() else None
+    session.run("pytest", "benchmarks/micro", f"--benchmark-json={target.resolve()}", *rest)
+    untimed = {"--benchmark-disable", "--collect-only", "--co"} & set(rest)
+    if not untimed and (not target.exists() or target.stat().st_mtime_ns == before):
+        session.error(f"nothing was measured: {target} was not written")
+
+
+@nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """Say which cells changed beyond the noise floor: `nox -s compare -- OLD NEW [options]`; exit 1 if any did."""
+    install(session, "report", package=False)
+    session.run("python", "-m", "benchmarks", "compare", *session.posargs)
 
 
 @nox.session(default=False)

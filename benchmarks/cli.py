@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|report|...`."""
+"""`python -m benchmarks run|plan|report|compare|export|schema`."""
 
 from __future__ import annotations
 
@@ -255,6 +255,72 @@ def report(*, out: Path = Path("reports")) -> None:
         render(out)
     except ValueError as error:
         _refuse(Console(stderr=True), error)
+
+
+@app.command
+def compare(
+    old: Path,
+    new: Path,
+    *,
+    csv: Path | None = None,
+    memory_tolerance: float = 1e-3,
+    worse_only: bool = False,
+    across_machines: bool = False,
+) -> None:
+    """Say which cells of NEW differ from OLD beyond the noise of both; measure nothing.
+
+    The exit status is 0 if nothing changed, 1 if something did, 2 if the folders cannot be compared. Cells that only one of
+    them holds are listed and counted, and are no change.
+
+    Parameters
+    ----------
+    old
+        Folder with raw/rows.jsonl.
+    new
+        Folder with raw/rows.jsonl.
+    csv
+        File for all cells, also those that did not change.
+    memory_tolerance
+        Relative difference of peak bytes that counts as equal.
+    worse_only
+        Show and count only changes for the worse.
+    across_machines
+        Compare cells of different machines, one in each folder.
+    """
+    from benchmarks import compare_text
+    from benchmarks.compare import compare as compare_folders
+
+    try:
+        comparison = compare_folders(old, new, memory_tolerance=memory_tolerance, across_machines=across_machines)
+        if csv is not None:
+            comparison.save_csv(csv)
+    except ValueError as error:
+        _refuse(Console(stderr=True), error)
+    compare_text.show(comparison, Console(highlight=False), worse_only=worse_only)
+    raise SystemExit(0 if comparison.changes(worse_only=worse_only).empty else 1)
+
+
+@app.command
+def export(file: Path, *, out: Path = Path("reports")) -> None:
+    """Write the times of OUT as JSON of pytest-benchmark, for `pytest-benchmark compare`; measure nothing.
+
+    Parameters
+    ----------
+    file
+        JSON file to write.
+    out
+        Folder with raw/rows.jsonl.
+    """
+    from benchmarks.export import export as export_rows
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    try:
+        exported = export_rows(out, file)
+    except ValueError as error:
+        _refuse(Console(stderr=True), error)
+    for failure in exported.failed:
+        console.print(f"no times: {failure}")
+    print(f"{exported.benchmarks} benchmarks in {file}; {len(exported.failed)} cells without times, listed under machine_info")
 
 
 def main() -> None:

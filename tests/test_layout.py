@@ -42,7 +42,7 @@ def test_import_boundaries(folder: str, forbidden: set[str]) -> None:
     assert {str(file): imported(file) & forbidden for file in files if imported(file) & forbidden} == {}
 
 
-@pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.runner"])
+@pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.runner", "benchmarks.compare_text", "benchmarks.export"])
 def test_parents_never_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'kan' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -68,16 +68,25 @@ class Data:
         return self.cases[self.cases["status"] != "ok"]
 
 
-def load(out: Path) -> Data:
-    """Read `out`/raw. Raises ValueError if it holds no finished case."""
+def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment]]:
+    """Return the newest row of each case on each machine, how many older ones are left out, and the environments of `out`.
+
+    Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
+    """
     if not (out / "raw" / "rows.jsonl").is_file():
         raise ValueError(f"out: expected a folder with raw/rows.jsonl, got {out}")
     stored = results.load_rows(out)
     if not stored:
         raise ValueError(f"out: expected at least one finished case in raw/rows.jsonl, got an empty file in {out}")
     environments = results.load_environments(out)
+    rows = _newest(stored, machine_names(environments))
+    return rows, len(stored) - len(rows), environments
+
+
+def load(out: Path) -> Data:
+    """Read `out`/raw. Raises ValueError if it holds no finished case."""
+    rows, superseded, environments = current_rows(out)
     machines = machine_names(environments)
-    rows = _newest(stored, machines)
     settings = _settings(rows, machines)
     presets = {row.case_key: row.preset for row in rows}
 
@@ -88,7 +97,7 @@ def load(out: Path) -> Data:
 
     return Data(
         rows=rows,
-        superseded=len(stored) - len(rows),
+        superseded=superseded,
         environments=environments,
         cases=labelled(results.rows_frame(rows)),
         speed=_judged(labelled(results.speed_frame(rows))),
@@ -131,20 +140,27 @@ def _settings(rows: Sequence[Row], machines: Mapping[str, str]) -> dict[str, str
     return names
 
 
-def _judged(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `floor` and `verdict` to a speed frame.
+def with_floor(frame: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
+    """Add `floor` to the lines of `frame`: the noise floor as a factor >= 1, NaN where there is none.
 
-    `floor` is the noise floor as a factor >= 1: at the same point and mode where the baseline was run against itself
-    there, else the largest of the same setting and mode.
+    It is taken from the lines of the speed frame `speed` where the baseline was run against itself: the one at the same
+    point and mode, else the largest of the same setting and mode.
     """
-    if frame.empty:
-        return frame
-    own = frame[(frame["arm"] == frame["baseline"]) & frame["ratio"].notna()]
+    if frame.empty or speed.empty:
+        return frame.assign(floor=math.nan)
+    own = speed[(speed["arm"] == speed["baseline"]) & speed["ratio"].notna()]
     own = own.assign(floor=np.maximum(own["ratio_high"], 1 / own["ratio_low"]))
     here = own.groupby([*POINT, "mode"])["floor"].max().reset_index()
     largest = own.groupby(["setting", "mode"])["floor"].max().rename("largest").reset_index()
     frame = frame.merge(here, on=[*POINT, "mode"], how="left").merge(largest, on=["setting", "mode"], how="left")
-    frame = frame.assign(floor=frame["floor"].fillna(frame["largest"])).drop(columns="largest")
+    return frame.assign(floor=frame["floor"].fillna(frame["largest"])).drop(columns="largest")
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `floor`, see `with_floor`, and `verdict` to a speed frame."""
+    if frame.empty:
+        return frame
+    frame = with_floor(frame, frame)
     slower, faster = frame["ratio_low"] > frame["floor"], frame["ratio_high"] < 1 / frame["floor"]
     verdict = np.select([slower, faster, frame["ratio"].notna()], ["slower", "faster", "within noise"], "")
     verdict = np.where(frame["ratio"].notna() & frame["floor"].isna(), "no noise floor", verdict)
