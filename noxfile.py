@@ -75,14 +75,21 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
     install(session, "test")
-    session.run("pytest", "--durations=10", "-m", "not slow", *session.posargs)
+    session.run("pytest", "--durations=10", "-m", "not slow and not harness", *session.posargs)
 
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Run the tests that take longest: layers compiled by inductor."""
+    """Run the tests that take longest: layers compiled by inductor, large simulations."""
     install(session, "test")
     session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(default=False)
+def harness(session: nox.Session) -> None:
+    """Measure the measuring: coverage of the intervals, a planted slowdown, kills. Wants a quiet machine, takes minutes."""
+    install(session, "test")
+    session.run("pytest", "-m", "harness", *session.posargs)
 
 
 @nox.session(default=False)

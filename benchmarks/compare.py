@@ -131,7 +131,6 @@ def _lines(side: str, data: stored.Data) -> pd.DataFrame:
     """All that can be compared, in one frame: `CELL`, quantity, value, low, high, floor, status, reason."""
     time = {"quantity": "time ratio", "value": "ratio", "low": "ratio_low", "high": "ratio_high"}
     memory = {"quantity": "peak bytes", "value": "peak_bytes"}
-    machines = stored.machine_names(data.environments)
     parts = []
     for frame, columns in (
         (data.speed, time),
@@ -140,8 +139,6 @@ def _lines(side: str, data: stored.Data) -> pd.DataFrame:
     ):
         if frame.empty:
             continue
-        if "machine" not in frame:
-            frame = frame.assign(machine=frame["env_id"].map(machines).fillna("unknown machine"))
         identity = frame[[name for name in CELL if name in frame]].reindex(columns=CELL).fillna({"baseline": ""})
         values = {name: frame[columns[name]] if name in columns else np.nan for name in ("value", "low", "high")}
         floor = frame.get("floor", np.nan)

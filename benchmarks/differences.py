@@ -29,11 +29,11 @@ def _facts(data: Data) -> dict[str, set[str]]:
         facts["commit"].add(row.commit)
         for name, version in row.versions.items():
             facts.setdefault(name, set()).add(version)
-    unknown = {row.env_id for row in data.rows} - set(data.environments)
+    unknown = {row.run_id for row in data.rows} - set(data.environments)
     if unknown:
-        facts["without a record of the environment"] = {f"env_id {env_id}" for env_id in unknown}
-    for env_id in {row.env_id for row in data.rows} - unknown:
-        environment = data.environments[env_id]
+        facts["without a record of the environment"] = {f"run {run_id}" for run_id in unknown}
+    for run_id in {row.run_id for row in data.rows} - unknown:
+        environment = data.environments[run_id]
         facts["CPU"].add(processor(environment))
         facts["GPU"].add(environment.gpu or "none")
         for name in _DETAILS:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.data import current_rows, machine_names
+from benchmarks.report.data import current_rows
 from benchmarks.rows import Environment, Row, SpeedSeries
 
 KINDS = ("speed", "penalty_cost")
@@ -40,11 +40,11 @@ def export(out: Path, file: Path) -> Exported:
     failed = [text for row in timed for text in _without_times(row)]
     if not series:
         raise ValueError(f"out: expected at least one case with times, got {len(timed)} without in {out}")
-    used = [environments[env_id] for env_id in sorted({row.env_id for row in timed}) if env_id in environments]
+    used = [environments[run_id] for run_id in sorted({row.run_id for row in timed}) if run_id in environments]
     content = {
         "machine_info": _machine_info(used) | {"without_times": failed, "superseded_rows": superseded},
         "commit_info": _commit_info(timed),
-        "benchmarks": _benchmarks(series, machine_names(environments)),
+        "benchmarks": _benchmarks(series),
         "datetime": max(row.finished_at for row, _ in series),
         "version": _format_version(),
     }
@@ -61,17 +61,16 @@ def _without_times(row: Row) -> list[str]:
     return [f"{row.case.label} {mode}: {row.status}: {row.reason}" for mode in row.case.modes if mode not in found]
 
 
-def _benchmarks(series: Sequence[tuple[Row, SpeedSeries]], machines: Mapping[str, str]) -> list[dict[str, Any]]:
-    several = len({machines.get(row.env_id) for row, _ in series}) > 1
+def _benchmarks(series: Sequence[tuple[Row, SpeedSeries]]) -> list[dict[str, Any]]:
+    several = len({row.machine for row, _ in series}) > 1
     found: list[dict[str, Any]] = []
     for row, one in series:
-        machine = machines.get(row.env_id, "unknown machine")
         params = _params(row, one)
         who = row.case.arm if row.case.penalty == "none" else f"{row.case.arm}+{row.case.penalty}"
         size = "B={batch} {layers} G={grid_size} k={spline_order} {dtype} {device} threads={threads}".format(**params)
-        place = f"{size} {machine}" if several else size
+        place = f"{size} {row.machine}" if several else size
         # The index of the process is part of the name: the processes of a cell stand one below the other in a table.
-        process = f" process={params['process']}" if "process" in params else ""
+        process = f" process={params['process']}"
         found.append(
             {
                 "group": f"{row.case.kind} {one.mode} {place}",
@@ -79,7 +78,7 @@ def _benchmarks(series: Sequence[tuple[Row, SpeedSeries]], machines: Mapping[str
                 "fullname": f"{row.case.kind}::{one.mode}[{who} {place}{process}]",
                 "params": params,
                 "param": f"{who} {place}{process}",
-                "extra_info": _extra_info(row, one, machine),
+                "extra_info": _extra_info(row, one),
                 "options": {"warmup": row.case.warmup, "min_time": row.case.min_sample_ms / 1e3, "timer": "perf_counter_ns"},
                 "stats": _stats(one.arm_ns, one.arm_loops),
             }
@@ -94,17 +93,16 @@ def _benchmarks(series: Sequence[tuple[Row, SpeedSeries]], machines: Mapping[str
 
 def _params(row: Row, series: SpeedSeries) -> dict[str, Any]:
     case, point = row.case.model_dump(mode="json"), row.case.point.model_dump(mode="json")
-    chosen = {name: case[name] for name in ("kind", "arm", "baseline", "penalty", "process") if name in case}
+    chosen = {name: case[name] for name in ("kind", "arm", "baseline", "penalty", "process")}
     return chosen | point | {"layers": "-".join(map(str, row.case.point.layers)), "mode": series.mode}
 
 
-def _extra_info(row: Row, series: SpeedSeries, machine: str) -> dict[str, Any]:
+def _extra_info(row: Row, series: SpeedSeries) -> dict[str, Any]:
     fields = row.model_dump(
-        mode="json", include={"case_key", "run_id", "env_id", "commit", "versions", "division", "parameter_count"}
+        mode="json", include={"case_key", "run_id", "env_id", "machine", "commit", "versions", "division", "parameter_count"}
     )
     gate = None if row.gate is None else {"passed": row.gate.passed, "rule": row.gate.rule}
     return fields | {
-        "machine": machine,
         "gate": gate,
         "baseline_data": _seconds(series.baseline_ns, series.baseline_loops),
         "baseline_iterations": series.baseline_loops,

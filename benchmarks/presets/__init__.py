@@ -74,6 +74,7 @@ class Speed(Timing):
     arms: tuple[str, ...]
     centre_arms: tuple[str, ...] = ()
     modes: tuple[Mode, ...] = ("inference", "forward", "forward_backward", "step")
+    centre_modes: tuple[Mode, ...] = Field(default=(), description="modes at the centre, if other than elsewhere")
 
 
 class Memory(Record):
@@ -302,7 +303,8 @@ def _cases(preset: Preset) -> Iterator[Case]:
         shared = preset.speed.model_dump(include=timing | {"baseline", "modes"}) | {"kind": "speed", "seed": seed}
         for process in range(preset.speed.processes):
             for point, arm, axes in _measured(preset.speed, points):
-                yield Case(arm=arm, point=point, axes=axes, process=process, **shared)
+                modes = (preset.speed.centre_modes if point == centre else ()) or preset.speed.modes
+                yield Case(arm=arm, point=point, axes=axes, process=process, **shared | {"modes": modes})
     for kind, section in (("memory", preset.memory), ("simulated", preset.simulated)):
         if section is None:
             continue

@@ -1,7 +1,8 @@
 """Stored rows as the frames that tables and figures share.
 
-A *setting* is what must be equal before two points belong into one figure: machine, device, dtype, threads and spline
-order. A *line* is a series of points along one axis (batch, width or grid) with every other size fixed.
+A *setting* is what must be equal before two points belong into one figure: machine, device, dtype, threads, and the version of
+torch. A *line* is a series of points along one axis (batch, width, grid size, spline order or depth) with every other size
+fixed.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from benchmarks.rows import Environment, Row
 
 # Axis -> (column along it, columns that are fixed on one of its lines).
 AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "batch": ("batch", ("layers", "grid_size")),
-    "width": ("width", ("batch", "depth", "grid_size")),
-    "grid": ("grid_size", ("batch", "layers")),
+    "batch": ("batch", ("layers", "grid_size", "spline_order")),
+    "width": ("width", ("batch", "depth", "grid_size", "spline_order")),
+    "grid": ("grid_size", ("batch", "layers", "spline_order")),
+    "order": ("spline_order", ("batch", "layers", "grid_size")),
+    "depth": ("depth", ("batch", "width", "grid_size", "spline_order")),
 }
-POINT = ["setting", "batch", "layers", "grid_size"]
+POINT = ["setting", "batch", "layers", "grid_size", "spline_order"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Line:
     def title(self) -> str:
         """The fixed sizes, for the head of a panel."""
         names = dict(zip(AXES[self.axis][1], self.fixed, strict=True))
-        texts = {"layers": "{}", "grid_size": "G = {}", "batch": "B = {}", "depth": "{} layers"}
+        texts = {"layers": "{}", "grid_size": "G = {}", "batch": "B = {}", "depth": "{} layers", "spline_order": "k = {}"}
+        texts["width"] = "width {}"
         return ", ".join(texts[name].format(value) for name, value in names.items())
 
 
@@ -59,6 +63,9 @@ class Data:
     speed: pd.DataFrame = field(repr=False)
     penalty_cost: pd.DataFrame = field(repr=False)
     memory: pd.DataFrame = field(repr=False)
+    resident: pd.DataFrame = field(repr=False)
+    simulated: pd.DataFrame = field(repr=False)
+    frontier: pd.DataFrame = field(repr=False)
     sparsity: pd.DataFrame = field(repr=False)
     noise_floor: float
 
@@ -79,15 +86,14 @@ def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment]]:
     if not stored:
         raise ValueError(f"out: expected at least one finished case in raw/rows.jsonl, got an empty file in {out}")
     environments = results.load_environments(out)
-    rows = _newest(stored, machine_names(environments))
+    rows = _newest(stored)
     return rows, len(stored) - len(rows), environments
 
 
 def load(out: Path) -> Data:
     """Read `out`/raw. Raises ValueError if it holds no finished case."""
     rows, superseded, environments = current_rows(out)
-    machines = machine_names(environments)
-    settings = _settings(rows, machines)
+    settings = _settings(rows)
     presets = {row.case_key: row.preset for row in rows}
 
     def labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -103,14 +109,12 @@ def load(out: Path) -> Data:
         speed=_judged(labelled(results.speed_frame(rows))),
         penalty_cost=labelled(results.speed_frame(rows, "penalty_cost")),
         memory=labelled(results.memory_frame(rows)),
+        resident=labelled(results.resident_frame(rows)),
+        simulated=labelled(results.simulated_frame(rows)),
+        frontier=labelled(results.frontier_frame(rows)),
         sparsity=labelled(results.sparsity_frame(rows)),
         noise_floor=results.noise_floor(rows),
     )
-
-
-def machine_names(environments: Mapping[str, Environment]) -> dict[str, str]:
-    """Return `env_id` -> hardware in words."""
-    return {key: " with ".join(filter(None, [processor(env), env.gpu])) for key, env in environments.items()}
 
 
 def processor(environment: Environment) -> str:
@@ -119,24 +123,25 @@ def processor(environment: Environment) -> str:
     return f"{environment.details.get('cpu') or 'unknown processor'}" + (f", {cores} cores" if cores else "")
 
 
-def _newest(rows: Sequence[Row], machines: Mapping[str, str]) -> list[Row]:
+def _newest(rows: Sequence[Row]) -> list[Row]:
     """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions."""
-    latest: dict[tuple[str, str], Row] = {}
+    latest: dict[tuple[str, int, str], Row] = {}
     for row in sorted(rows, key=lambda row: row.finished_at):
-        config = row.case.model_dump_json(exclude={"axes", "timeout_s"})
-        latest[config, machines.get(row.env_id, "")] = row
+        latest[row.case.cell, row.case.process, row.machine] = row
     kept = {row.case_key for row in latest.values()}
     return [row for row in rows if row.case_key in kept]
 
 
-def _settings(rows: Sequence[Row], machines: Mapping[str, str]) -> dict[str, str]:
-    used = sorted({machines.get(row.env_id, "unknown machine") for row in rows})
+def _settings(rows: Sequence[Row]) -> dict[str, str]:
+    machines = {row.machine for row in rows}
+    torches = {row.versions.get("torch", "unknown") for row in rows}
     names = {}
     for row in rows:
         p = row.case.point
-        name = f"{p.device}, {p.dtype}, {p.threads} thread{'s' * (p.threads > 1)}, k = {p.spline_order}"
-        machine = machines.get(row.env_id, "unknown machine")
-        names[row.case_key] = name if len(used) == 1 else f"{name}, {machine}"
+        words = [p.device, p.dtype, f"{p.threads} thread{'s' * (p.threads > 1)}"]
+        words += [f"torch {row.versions.get('torch', 'unknown')}"] if len(torches) > 1 else []
+        words += [row.machine] if len(machines) > 1 else []
+        names[row.case_key] = ", ".join(words)
     return names
 
 

@@ -39,6 +39,9 @@ _SCALING = (
 )
 
 
+_COLUMNS = 3  # panels side by side that stay readable at the width of a page
+
+
 def draw_all(data: Data, folder: Path) -> list[Entry]:
     """Write every figure the rows allow into `folder` and return them in the order of the page."""
     entries: list[Entry] = []
@@ -56,7 +59,8 @@ def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
         if frame.empty:
             continue
         for setting, part in frame.groupby("setting", sort=True):
-            for index, lines in enumerate(families(part)):
+            drawable = [lines[at : at + _COLUMNS] for lines in families(part) for at in range(0, len(lines), _COLUMNS)]
+            for index, lines in enumerate(drawable):
                 name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
                 style.save(scaling.draw(lines, quantity), _drawn(lines), folder, name)
                 failures = " An x at the top marks a case without a value." if part[quantity.column].isna().any() else ""
@@ -72,13 +76,13 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
     if costs.empty:
         return
     for key, part in costs.groupby([*POINT, "mode"], sort=True):
-        setting, batch, layers, grid_size, mode = key
-        name = f"penalty_cost-{slug(f'{setting} b{batch} {layers} g{grid_size}')}"
+        setting, batch, layers, grid_size, order, mode = key
+        name = f"penalty_cost-{slug(f'{setting} b{batch} {layers} g{grid_size} k{order}')}"
         style.save(penalties.draw_cost(part), part, folder, name)
         yield Entry(
             "penalty_cost",
             name,
-            f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size} ({setting}). "
+            f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). "
             "Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a penalty, the "
             "time with 95 % intervals.",
         )

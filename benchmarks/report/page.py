@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from benchmarks.report.cells import markdown, number
-from benchmarks.report.data import AXES, POINT, Data, machine_names, processor
+from benchmarks.report.data import AXES, POINT, Data, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.scaling import MODES
 from benchmarks.report.tables import BASELINE, Table
@@ -68,9 +68,11 @@ def _overview(data: Data) -> str:
         lines.append("**CPU only: no GPU was measured**" + (f" (present, not used: {', '.join(idle)})." if idle else "."))
     if "smoke" in set(data.cases["preset"]):
         lines.append("The `smoke` preset shows that the flow works; its sizes and repetitions are too small to cite.")
-    sources = {(row.commit, tuple(sorted(row.versions.items()))) for row in data.rows}
+    sources = {(row.commit, row.versions.get("torch")) for row in data.rows}
     if len(sources) > 1:
-        lines.append(f"The cases were measured at {len(sources)} different commits or versions, listed under Provenance.")
+        lines.append(
+            f"The cases were measured at {len(sources)} different commits or versions of torch, listed under Provenance."
+        )
     if any(row.commit.endswith("+dirty") for row in data.rows):
         lines.append(
             "**Measured on a working tree with uncommitted changes:** the commit alone does not reproduce these numbers."
@@ -79,8 +81,7 @@ def _overview(data: Data) -> str:
 
 
 def _machines(data: Data) -> list[str]:
-    used = {row.env_id for row in data.rows}
-    return sorted({name for key, name in machine_names(data.environments).items() if key in used}) or ["unknown"]
+    return sorted({row.machine for row in data.rows})
 
 
 def _sentences(summary: pd.DataFrame) -> str:
@@ -116,7 +117,7 @@ def _drift(data: Data) -> str:
     where = f"B = {worst['batch']}, {worst['layers']}, G = {worst['grid_size']}, {MODES[worst['mode']]}"
     return (
         f"Absolute times of different cases come from different processes and moments: `{worst['baseline']}` itself took "
-        f"{number(worst['min'])} to {number(worst['max'])} ms in {worst['count']} processes at one point ({where}). Only "
+        f"{number(worst['min'])} to {number(worst['max'])} ms beside {worst['count']} arms at one point ({where}). Only "
         "the ratios, measured side by side, compare arms.\n\n"
     )
 
@@ -134,7 +135,8 @@ def _reading(data: Data) -> str:
         "same point and mode, or the largest of the mode where none was measured there.\n\n"
         "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
         "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
-        "scale. Ratios are medians of paired log-ratios with bootstrap intervals over pairs. " + _files("summary")
+        "scale. Ratios are means over processes of the medians of paired log-ratios; the interval is the wider of a bootstrap "
+        "over pairs and Student's t over processes. " + _files("summary")
     )
 
 
@@ -165,14 +167,15 @@ def _failures(data: Data, table: Table) -> str:
 
 
 def _provenance(data: Data) -> str:
-    used = {row.env_id for row in data.rows}
-    shown = [env for env in sorted(data.environments.values(), key=lambda env: env.started_at) if env.env_id in used]
+    used = {row.run_id for row in data.rows}
+    shown = [env for env in sorted(data.environments.values(), key=lambda env: env.started_at) if env.run_id in used]
     if not shown:
         return "No environment was recorded."
     table = markdown(
         {
+            "run": [f"`{env.run_id}`" for env in shown],
             "environment": [f"`{env.env_id}`" for env in shown],
-            "cases": [str(sum(row.env_id == env.env_id for row in data.rows)) for env in shown],
+            "cases": [str(sum(row.run_id == env.run_id for row in data.rows)) for env in shown],
             "commit": [f"`{env.commit}`" for env in shown],
             "processor": [processor(env) for env in shown],
             "GPU": [env.gpu or "none" for env in shown],
@@ -188,7 +191,7 @@ def _provenance(data: Data) -> str:
 
 
 def _reproduce(data: Data) -> str:
-    used = {row.env_id for row in data.rows}
+    used = {row.run_id for row in data.rows}
     commands = sorted({env.command for key, env in data.environments.items() if key in used and env.command})
     install = "python -m pip install -e . --group bench -c constraints.txt"
     return (

@@ -1,4 +1,4 @@
-"""Figures over the axes batch, width and grid: time, time ratio and peak memory, one panel per line and mode."""
+"""Figures over the axes: time, time ratio and peak memory, one panel per line and mode."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from matplotlib.patches import Patch
 from benchmarks.report.data import Line
 from benchmarks.report.style import GREY, WIDTH_INCHES, Look, log_axis, looks
 
-MODES = {"forward": "forward", "forward_backward": "forward + backward", "step": "training step"}
-X_LABELS = {"batch": "batch size $B$ (samples)", "width": "layer width (units)", "grid": "grid size $G$ (intervals)"}
+MODES = {
+    "inference": "inference",
+    "forward": "forward",
+    "forward_backward": "forward + backward",
+    "step": "training step",
+}
+X_LABELS = {
+    "batch": "batch size $B$ (samples)",
+    "width": "layer width (units)",
+    "grid": "grid size $G$ (intervals)",
+    "order": "spline order $k$",
+    "depth": "depth (layers)",
+}
 
 
 @dataclass(frozen=True)

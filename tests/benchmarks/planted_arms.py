@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -47,6 +48,30 @@ def die(source: Any) -> nn.Module:
     raise AssertionError
 
 
+def segfault(source: Any) -> nn.Module:
+    ctypes.string_at(0)
+    raise AssertionError
+
+
+def slowed(source: Any) -> nn.Module:
+    """The right network with a tenth more work of the same kind."""
+    return _Slowed(ours.build(source))
+
+
+class _Slowed(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = time.perf_counter_ns()
+        y: Tensor = self.inner(x)
+        end = time.perf_counter_ns() + (time.perf_counter_ns() - start) // 10
+        while time.perf_counter_ns() < end:
+            pass
+        return y
+
+
 def fail(source: Any) -> nn.Module:
     raise LookupError("planted")
 
@@ -73,4 +98,7 @@ register(_arm("detached_penalty", ours.build, ours.gradients, half_detached))
 register(_arm("hang", hang))
 register(_arm("die", die))
 register(_arm("fail", fail))
+register(_arm("segfault", segfault))
+register(_arm("crash_on_import", "tests.benchmarks.crash_on_import:build"))
+register(_arm("slowed", slowed))
 register(_arm("greedy", greedy))

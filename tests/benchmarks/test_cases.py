@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import predict, presets, sources
+from benchmarks import predict, presets, rows, sources
 from benchmarks.cases import Case, Point, case_key
 from reference.arm import ARMS, get_arm
 
@@ -15,15 +16,33 @@ CASE = Case(kind="speed", arm="cox_de_boor", baseline="efficient_kan", point=POI
 
 
 def test_keys_are_stable_and_depend_on_what_is_measured_only() -> None:
-    assert case_key(CASE, "s", {"torch": "1"}) == "15c6a5ebb3891a8ad885"
-    relabelled = CASE.model_copy(update={"axes": ("batch",), "timeout_s": 9.0})
-    assert case_key(relabelled, "s", {"torch": "1"}) == case_key(CASE, "s", {"torch": "1"})
+    own = case_key(CASE, "s", {"torch": "1"}, "m")
+    assert own == "73a2305394069e9e9aea"
+    relabelled = CASE.model_copy(update={"axes": ("batch",), "name": "n", "timeout_s": 9.0})
+    assert case_key(relabelled, "s", {"torch": "1"}, "m") == own
     others = [
-        case_key(CASE.model_copy(update={"seed": 1}), "s", {"torch": "1"}),
-        case_key(CASE, "t", {"torch": "1"}),
-        case_key(CASE, "s", {"torch": "2"}),
+        case_key(CASE.model_copy(update={"seed": 1}), "s", {"torch": "1"}, "m"),
+        case_key(CASE.model_copy(update={"process": 1}), "s", {"torch": "1"}, "m"),
+        case_key(CASE, "t", {"torch": "1"}, "m"),
+        case_key(CASE, "s", {"torch": "2"}, "m"),
+        case_key(CASE, "s", {"torch": "1"}, "n"),
     ]
-    assert len({case_key(CASE, "s", {"torch": "1"}), *others}) == 4
+    assert len({own, *others}) == 6
+    assert CASE.model_copy(update={"process": 1}).cell == CASE.cell != CASE.model_copy(update={"seed": 1}).cell
+
+
+def test_versions_are_those_of_the_packages_that_decide_the_case() -> None:
+    assert set(sources.versions(CASE)) == {"python", "torch", "numpy", "pykan"}  # gated: pykan sets the limits
+    bare = CASE.model_copy(update={"arm": "gemm_bound", "baseline": None, "kind": "memory"})
+    assert set(sources.versions(bare)) == {"python", "torch", "numpy"}
+    old = bare.model_copy(update={"arm": "pykan[0.0.5]"})
+    assert sources.versions(old)["pykan"] == "0.0.5"
+
+
+def test_the_published_schema_is_that_of_the_rows() -> None:
+    folder = sources.ROOT / "benchmarks" / "schema"
+    for name, content in rows.schema().items():
+        assert json.loads((folder / name).read_text(encoding="utf-8")) == content, "run `python -m benchmarks schema`"
 
 
 def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,19 +79,40 @@ def test_sources_of_every_arm_exist(name: str) -> None:
     assert sources.source_hash(CASE.model_copy(update={"arm": name, "baseline": None}))
 
 
-@pytest.mark.parametrize("name", ["smoke", "default"])
+@pytest.mark.parametrize("name", ["smoke", "default", "paper"])
 def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str) -> None:
     preset = presets.load(name)
     cases = presets.expand(preset)
     assert len({case.model_copy(update={"axes": ()}) for case in cases}) == len(cases)
-    assert {case.kind for case in cases} == {"speed", "memory", "penalty_cost", "sparsity"}
+    assert {case.kind for case in cases} == {"speed", "memory", "simulated", "frontier", "penalty_cost", "sparsity"}
     for case in cases:
         get_arm(case.arm)
-    for axis in ("batch", "width", "grid"):
+    for axis in ("batch", "width", "grid", "order", "depth"):
         points = {case.point for case in cases if case.kind == "speed" and axis in case.axes and case.arm == "pykan[speed]"}
         assert len(points) >= 2, axis
-    own = [case for case in cases if case.kind == "speed" and case.arm == case.baseline]
+    speeds = [case for case in cases if case.kind == "speed"]
+    if name != "smoke":
+        arms = {"efficient_kan", "cox_de_boor", "gemm_bound", "mlp[width]"} | {
+            f"pykan[{m}]" for m in ("default", "nosave", "speed")
+        }
+        for point in {case.point for case in speeds}:
+            assert arms <= {case.arm for case in speeds if case.point == point}
+        assert {case.process for case in speeds} >= {0, 1, 2}
+    own = [case for case in speeds if case.arm == case.baseline]
     assert own, "no arm is measured against itself, so there is no noise floor"
+
+
+def test_corners_and_product_add_the_points_they_name() -> None:
+    preset = presets.override(presets.load("default"), batch=[8, 16], width=[4, 8], grid=[3, 5], order=[3], depth=[2])
+    corners = {(c.point.batch, c.point.width, c.point.grid_size) for c in presets.expand(preset, ["speed"])}
+    assert corners == {(b, w, g) for b in (8, 16) for w in (4, 8) for g in (3, 5)}
+    product = presets.override(presets.load("paper"), batch=[8, 16], width=[4], grid=[3, 5], order=[2, 3], depth=[1, 3])
+    assert len({case.point for case in presets.expand(product, ["memory"]) if case.name is None}) == 16
+
+
+def test_a_device_left_open_is_resolved_before_the_key() -> None:
+    cases = presets.expand(presets.override(presets.load("smoke"), device="auto"), ["memory"])
+    assert {case.point.device for case in cases} <= {"cpu", "cuda"}
 
 
 def test_overrides_replace_lines_and_move_the_centre() -> None:

@@ -35,11 +35,11 @@ def speed_case(arm: str, **changes: object) -> Case:
 
 
 def test_a_right_arm_passes_and_is_timed() -> None:
-    outcome = measure(Job(case=speed_case("cox_de_boor", modes=("forward", "forward_backward", "step"))))
+    outcome = measure(Job(case=speed_case("cox_de_boor", modes=("inference", "forward", "forward_backward", "step"))))
     assert outcome.status == "ok", outcome.reason
     assert outcome.gate is not None
     assert outcome.gate.passed
-    assert [series.mode for series in outcome.speed] == ["forward", "forward_backward", "step"]
+    assert [series.mode for series in outcome.speed] == ["inference", "forward", "forward_backward", "step"]
     assert all(len(series.arm_ns) == 4 for series in outcome.speed)
 
 
@@ -118,20 +118,22 @@ def _busy(seconds: float) -> None:
         pass
 
 
-def _nothing() -> None:
-    """Nothing to wait for on a CPU."""
-
-
 def test_an_arm_against_itself_covers_one_and_a_slowdown_is_found() -> None:
     """Both in one of five tries: while another program has the processor, neither can be expected."""
     rng = np.random.default_rng(0)
 
     def ratio(arm_s: float, baseline_s: float, confidence: float) -> Interval:
         series = speed.measure(
-            lambda: _busy(arm_s), lambda: _busy(baseline_s), _nothing, mode="step", blocks=10, warmup=2, min_sample_ms=1.0
+            lambda: _busy(arm_s),
+            lambda: _busy(baseline_s),
+            speed.cpu_clock,
+            mode="step",
+            blocks=10,
+            warmup=2,
+            min_sample_ms=1.0,
         )
         arm, baseline = np.array(series.arm_ns) / series.arm_loops, np.array(series.baseline_ns) / series.baseline_loops
-        return paired_ratio(arm, baseline, rng, confidence=confidence)
+        return paired_ratio([(arm, baseline)], rng, confidence=confidence)
 
     seen = []
     for _ in range(5):
@@ -147,7 +149,7 @@ def test_blocks_alternate_abba_and_baab() -> None:
     series = speed.measure(
         lambda: order.append("A"),
         lambda: order.append("B"),
-        _nothing,
+        speed.cpu_clock,
         mode="step",
         blocks=2,
         warmup=1,
@@ -155,7 +157,7 @@ def test_blocks_alternate_abba_and_baab() -> None:
     )
     assert (series.arm_loops, series.baseline_loops) == (1, 1)
     # Each sample is preceded by one untimed call of its side.
-    assert "".join(order) == "AABB" + "AABBBBAA" + "BBAAAABB"
+    assert "".join(order) == "AB" + "AABBBBAA" + "BBAAAABB"
     assert series.arm_first == (True, False, False, True)
 
 
@@ -164,9 +166,39 @@ def test_pair_statistics_cover_the_truth_as_often_as_they_say() -> None:
     hits = 0
     for _ in range(100):
         drift = rng.lognormal(0, 0.5, 24)
-        found = paired_ratio(1.1 * drift * rng.lognormal(0, 0.02, 24), drift * rng.lognormal(0, 0.02, 24), rng, resamples=400)
+        pairs = 1.1 * drift * rng.lognormal(0, 0.02, 24), drift * rng.lognormal(0, 0.02, 24)
+        found = paired_ratio([pairs], rng, resamples=400)
         hits += found.low <= 1.1 <= found.high
     assert hits >= 88
+
+
+def test_the_interval_covers_what_differs_between_processes() -> None:
+    """Where memory happens to lie shifts all pairs of one process: pooled pairs would be sure of a wrong ratio."""
+    rng = np.random.default_rng(1)
+    hits = pooled = 0
+    for _ in range(60):
+        shifts = rng.lognormal(0, 0.02, 3)
+        processes = [(s * rng.lognormal(0, 0.005, 10), rng.lognormal(0, 0.005, 10)) for s in shifts]
+        found = paired_ratio(processes, rng, resamples=300)
+        hits += found.low <= 1 <= found.high
+        together = paired_ratio([tuple(np.concatenate(side) for side in zip(*processes, strict=True))], rng, resamples=300)
+        pooled += together.low <= 1 <= together.high
+    assert hits >= 54
+    assert pooled < hits
+
+
+def test_a_slow_call_stops_at_its_budget_after_one_block() -> None:
+    settings = {"mode": "step", "blocks": 50, "warmup": 2, "min_sample_ms": 0.0}
+    series = speed.measure(lambda: _busy(0.03), lambda: _busy(0.03), speed.cpu_clock, **settings, budget_s=0.01)
+    assert len(series.arm_ns) == 2
+
+
+def test_device_times_go_beside_wall_times() -> None:
+    def clock(call: speed.Call, loops: int) -> speed.Sample:
+        return speed.Sample(2000 * loops, 1500 * loops)
+
+    series = speed.measure(lambda: None, lambda: None, clock, mode="step", blocks=1, warmup=1, min_sample_ms=0.01)
+    assert (series.arm_loops, series.arm_ns, series.arm_device_ns) == (5, (10_000, 10_000), (7500, 7500))
 
 
 def test_known_allocations_are_measured_to_the_byte() -> None:
@@ -186,7 +218,7 @@ def test_known_allocations_are_measured_to_the_byte() -> None:
 
 
 def test_memory_parts_add_up_and_repeat_exactly() -> None:
-    case = Case(kind="memory", arm="efficient_kan", point=TINY, modes=("forward", "step"))
+    case = Case(kind="memory", arm="efficient_kan", point=TINY, modes=("inference", "step"))
     first, second = (measure(Job(case=case)) for _ in range(2))
     assert first.status == "ok", first.reason
     for a, b in zip(first.memory, second.memory, strict=True):
@@ -194,9 +226,13 @@ def test_memory_parts_add_up_and_repeat_exactly() -> None:
         assert parts == a.peak_bytes == b.peak_bytes
         assert a.input_bytes == 8 * 16 * (3 + 2)
         assert a.rss_before_bytes is not None
-    forward, step = first.memory
+        assert a.live_peak_bytes == a.peak_bytes
+        assert a.live_peak_operator is not None
+        assert len(a.sampled_rss) > 5
+        assert max(size for _, size in a.sampled_rss) == a.sampled_rss_peak_bytes
+    inference, step = first.memory
     trained = 2 * 3 * (3 + 3 + 2)  # base weights, scalers and G + k coefficients of six edges
-    assert (forward.gradient_bytes, step.gradient_bytes) == (0, 8 * trained)
+    assert (inference.gradient_bytes, step.gradient_bytes) == (0, 8 * trained)
     assert step.optimiser_bytes == 2 * 8 * trained + 4 * 3  # Adam: two moments, and a float32 step count per tensor
     assert step.activation_bytes > 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from benchmarks import presets, results, runner, sources
 from benchmarks.cases import Case, Point
+from benchmarks.child import Server, variables
 from benchmarks.plugins import load_plugin
 from benchmarks.store import Locked, Store
 from reference import arm as arms
@@ -33,14 +33,14 @@ dtype = "float64"
 
 [memory]
 arms = ["gemm_bound", "mlp[width]"]
-modes = ["forward"]
+modes = ["inference"]
 timeout_s = 60
 """
 
 
 def case(arm: str, batch: int = 8, timeout_s: float = 60.0) -> Case:
     point = Point(batch=batch, layers=(2, 2), grid_size=2, dtype="float64")
-    return Case(kind="memory", arm=arm, point=point, modes=("forward",), timeout_s=timeout_s)
+    return Case(kind="memory", arm=arm, point=point, modes=("inference",), timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -55,6 +55,8 @@ def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, plan
         case("gemm_bound"),
         case("die"),
         case("fail"),
+        case("segfault"),
+        case("crash_on_import"),
         case("hang", timeout_s=4.0),
     ]
     counts = runner.run("test", cases, tmp_path, jobs=2, plugin=planted, command="pytest")
@@ -65,11 +67,16 @@ def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, plan
     assert "SIGKILL" in rows[("die", 8)].reason
     assert statuses[("fail", 8)] == "error"
     assert "planted" in rows[("fail", 8)].reason
+    assert statuses[("segfault", 8)] == "killed"
+    assert "SIGSEGV" in rows[("segfault", 8)].reason
+    assert statuses[("crash_on_import", 8)] == "error"
+    assert "exit status 3" in rows[("crash_on_import", 8)].reason
     assert statuses[("hang", 8)] == "timeout"
-    assert sum(counts.values()) == 4
-    assert results.load_environments(tmp_path)[rows[("die", 8)].env_id].command == "pytest"
+    assert sum(counts.values()) == 6
+    assert not (tmp_path / "raw" / ".work").exists()
+    assert results.load_environments(tmp_path)[rows[("die", 8)].run_id].command == "pytest"
     frame = results.memory_frame(list(rows.values()))
-    assert len(frame) == 4
+    assert len(frame) == 6
     assert frame["peak_bytes"].notna().sum() == 1
 
 
@@ -89,15 +96,39 @@ def test_a_failure_of_an_earlier_run_rules_out_what_is_larger_too(tmp_path: Path
 
 def test_the_memory_limit_makes_an_oom_of_a_greedy_arm(tmp_path: Path) -> None:
     job = runner.Job(case=case("greedy"), plugin=str(PLANTED), memory_limit_bytes=2**30)
-    target = tmp_path / "outcome.json"
-    subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker", str(target)],
-        input=job.model_dump_json().encode() + b"\ngo\n",
-        check=True,
-        cwd=ROOT,
-        capture_output=True,
-    )
-    assert json.loads(target.read_text())["status"] == "oom"
+    server = Server(tmp_path, variables(job.case), ("numpy", "torch"), sys.executable)
+    try:
+        outcome, seconds = server.run(job)
+        assert outcome.status == "oom"
+        assert "can't allocate memory" in outcome.reason
+        assert 0 < seconds < job.case.timeout_s
+        again, _ = server.run(job.model_copy(update={"case": case("gemm_bound"), "memory_limit_bytes": None}))
+        assert again.status == "ok", "the limit of one process must not reach the next"
+    finally:
+        server.close()
+
+
+def test_a_lost_server_is_a_row_and_is_started_again(tmp_path: Path) -> None:
+    server = Server(tmp_path, variables(case("gemm_bound")), (), sys.executable)
+    try:
+        assert server.run(runner.Job(case=case("gemm_bound")))[0].status == "ok"
+        assert server._process is not None
+        server._process.kill()
+        server._process.wait()
+        assert server.run(runner.Job(case=case("gemm_bound")))[0].status == "ok"
+    finally:
+        server.close()
+    broken = Server(tmp_path, {}, (), "/bin/false")
+    assert broken.run(runner.Job(case=case("gemm_bound")))[0].status == "error"
+
+
+def test_a_slow_baseline_rules_out_the_arms_compared_with_it() -> None:
+    own = Case(kind="speed", arm="efficient_kan", baseline="efficient_kan", point=case("x").point, modes=("step",))
+    other = own.model_copy(update={"arm": "mlp[width]"})
+    larger = other.model_copy(update={"point": case("x", batch=64).point})
+    assert runner._dominates(larger, own)
+    assert not runner._dominates(own, other)
+    assert not runner._dominates(larger.model_copy(update={"modes": ("forward",)}), own)
 
 
 def _command(preset: Path, out: Path) -> list[str]:
@@ -146,7 +177,7 @@ def test_a_locked_folder_is_refused(tmp_path: Path) -> None:
 def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "rows.jsonl").write_text('{"schema_version": 0, "case_key": "a", "status": "ok"}\n')
-    with pytest.raises(ValueError, match="schema_version 1, got 0"), Store(tmp_path) as store:
+    with pytest.raises(ValueError, match="schema_version 2, got 0"), Store(tmp_path) as store:
         store.statuses()
     with pytest.raises(ValueError, match="never mixed"):
         results.load_rows(tmp_path)
@@ -209,12 +240,12 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "nope"], "preset: expected one of default, smoke"),
+        (["--preset", "nope"], "preset: expected one of default, paper, smoke"),
         (["--arms", "pykan"], "arm: expected one of efficient_kan, pykan[default], pykan[nosave]"),
         (["--arms", "pykan[speed]", "mlp[width]"], "arms: expected what preset smoke measures"),
         (["--only", "speed", "sparsity", "--arms", "cox_de_boor"], "only: expected what preset smoke measures"),
         (["--threads", "0"], "threads: expected at least 1, got 0"),
-        (["--device", "gpu"], "device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        (["--device", "gpu"], "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["--width", "8.5"], "expected whole numbers, got 8.5"),
         (["--arms", "mlp[width]", "--only", "sparsity"], "at least one case"),
         (["--batch", "0"], "batch: expected positive whole numbers"),

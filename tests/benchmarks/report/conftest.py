@@ -25,6 +25,7 @@ ENVIRONMENT = Environment(
     command="python -m benchmarks run --preset smoke",
     commit="0123abc",
     dirty=False,
+    machine="Example CPU, 2 cores, 8 GiB",
     versions={"torch": "2.13.0", "pykan": "0.2.8"},
     gpu=None,
     details={"cpu": "Example CPU", "cores_usable": 2},
@@ -55,6 +56,7 @@ class Run:
             "finished_at": f"2026-01-02T03:{number // 60:02}:{number % 60:02}+00:00",
             "wall_s": 1.5,
             "env_id": "env0",
+            "machine": "Example CPU, 2 cores, 8 GiB",
             "commit": "0123abc",
             "versions": {"torch": "2.13.0", "pykan": "0.2.8"},
         }
