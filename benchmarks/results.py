@@ -213,12 +213,14 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def resident_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per sample of the resident set that `memory_profiler` took: `seconds` since the first call, `rss_bytes`."""
+    """One line per sample of the resident set that `memory_profiler` took: `seconds` since the first call, `rss_bytes`,
+    and `rss_before_bytes`, the resident set before the measurement.
+    """
     lines = [
-        _common(row) | {"mode": series.mode, "seconds": seconds, "rss_bytes": size}
+        _common(row) | {"mode": series.mode, "seconds": at, "rss_bytes": size, "rss_before_bytes": series.rss_before_bytes}
         for row in rows
         for series in row.memory
-        for seconds, size in series.sampled_rss
+        for at, size in series.sampled_rss
     ]
     return pd.DataFrame(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,12 +14,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+def promoted_copies(func: Any, args: Any) -> int:
+    """Return the bytes of the copies in a common dtype that an elementwise operator makes of its operands on a CPU.
+
+    torch's CPU kernels compute in one dtype, so that a bool operand beside a float one is copied while the operator runs. CUDA
+    kernels convert each element as they load it and copy nothing.
+    """
+    if torch.Tag.pointwise not in func.tags or func.overloadpacket is torch.ops.aten.where:
+        return 0
+    operands = [a for a in args if isinstance(a, Tensor) and a.dim()]
+    if len({operand.dtype for operand in operands}) < 2 or any(operand.device.type != "cpu" for operand in operands):
+        return 0
+    common = reduce(torch.promote_types, (operand.dtype for operand in operands))
+    return sum(operand.numel() * common.itemsize for operand in operands if operand.dtype != common)
+
+
 class LiveStorages(TorchDispatchMode):
     """Keeps the sum of the storages that operators have given out and that are still alive.
 
     Each storage counts once, whatever views there are of it, with its size rounded up to a multiple of `rounding` bytes, and
-    until it dies. The sum is taken after every operator, so that what one allocates and frees inside is not seen. `alive` are
-    tensors from before, whose storages count too. Use as a context manager; real and fake tensors both work.
+    until it dies. The sum is taken after every operator, and what one allocates and frees inside is not seen, but for
+    `promoted_copies`. `alive` are tensors from before, whose storages count too. Use as a context manager; real and fake
+    tensors both work.
 
     Raises ValueError if `rounding` is below 1.
     """
@@ -55,8 +72,8 @@ class LiveStorages(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf, self.least_bytes(func, args))
-        if self.bytes > self.peak and not self._paused:
-            self.peak, self.operator = self.bytes, str(func)
+        if not self._paused and (held := self.bytes + promoted_copies(func, args)) > self.peak:
+            self.peak, self.operator = held, str(func)
         return result
 
     def least_bytes(self, func: Any, args: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -48,7 +49,9 @@ class Simulation:
             return
         dtype: torch.dtype = getattr(torch, point.dtype)
         source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
-        with self._mode:
+        with self._mode, warnings.catch_warnings():
+            # An arm that copies the network with copy.deepcopy makes torch itself look at the address of a fake tensor.
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor", UserWarning)
             self._module = arm.build(_fake_copy(source, self._mode))
 
     def peak(self, batch: int, mode: Mode, penalty: Penalty = "none", *, rounding: int = 1) -> Peak:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from benchmarks.cases import Penalty
 from benchmarks.environment import git_commit
 from benchmarks.micro.setting import Layer, Size, build, clock_of, failure
-from benchmarks.sources import versions
 
 Timed = Callable[..., Any]
 
@@ -52,7 +52,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def origin() -> dict[str, Any]:
     """Versions and commit."""
     commit, dirty = git_commit()
-    return {"versions": versions(), "commit": commit, "dirty": dirty}
+    return {"versions": {name: version(name) for name in ("torch", "numpy")}, "commit": commit, "dirty": dirty}
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report import penalties, scaling, style, tables
-from benchmarks.report.data import POINT, Data, Line, families, slug, with_baseline
+from benchmarks.report import capacity, penalties, scaling, style, tables
+from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ def draw_all(data: Data, folder: Path) -> list[Entry]:
     entries: list[Entry] = []
     with style.applied():
         entries += _scaling(data, folder)
+        entries += _resident(data, folder)
+        entries += _named(data, folder)
+        entries += _frontier(data, folder)
         entries += _penalty_costs(data, folder)
         entries += _sparsity(data, folder)
     return entries
@@ -71,6 +74,67 @@ def _drawn(lines: list[Line]) -> pd.DataFrame:
     return pd.concat([line.frame.assign(axis=line.axis) for line in lines], ignore_index=True)
 
 
+def _resident(data: Data, folder: Path) -> Iterator[Entry]:
+    """The resident set over time of the baseline and pykan's modes, at the centre and at the largest point both have."""
+    frame = data.resident
+    if frame.empty:
+        return
+    frame = frame[(frame["mode"] == "step") & (frame["penalty"] == "none")]
+    frame = frame[(frame["arm"] == tables.BASELINE) | frame["arm"].str.startswith("pykan")]
+    for setting, part in frame.groupby("setting", sort=True):
+        arms = part.groupby(POINT)["arm"].transform("nunique")
+        size = part["batch"] * part["width"] * part["width"] * part["depth"]
+        crossed = part[[f"on_{axis}" for axis in AXES]].sum(axis=1)
+        several = part[arms > 1]
+        if several.empty:
+            continue
+        first = [several.loc[[order.idxmax()], POINT] for order in (crossed[arms > 1], size[arms > 1])]
+        for key, chosen in several.merge(pd.concat(first).drop_duplicates()).groupby(POINT, sort=True):
+            _, batch, layers, grid_size, order = key
+            name = f"resident-{slug(f'{setting} b{batch} {layers} g{grid_size} k{order}')}"
+            style.save(capacity.draw_resident(chosen), chosen, folder, name)
+            yield Entry(
+                "memory",
+                name,
+                "Resident set of the process as `memory_profiler` sampled it while training steps were repeated, at "
+                f"B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). A sampler misses short peaks: the "
+                "exact bytes are in the table.",
+            )
+
+
+def _named(data: Data, folder: Path) -> Iterator[Entry]:
+    if data.simulated.empty:
+        return
+    frame = data.simulated[data.simulated["name"].notna()]
+    for key, part in frame.groupby(["setting", "name"], sort=True):
+        setting, name = map(str, key)
+        first = part.iloc[0]
+        stem = f"simulated-{slug(f'{name} {setting}')}"
+        style.save(capacity.draw_named(part), part, folder, stem)
+        yield Entry(
+            "capacity",
+            stem,
+            f"Simulated peak memory of *{name}*: B = {first['batch']:,}, layers {first['layers']}, G = {first['grid_size']}, "
+            f"k = {first['spline_order']}, {first['dtype']}. Nothing was computed: shapes were followed under fake tensors.",
+        )
+
+
+def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
+    if data.frontier.empty:
+        return
+    for key, part in data.frontier.groupby(["setting", "depth", "grid_size", "spline_order"], sort=True):
+        setting, depth, grid_size, order = key
+        stem = f"frontier-{slug(f'{setting} {depth} layers g{grid_size} k{order}')}"
+        style.save(capacity.draw_frontier(part), part, folder, stem)
+        yield Entry(
+            "capacity",
+            stem,
+            f"Largest batch of which one training step fits into a memory size, by simulation: {depth} layers of equal width, "
+            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}. Storages count in multiples of 512 bytes, as CUDA's "
+            "caching allocator hands them out; what the driver, the context and fragmentation take comes on top.",
+        )
+
+
 def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
     costs = tables.penalty_costs(data)
     if costs.empty:
@@ -82,9 +146,9 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
         yield Entry(
             "penalty_cost",
             name,
-            f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). "
-            "Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a penalty, the "
-            "time with 95 % intervals.",
+            f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size}, k = {order} "
+            f"({setting}). Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a "
+            "penalty, the time with 95 % intervals.",
         )
 
 

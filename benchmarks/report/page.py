@@ -16,7 +16,8 @@ from benchmarks.report.tables import BASELINE, Table
 _SECTIONS = (
     ("time", "Time", ("time",)),
     ("ratio", "Time compared with `efficient_kan`", ()),
-    ("memory", "Memory", ("memory",)),
+    ("memory", "Memory", ("memory", "cross_check")),
+    ("capacity", "What fits", ("simulated", "frontier")),
     ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
     ("sparsity", "Test error against sparsity", ("sparsity",)),
 )

@@ -69,7 +69,7 @@ def applied() -> Iterator[None]:
                 "axes.spines.right": False,
                 "axes.spines.top": False,
                 "axes.labelsize": 7,
-                "axes.titlesize": 7,
+                "axes.titlesize": 6,
                 "font.family": "DejaVu Sans",
                 "grid.color": "0.9",
                 "grid.linewidth": 0.5,

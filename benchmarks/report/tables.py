@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Table:
 
 def summary(data: Data) -> Table:
     """Every arm at the centre points: times, ratio of the most complete mode, peak memory."""
-    keys = [*POINT, "spline_order", "arm"]
+    keys = [*POINT, "arm"]
     cases = centre(data.cases[data.cases["kind"].isin(["speed", "memory"])])
     cases = cases[cases["penalty"] == "none"]
     frame = cases.groupby(keys, sort=False).agg(
@@ -60,7 +61,8 @@ def summary(data: Data) -> Table:
         frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
     view = _setting(frame) | {
         "point": [
-            f"B = {b}, {layers}, G = {g}" for b, layers, g in frame[["batch", "layers", "grid_size"]].itertuples(index=False)
+            f"B = {b}, {layers}, G = {g}, k = {k}"
+            for b, layers, g, k in frame[["batch", "layers", "grid_size", "spline_order"]].itertuples(index=False)
         ],
         "arm": code(frame["arm"]),
         "division": [text_of(value).replace("_", " ") for value in frame["division"]],
@@ -143,6 +145,64 @@ def memory(data: Data) -> Table:
     return Table("memory", frame, view | {"status": list(frame["status"])})
 
 
+def cross_check(data: Data) -> Table:
+    """Per arm: how far the two other methods came from the allocator's peak, where they differed most."""
+    frame = data.memory
+    if frame.empty or frame["peak_bytes"].isna().all():
+        return Table("cross_check", pd.DataFrame(), {})
+    frame = frame[frame["peak_bytes"].notna()]
+    deviations = {
+        "live": (frame["live_peak_bytes"].astype(float) / frame["peak_bytes"] - 1).abs(),
+        "simulated": (frame["simulated_peak_bytes"] / frame["peak_bytes"] - 1).abs(),
+    }
+    frame = frame.assign(**{f"{name}_deviation": values for name, values in deviations.items()})
+    columns = {f"{name}_{what}": (f"{name}_deviation", what) for name in deviations for what in ("count", "max")}
+    found = frame.groupby(["setting", "arm"], sort=True).agg(**columns).reset_index()
+    view = _setting(found) | {
+        "arm": code(found["arm"]),
+        "peaks with live storages": [str(count) for count in found["live_count"]],
+        "largest deviation": _percent(found["live_max"]),
+        "peaks simulated": [str(count) for count in found["simulated_count"]],
+        "largest deviation of these": _percent(found["simulated_max"]),
+    }
+    return Table("cross_check", found, view)
+
+
+def _percent(values: Iterable[float]) -> list[str]:
+    return ["–" if pd.isna(value) else f"{100 * value:.3f} %" for value in values]
+
+
+def simulated(data: Data) -> Table:
+    """The simulated peaks at named points."""
+    if data.simulated.empty:
+        return Table("simulated", pd.DataFrame(), {})
+    frame = data.simulated[data.simulated["name"].notna()]
+    if frame.empty:
+        return Table("simulated", frame, {})
+    frame = _against(frame, "arm", BASELINE, [*POINT, "name", "mode"])
+    view = {"name": list(frame["name"])} | _point(frame)
+    view |= {
+        "mode": [MODES[mode] for mode in frame["mode"]],
+        "simulated peak (GiB)": numbers(frame["peak_bytes"] / 2**30),
+        f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
+        "status": list(frame["status"]),
+    }
+    return Table("simulated", frame, view)
+
+
+def frontier(data: Data) -> Table:
+    """The largest batch that fits, per arm, width and memory size."""
+    frame = data.frontier
+    if frame.empty:
+        return Table("frontier", frame, {})
+    one_each = frame.drop_duplicates("case_key")
+    view = _setting(one_each) | {"arm": code(one_each["arm"]), "layers": list(one_each["layers"])}
+    for capacity, part in frame.groupby("capacity_gib", sort=True):
+        batches = part.set_index("case_key")["largest_batch"].reindex(one_each["case_key"])
+        view[f"{capacity} GiB"] = ["–" if pd.isna(batch) else f"{batch:,.0f}" for batch in batches]
+    return Table("frontier", frame, view | {"status": list(one_each["status"])})
+
+
 def penalty_costs(data: Data) -> pd.DataFrame:
     """One row per point, arm and penalty: time and peak memory of a penalised step, and both over the arm's plain step."""
     keys = [*POINT, "arm", "mode", "penalty"]
@@ -213,7 +273,7 @@ def _setting(frame: pd.DataFrame) -> View:
 
 
 def _point(frame: pd.DataFrame) -> View:
-    sizes = {"B": "batch", "layers": "layers", "G": "grid_size"}
+    sizes = {"B": "batch", "layers": "layers", "G": "grid_size", "k": "spline_order"}
     texts = {heading: [str(value) for value in frame[column]] for heading, column in sizes.items()}
     return _setting(frame) | {"arm": code(frame["arm"])} | texts
 

@@ -63,7 +63,8 @@ def test_a_slowdown_of_a_tenth_is_found_in_9_of_10_runs(tmp_path: Path) -> None:
 def test_a_parent_killed_five_times_leaves_every_case_exactly_once(tmp_path: Path) -> None:
     preset, out = tmp_path / "tiny.toml", tmp_path / "out"
     preset.write_text(
-        'about = "for tests"\njobs = 2\n[centre]\nbatch = 8\nwidth = 2\ndepth = 1\ngrid = 2\n[lines]\nbatch = [8, 16, 32, 64, 128, 256]\n'
+        'about = "for tests"\njobs = 2\n[centre]\nbatch = 8\nwidth = 2\ndepth = 1\ngrid = 2\n'
+        "[lines]\nbatch = [8, 16, 32, 64, 128, 256]\n"
         '[speed]\nprocesses = 2\narms = ["efficient_kan", "gemm_bound", "mlp[width]"]\nblocks = 2\ntimeout_s = 60\n'
         '[memory]\narms = ["efficient_kan", "gemm_bound", "mlp[width]"]\nmodes = ["step"]\ntimeout_s = 60\n'
     )

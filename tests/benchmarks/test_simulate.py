@@ -22,7 +22,7 @@ from reference.arm import get_arm
 ARMS = ("efficient_kan", "pykan[speed]", "cox_de_boor", "gemm_bound", "mlp[width]", "mlp[params]")
 POINTS = (
     Point(batch=256, layers=(16, 16, 16), grid_size=5),
-    Point(batch=1, layers=(3, 5), grid_size=2, spline_order=1),
+    Point(batch=64, layers=(3, 5), grid_size=2, spline_order=1),
     Point(batch=1000, layers=(7, 40, 2), grid_size=20, spline_order=2),
 )
 LARGER = (Point(batch=20_000, layers=(32, 64), grid_size=5), Point(batch=512, layers=(128, 128, 10), grid_size=50))
@@ -134,7 +134,7 @@ def test_a_case_that_cannot_fit_anywhere_is_simulated_all_the_same() -> None:
 
 def test_the_frontier_of_an_arm_is_where_its_own_simulation_says() -> None:
     point = Point(batch=1, layers=(16, 16), grid_size=5)
-    case = Case(kind="frontier", arm="efficient_kan", point=point, modes=("step",), capacities_gib=(1, 8), rounding_bytes=512)
+    case = Case(kind="frontier", arm="efficient_kan", point=point, modes=("step",), capacities_gib=(1,), rounding_bytes=512)
     outcome = measure(Job(case=case))
     assert outcome.status == "ok", outcome.reason
     simulation = simulate.Simulation(get_arm("efficient_kan"), point)

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import cli
 from benchmarks.cases import Case
 from benchmarks.compare import CELL, Comparison, compare
-from benchmarks.rows import Environment, MemorySeries, SpeedSeries
+from benchmarks.rows import Environment, MemorySeries, Row, SpeedSeries
 
 SEEDS = range(20)
 ARMS = {"efficient_kan": 1.0, "pykan[speed]": 5.0, "cox_de_boor": 2.2, "gemm_bound": 0.3}
@@ -82,6 +82,13 @@ def change_environment(folder: Path, **fields: Any) -> None:
     path = folder / "raw" / "environments.jsonl"
     environment = Environment.model_validate_json(path.read_text(encoding="utf-8"))
     path.write_text(environment.model_copy(update=fields).model_dump_json() + "\n", encoding="utf-8")
+
+
+def move_rows(folder: Path, machine: str) -> None:
+    path = folder / "raw" / "rows.jsonl"
+    rows = [Row.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    moved = (row.model_copy(update={"machine": machine}).model_dump_json() for row in rows)
+    path.write_text("".join(f"{line}\n" for line in moved), encoding="utf-8")
 
 
 def run_cli(*words: str | Path) -> int:
@@ -267,8 +274,9 @@ def test_machines_are_compared_only_on_request_and_differences_are_said(
 ) -> None:
     old, new = folders(0, {})
     change_environment(new, gpu="Example GPU", details={"cpu": "Other CPU", "packages": ["numpy==9"]})
+    move_rows(new, "Other CPU with Example GPU")
     with pytest.raises(
-        ValueError, match=r"OLD is from Example CPU, 2 cores, NEW from Other CPU with Example GPU.*--across-machines"
+        ValueError, match=r"OLD is from Example CPU, 2 cores, 8 GiB, NEW from Other CPU with Example GPU.*--across-machines"
     ):
         compare(old, new)
     differs = compare(old, new, across_machines=True).environment

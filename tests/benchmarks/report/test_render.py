@@ -101,7 +101,7 @@ def test_lines_through_two_centres_become_two_figures(
         run.add(speed_case(batch=batch, axes=("batch",), grid=20), speed=times())
     render(run.write(tmp_path))
     drawn = {path.name: set(pd.read_csv(path)["grid_size"]) for path in (tmp_path / "figures").glob("time-*.csv")}
-    assert drawn == {"time-cpu-float32-1-thread-k3.csv": {5}, "time-cpu-float32-1-thread-k3-2.csv": {20}}
+    assert drawn == {"time-cpu-float32-1-thread.csv": {5}, "time-cpu-float32-1-thread-2.csv": {20}}
 
 
 def test_cases_on_no_line_are_announced(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""Figures of what fits: simulated peaks of named cases, the largest batch by memory size, and the resident set over time."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.report.cells import number
+from benchmarks.report.scaling import MODES
+from benchmarks.report.style import GREY, WIDTH_INCHES, log_axis, looks
+
+_GIB = 2**30
+_COLUMNS = 3
+
+
+def draw_named(part: pd.DataFrame) -> Figure:
+    """Draw the simulated peak of each arm (rows) as a bar, for each mode (panels); a case without a value is an x."""
+    modes = [mode for mode in MODES if mode in set(part["mode"])]
+    chosen = looks(list(part["arm"].unique()))
+    figure = Figure(figsize=(WIDTH_INCHES, 0.19 * len(chosen) + 0.75), layout="constrained")
+    grid = figure.subplots(1, len(modes), squeeze=False, sharey=True)
+    for axes, mode in zip(grid[0], modes, strict=True):
+        peaks = part[part["mode"] == mode].set_index("arm")["peak_bytes"].reindex(list(chosen)) / _GIB
+        axes.set_xscale("log")
+        axes.set_xlim(peaks.min() / 2, peaks.max() * 6)
+        for place, (arm, look) in enumerate(chosen.items()):
+            peak = float(peaks[arm])
+            if math.isnan(peak):
+                axes.plot(0.03, place, "x", color=look.colour, transform=axes.get_yaxis_transform())
+                axes.text(
+                    0.06, place, "no value: see failed cases", va="center", fontsize=6, transform=axes.get_yaxis_transform()
+                )
+                continue
+            axes.barh(place, peak, color=look.colour, height=0.65)
+            axes.text(peak * 1.12, place, number(peak), va="center", fontsize=6)
+        log_axis(axes, "x")
+        axes.set_yticks(range(len(chosen)), list(chosen))
+        axes.invert_yaxis()
+        axes.set_title(MODES[mode])
+        axes.set_xlabel("simulated peak (GiB)")
+        axes.grid(visible=False, axis="y")
+    return figure
+
+
+def draw_frontier(part: pd.DataFrame) -> Figure:
+    """Draw the largest batch over the layer width for each arm, one panel for each memory size."""
+    capacities = sorted(part["capacity_gib"].unique())
+    chosen = looks(list(part["arm"].unique()))
+    rows = math.ceil(len(capacities) / _COLUMNS)
+    figure = Figure(figsize=(WIDTH_INCHES, 1.5 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, min(_COLUMNS, len(capacities)), squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(capacities) :]:
+        axes.set_visible(False)
+    for axes, capacity in zip(grid.flat, capacities, strict=False):
+        here = part[part["capacity_gib"] == capacity]
+        missing = [arm for arm in chosen if here.loc[here["arm"] == arm, "largest_batch"].isna().any()]
+        for arm, look in chosen.items():
+            own = here[here["arm"] == arm].sort_values("width")
+            axes.plot(own["width"], own["largest_batch"], color=look.colour, marker=look.marker, linestyle=look.line)
+            if arm in missing:
+                failed = own.loc[own["largest_batch"].isna(), "width"]
+                height = 0.05 + 0.08 * missing.index(arm)
+                axes.plot(failed, [height] * len(failed), "x", color=look.colour, transform=axes.get_xaxis_transform())
+        axes.set_title(f"{capacity} GiB")
+    widths = sorted(part["width"].unique())
+    grid[0, 0].set_xlim(widths[0] / 1.25, widths[-1] * 1.25)
+    log_axis(grid[0, 0], "x", widths)
+    grid[0, 0].set_yscale("log")
+    log_axis(grid[0, 0], "y")
+    for axes in grid[-1]:
+        axes.set_xlabel("layer width (units)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("largest batch\n(samples)")
+    handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.line, label=arm) for arm, k in chosen.items()]
+    if part["largest_batch"].isna().any():
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_resident(part: pd.DataFrame) -> Figure:
+    """Draw the resident set of each arm's process over time while one call is repeated, above what it was before."""
+    chosen = looks(list(part["arm"].unique()))
+    figure = Figure(figsize=(WIDTH_INCHES, 2.1), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    for arm, look in chosen.items():
+        own = part[part["arm"] == arm].sort_values("seconds")
+        above = (own["rss_bytes"] - own["rss_before_bytes"]) / 2**20
+        axes.plot(own["seconds"] * 1e3, above, color=look.colour, linestyle=look.line, linewidth=0.8, label=arm)
+    axes.set_xlabel("time since the first call began (ms)")
+    axes.set_ylabel("resident set above\nthat before (MiB)")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
