@@ -38,6 +38,7 @@ class Gate(Record):
 
     passed: bool
     rule: str = Field(description="how the limit was set")
+    rows: int | None = Field(default=None, description="on how many samples of the batch; None: on all")
     errors: tuple[GateError, ...]
 
     @property

@@ -87,3 +87,12 @@ def test_knots_of_the_float64_twin_follow_their_rule() -> None:
     source.kan_layers[0].grid[:, 0] -= 0.01
     bent = source.kan_layers[0].grid.double()
     assert torch.equal(gate._float64_twin(source).kan_layers[0].grid, bent)
+
+
+def test_a_point_too_large_for_pykan_is_checked_on_a_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(batch=100, layers=(4, 6, 3), grid_size=3)
+    arm, source, data = get_arm("efficient_kan"), workload.network(point, 0), workload.data(point, 0)
+    assert gate.check(arm, arm.build(source), source, data).rows == 100
+    monkeypatch.setattr(gate, "EDGE_VALUES", 24 * 10)
+    found = gate.check(arm, arm.build(source), source, data)
+    assert (found.rows, found.passed) == (10, True)
