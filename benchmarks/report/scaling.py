@@ -40,18 +40,22 @@ class Quantity:
     ratio: bool = False
 
 
+_ROOM = 0.3  # share of a panel that the marks of failures take at most
+
 TIME = Quantity("arm_ms", "time (ms)", "arm_ms_low", "arm_ms_high", "quartiles of the samples")
 RATIO = Quantity("ratio", "time / time of\n{baseline}", "ratio_low", "ratio_high", "95 % interval", ratio=True)
 MEMORY = Quantity("peak_mib", "peak memory (MiB)")
 
 
 def draw(lines: list[Line], quantity: Quantity) -> Figure:
-    """Draw `quantity` along each of `lines` (columns) for each mode they hold (rows).
+    """Draw `quantity` along each of `lines` (columns) for each mode (rows).
 
-    A case without a value is an x at the top of its panel, in the colour of its arm.
+    A mode that was measured at one point of each line only is left to the table, unless none was measured at more. A case without a value is an x at the top of its panel, in the colour of its arm.
     """
     frame = pd.concat([line.frame for line in lines])
-    modes = [mode for mode in MODES if mode in set(frame["mode"])]
+    measured = [mode for mode in MODES if mode in set(frame["mode"])]
+    along = {mode for line in lines for mode, part in line.frame.groupby("mode") if part[line.x].nunique() > 1}
+    modes = [mode for mode in measured if mode in along] or measured
     chosen = looks(list(frame["arm"].unique()))
     size = (WIDTH_INCHES, 1.45 * len(modes) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
@@ -59,7 +63,8 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
     for row, mode in enumerate(modes):
         part = frame[frame["mode"] == mode]
         failing = set(part.loc[part[quantity.column].isna(), "arm"])
-        marks = {arm: 0.95 - 0.08 * rank for rank, arm in enumerate(arm for arm in chosen if arm in failing)}
+        step = min(0.08, _ROOM / max(1, len(failing)))
+        marks = {arm: 0.97 - step * rank for rank, arm in enumerate(arm for arm in chosen if arm in failing)}
         for column, line in enumerate(lines):
             axes = grid[row, column]
             _panel(axes, line, line.frame[line.frame["mode"] == mode], quantity, chosen, marks)
@@ -69,7 +74,7 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
                 axes.set_xlabel(X_LABELS[line.axis])
         baseline = next(iter(frame["baseline"].dropna()), "") if quantity.ratio else ""
         grid[row, 0].set_ylabel(f"{MODES[mode]}\n{quantity.label.format(baseline=baseline)}")
-        _finish_y(grid[row, 0], room=min(0.09 * len(marks), 0.6), empty=bool(part[quantity.column].isna().all()))
+        _finish_y(grid[row, 0], room=step * len(marks), empty=bool(part[quantity.column].isna().all()))
     _legend(figure, frame, quantity, chosen)
     return figure
 
