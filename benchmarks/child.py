@@ -79,8 +79,10 @@ class Server:
 
     def _ready(self) -> Outcome | None:
         """Start the process if there is none. Return an outcome only if that failed."""
-        if self._process is not None and self._process.poll() is None:
-            return None
+        if self._process is not None:
+            if self._process.poll() is None:
+                return None
+            self._end(self._process)
         self._work.mkdir(parents=True, exist_ok=True)
         self._buffer = b""
         errors = self._work / f"{os.getpid()}-{id(self)}.stderr"

@@ -50,7 +50,8 @@ MEMORY = Quantity("peak_mib", "peak memory (MiB)")
 def draw(lines: list[Line], quantity: Quantity) -> Figure:
     """Draw `quantity` along each of `lines` (columns) for each mode (rows).
 
-    A mode that was measured at one point of each line only is left to the table, unless none was measured at more. A case without a value is an x at the top of its panel, in the colour of its arm.
+    A mode that was measured at one point of each line only is left to the table, unless none was measured at more. A case
+    without a value is an x at the top of its panel, in the colour of its arm.
     """
     frame = pd.concat([line.frame for line in lines])
     measured = [mode for mode in MODES if mode in set(frame["mode"])]

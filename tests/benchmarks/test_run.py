@@ -242,7 +242,7 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
     [
         (["--preset", "nope"], "preset: expected one of default, paper, smoke"),
         (["--arms", "pykan"], "arm: expected one of efficient_kan, pykan[default], pykan[nosave]"),
-        (["--arms", "pykan[speed]", "mlp[width]"], "arms: expected what preset smoke measures"),
+        (["--arms", "pykan[speed]", "inkan[compiled]"], "arms: expected what preset smoke measures"),
         (["--only", "speed", "sparsity", "--arms", "cox_de_boor"], "only: expected what preset smoke measures"),
         (["--threads", "0"], "threads: expected at least 1, got 0"),
         (["--device", "gpu"], "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
