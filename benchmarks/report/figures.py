@@ -131,7 +131,8 @@ def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
             stem,
             f"Largest batch of which one training step fits into a memory size, by simulation: {depth} layers of equal width, "
             f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}. Storages count in multiples of 512 bytes, as CUDA's "
-            "caching allocator hands them out; what the driver, the context and fragmentation take comes on top.",
+            "caching allocator hands them out; what the driver, the context and fragmentation take comes on top. "
+            "`efficient_kan` is followed in the blocks that it takes on a CPU; those on a GPU are larger, some GiB at most.",
         )
 
 
