@@ -36,7 +36,6 @@ class Server:
         self._pid: int | None = None
         self._buffer = b""
         self._count = 0
-        self._closed = False
 
     def run(self, job: Job) -> tuple[Outcome, float]:
         """Measure in a fresh process. Return what came of it and the seconds from the fork to the end."""
@@ -52,7 +51,6 @@ class Server:
 
     def close(self) -> None:
         """End the server and the case it is at. May be called twice, and from another thread."""
-        self._closed = True
         self._kill_case()
         if self._process is not None:
             self._end(self._process)
