@@ -75,7 +75,10 @@ def typecheck(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
     install(session, "test")
-    session.run("pytest", "--durations=10", "-m", "not slow and not harness", *session.posargs)
+    # One thread a worker: torch's own threads would contend for the cores that the workers share.
+    workers = ["-n", "logical", "--maxprocesses", "4"]
+    marks = ["-m", "not slow and not harness"]
+    session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session(default=False)
