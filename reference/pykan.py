@@ -87,8 +87,8 @@ def penalised(module: nn.Module, x: Tensor, penalty: str) -> tuple[Tensor, Tenso
     """Return outputs and the penalty.
 
     `sample_std` is pykan's own `reg` with its own defaults, the activations saved for this forward as `fit` does. pykan 0.2.8
-    has no mean |phi| and detaches the activations it stores, so `sample_l1` calls its layers one by one and uses the (B, O, I)
-    tensor that each returns; the layers' affines are 1 and 0 here, and no symbolic function is active.
+    has no mean |phi| and detaches the activations it stores, so `sample_l1` uses the (B, O, I) tensor that each layer returns
+    during the forward; the layers' affines are 1 and 0 here, and no symbolic function is active.
     """
     model: Any = module
     if penalty == "sample_std":
@@ -101,8 +101,11 @@ def penalised(module: nn.Module, x: Tensor, penalty: str) -> tuple[Tensor, Tenso
     if penalty == "weight_l1":
         norms = [penalties.weight_norms(layer.coef, layer.mask).T for layer in model.act_fun]
         return model(x), torch.stack([penalties.l1_and_entropy(n) for n in norms]).sum()
-    terms = []
-    for layer in model.act_fun:
-        x, _, edges, _ = layer(x)  # shape of edges: (B, O, I)
-        terms.append(penalties.l1_and_entropy(penalties.sample_norms(edges)))
-    return x, torch.stack(terms).sum()
+    edges: list[Tensor] = []  # shape of each: (B, O, I)
+    hooks = [layer.register_forward_hook(lambda _, __, results: edges.append(results[2])) for layer in model.act_fun]
+    try:
+        y = model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return y, torch.stack([penalties.l1_and_entropy(penalties.sample_norms(e)) for e in edges]).sum()
