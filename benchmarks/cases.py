@@ -97,6 +97,30 @@ class Case(Record):
         return self.model_dump_json(exclude=_NOT_IN_KEY | {"process"})
 
 
+def dominates(case: Case, smaller: Case) -> bool:
+    """Whether `case` asks for at least as much as `smaller`: the same, or more of it, at a point that is nowhere smaller.
+
+    A timed case also runs its baseline, so that where the baseline has failed against itself the arm need not be tried.
+    """
+    if case.kind != smaller.kind or case.kind == "sparsity":
+        return False
+    if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
+        return False
+    if any(
+        getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "task", "capacities_gib")
+    ):
+        return False
+    a, b = case.point, smaller.point
+    if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):
+        return False
+    return (
+        a.batch >= b.batch
+        and a.grid_size >= b.grid_size
+        and a.spline_order >= b.spline_order
+        and all(x >= y for x, y in zip(a.layers, b.layers, strict=True))
+    )
+
+
 # What a case is called or how long it may take does not change what it measures.
 _NOT_IN_KEY = {"axes", "name", "timeout_s"}
 

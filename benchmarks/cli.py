@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, get_args
 
 import cyclopts
+import psutil
 from cyclopts import Parameter, Token
 from rich.console import Console
 from rich.markup import escape
@@ -143,19 +145,22 @@ def plan(selection: Selection = Selection()) -> None:
     except ValueError as error:
         _refuse(Console(stderr=True), error)
     print(f"preset {preset.name}: {preset.about}")
-    print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  case")
-    largest, seconds, alone = 0, 0.0, 0.0
-    for case in cases:
-        peak, time = predict.peak_bytes(case), predict.seconds(case)
-        largest = max(largest, peak or 0)
-        alone += time if case.kind in runner.TIMED else 0.0
-        seconds += time
-        shown = "?" if peak is None else f"{peak / 2**20:.1f} MiB"
-        print(f"{runner.key_of(case, selection.plugin):<22}{shown:>15}{time:>13.1f} s  {case.label}")
-    wall = alone + (seconds - alone) / preset.jobs
+    # How much a GPU holds is not known before torch is imported.
+    on_cpu = all(case.point.device == "cpu" for case in cases)
+    expected = predict.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
+    print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
+    for one in expected:
+        peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
+        key = runner.key_of(one.case, selection.plugin)
+        print(f"{key:<22}{peak:>15}{one.seconds:>13.1f} s  {one.status:<20}{one.case.label}")
+    alone = sum(one.seconds for one in expected if one.case.kind in runner.TIMED)
+    wall = alone + (sum(one.seconds for one in expected) - alone) / preset.jobs
+    here = [one for one in expected if one.status == "ok" and one.case.kind not in ("simulated", "frontier")]
+    largest = max((one.peak_bytes or 0 for one in here), default=0)
+    ends = ", ".join(f"{count} {status}" for status, count in sorted(Counter(one.status for one in expected).items()))
     print(
-        f"{len(cases)} cases; largest predicted peak {largest / 2**20:.1f} MiB; predicted time {_duration(wall)}, "
-        "if none fails or is skipped; nothing was run"
+        f"{len(cases)} cases ({ends}); largest predicted peak here {largest / 2**20:.1f} MiB; "
+        f"predicted time {_duration(wall)}; nothing was run"
     )
 
 

@@ -8,10 +8,12 @@ order of magnitude, not the byte and not the second.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, dominates
+from benchmarks.rows import Status
 from reference.arm import get_arm
 
 
@@ -106,21 +108,53 @@ def step_seconds(arm: str, case: Case) -> float:
 
 
 def seconds(case: Case) -> float:
-    """Return the predicted time of `case`, at most its time limit."""
+    """Return the predicted time of `case` were there no time limit."""
     step = step_seconds(case.arm, case)
     if case.kind == "sparsity":
-        return min(case.timeout_s, _START + case.steps * step)
+        return _START + case.steps * step
     if case.kind in ("simulated", "frontier"):
         rates = _RATES.get(case.arm, _DEFAULT_RATES)
         edges = sum(i * o for i, o in pairwise(case.point.layers))
         calls = 2 * len(case.modes) if case.kind == "simulated" else 12 * len(case.capacities_gib)
-        return min(case.timeout_s, _START + calls * (0.03 * case.point.depth + 10 * rates.edge * edges))
+        return _START + calls * (0.03 * case.point.depth + 10 * rates.edge * edges)
     if case.kind == "memory":
-        return min(case.timeout_s, _START + sum(0.2 + 10 * step * _SHARE[mode] for mode in case.modes))
+        return _START + sum(0.2 + 10 * step * _SHARE[mode] for mode in case.modes)
     both = step + step_seconds(case.baseline or case.arm, case)
     total = _START + _GATE * step_seconds("cox_de_boor", case)
     for mode in case.modes:
         block = 2 * max(both * _SHARE[mode], 2 * case.min_sample_ms / 1e3)
         blocks = min(case.blocks, math.ceil(case.budget_s / block)) if case.budget_s else case.blocks
         total += case.warmup * both * _SHARE[mode] + max(1, blocks) * block
-    return min(case.timeout_s, total)
+    return total
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to make of a case: its peak (None: not known), its time and how it ends."""
+
+    case: Case
+    peak_bytes: int | None
+    seconds: float
+    status: Status
+
+
+def forecast(cases: Sequence[Case], memory_bytes: int | None = None) -> list[Forecast]:
+    """Return what to expect of `cases` in this order, with `memory_bytes` for each (None: not known).
+
+    A case that is predicted not to fit or to last too long costs time once and rules out those that ask for more, as in a run.
+    """
+    failed: list[Case] = []
+    found = []
+    for case in cases:
+        peak, time = peak_bytes(case), seconds(case)
+        status: Status = "ok"
+        if any(dominates(case, smaller) for smaller in failed):
+            status, time = "skipped_by_frontier", 0.0
+        elif case.kind not in ("simulated", "frontier") and (peak or 0) > (memory_bytes or math.inf):
+            status = "oom"
+        elif time > case.timeout_s:
+            status = "timeout"
+        if status in ("oom", "timeout"):
+            failed.append(case)
+        found.append(Forecast(case, peak, min(time, case.timeout_s), status))
+    return found

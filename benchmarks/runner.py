@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import environment
-from benchmarks.cases import Case, case_key
+from benchmarks.cases import Case, case_key, dominates
 from benchmarks.child import Server, modules, variables
 from benchmarks.rows import Environment, Outcome, Row, Status
 from benchmarks.sources import source_hash, versions
@@ -140,7 +140,7 @@ class Run:
         """Return why a smaller case has shown that this one is in vain, if one has."""
         with self._guard:
             for smaller, key, status in self.failed:
-                if _dominates(case, smaller):
+                if dominates(case, smaller):
                     reason = f"not tried: case {key} is no larger and ended in {status}"
                     return Outcome(status="skipped_by_frontier", reason=reason)
         return None
@@ -150,30 +150,6 @@ def _requires(case: Case) -> tuple[str, ...]:
     """Return the libraries that the arms of `case` and, where it is gated, pykan's yardstick import."""
     arms = [case.arm, *([case.baseline] if case.baseline else []), *(["pykan[speed]"] if case.kind in TIMED else [])]
     return tuple(name for arm in arms for name in get_arm(arm).requires)
-
-
-def _dominates(case: Case, smaller: Case) -> bool:
-    """Whether `case` asks for at least as much as `smaller`: the same, or more of it, at a point that is nowhere smaller.
-
-    A timed case also runs its baseline, so that where the baseline has failed against itself the arm need not be tried.
-    """
-    if case.kind != smaller.kind or case.kind == "sparsity":
-        return False
-    if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
-        return False
-    if any(
-        getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "task", "capacities_gib")
-    ):
-        return False
-    a, b = case.point, smaller.point
-    if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):
-        return False
-    return (
-        a.batch >= b.batch
-        and a.grid_size >= b.grid_size
-        and a.spline_order >= b.spline_order
-        and all(x >= y for x, y in zip(a.layers, b.layers, strict=True))
-    )
 
 
 def key_of(case: Case, plugin: Path | None = None) -> str:

@@ -1,8 +1,9 @@
 """Declared experiments: a TOML file becomes a list of cases.
 
 Every preset has a centre point and values along five axes: batch, width, grid size, spline order and depth. Its points are the
-lines through the centre (`design = "lines"`), these and the corners of batch, width and grid size (`"lines+corners"`), or all
-combinations (`"product"`). `arms` are measured at all points, `centre_arms` at the centre only.
+lines through the centre (`design = "lines"`), these and the corners of batch, width and grid size (`"lines+corners"`), these
+and all combinations of batch, width and grid size (`"lines+product"`), or all combinations of all axes (`"product"`). `arms`
+are measured at all points, `centre_arms` at the centre only.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Preset(Record):
     name: str
     about: str
     jobs: int = Field(default=1, ge=1)
-    design: Literal["lines", "lines+corners", "product"] = "lines"
+    design: Literal["lines", "lines+corners", "lines+product", "product"] = "lines"
     centre: Centre
     lines: Lines = Lines()
     named: tuple[Named, ...] = ()
@@ -276,10 +277,13 @@ def _points(preset: Preset) -> Iterator[Placed]:
         for value in values[axis]:
             if value != at[axis]:
                 yield _point(preset.centre, at | {axis: value}), (axis,)
+    sizes: tuple[Axis, ...] = ("batch", "width", "grid")
     if preset.design == "lines+corners":
-        ends = [(axis, {values[axis][0], values[axis][-1]}) for axis in ("batch", "width", "grid")]
-        for corner in product(*(sorted(pair) for _, pair in ends)):
-            yield _point(preset.centre, at | dict(zip(("batch", "width", "grid"), corner, strict=True))), ()
+        for corner in product(*(sorted({values[axis][0], values[axis][-1]}) for axis in sizes)):
+            yield _point(preset.centre, at | dict(zip(sizes, corner, strict=True))), ()
+    if preset.design == "lines+product":
+        for combination in product(*(values[axis] for axis in sizes)):
+            yield _point(preset.centre, at | dict(zip(sizes, combination, strict=True))), sizes
 
 
 def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:

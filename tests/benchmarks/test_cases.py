@@ -109,8 +109,17 @@ def test_corners_and_product_add_the_points_they_name() -> None:
     preset = preset.model_copy(update={"design": "lines+corners"})
     corners = {(c.point.batch, c.point.width, c.point.grid_size) for c in presets.expand(preset, ["speed"])}
     assert corners == {(b, w, g) for b in (8, 16) for w in (4, 8) for g in (3, 5)}
-    product = presets.override(presets.load("paper"), batch=[8, 16], width=[4], grid=[3, 5], order=[2, 3], depth=[1, 3])
-    assert len({case.point for case in presets.expand(product, ["memory"]) if case.name is None}) == 16
+    paper = presets.override(presets.load("paper"), batch=[8, 16], width=[4], grid=[3, 5], order=[2, 3], depth=[1, 3])
+
+    def points(design: str) -> set[Point]:
+        cases = presets.expand(paper.model_copy(update={"design": design}), ["memory"])
+        return {case.point for case in cases if case.name is None}
+
+    assert paper.design == "lines+product"
+    sizes = {(p.batch, p.grid_size) for p in points("lines+product")}
+    assert sizes == {(8, 3), (8, 5), (16, 3), (16, 5)}
+    assert len(points("lines+product")) == 4 + 1 + 1  # another order and another depth at the centre
+    assert len(points("product")) == 16
 
 
 def test_a_device_left_open_is_resolved_before_the_key() -> None:
@@ -158,3 +167,21 @@ def test_predictions_have_the_right_size(arm: str, measured_mib: float) -> None:
     predicted = predict.peak_bytes(case)
     assert predicted is not None
     assert 0.5 < predicted / 2**20 / measured_mib < 2
+
+
+def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:
+    small, large = (
+        Case(kind="memory", arm="cox_de_boor", point=Point(batch=batch, layers=(64, 64), grid_size=5), modes=("step",))
+        for batch in (64, 2**16)
+    )
+    larger = large.model_copy(update={"point": large.point.model_copy(update={"batch": 2**17})})
+    peak = predict.peak_bytes(large)
+    assert peak is not None
+    tight, roomy = (predict.forecast([small, large, larger], memory) for memory in (peak - 1, peak))
+    assert [one.status for one in tight] == ["ok", "oom", "skipped_by_frontier"]
+    assert [one.status for one in roomy] == ["ok", "ok", "oom"]
+    assert tight[2].seconds == 0 < tight[0].seconds < tight[1].seconds
+    hasty = [case.model_copy(update={"timeout_s": predict.seconds(small)}) for case in (small, large, larger)]
+    expected = predict.forecast(hasty)
+    assert [one.status for one in expected] == ["ok", "timeout", "skipped_by_frontier"]
+    assert expected[1].seconds == hasty[1].timeout_s

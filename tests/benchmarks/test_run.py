@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import presets, results, runner, sources
-from benchmarks.cases import Case, Point
+from benchmarks.cases import Case, Point, dominates
 from benchmarks.child import Server, variables
 from benchmarks.plugins import load_plugin
 from benchmarks.store import Locked, Store
@@ -126,9 +126,9 @@ def test_a_slow_baseline_rules_out_the_arms_compared_with_it() -> None:
     own = Case(kind="speed", arm="efficient_kan", baseline="efficient_kan", point=case("x").point, modes=("step",))
     other = own.model_copy(update={"arm": "mlp[width]"})
     larger = other.model_copy(update={"point": case("x", batch=64).point})
-    assert runner._dominates(larger, own)
-    assert not runner._dominates(own, other)
-    assert not runner._dominates(larger.model_copy(update={"modes": ("forward",)}), own)
+    assert dominates(larger, own)
+    assert not dominates(own, other)
+    assert not dominates(larger.model_copy(update={"modes": ("forward",)}), own)
 
 
 def _command(preset: Path, out: Path) -> list[str]:
@@ -234,7 +234,7 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
     sources._text_hash.cache_clear()
     assert done.stdout.count(" B=") == len(cases)
     assert all(runner.key_of(case) in done.stdout for case in cases)
-    assert f"{len(cases)} cases; largest predicted peak" in done.stdout
+    assert f"{len(cases)} cases ({len(cases)} ok); largest predicted peak here" in done.stdout
 
 
 @pytest.mark.parametrize(
