@@ -6,8 +6,10 @@ float32 on the same weights and data, where pykan's counts as at least 4 units o
 error: it is built and checked once more in float64. So is every arm where that version of pykan is not installed. Knots then
 are what they were before float32 rounded them, because some arms compute theirs.
 
-pykan holds a dozen tensors of one value per sample and edge, which no machine has room for at every size that is timed. So the
-check takes as many samples of the batch as keep such a tensor at `EDGE_VALUES` elements; how many stands in the row.
+pykan holds a dozen tensors of one value per sample and edge, and the oracle dozens of one per sample and basis function, which
+no machine has room or time for at every size that is timed. So both take as many samples of the batch as keep such tensors at
+`EDGE_VALUES` and `FEATURE_VALUES` elements; how many stands in the row. An arm may compute a large batch in another way than a
+small one: the arm then runs the whole batch too, and what it gives for these samples, outputs and input gradients, must agree.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ _YARDSTICK = "pykan[speed]"
 _YARDSTICK_VERSION = "0.2.8"
 _ROWS_AT_ONCE = 4096
 EDGE_VALUES = 2**25
+FEATURE_VALUES = 2**22
 
 
 def preload(dtype: str) -> None:
@@ -56,7 +59,7 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
     With a penalty its value is compared too, and gradients are those of outputs and penalty together, see `evaluate`.
     """
     rows = _rows(source, data)
-    data = Data(data.x[:rows], data.target[:rows])
+    everything, data = data, Data(data.x[:rows], data.target[:rows])
     whole = max(1, rows)
     got = evaluate(arm, module, data, penalty, whole)
     oracle = get_arm("cox_de_boor")
@@ -65,6 +68,11 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
     exact = Data(data.x.double(), data.target.double())
     truth = evaluate(oracle, oracle.build(copy.deepcopy(source).double()), exact, penalty, chunk)
     errors = _errors(got, truth)
+    in_batch: dict[str, float] = {}
+    if rows < len(everything.x) and penalty == "none":
+        part = evaluate(arm, module, everything, penalty, len(everything.x))
+        of_samples = ("output", "input.grad")
+        in_batch = _errors({name: part[name][:rows] for name in of_samples}, {name: truth[name] for name in of_samples})
 
     def pykan_errors() -> dict[str, float]:
         pykan = get_arm(_YARDSTICK)
@@ -85,6 +93,9 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
     else:
         limits = {name: min(SANE, FACTOR * max(FLOOR, error)) for name, error in pykan_errors().items()}
         rule = f"float32: {FACTOR:g} x the error of {_YARDSTICK}, at least {FACTOR * FLOOR:.1e}, at most {SANE:g}"
+    for name, error in in_batch.items():
+        rounded_limit = limits.get(f"{name} (float32)", limits[name])  # the arm as it is, not its twin in float64
+        errors[f"{name} in the whole batch"], limits[f"{name} in the whole batch"] = error, rounded_limit
     found = tuple(
         GateError(tensor=name, error=error if math.isfinite(error) else None, limit=limits[name])
         for name, error in errors.items()
@@ -95,7 +106,8 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
 
 def _rows(source: KAN, data: Data) -> int:
     edges = max(layer.in_features * layer.out_features for layer in source.kan_layers)
-    return min(len(data.x), max(1, EDGE_VALUES // edges))
+    features = max(layer.in_features * (layer.grid_size + layer.spline_order) for layer in source.kan_layers)
+    return min(len(data.x), max(1, min(EDGE_VALUES // edges, FEATURE_VALUES // features)))
 
 
 def evaluate(arm: Arm, module: nn.Module, data: Data, penalty: Penalty, rows_at_once: int) -> dict[str, Tensor]:

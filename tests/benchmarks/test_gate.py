@@ -1,4 +1,4 @@
-"""The gate in float32 where the version of pykan that sets its limits is not installed."""
+"""The gate where pykan does not set its limits, or where a batch is too large for it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import importlib.metadata
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from benchmarks.cases import Point
 from benchmarks.measure import gate, workload
 from efficient_kan import KAN
 from efficient_kan.knots import extend, interior_of
+from reference import ours
 from reference.arm import Arm, get_arm
 
 POINT = Point(batch=64, layers=(3, 4, 2), grid_size=10)
@@ -96,3 +98,35 @@ def test_a_point_too_large_for_pykan_is_checked_on_a_part_of_the_batch(monkeypat
     monkeypatch.setattr(gate, "EDGE_VALUES", 24 * 10)
     found = gate.check(arm, arm.build(source), source, data)
     assert (found.rows, found.passed) == (10, True)
+    assert {"output in the whole batch", "input.grad in the whole batch"} < {error.tensor for error in found.errors}
+    monkeypatch.undo()
+    monkeypatch.setattr(gate, "FEATURE_VALUES", 6 * 6 * 5)
+    assert gate.check(arm, arm.build(source), source, data).rows == 5
+
+
+class _WrongWhenLarge(nn.Module):
+    """The right network for up to 50 samples, and one part in a thousand off for more."""
+
+    def __init__(self, source: KAN) -> None:
+        super().__init__()
+        self.inner = ours.build(source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y if len(x) <= 50 else 1.001 * y
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_an_arm_does_with_the_whole_batch_is_checked_too(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    arm = dataclasses.replace(
+        get_arm("efficient_kan"), builder=_WrongWhenLarge, gradients=lambda module: ours.gradients(module.inner)
+    )
+    monkeypatch.setattr(gate, "EDGE_VALUES", 24 * 10)
+    for batch, passes in ((40, True), (100, False)):
+        point = Point(batch=batch, layers=(4, 6, 3), grid_size=3, dtype=dtype)
+        source, data = workload.network(point, 0), workload.data(point, 0)
+        found = gate.check(arm, arm.build(source), source, data)
+        assert (found.rows, found.passed) == (10, passes)
+        assert passes or found.worst.tensor.endswith("in the whole batch")
+        yardstick = gate.check(get_arm("pykan[speed]"), get_arm("pykan[speed]").build(source), source, data)
+        assert yardstick.passed
