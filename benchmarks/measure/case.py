@@ -183,7 +183,7 @@ def _live_storages(arm: Arm, case: Case, mode: Mode) -> dict[str, Any]:
 
 
 def _simulated(arm: Arm, case: Case) -> Outcome:
-    simulation = simulate.Simulation(arm, case.point, seed=case.seed)
+    simulation = simulate.Simulation(arm, case.point, seed=case.seed, policy=case.policy)
     series = []
     for mode in case.modes:
         peak = simulation.peak(case.point.batch, mode, case.penalty, rounding=case.rounding_bytes)
@@ -192,7 +192,7 @@ def _simulated(arm: Arm, case: Case) -> Outcome:
 
 
 def _frontier(arm: Arm, case: Case) -> Outcome:
-    simulation = simulate.Simulation(arm, case.point, seed=case.seed)
+    simulation = simulate.Simulation(arm, case.point, seed=case.seed, policy=case.policy)
     (mode,) = case.modes
     peak = cache(lambda batch: simulation.peak(batch, mode, case.penalty, rounding=case.rounding_bytes).peak)
     found = []
