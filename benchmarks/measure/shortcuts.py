@@ -49,66 +49,87 @@ def last_blocks_only(live: LiveStorages) -> Iterator[None]:
 
 
 def shorten_symbolic(module: nn.Module, live: LiveStorages) -> None:
-    """Let the symbolic layers of a pykan network, changed in place, loop over three inputs instead of all of them.
+    """Let the symbolic layers of a pykan network, changed in place, loop over five inputs and five outputs at most.
 
-    pykan 0.2.8 computes its symbolic functions one edge at a time: for every input a tensor of each output, stacked, and then a
-    stack of these. Fresh networks have the same function, zero, on every edge. What one input leaves behind is taken between
-    the starts of the second and the last; the inputs left out are one node of autograd that gives their stacked tensors and
-    keeps as much as they would until backward. Layers whose functions differ stay as they are.
+    pykan 0.2.8 computes its symbolic functions one edge at a time: for every input a tensor of each output, which are stacked,
+    and then a stack of these. Fresh networks have the same function, zero, on every edge. In both loops the passes left out are
+    one node of autograd, before the last three: it gives their results and keeps as much until backward as the second pass was
+    seen to leave behind. Three, because autograd's buffers for sums are complete with the third gradient that arrives. Layers
+    whose functions differ stay as they are.
     """
     for layer in getattr(module, "symbolic_fun", ()):
         functions = {(function.__code__, function.__closure__) for row in layer.funs for function in row}
-        if len(functions) == 1 and layer.in_dim > _ROWS:
+        if len(functions) == 1:
             layer.forward = _shortened(layer, live)
 
 
-_ROWS = 3
+_BEFORE, _AFTER = 2, 3  # passes followed before and after those left out
 
 
 def _shortened(layer: Any, live: LiveStorages) -> Callable[..., Any]:
     whole = layer.forward
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        inputs = layer.in_dim
-        layer.in_dim = _ROWS
+        sizes = layer.in_dim, layer.out_dim
+        layer.in_dim, layer.out_dim = (min(size, _BEFORE + _AFTER) for size in sizes)
+        given = (x, layer.affine)
         try:
-            with _LeaveOut(inputs - _ROWS, x, layer.affine, live):
+            with _LeaveOut(_Loop(sizes[0] - layer.in_dim, given, live), _Loop(sizes[1] - layer.out_dim, given, live)):
                 return whole(x, *args, **kwargs)
         finally:
-            layer.in_dim = inputs
+            layer.in_dim, layer.out_dim = sizes
 
     return forward
 
 
-class _LeaveOut(TorchFunctionMode):
-    """While a symbolic layer runs over three inputs, put in `count` others before the last."""
+class _Loop:
+    """A loop of which `count` passes are left out; `given` is what each of them computes with."""
 
-    def __init__(self, count: int, x: Tensor, affine: Tensor, live: LiveStorages) -> None:
-        super().__init__()
-        self._count, self._given, self._live = count, (x, affine), live
-        self._stacked = 0
-        self._starts: dict[int, int] = {}
+    def __init__(self, count: int, given: tuple[Tensor, Tensor], live: LiveStorages) -> None:
+        self._count, self.given, self._live = count, given, live
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the whole loop again."""
+        self._bytes: list[int] = []
         self._others: tuple[Tensor, ...] = ()
-        self._shape: tuple[torch.Size, torch.dtype] | None = None
+
+    def begin(self, like: tuple[torch.Size, torch.dtype] | None) -> None:
+        """Begin a pass; `like` is what the one before gave."""
+        self._bytes.append(self._live.bytes)
+        if len(self._bytes) == _BEFORE + 1 and self._count and like is not None:
+            left = self._bytes[-1] - self._bytes[-2]
+            self._others = _Others.apply(*self.given, self._count, left, *like, self._live)  # type: ignore[no-untyped-call]
+
+    def all(self, results: list[Tensor]) -> list[Tensor]:
+        """Return the results of all passes, from those of the passes followed."""
+        return [*results[:_BEFORE], *self._others, *results[_BEFORE:]]
+
+
+class _LeaveOut(TorchFunctionMode):
+    """Tells from the functions that a symbolic layer calls where its passes begin and end, and puts in those left out."""
+
+    def __init__(self, inputs: _Loop, outputs: _Loop) -> None:
+        super().__init__()
+        self._inputs, self._outputs = inputs, outputs
+        self._between = True  # before the first output of an input
+        self._last: tuple[torch.Size, torch.dtype] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._stacked not in self._starts:
-            self._starts[self._stacked] = self._live.bytes
-            if self._stacked == _ROWS - 1:
-                self._put_in()
-        if func is torch.stack and self._stacked == _ROWS:
-            first, second, last = args[0]
-            args = ([first, second, *self._others, last], *args[1:])
-        result = func(*args, **(kwargs or {}))
+        # The first thing computed for an edge is the third of its four affine numbers.
+        if func is Tensor.__getitem__ and args[0] is self._inputs.given[1] and args[1][2] == 2:
+            if self._between:
+                self._outputs.restart()
+                self._inputs.begin(self._last)
+                self._between = False
+            self._outputs.begin(self._last)
         if func is torch.stack:
-            self._stacked += 1
-            self._shape = result.shape, result.dtype
+            self._between = args[0][0].dim() == 2
+            args = ((self._outputs if self._between else self._inputs).all(args[0]), *args[1:])
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self._last = result.shape, result.dtype
         return result
-
-    def _put_in(self) -> None:
-        assert self._shape is not None
-        left = self._starts[_ROWS - 1] - self._starts[_ROWS - 2]
-        self._others = _Others.apply(*self._given, self._count, left, *self._shape, self._live)  # type: ignore[no-untyped-call]
 
 
 class _Others(torch.autograd.Function):

@@ -67,7 +67,11 @@ class Simulation:
 
     def peak(self, batch: int, mode: Mode, penalty: Penalty = "none", *, rounding: int = 1) -> Peak:
         """Return the bytes before and at most during one call on `batch` samples; see `simulated_peak`."""
-        return _on_values(self._arm, lambda: self._peak(batch, mode, penalty, rounding))
+        gc.freeze()  # so that the collection between the calls looks at what they made, not at all of torch
+        try:
+            return _on_values(self._arm, lambda: self._peak(batch, mode, penalty, rounding))
+        finally:
+            gc.unfreeze()
 
     def _peak(self, batch: int, mode: Mode, penalty: Penalty, rounding: int) -> Peak:
         point = self._point.model_copy(update={"batch": batch})
