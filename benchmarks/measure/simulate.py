@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -58,7 +59,8 @@ class Simulation:
         self._point = point.model_copy(update={"device": "meta"})
         if "kan" in arm.requires:
             # pykan fits splines by least squares while it is built, which has no form for meta tensors.
-            built = arm.build(workload.network(point.model_copy(update={"device": "cpu"}), seed))
+            with _no_collection():
+                built = arm.build(workload.network(point.model_copy(update={"device": "cpu"}), seed))
         else:
             dtype: torch.dtype = getattr(torch, point.dtype)
             source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
@@ -90,6 +92,18 @@ class Simulation:
                 live.reset_peak()
                 call()
         return Peak(live.before, live.peak)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector away from pykan's functions of every edge: it would look at them all again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _Result = TypeVar("_Result")
