@@ -39,7 +39,7 @@ def largest_batch(
 
     fits(1)
     low = max((batch for batch in known if fits(batch)), default=0)
-    high = min((batch for batch in known if not fits(batch)), default=None)
+    high = min((batch for batch in known if batch > low), default=None)
     while high is None:
         if low == limit:
             return Largest(low, known[low], None)

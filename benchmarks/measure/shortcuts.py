@@ -7,9 +7,9 @@ what its forward kept: the same one peaks again. The tests compare with simulati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,19 +48,34 @@ def last_blocks_only(live: LiveStorages) -> Iterator[None]:
         native._blocks = whole
 
 
-def shorten_symbolic(module: nn.Module, live: LiveStorages) -> None:
-    """Let the symbolic layers of a pykan network, changed in place, loop over five inputs and five outputs at most.
+def equal_edges(module: nn.Module) -> tuple[int, ...]:
+    """Return the numbers of the symbolic layers of a pykan network that have the same function on every edge."""
+    found = []
+    for number, layer in enumerate(getattr(module, "symbolic_fun", ())):
+        functions = {_text_of(function) for row in layer.funs for function in row}
+        if len(functions) == 1:
+            found.append(number)
+    return tuple(found)
+
+
+def _text_of(function: Any) -> object:
+    """Return what two functions written in the same place have in common; other callables are equal to themselves alone."""
+    return (function.__code__, function.__closure__) if hasattr(function, "__code__") else function
+
+
+def shorten_symbolic(module: nn.Module, numbers: Iterable[int], live: LiveStorages) -> None:
+    """Let symbolic layers of a pykan network, changed in place, loop over five inputs and five outputs at most.
+
+    `numbers` are those of layers with equal edges, see `equal_edges`: fresh networks have the function zero everywhere.
 
     pykan 0.2.8 computes its symbolic functions one edge at a time: for every input a tensor of each output, which are stacked,
-    and then a stack of these. Fresh networks have the same function, zero, on every edge. In both loops the passes left out are
-    one node of autograd, before the last three: it gives their results and keeps as much until backward as the second pass was
-    seen to leave behind. Three, because autograd's buffers for sums are complete with the third gradient that arrives. Layers
-    whose functions differ stay as they are.
+    and then a stack of these. In both loops the passes left out are one node of autograd, before the last three: it gives their
+    results and keeps as much until backward as the second pass was seen to leave behind. Three, because autograd's buffers for
+    sums are complete with the third gradient that arrives.
     """
-    for layer in getattr(module, "symbolic_fun", ()):
-        functions = {(function.__code__, function.__closure__) for row in layer.funs for function in row}
-        if len(functions) == 1:
-            layer.forward = _shortened(layer, live)
+    for number in numbers:
+        layer = cast("Any", module).symbolic_fun[number]
+        layer.forward = _shortened(layer, live)
 
 
 _BEFORE, _AFTER = 2, 3  # passes followed before and after those left out

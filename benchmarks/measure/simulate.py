@@ -66,6 +66,7 @@ class Simulation:
             source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
             built = _on_values(arm, lambda: arm.build(source))
         self._module = _meta_copy(built)
+        self._equal_edges = shortcuts.equal_edges(built)
 
     def peak(self, batch: int, mode: Mode, penalty: Penalty = "none", *, rounding: int = 1) -> Peak:
         """Return the bytes before and at most during one call on `batch` samples; see `simulated_peak`."""
@@ -81,7 +82,7 @@ class Simulation:
         with MetaStorages(tensors_of(module), rounding=rounding, policy=self._policy) as live:
             with torch.device("meta"):
                 data = workload.data(point, self._seed)
-            shortcuts.shorten_symbolic(module, live)
+            shortcuts.shorten_symbolic(module, self._equal_edges, live)
             foreach = True if self._policy == "cuda" else None
             with meta_stands_for(self._policy), shortcuts.last_blocks_only(live):
                 call = workload.call(self._arm, module, data, mode, penalty, foreach=foreach)
@@ -114,9 +115,10 @@ def _on_values(arm: Arm, function: Callable[[], _Result]) -> _Result:
     try:
         return function()
     except (NotImplementedError, RuntimeError) as error:
-        if "meta" not in str(error):
+        if "meta" not in str(error).lower():
             raise
-        raise Unsupported(f"{arm.name} cannot be simulated: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition(", but")[0].splitlines()[0]
+        raise Unsupported(f"{arm.name} needs values, which a simulation does not have: {reason}") from error
 
 
 _Module = TypeVar("_Module", bound=nn.Module)
