@@ -189,14 +189,16 @@ def _median(parts: Iterable[NDArray[np.float64]]) -> float:
 def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per memory case and mode, `penalty` included. A failed case has a line with NaN bytes per mode.
 
-    `simulated_peak_bytes` is the peak of the `simulated` case of the same arm, point, penalty and mode; NaN if there is none.
+    `simulated_peak_bytes` is the peak of the `simulated` case of the same arm, point, penalty and mode that follows the point's
+    own device; NaN if there is none.
     """
     lines: list[dict[str, Any]] = []
     names = [name for name in MemorySeries.model_fields if name not in ("mode", "method", "sampled_rss")]
     simulated = {
-        (row.case.arm, row.case.point, row.case.penalty, row.case.rounding_bytes, series.mode): series.peak_bytes
+        (row.case.arm, row.case.point, row.case.penalty, series.mode): series.peak_bytes
         for row in rows
         for series in row.simulated
+        if row.case.policy == row.case.point.device.partition(":")[0]
     }
     for row in rows:
         if row.case.kind != "memory":
@@ -207,7 +209,7 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
             values: dict[str, Any] = (
                 dict.fromkeys(names, math.nan) if series is None else series.model_dump(exclude={"sampled_rss"})
             )
-            other = simulated.get((row.case.arm, row.case.point, row.case.penalty, 1, mode), math.nan)
+            other = simulated.get((row.case.arm, row.case.point, row.case.penalty, mode), math.nan)
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": other})
     return pd.DataFrame(lines)
 
@@ -226,7 +228,7 @@ def resident_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def simulated_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per simulated case and mode: `before_bytes`, `peak_bytes`, `rounding_bytes`. NaN bytes if it failed."""
+    """One line per simulated case and mode: `before_bytes`, `peak_bytes` (NaN if it failed), `policy`, `rounding_bytes`."""
     lines: list[dict[str, Any]] = []
     for row in rows:
         if row.case.kind != "simulated":
@@ -238,6 +240,7 @@ def simulated_frame(rows: Sequence[Row]) -> pd.DataFrame:
                 _common(row)
                 | {
                     "mode": mode,
+                    "policy": row.case.policy,
                     "rounding_bytes": row.case.rounding_bytes,
                     "before_bytes": series.before_bytes if series else math.nan,
                     "peak_bytes": series.peak_bytes if series else math.nan,
@@ -258,6 +261,8 @@ def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
             lines.append(
                 _common(row)
                 | {
+                    "policy": row.case.policy,
+                    "rounding_bytes": row.case.rounding_bytes,
                     "capacity_gib": capacity,
                     "largest_batch": found.batch if found else math.nan,
                     "peak_bytes": found.peak_bytes if found else math.nan,

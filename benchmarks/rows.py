@@ -107,9 +107,10 @@ class MemorySeries(Record):
 
 
 class SimulatedSeries(Record):
-    """Peak of one call of one mode under fake tensors: nothing is computed, so any size can be asked for.
+    """Peak of one call of one mode on tensors without values: nothing is computed, so any size can be asked for.
 
-    Each storage counts with its size rounded up to a multiple of the case's `rounding_bytes`.
+    Each storage counts with its size rounded up to a multiple of the case's `rounding_bytes`; the case's `policy` says which
+    device is followed, see `benchmarks.measure.simulate`.
     """
 
     mode: Mode

@@ -14,12 +14,13 @@ from reference.environments import get_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_SIMULATION = tuple(f"benchmarks.measure.{name}" for name in ("simulate", "meta", "shortcuts", "live"))
 _BY_KIND = {
     "speed": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
     "penalty_cost": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
     "memory": ("benchmarks.measure.memory", "benchmarks.measure.live"),
-    "simulated": ("benchmarks.measure.simulate", "benchmarks.measure.live"),
-    "frontier": ("benchmarks.measure.simulate", "benchmarks.measure.live", "benchmarks.measure.frontier"),
+    "simulated": _SIMULATION,
+    "frontier": (*_SIMULATION, "benchmarks.measure.frontier"),
     "sparsity": ("benchmarks.measure.training", "benchmarks.tasks"),
 }
 _ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")

@@ -43,7 +43,7 @@ class GemmBound(nn.Module):
     def _prepare(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         batch = x.shape[0]
         if batch not in self._ready:
-            generator = torch.Generator(x.device).manual_seed(0)
+            generator = torch.Generator("cpu" if x.is_meta else x.device).manual_seed(0)
             ready = []
             for weight, per_input in zip(self.weights, self.features_per_input, strict=True):
                 features = torch.rand(batch, weight.shape[1], generator=generator, device=x.device, dtype=x.dtype)

@@ -42,7 +42,7 @@ def matching_widths(inputs: int, outputs: int, hidden_layers: int, target: int) 
 
 def _mlp(widths: Sequence[int], source: Any) -> nn.Sequential:
     like = source.layers[0].base_weight
-    generator = torch.Generator(like.device).manual_seed(0)
+    generator = torch.Generator("cpu" if like.is_meta else like.device).manual_seed(0)
     modules: list[nn.Module] = []
     for i, o in pairwise(widths):
         linear = nn.Linear(i, o, device="meta")

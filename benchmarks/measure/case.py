@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -183,7 +182,7 @@ def _live_storages(arm: Arm, case: Case, mode: Mode) -> dict[str, Any]:
 
 
 def _simulated(arm: Arm, case: Case) -> Outcome:
-    simulation = simulate.Simulation(arm, case.point, seed=case.seed)
+    simulation = simulate.Simulation(arm, case.point, seed=case.seed, policy=case.policy)
     series = []
     for mode in case.modes:
         peak = simulation.peak(case.point.batch, mode, case.penalty, rounding=case.rounding_bytes)
@@ -192,12 +191,16 @@ def _simulated(arm: Arm, case: Case) -> Outcome:
 
 
 def _frontier(arm: Arm, case: Case) -> Outcome:
-    simulation = simulate.Simulation(arm, case.point, seed=case.seed)
+    simulation = simulate.Simulation(arm, case.point, seed=case.seed, policy=case.policy)
     (mode,) = case.modes
-    peak = cache(lambda batch: simulation.peak(batch, mode, case.penalty, rounding=case.rounding_bytes).peak)
+    asked: dict[int, int] = {}
     found = []
+
+    def peak(batch: int) -> int:
+        return simulation.peak(batch, mode, case.penalty, rounding=case.rounding_bytes).peak
+
     for capacity in case.capacities_gib:
-        largest = frontier.largest_batch(peak, capacity * 2**30)
+        largest = frontier.largest_batch(peak, capacity * 2**30, asked=asked)
         found.append(
             FrontierPoint(
                 capacity_gib=capacity,

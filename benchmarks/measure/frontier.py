@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 LIMIT = 2**31
@@ -17,37 +17,58 @@ class Largest:
     next_peak_bytes: int | None
 
 
-def largest_batch(peak: Callable[[int], int], capacity_bytes: int, limit: int = LIMIT) -> Largest:
+def largest_batch(
+    peak: Callable[[int], int], capacity_bytes: int, limit: int = LIMIT, asked: dict[int, int] | None = None
+) -> Largest:
     """Return the largest batch up to `limit` with `peak(batch)` at most `capacity_bytes`.
 
-    `peak` must not fall as the batch grows. Peaks are nearly affine in it, so steps follow the line through the two ends of the
-    bracket, and every other one halves it in case they are not. `peak` is asked at the result and at one more, which proves it.
+    `peak` must not fall as the batch grows. Peaks are nearly affine in it, so steps follow the line through two known batches,
+    and every other one halves the bracket in case they are not. `peak` is asked at the result and at one more, which proves it.
+    `asked` has the peaks that are known already, of batches up to `limit`, and keeps those asked for.
 
     Raises ValueError if `capacity_bytes` or `limit` is below 1.
     """
     if capacity_bytes < 1 or limit < 1:
         raise ValueError(f"capacity_bytes, limit: expected at least 1, got {capacity_bytes} and {limit}")
-    low, low_peak = 0, 0
-    high, high_peak = 1, peak(1)
-    while high_peak <= capacity_bytes:
-        if high == limit:
-            return Largest(high, high_peak, None)
-        low, low_peak = high, high_peak
-        # A peak of which batch 1 is a hundredth of the capacity suggests about a hundred samples; go somewhat beyond.
-        high = min(limit, max(2 * high, high * capacity_bytes // max(1, 2 * high_peak)))
-        high_peak = peak(high)
+    known = {} if asked is None else asked
+
+    def fits(batch: int) -> bool:
+        if batch not in known:
+            known[batch] = peak(batch)
+        return known[batch] <= capacity_bytes
+
+    fits(1)
+    low = max((batch for batch in known if fits(batch)), default=0)
+    high = min((batch for batch in known if batch > low), default=None)
+    while high is None:
+        if low == limit:
+            return Largest(low, known[low], None)
+        step = min(limit, max(low + 1, _beyond(known, low, capacity_bytes)))
+        if fits(step):
+            low = step
+        else:
+            high = step
     secant = True
     while high - low > 1:
         middle = (low + high) // 2
-        if secant and high_peak > low_peak:
-            line = low + (high - low) * (capacity_bytes - low_peak) // (high_peak - low_peak)
+        if secant and low and known[high] > known[low]:
+            line = low + (high - low) * (capacity_bytes - known[low]) // (known[high] - known[low])
             middle = min(max(line, low + 1), high - 1)
         secant = not secant
         for batch in (middle, middle + 1):  # on a line the crossing lies between these two
             if low < batch < high:
-                at = peak(batch)
-                if at <= capacity_bytes:
-                    low, low_peak = batch, at
+                if fits(batch):
+                    low = batch
                 else:
-                    high, high_peak = batch, at
-    return Largest(low, low_peak if low else None, high_peak)
+                    high = batch
+    return Largest(low, known[low] if low else None, known[high])
+
+
+def _beyond(known: Mapping[int, int], low: int, capacity_bytes: int) -> int:
+    """Return the first batch that should not fit any more, on the line through `low` and a batch of at most half of it."""
+    before = max((batch for batch in known if 2 * batch <= low), default=0)
+    if not before:
+        return max(2 * low, low * capacity_bytes // (2 * known[low]))
+    if known[low] == known[before]:
+        return 8 * low
+    return low + (capacity_bytes - known[low]) * (low - before) // (known[low] - known[before]) + 1

@@ -1,11 +1,11 @@
-"""Bytes of the tensors alive between operators: a second method for the peak, and the only one for fake tensors."""
+"""Bytes of the tensors alive between operators: a second method for the peak, and the only one without real memory."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, partial, reduce
 from typing import Any
 
 import torch
@@ -18,15 +18,20 @@ def promoted_copies(func: Any, args: Any) -> int:
     """Return the bytes of the copies in a common dtype that an elementwise operator makes of its operands on a CPU.
 
     torch's CPU kernels compute in one dtype, so that a bool operand beside a float one is copied while the operator runs. CUDA
-    kernels convert each element as they load it and copy nothing.
+    kernels convert each element as they load it and copy nothing. `meta` tensors count as those of a CPU.
     """
-    if torch.Tag.pointwise not in func.tags or func.overloadpacket is torch.ops.aten.where:
+    if not _elementwise(func):
         return 0
     operands = [a for a in args if isinstance(a, Tensor) and a.dim()]
-    if len({operand.dtype for operand in operands}) < 2 or any(operand.device.type != "cpu" for operand in operands):
+    if len({operand.dtype for operand in operands}) < 2 or any(o.device.type not in ("cpu", "meta") for o in operands):
         return 0
     common = reduce(torch.promote_types, (operand.dtype for operand in operands))
     return sum(operand.numel() * common.itemsize for operand in operands if operand.dtype != common)
+
+
+@cache
+def _elementwise(func: Any) -> bool:
+    return torch.Tag.pointwise in func.tags and func.overloadpacket is not torch.ops.aten.where
 
 
 class LiveStorages(TorchDispatchMode):
@@ -34,8 +39,7 @@ class LiveStorages(TorchDispatchMode):
 
     Each storage counts once, whatever views there are of it, with its size rounded up to a multiple of `rounding` bytes, and
     until it dies. The sum is taken after every operator, and what one allocates and frees inside is not seen, but for
-    `promoted_copies`. `alive` are tensors from before, whose storages count too. Use as a context manager; real and fake
-    tensors both work.
+    `promoted_copies`. `alive` are tensors from before, whose storages count too. Use as a context manager.
 
     Raises ValueError if `rounding` is below 1.
     """
@@ -46,6 +50,7 @@ class LiveStorages(TorchDispatchMode):
             raise ValueError(f"rounding: expected at least 1, got {rounding}")
         self._rounding = rounding
         self._sizes: dict[int, int] = {}
+        self._watched: dict[int, weakref.ref[Any]] = {}
         self._paused = False
         self.bytes = 0
         for tensor in alive:
@@ -71,26 +76,27 @@ class LiveStorages(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._count(leaf, self.least_bytes(func, args))
-        if not self._paused and (held := self.bytes + promoted_copies(func, args)) > self.peak:
-            self.peak, self.operator = held, str(func)
+                self._count(leaf)
+        self._note(func, promoted_copies(func, args))
         return result
 
-    def least_bytes(self, func: Any, args: Any) -> int:
-        """Return a lower limit for the size of the storage that `func` gives out: 0, as real storages know their size."""
-        return 0
+    def _note(self, func: Any, transient: int = 0) -> None:
+        if not self._paused and (held := self.bytes + transient) > self.peak:
+            self.peak, self.operator = held, str(func)
 
     def _count(self, tensor: Tensor, least: int = 0) -> None:
+        """Count the storage behind `tensor`, as if it had at least `least` bytes."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, max(storage.nbytes(), least)
         size = -(-size // self._rounding) * self._rounding
         if key not in self._sizes:
-            weakref.finalize(storage, self._forget, key).atexit = False
+            self._watched[key] = weakref.ref(storage, partial(self._forget, key))
         self.bytes += size - self._sizes.get(key, 0)
         self._sizes[key] = size
 
-    def _forget(self, key: int) -> None:
+    def _forget(self, key: int, _: object) -> None:
         self.bytes -= self._sizes.pop(key)
+        del self._watched[key]
 
 
 def tensors_of(module: torch.nn.Module) -> list[Tensor]:

@@ -1,127 +1,141 @@
-"""Peak memory of a call of any size under fake tensors: shapes are followed, nothing is computed and nothing is allocated.
+"""Peak memory of a call of any size on `meta` tensors: shapes are followed, nothing is computed and nothing is allocated.
 
-What an operator allocates and frees inside is not seen, and a GPU may run other operators than a CPU does (Adam's, for one,
-handles all parameters at once there): simulated bytes stand beside measured ones and never in their place.
+What an operator allocates and frees inside is not seen: simulated bytes stand beside measured ones and never in their place.
+
+`policy` names the device that is followed. "cpu": the layer's blocks are those of a CPU, Adam handles one parameter after the
+other, copies in a common dtype count, see `benchmarks.measure.live.promoted_copies`, and so do real tensors such as Adam's
+step counts. "cuda": the layer's blocks are those of a GPU, Adam handles all parameters at once (torch's default there, with
+temporaries of their size), no such copies, and what stays in the host's memory does not count. Not followed are the
+workspaces of cuBLAS (8 to 32 MiB), temporaries inside kernels, the CUDA context, and fragmentation.
 """
 
 from __future__ import annotations
 
 import copy
 import gc
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.cases import Mode, Penalty, Point
-from benchmarks.measure import workload
-from benchmarks.measure.live import LiveStorages, tensors_of
+from benchmarks.cases import Mode, Penalty, Point, Policy
+from benchmarks.measure import shortcuts, workload
+from benchmarks.measure.live import tensors_of
 from benchmarks.measure.memory import Peak
+from benchmarks.measure.meta import MetaStorages
 from efficient_kan import KAN
-from efficient_kan.kernels import native
-from reference.arm import Arm
+from efficient_kan._device import meta_stands_for
+from reference.arm import Arm, Unsupported
 
 
-def simulated_peak(arm: Arm, point: Point, mode: Mode, penalty: Penalty = "none", *, seed: int = 0, rounding: int = 1) -> Peak:
+def simulated_peak(
+    arm: Arm,
+    point: Point,
+    mode: Mode,
+    penalty: Penalty = "none",
+    *,
+    seed: int = 0,
+    rounding: int = 1,
+    policy: Policy = "cpu",
+) -> Peak:
     """Return the bytes of live storages before one call of `mode` at `point` and at most during it.
 
     As where they are measured, an earlier call has created the optimiser's state, and gradients are absent before the call.
     Storages count with their sizes rounded up to a multiple of `rounding`: 512 is what CUDA's caching allocator does.
-    Everything lives on a fake CPU, whatever `point.device` is: a CPU build of torch cannot run autograd on a fake GPU.
+    `policy`, not `point.device`, says which device is followed; see the module's description.
+
+    Raises `Unsupported` for an arm that looks at values, of which there are none.
     """
-    return Simulation(arm, point, seed=seed).peak(point.batch, mode, penalty, rounding=rounding)
+    return Simulation(arm, point, seed=seed, policy=policy).peak(point.batch, mode, penalty, rounding=rounding)
 
 
 class Simulation:
     """The network of `arm` with the sizes of `point`, for calls of any batch size."""
 
-    def __init__(self, arm: Arm, point: Point, *, seed: int = 0) -> None:
-        self._arm, self._seed = arm, seed
-        self._point = point.model_copy(update={"device": "cpu"})
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+    def __init__(self, arm: Arm, point: Point, *, seed: int = 0, policy: Policy = "cpu") -> None:
+        self._arm, self._seed, self._policy = arm, seed, policy
+        self._point = point.model_copy(update={"device": "meta"})
         if "kan" in arm.requires:
-            # pykan fits splines by least squares while it is built, which has no fake form.
-            self._module = arm.build(workload.network(self._point, seed))
-            return
-        dtype: torch.dtype = getattr(torch, point.dtype)
-        source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
-        with self._mode, warnings.catch_warnings():
-            # An arm that copies the network with copy.deepcopy makes torch itself look at the address of a fake tensor.
-            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor", UserWarning)
-            self._module = arm.build(_fake_copy(source, self._mode))
+            # pykan fits splines by least squares while it is built, which has no form for meta tensors.
+            with _no_collection():
+                built = arm.build(workload.network(point.model_copy(update={"device": "cpu"}), seed))
+        else:
+            dtype: torch.dtype = getattr(torch, point.dtype)
+            source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
+            built = _on_values(arm, lambda: arm.build(source))
+        self._module = _meta_copy(built)
+        self._equal_edges = shortcuts.equal_edges(built)
 
     def peak(self, batch: int, mode: Mode, penalty: Penalty = "none", *, rounding: int = 1) -> Peak:
         """Return the bytes before and at most during one call on `batch` samples; see `simulated_peak`."""
+        gc.freeze()  # so that the collection between the calls looks at what they made, not at all of torch
+        try:
+            return _on_values(self._arm, lambda: self._peak(batch, mode, penalty, rounding))
+        finally:
+            gc.unfreeze()
+
+    def _peak(self, batch: int, mode: Mode, penalty: Penalty, rounding: int) -> Peak:
         point = self._point.model_copy(update={"batch": batch})
-        module = _fake_copy(self._module, self._mode)
-        with self._mode, FakeStorages(tensors_of(module), rounding=rounding) as live, _last_blocks_only(live):
-            call = workload.call(self._arm, module, workload.data(point, self._seed), mode, penalty)
-            call()
-            for parameter in module.parameters():
-                parameter.grad = None
-            gc.collect()
-            live.reset_peak()
-            call()
+        module = _meta_copy(self._module)
+        with MetaStorages(tensors_of(module), rounding=rounding, policy=self._policy) as live:
+            with torch.device("meta"):
+                data = workload.data(point, self._seed)
+            shortcuts.shorten_symbolic(module, self._equal_edges, live)
+            foreach = True if self._policy == "cuda" else None
+            with meta_stands_for(self._policy), shortcuts.last_blocks_only(live):
+                call = workload.call(self._arm, module, data, mode, penalty, foreach=foreach)
+                call()
+                for parameter in module.parameters():
+                    parameter.grad = None
+                gc.collect()
+                live.reset_peak()
+                call()
         return Peak(live.before, live.peak)
 
 
-class FakeStorages(LiveStorages):
-    """Live storages of fake tensors, as large as the real ones would be."""
-
-    def least_bytes(self, func: Any, args: Any) -> int:
-        """Return the bytes of the first input for mse_loss, whose scalar keeps the storage of all squared differences."""
-        if func is not torch.ops.aten.mse_loss.default or (len(args) > 2 and args[2] == 0):
-            return 0
-        size: int = args[0].numel() * args[0].element_size()
-        return size
-
-
 @contextmanager
-def _last_blocks_only(live: LiveStorages) -> Iterator[None]:
-    """Let `efficient_kan` take all blocks of a loop but the last full ones as a single one that does not count for the peak.
-
-    A loop over a hundred million samples in blocks of some thousand would take minutes. Every block leaves the same kind of
-    result behind, and the results add up to the same bytes however they are cut; the peak of the loop is in its last full
-    block, when all but one are there. The block before it does not count either, because what a loop's variables still hold
-    of the block before is the large one.
-    """
-    whole = native._blocks
-
-    def last(length: int, size: int) -> Iterator[slice]:
-        start = (length // size - 2) * size
-        if start < 2 * size:
-            yield from whole(length, size)
-            return
-        with live.paused():
-            yield slice(0, start)
-            yield slice(start, start + size)
-        for rest in whole(length - start - size, size):
-            yield slice(start + size + rest.start, start + size + rest.stop)
-
-    native._blocks = last
+def _no_collection() -> Iterator[None]:
+    """Keep the collector away from pykan's functions of every edge: it would look at them all again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        native._blocks = whole
+        if enabled:
+            gc.enable()
+
+
+_Result = TypeVar("_Result")
+
+
+def _on_values(arm: Arm, function: Callable[[], _Result]) -> _Result:
+    """Return what `function` gives. Raises `Unsupported` if it needs the values of a tensor."""
+    try:
+        return function()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error).lower():
+            raise
+        reason = str(error).partition(", but")[0].splitlines()[0]
+        raise Unsupported(f"{arm.name} needs values, which a simulation does not have: {reason}") from error
 
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def _fake_copy(module: _Module, mode: FakeTensorMode) -> _Module:
-    """Return `module` with fake tensors on a CPU in place of its parameters and buffers; what it shares, the copy shares."""
+def _meta_copy(module: _Module) -> _Module:
+    """Return `module` with meta tensors in place of its parameters and buffers; what it shares, the copy shares."""
     memo: dict[int, object] = {}
 
-    def fake(tensor: Tensor) -> Tensor:
-        with mode:
-            return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="cpu")
+    def meta(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
     for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(fake(parameter), parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(meta(parameter), parameter.requires_grad)
     for buffer in module.buffers():
-        memo[id(buffer)] = fake(buffer)
+        memo[id(buffer)] = meta(buffer)
+    for part in module.modules():
+        # pykan's functions of every edge, in lists that nobody changes.
+        memo |= {id(value): value for name, value in vars(part).items() if name.startswith("funs")}
     return copy.deepcopy(module, memo)

@@ -47,11 +47,14 @@ def data(point: Point, seed: int) -> Data:
     return Data(((2 * x - 1) * INPUT_RANGE).to(point.device, dtype), target.to(point.device, dtype))
 
 
-def call(arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty = "none") -> Callable[[], None]:
+def call(
+    arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty = "none", *, foreach: bool | None = None
+) -> Callable[[], None]:
     """Return what is measured: one call of `mode` on `module`.
 
     `inference` is a forward pass under `no_grad`, `forward` one that records the graph for backward, which is dropped.
-    `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole `TrainingStep`.
+    `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole `TrainingStep`, to
+    which `foreach` goes.
 
     Raises ValueError for a penalty outside a step.
     """
@@ -82,15 +85,19 @@ def call(arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty
 
         return forward_backward
 
-    return TrainingStep(arm, module, inputs, penalty)
+    return TrainingStep(arm, module, inputs, penalty, foreach=foreach)
 
 
 class TrainingStep:
-    """Clear gradients, forward, mean squared error plus 1e-3 times the penalty, backward, Adam."""
+    """Clear gradients, forward, mean squared error plus 1e-3 times the penalty, backward, Adam.
 
-    def __init__(self, arm: Arm, module: nn.Module, inputs: Data, penalty: Penalty) -> None:
+    `foreach` makes Adam handle all parameters at once, or not; by default torch does so on a GPU alone.
+    """
+
+    def __init__(self, arm: Arm, module: nn.Module, inputs: Data, penalty: Penalty, *, foreach: bool | None = None) -> None:
         self._arm, self._module, self._inputs, self._penalty = arm, module, inputs, penalty
-        self.optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=LEARNING_RATE)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(trained, lr=LEARNING_RATE, foreach=foreach)
 
     def __call__(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)

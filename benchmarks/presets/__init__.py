@@ -89,7 +89,10 @@ class Memory(Record):
 
 
 class Simulated(Memory):
-    """Peak memory under fake tensors, at the same points and at the named ones, which need not fit this machine."""
+    """Peak memory without computing, at the same points and at the named ones, which need not fit this machine.
+
+    The lines are simulated as on their own device, to stand beside what is measured there, the named points as on a GPU.
+    """
 
     named: bool = True
 
@@ -97,7 +100,7 @@ class Simulated(Memory):
 class Frontier(Record):
     """Largest batch of which a training step fits: for each arm and each width of the lines, other sizes as at the centre.
 
-    Storages count as CUDA's caching allocator hands them out, in multiples of 512 bytes.
+    Simulated as on a GPU: storages count as CUDA's caching allocator hands them out, in multiples of 512 bytes.
     """
 
     arms: tuple[str, ...]
@@ -298,10 +301,15 @@ def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:
     )
 
 
+# How a simulation follows a GPU: its policy, and the multiple of which CUDA's caching allocator hands out memory.
+_ON_CUDA = {"policy": "cuda", "rounding_bytes": 512}
+
+
 def _cases(preset: Preset) -> Iterator[Case]:
     points = list(_points(preset))
     centre = points[0][0]
     seed = preset.centre.seed
+    on_gpu = centre.device.startswith("cuda")
     timing = {"blocks", "budget_s", "warmup", "min_sample_ms", "timeout_s"}
     if preset.speed:
         shared = preset.speed.model_dump(include=timing | {"baseline", "modes"}) | {"kind": "speed", "seed": seed}
@@ -314,7 +322,7 @@ def _cases(preset: Preset) -> Iterator[Case]:
             continue
         shared = section.model_dump(include={"modes", "timeout_s"}) | {"kind": kind, "seed": seed}
         for point, arm, axes in _measured(section, points):
-            yield Case(arm=arm, point=point, axes=axes, **shared)
+            yield Case(arm=arm, point=point, axes=axes, **shared | (_ON_CUDA if kind == "simulated" and on_gpu else {}))
         for named in preset.named if section.named else ():
             point = centre.model_copy(
                 update={
@@ -325,11 +333,11 @@ def _cases(preset: Preset) -> Iterator[Case]:
                 }
             )
             for arm in dict.fromkeys((*section.arms, *section.centre_arms)):
-                yield Case(arm=arm, point=point, name=named.name, **shared)
+                yield Case(arm=arm, point=point, name=named.name, **shared | (_ON_CUDA if kind == "simulated" else {}))
     if preset.frontier:
         frontier = preset.frontier
         shared = frontier.model_dump(include={"capacities_gib", "rounding_bytes", "timeout_s"})
-        shared |= {"kind": "frontier", "modes": ("step",), "seed": seed}
+        shared |= {"kind": "frontier", "modes": ("step",), "seed": seed, "policy": "cuda"}
         for width in frontier.widths:
             point = centre.model_copy(update={"batch": 1, "layers": (width,) * len(centre.layers)})
             for arm in frontier.arms:

@@ -102,37 +102,55 @@ def _resident(data: Data, folder: Path) -> Iterator[Entry]:
             )
 
 
+_AS_ON = {"cpu": "", "cuda": " as on cuda"}
+
+
+def simulated_as(policy: str, rounding_bytes: int) -> str:
+    """Return in a sentence what a simulation with `policy` assumes."""
+    rounded = f"storages count in multiples of {rounding_bytes} bytes" if rounding_bytes > 1 else "storages count to the byte"
+    if policy == "cpu":
+        return (
+            f"Simulated as on a CPU: {rounded}, `efficient_kan` takes the blocks of a CPU, and Adam handles one parameter "
+            "after the other. On a GPU blocks are larger."
+        )
+    return (
+        f"Simulated as on a CUDA device: {rounded}, as its caching allocator hands them out, `efficient_kan` takes the blocks "
+        "of a GPU, and Adam handles all parameters at once. What cuBLAS, kernels inside, the driver, the context and "
+        "fragmentation take comes on top."
+    )
+
+
 def _named(data: Data, folder: Path) -> Iterator[Entry]:
     if data.simulated.empty:
         return
     frame = data.simulated[data.simulated["name"].notna()]
-    for key, part in frame.groupby(["setting", "name"], sort=True):
-        setting, name = map(str, key)
+    for key, part in frame.groupby(["setting", "name", "policy"], sort=True):
+        setting, name, policy = map(str, key)
         first = part.iloc[0]
-        stem = f"simulated-{slug(f'{name} {setting}')}"
+        stem = f"simulated-{slug(f'{name} {setting}{_AS_ON[policy]}')}"
         style.save(capacity.draw_named(part), part, folder, stem)
         yield Entry(
             "capacity",
             stem,
             f"Simulated peak memory of *{name}*: B = {first['batch']:,}, layers {first['layers']}, G = {first['grid_size']}, "
-            f"k = {first['spline_order']}, {first['dtype']}. Nothing was computed: shapes were followed under fake tensors.",
+            f"k = {first['spline_order']}, {first['dtype']}. Nothing was computed, shapes were followed. "
+            f"{simulated_as(policy, int(first['rounding_bytes']))}",
         )
 
 
 def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
     if data.frontier.empty:
         return
-    for key, part in data.frontier.groupby(["setting", "depth", "grid_size", "spline_order"], sort=True):
-        setting, depth, grid_size, order = key
-        stem = f"frontier-{slug(f'{setting} {depth} layers g{grid_size} k{order}')}"
+    for key, part in data.frontier.groupby(["setting", "depth", "grid_size", "spline_order", "policy"], sort=True):
+        setting, depth, grid_size, order, policy = key
+        stem = f"frontier-{slug(f'{setting}{_AS_ON[str(policy)]} {depth} layers g{grid_size} k{order}')}"
         style.save(capacity.draw_frontier(part), part, folder, stem)
         yield Entry(
             "capacity",
             stem,
             f"Largest batch of which one training step fits into a memory size, by simulation: {depth} layers of equal width, "
-            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}. Storages count in multiples of 512 bytes, as CUDA's "
-            "caching allocator hands them out; what the driver, the context and fragmentation take comes on top. "
-            "`efficient_kan` is followed in the blocks that it takes on a CPU; those on a GPU are larger, some GiB at most.",
+            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}. "
+            f"{simulated_as(str(policy), int(part.iloc[0]['rounding_bytes']))}",
         )
 
 

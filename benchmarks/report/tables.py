@@ -179,9 +179,10 @@ def simulated(data: Data) -> Table:
     frame = data.simulated[data.simulated["name"].notna()]
     if frame.empty:
         return Table("simulated", frame, {})
-    frame = _against(frame, "arm", BASELINE, [*POINT, "name", "mode"])
+    frame = _against(frame, "arm", BASELINE, [*POINT, "name", "policy", "mode"])
     view = {"name": list(frame["name"])} | _point(frame)
     view |= {
+        "as on": list(frame["policy"]),
         "mode": [MODES[mode] for mode in frame["mode"]],
         "simulated peak (GiB)": numbers(frame["peak_bytes"] / 2**30),
         f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
@@ -197,6 +198,7 @@ def frontier(data: Data) -> Table:
         return Table("frontier", frame, {})
     one_each = frame.drop_duplicates("case_key")
     view = _setting(one_each) | {"arm": code(one_each["arm"]), "layers": list(one_each["layers"])}
+    view |= {"as on": list(one_each["policy"])}
     for capacity, part in frame.groupby("capacity_gib", sort=True):
         batches = part.set_index("case_key")["largest_batch"].reindex(one_each["case_key"])
         view[f"{capacity} GiB"] = ["–" if pd.isna(batch) else f"{batch:,.0f}" for batch in batches]

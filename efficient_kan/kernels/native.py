@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from efficient_kan._device import device_type
 from efficient_kan.basis import LocalBasis, local_basis
 from efficient_kan.kernels import LayerInputs
 
@@ -28,6 +29,11 @@ _EDGE_SHARE = 2
 _FLOAT64_SHARE = 4
 # Float64 tensors of the size of the weights that edge_std holds at a time.
 _WEIGHT_COPIES = 4
+
+
+def block_elements(kind: str) -> int:
+    """Elements of ``x`` in a block on devices of the type ``kind``; types without a size of their own take the CPU's."""
+    return _BLOCK.get(kind, _BLOCK["cpu"])
 
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
@@ -275,13 +281,13 @@ def _row_blocks(x: Tensor, share: int = 1) -> Iterator[slice]:
     rows, columns = x.shape
     if torch.compiler.is_compiling():
         return iter((slice(None),))
-    return _blocks(rows, max(_MIN_ROWS, _BLOCK.get(x.device.type, _BLOCK["cpu"]) // (share * columns)))
+    return _blocks(rows, max(_MIN_ROWS, block_elements(device_type(x)) // (share * columns)))
 
 
 def _column_blocks(features: Tensor, vectors: Tensor) -> Iterator[slice]:
     """Slices over inputs whose edges fit a block, never all inputs at once (unless there is one)."""
     columns, _, rows = features.shape
-    budget = 2 * _BLOCK.get(features.device.type, _BLOCK["cpu"])
+    budget = 2 * block_elements(device_type(features))
     return _blocks(columns, max(1, min((columns + 1) // 2, budget // max(1, rows * vectors.shape[1]))))
 
 
@@ -289,7 +295,7 @@ def _covariance_blocks(x: Tensor, weight: Tensor) -> Iterator[slice]:
     """Slices over inputs whose features, covariances and float64 weights fit a block."""
     outputs, columns, width = weight.shape
     rows = min(max(x.shape[0], 1), _MIN_ROWS)
-    budget = 8 * _BLOCK.get(x.device.type, _BLOCK["cpu"])
+    budget = 8 * block_elements(device_type(x))
     return _blocks(columns, max(1, min(columns, budget // (width * (width + rows + _WEIGHT_COPIES * outputs)))))
 
 
