@@ -6,7 +6,7 @@ A *cell* is what one line of a frame measures; `CELL` names the columns that ide
 - *time*: the ratio arm / baseline, never milliseconds, which other programs on a shared machine move. The change is the ratio
   of the two ratios. Its interval joins the two intervals in logarithms, each end by the root of the sum of squares (Zou and
   Donner, *Statistics in Medicine* 27, 2008). It is a change if the interval lies wholly outside both noise floors;
-- *memory*: exact peak bytes, which are a change if they differ by more than a relative tolerance.
+- *memory*: exact peak bytes, measured or simulated, which are a change if they differ by more than a relative tolerance.
 
 An interval from a single process knows nothing of how processes differ: measure each cell in several before a change counts.
 
@@ -30,7 +30,7 @@ from benchmarks.report.tables import BASELINE
 
 CELL = [
     *("machine", "kind", "arm", "baseline", "penalty", "layers", "batch", "grid_size", "spline_order", "dtype", "device"),
-    *("threads", "mode"),
+    *("threads", "mode", "policy"),
 ]
 POINT = [name for name in CELL if name not in ("arm", "penalty")]
 BOUND = "gemm_bound"
@@ -136,10 +136,12 @@ def _lines(side: str, data: stored.Data) -> pd.DataFrame:
         (data.speed, time),
         (stored.with_floor(data.penalty_cost, data.speed), time),
         (data.memory, memory),
+        (data.simulated, memory),
     ):
         if frame.empty:
             continue
-        identity = frame[[name for name in CELL if name in frame]].reindex(columns=CELL).fillna({"baseline": ""})
+        absent = {name: "" for name in ("baseline", "policy") if name not in frame}
+        identity = frame.assign(**absent)[[name for name in CELL if name in frame or name in absent]].reindex(columns=CELL)
         values = {name: frame[columns[name]] if name in columns else np.nan for name in ("value", "low", "high")}
         floor = frame.get("floor", np.nan)
         parts.append(

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import cli
 from benchmarks.cases import Case
 from benchmarks.compare import CELL, Comparison, compare
-from benchmarks.rows import Environment, MemorySeries, Row, SpeedSeries
+from benchmarks.rows import Environment, MemorySeries, Row, SimulatedSeries, SpeedSeries
 
 SEEDS = range(20)
 ARMS = {"efficient_kan": 1.0, "pykan[speed]": 5.0, "cox_de_boor": 2.2, "gemm_bound": 0.3}
@@ -232,6 +232,19 @@ def test_bytes_are_compared_exactly_up_to_the_tolerance(
     )
     assert verdicts(compare(old, new, memory_tolerance=float(tolerance))) == {"efficient_kan": verdict}
     assert run_cli(old, new, "--memory-tolerance", tolerance) == (verdict != "equal")
+
+
+def test_simulated_peaks_are_compared_for_each_device_they_follow(run: Any, speed_case: SpeedCase, tmp_path: Path) -> None:
+    def fill(on_cuda: int) -> Callable[[Any], object]:
+        def add(rows: Any) -> None:
+            for policy, peak in (("cpu", 1000), ("cuda", on_cuda)):
+                case = Case(kind="simulated", arm="efficient_kan", point=speed_case().point, modes=("step",), policy=policy)
+                rows.add(case, simulated=(SimulatedSeries(mode="step", before_bytes=10, peak_bytes=peak),))
+
+        return add
+
+    cells = compare(*pair(run, tmp_path, fill(2000), fill(3000))).cells.set_index("policy")["verdict"]
+    assert cells.to_dict() == {"cpu": "equal", "cuda": "more memory"}
 
 
 def test_cells_of_one_folder_only_are_listed_and_counted_and_are_no_change(
