@@ -87,6 +87,25 @@ _RATES = {
     "cox_de_boor": _Rates(1e-3, 0.0, 3e-8),
 }
 _DEFAULT_RATES = _Rates(4e-4, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """Seconds of a simulation: per edge to build the network, and of each peak per layer and per edge."""
+
+    build: float
+    layer: float
+    edge: float = 0.0
+
+
+_SIMULATIONS = {
+    "efficient_kan": _Simulation(0.0, 0.03),
+    "pykan[default]": _Simulation(1e-5, 0.06, 2.5e-7),
+    "pykan[nosave]": _Simulation(5e-6, 0.06, 2.5e-7),
+    "pykan[speed]": _Simulation(5e-6, 0.02),
+}
+_DEFAULT_SIMULATION = _Simulation(0.0, 0.01)
+_PEAKS_PER_CAPACITY = 6  # that a frontier asks for
 _PENALTY_SECONDS = 2e-9  # seconds per edge and sample that a penalty adds
 _SHARE = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
 _START = 0.4  # fork, imports of this project, network and data
@@ -113,10 +132,11 @@ def seconds(case: Case) -> float:
     if case.kind == "sparsity":
         return _START + case.steps * step
     if case.kind in ("simulated", "frontier"):
-        rates = _RATES.get(case.arm, _DEFAULT_RATES)
+        simulation = _SIMULATIONS.get(case.arm, _DEFAULT_SIMULATION)
         edges = sum(i * o for i, o in pairwise(case.point.layers))
-        calls = 2 * len(case.modes) if case.kind == "simulated" else 12 * len(case.capacities_gib)
-        return _START + calls * (0.03 * case.point.depth + 10 * rates.edge * edges)
+        peaks = len(case.modes) if case.kind == "simulated" else _PEAKS_PER_CAPACITY * len(case.capacities_gib)
+        each = simulation.layer * case.point.depth + simulation.edge * edges
+        return _START + simulation.build * edges + peaks * each
     if case.kind == "memory":
         return _START + sum(0.2 + 10 * step * _SHARE[mode] for mode in case.modes)
     both = step + step_seconds(case.baseline or case.arm, case)
