@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|report|compare|export|schema`."""
+"""`python -m benchmarks run|plan|report|cite|compare|export|schema`."""
 
 from __future__ import annotations
 
@@ -258,6 +258,25 @@ def report(*, out: Path = Path("reports")) -> None:
 
     try:
         render(out)
+    except ValueError as error:
+        _refuse(Console(stderr=True), error)
+
+
+@app.command
+def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is the name on the command line
+    """Print caption, source and BibTeX of a figure or table; measure nothing.
+
+    Parameters
+    ----------
+    id
+        Id as the report gives it, such as F3 or T1; F3 also names F3-cpu-float32-1-thread.
+    out
+        Folder of a report, or of the reports of several machines.
+    """
+    from benchmarks.report.cite import cite as text_of
+
+    try:
+        print(text_of(id, out))
     except ValueError as error:
         _refuse(Console(stderr=True), error)
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, page, tables
+from benchmarks.report import figures, page, provenance, tables
 
 _MANIFEST = "rendered.json"
 
@@ -43,11 +43,12 @@ def render(out: Path) -> None:
                 tables.failed(data),
             )
         }
-        for table in made.values():
-            if not table.frame.empty:
-                table.save(aside / "tables")
+        full = [table for table in made.values() if not table.frame.empty]
+        for table in full:
+            table.save(aside / "tables")
         drawn = figures.draw_all(data, aside / "figures")
-        (aside / "README.md").write_text(page.page(data, made, drawn), encoding="utf-8")
+        sources = provenance.write(data, full, drawn, aside)
+        (aside / "README.md").write_text(page.page(data, made, drawn, sources), encoding="utf-8")
         _move(aside, out)
 
 

@@ -10,6 +10,8 @@ import pandas as pd
 from benchmarks.report.cells import markdown, number
 from benchmarks.report.data import AXES, POINT, Data, processor
 from benchmarks.report.figures import Entry
+from benchmarks.report.ids import table_caption
+from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
 from benchmarks.report.tables import BASELINE, Table
 
@@ -31,21 +33,28 @@ _NOTES = {
 }
 
 
-def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry]) -> str:
+def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]) -> str:
     """Return the page. `tables` by name, `figures` in order; both are linked relative to the page."""
     parts = ["# Benchmark report", _overview(data), "## At the centre point", _sentences(tables["summary"].frame)]
-    parts += [tables["summary"].markdown(), _reading(data)]
+    parts += [tables["summary"].markdown(), _files("summary", sources), _reading(data)]
     if not tables["equivalence"].frame.empty:
-        parts += ["## Equivalence gate", _gate(data), tables["equivalence"].markdown(), _files("equivalence")]
+        parts += ["## Equivalence gate", _gate(data), tables["equivalence"].markdown(), _files("equivalence", sources)]
     for section, heading, names in _SECTIONS:
         shown = [entry for entry in figures if entry.section == section]
         full = [name for name in names if not tables[name].frame.empty]
         if not shown and not full:
             continue
-        parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *map(_figure, shown)]
+        parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
         for name in full:
-            parts.append(f"<details><summary>All values</summary>\n\n{tables[name].markdown()}\n\n</details>\n\n{_files(name)}")
-    parts += ["## Failed cases", _failures(data, tables["failed_cases"]), "## Provenance", _provenance(data), _reproduce(data)]
+            values = f"<details><summary>All values</summary>\n\n{tables[name].markdown()}\n\n</details>"
+            parts.append(f"{values}\n\n{_files(name, sources)}")
+    parts += [
+        "## Failed cases",
+        _failures(data, tables["failed_cases"], sources),
+        "## Provenance",
+        _provenance(data),
+        _reproduce(data),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -137,7 +146,7 @@ def _reading(data: Data) -> str:
         "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
         "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
         "scale. Ratios are means over processes of the medians of paired log-ratios; the interval is the wider of a bootstrap "
-        "over pairs and Student's t over processes. " + _files("summary")
+        "over pairs and Student's t over processes."
     )
 
 
@@ -149,22 +158,24 @@ def _gate(data: Data) -> str:
     return "\n".join([text, "", *(f"- {rule}" for rule in rules)])
 
 
-def _figure(entry: Entry) -> str:
+def _figure(entry: Entry, sources: Mapping[tuple[str, str], Source]) -> str:
     base = f"figures/{entry.name}"
     links = ", ".join(f"[{suffix.upper()}]({base}.{suffix})" for suffix in ("pdf", "svg", "png", "csv"))
     alternative = entry.caption.replace("`", "").split(". ")[0]
-    return f"![{alternative}]({base}.png)\n\n*{entry.caption}* {links}"
+    origin = sources["figure", entry.name].line
+    return f"![{alternative}]({base}.png)\n\n*{entry.caption}* {links}\n\n{origin}"
 
 
-def _files(name: str) -> str:
-    return f"Table: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md)."
+def _files(name: str, sources: Mapping[tuple[str, str], Source]) -> str:
+    links = ", ".join(f"[{word}](tables/{name}.{suffix})" for word, suffix in (("CSV", "csv"), ("Markdown", "md")))
+    return f"*{table_caption(name)}* {links}\n\n{sources['table', name].line}"
 
 
-def _failures(data: Data, table: Table) -> str:
+def _failures(data: Data, table: Table, sources: Mapping[tuple[str, str], Source]) -> str:
     if data.failed.empty:
         return "None: every case ended with status ok."
     text = f"{len(data.failed)} of {len(data.cases)} cases have no value, for the reason given."
-    return "\n\n".join([text, table.markdown(), _files("failed_cases")])
+    return "\n\n".join([text, table.markdown(), _files("failed_cases", sources)])
 
 
 def _provenance(data: Data) -> str:

@@ -29,7 +29,7 @@ def test_each_figure_comes_in_three_formats_with_its_values(rendered: Path) -> N
     found = {path.name for path in (rendered / "figures").iterdir()}
     stems = {name.rpartition(".")[0] for name in found}
     assert {stem.split("-")[0] for stem in stems} == {"time", "time_ratio", "memory", "penalty_cost", "sparsity"}
-    assert found == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "svg", "png", "csv")}
+    assert found == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "svg", "png", "csv", "json")}
 
 
 def test_every_figure_and_table_is_on_the_page(rendered: Path) -> None:
