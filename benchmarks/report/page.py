@@ -167,7 +167,9 @@ def _figure(entry: Entry, sources: Mapping[tuple[str, str], Source]) -> str:
 
 
 def _files(name: str, sources: Mapping[tuple[str, str], Source]) -> str:
-    links = ", ".join(f"[{word}](tables/{name}.{suffix})" for word, suffix in (("CSV", "csv"), ("Markdown", "md")))
+    links = ", ".join(
+        f"[{word}](tables/{name}.{suffix})" for word, suffix in (("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex"))
+    )
     return f"*{table_caption(name)}* {links}\n\n{sources['table', name].line}"
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmarks.report.data import POINT, Data
+from benchmarks.report.data import POINT, Data, centre
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_caption, table_id
 from benchmarks.report.tables import Table
@@ -20,7 +20,6 @@ from benchmarks.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
 _GROUPED = {
-    "summary": ("speed", "memory"),
     "equivalence": ("speed", "penalty_cost"),
     "cross_check": ("memory", "simulated"),
     "sparsity": ("sparsity",),
@@ -95,6 +94,8 @@ def rows_hash(rows: Iterable[Row]) -> str:
 
 def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: str, *, table: bool = False) -> Source:
     kind: Literal["figure", "table"] = "table" if table else "figure"
+    if table and name == "summary":
+        frame = _at_the_centre(data)
     rows = rows_behind(data, frame, _GROUPED.get(name) if table else None)
     files = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
     return Source(
@@ -133,6 +134,14 @@ def rows_behind(data: Data, frame: pd.DataFrame, kinds: Sequence[str] | None = N
     if "floor" in frame.columns:
         cells |= _floor_cells(data, frame)
     return [row for row in data.rows if (row.case.cell, row.machine) in cells]
+
+
+def _at_the_centre(data: Data) -> pd.DataFrame:
+    """The lines of speed and memory that the summary is made of."""
+    cases = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
+    keys = set(centre(cases)["case_key"])
+    frames = [frame[frame["case_key"].isin(keys)] for frame in (data.speed, data.memory) if not frame.empty]
+    return pd.concat(frames, ignore_index=True) if frames else cases
 
 
 def _floor_cells(data: Data, frame: pd.DataFrame) -> set[tuple[str, str]]:
