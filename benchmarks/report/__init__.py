@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, page, provenance, tables
+from benchmarks.report import figures, findings, page, provenance, reproducibility, tables
 
 _MANIFEST = "rendered.json"
 
@@ -32,6 +32,7 @@ def render(out: Path) -> None:
             table.name: table
             for table in (
                 tables.summary(data),
+                findings.overall(data),
                 tables.equivalence(data),
                 tables.time(data),
                 tables.memory(data),
@@ -49,6 +50,8 @@ def render(out: Path) -> None:
         drawn = figures.draw_all(data, aside / "figures")
         sources = provenance.write(data, full, drawn, aside)
         (aside / "README.md").write_text(page.page(data, made, drawn, sources), encoding="utf-8")
+        answers = reproducibility.reproducibility(data, sources.values())
+        (aside / "REPRODUCIBILITY.md").write_text(answers, encoding="utf-8")
         _move(aside, out)
 
 

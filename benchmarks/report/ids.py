@@ -31,6 +31,10 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "frontier": (7, "Largest batch of which one training step fits into a memory size, by simulation."),
     "penalty_cost": (8, "Time and peak memory of a penalised training step, and both over the arm's own plain step."),
     "sparsity": (9, "Trained networks: test error and active edges, medians over seeds."),
+    "overall": (
+        11,
+        "Per arm over all points: range of its time over that of `efficient_kan`, how often beyond the noise.",
+    ),
     "failed_cases": (10, "Cases without a value, each with its reason."),
 }
 

@@ -20,6 +20,7 @@ from benchmarks.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
 _GROUPED = {
+    "overall": ("speed",),
     "equivalence": ("speed", "penalty_cost"),
     "cross_check": ("memory", "simulated"),
     "sparsity": ("sparsity",),

@@ -118,7 +118,7 @@ def test_reports_of_several_machines_are_cited_apart(full_run: Any, tmp_path: Pa
 
 @pytest.mark.parametrize("wanted", ["F99", "memory", ""])
 def test_an_unknown_id_is_refused_with_those_there_are(rendered: Path, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"id: expected one of F1-cpu-float32-1-thread, .*T10, got"):
+    with pytest.raises(ValueError, match=r"id: expected one of F1-cpu-float32-1-thread, .*T11, got"):
         cite.cite(wanted, rendered)
     with pytest.raises(SystemExit, match="2"):
         app(["cite", "F99", "--out", str(rendered)])
