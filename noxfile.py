@@ -77,7 +77,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
     workers = ["-n", "logical", "--maxprocesses", "4"]
-    marks = ["-m", "not slow and not harness"]
+    marks = ["-m", "not slow and not harness and not browser"]
     session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -86,6 +86,13 @@ def slow(session: nox.Session) -> None:
     """Run the tests that take longest: layers compiled by inductor, large simulations."""
     install(session, "test")
     session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Use the report's page in a headless Chromium (Debian: apt-get install chromium); skipped where there is none."""
+    install(session, "test")
+    session.run("pytest", "-m", "browser", "tests/benchmarks/report", *session.posargs)
 
 
 @nox.session(default=False)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, findings, page, provenance, reproducibility, tables
+from benchmarks.report import figures, findings, html, page, provenance, reproducibility, tables
 
 _MANIFEST = "rendered.json"
 
@@ -52,6 +52,8 @@ def render(out: Path) -> None:
         (aside / "README.md").write_text(page.page(data, made, drawn, sources), encoding="utf-8")
         answers = reproducibility.reproducibility(data, sources.values())
         (aside / "REPRODUCIBILITY.md").write_text(answers, encoding="utf-8")
+        part = html.Part("", data, findings.findings(made), list(sources.values()))
+        (aside / "index.html").write_text(html.index([part], "efficient-kan-bench: report"), encoding="utf-8")
         _move(aside, out)
 
 

@@ -22,8 +22,10 @@ from tueplots import figsizes, fontsizes
 from benchmarks.report.ids import figure_id
 
 WIDTH_INCHES: float = figsizes.neurips2024()["figure.figsize"][0]
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = mpl.color_sequences["okabe_ito"]
+BLACK, ORANGE, SKY, GREEN, _YELLOW, BLUE, VERMILION, PURPLE = mpl.color_sequences["okabe_ito"]
 GREY = (0.45, 0.45, 0.45)
+# Further colours, of Paul Tol's muted set; Okabe and Ito's yellow is too pale on white.
+WINE, OLIVE, INDIGO, TEAL = "#882255", "#999933", "#332288", "#44aa99"
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,15 @@ LOOKS = {
     "gemm_bound": Look(BLACK, "P", "--"),
     "mlp[width]": Look(SKY, "<", ":"),
     "mlp[params]": Look(GREY, ">", ":"),
+    "inkan": Look(WINE, "*", "-."),
+    "torchcurves": Look(OLIVE, "h", "-."),
+    "pykan[0.0.5]": Look(INDIGO, "p", "-."),
     "none": Look(BLACK, "P"),
     "weight_l1": Look(ORANGE, "s"),
     "sample_l1": Look(BLUE, "o"),
     "sample_std": Look(GREEN, "^"),
 }
-SPARE = [Look(colour, marker, "-.") for marker in "*hp8" for colour in (YELLOW, GREEN, PURPLE, SKY, VERMILION)]
+SPARE = [Look(colour, marker, "-.") for marker in "8*hpX" for colour in (TEAL, VERMILION, PURPLE, SKY, ORANGE)]
 
 
 def looks(names: list[str]) -> dict[str, Look]:

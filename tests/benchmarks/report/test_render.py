@@ -17,7 +17,7 @@ from benchmarks.cases import Case
 from benchmarks.report import figures, render
 
 Times = Callable[..., tuple[Any, ...]]
-PAGES = {"README.md", "REPRODUCIBILITY.md"}
+PAGES = {"README.md", "REPRODUCIBILITY.md", "index.html"}
 
 
 def contents(out: Path) -> dict[str, bytes]:
