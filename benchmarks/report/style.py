@@ -116,8 +116,14 @@ def log_axis(axes: Axes, axis: str, ticks: list[float] | None = None) -> None:
             else (1.0,)
         )
         which.set_major_locator(LogLocator(subs=steps, numticks=12))
-    which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    which.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     which.set_minor_locator(NullLocator())
+
+
+def _plain(value: float) -> str:
+    """A number as it is, or a power of ten from a million on."""
+    power = math.log10(value) if value > 0 else 0.0
+    return f"$10^{{{power:.0f}}}$" if power >= 6 and power == round(power) else f"{value:.6g}"
 
 
 _METADATA: dict[str, dict[str, Any]] = {
