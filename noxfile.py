@@ -104,12 +104,17 @@ def harness(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure, resuming where a run stopped, then render: `nox -s bench -- [--preset smoke] [--out DIR] [run options]`."""
+    """Measure, resuming where a run stopped, then render: `nox -s bench -- [--preset smoke] [--out DIR] [run options]`.
+
+    Rows and report go to reports/ followed by the machine, such as reports/cpu-2core; those of the smoke preset to
+    reports/smoke.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--out")
     options, rest = parser.parse_known_args(session.posargs)
-    out = options.out or ("reports/smoke" if options.preset == "smoke" else "reports")
+    named = options.out or ("reports/smoke" if options.preset == "smoke" else None)
+    out = ["--out", named] if named else []
     install(session, "bench")
     try:
         session.run("python", "-m", "reference.environments")
@@ -117,11 +122,11 @@ def bench(session: nox.Session) -> None:
         session.warn("an environment of an arm could not be made: the rows of that arm will say which")
     failed = None
     try:
-        session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, "--out", out, *rest)
+        session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, *out, *rest)
     except CommandFailed as error:
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
-    if (Path(out) / "raw" / "rows.jsonl").exists():
-        session.run("python", "-m", "benchmarks", "report", "--out", out)
+    if any(Path(named or "reports").glob("raw/rows.jsonl" if named else "*/raw/rows.jsonl")):
+        session.run("python", "-m", "benchmarks", "report", *out)
     if failed is not None:
         raise failed
 
@@ -134,7 +139,7 @@ def peers(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def report(session: nox.Session) -> None:
-    """Render tables, figures and the page from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
+    """Render tables, figures and pages of every machine from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
     install(session, "report", package=False)
     session.run("python", "-m", "benchmarks", "report", *(session.posargs or ["--out", "reports"]))
 

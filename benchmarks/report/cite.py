@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 from benchmarks.report.ids import matches
+from benchmarks.report.machines import folders
 from benchmarks.report.provenance import Source, read
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def cite(wanted: str, out: Path) -> str:
 
 def known(out: Path) -> list[tuple[Path, Source]]:
     """Return every figure and table in `out`, or in its folders of machines, in the order of their ids."""
-    reports = sorted({path.parent.parent for kind in ("figures", "tables") for path in out.glob(f"**/{kind}/*.json")})
+    reports = folders(out) or [out]
     return [
         (folder, source)
         for folder in reports
