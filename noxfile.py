@@ -77,7 +77,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
     workers = ["-n", "logical", "--maxprocesses", "4"]
-    marks = ["-m", "not slow and not harness"]
+    marks = ["-m", "not slow and not harness and not browser"]
     session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -89,6 +89,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Use the report's page in a headless Chromium (Debian: apt-get install chromium); skipped where there is none."""
+    install(session, "test")
+    session.run("pytest", "-m", "browser", "tests/benchmarks/report", *session.posargs)
+
+
+@nox.session(default=False)
 def harness(session: nox.Session) -> None:
     """Measure the measuring: coverage of the intervals, a planted slowdown, kills. Wants a quiet machine, takes minutes."""
     install(session, "test")
@@ -97,12 +104,17 @@ def harness(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure, resuming where a run stopped, then render: `nox -s bench -- [--preset smoke] [--out DIR] [run options]`."""
+    """Measure, resuming where a run stopped, then render: `nox -s bench -- [--preset smoke] [--out DIR] [run options]`.
+
+    Rows and report go to reports/ followed by the machine, such as reports/cpu-2core; those of the smoke preset to
+    reports/smoke.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--preset", default="default")
     parser.add_argument("--out")
     options, rest = parser.parse_known_args(session.posargs)
-    out = options.out or ("reports/smoke" if options.preset == "smoke" else "reports")
+    named = options.out or ("reports/smoke" if options.preset == "smoke" else None)
+    out = ["--out", named] if named else []
     install(session, "bench")
     try:
         session.run("python", "-m", "reference.environments")
@@ -110,11 +122,11 @@ def bench(session: nox.Session) -> None:
         session.warn("an environment of an arm could not be made: the rows of that arm will say which")
     failed = None
     try:
-        session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, "--out", out, *rest)
+        session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, *out, *rest)
     except CommandFailed as error:
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
-    if (Path(out) / "raw" / "rows.jsonl").exists():
-        session.run("python", "-m", "benchmarks", "report", "--out", out)
+    if any(Path(named or "reports").glob("raw/rows.jsonl" if named else "*/raw/rows.jsonl")):
+        session.run("python", "-m", "benchmarks", "report", *out)
     if failed is not None:
         raise failed
 
@@ -127,7 +139,7 @@ def peers(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def report(session: nox.Session) -> None:
-    """Render tables, figures and the page from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
+    """Render tables, figures and pages of every machine from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
     install(session, "report", package=False)
     session.run("python", "-m", "benchmarks", "report", *(session.posargs or ["--out", "reports"]))
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|report|compare|export|schema`."""
+"""`python -m benchmarks run|plan|report|cite|compare|export|schema`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import predict, presets, rows, runner
+from benchmarks import environment, predict, presets, rows, runner
 from benchmarks.cases import Case, Kind
 from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
@@ -169,7 +169,7 @@ def _duration(seconds: float) -> str:
 
 
 @app.command
-def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retry: bool = False) -> None:
+def run(selection: Selection = Selection(), *, out: Path | None = None, retry: bool = False) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
     The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start.
@@ -177,7 +177,8 @@ def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retr
     Parameters
     ----------
     out
-        Folder that collects rows under raw/; a killed run continues there.
+        Folder that collects rows under raw/; a killed run continues there. If none is named: reports/ followed by the
+        machine, such as reports/cpu-2core, or reports/smoke for that preset.
     retry
         Try failed cases again.
     """
@@ -207,6 +208,7 @@ def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retr
 
         try:
             preset, cases = selection.resolve()
+            out = out or _place(preset.name, cases)
             counts = runner.run(
                 preset.name,
                 cases,
@@ -224,6 +226,11 @@ def run(selection: Selection = Selection(), *, out: Path = Path("reports"), retr
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
+
+
+def _place(preset: str, cases: Sequence[Case]) -> Path:
+    """The report folder of a run that names none."""
+    return Path("reports", "smoke" if preset == "smoke" else environment.place(cases[0].point.device))
 
 
 def _line(row: Row) -> str:
@@ -252,12 +259,31 @@ def report(*, out: Path = Path("reports")) -> None:
     Parameters
     ----------
     out
-        Folder that holds raw/ and receives the report.
+        Folder that holds raw/ and receives the report, or whose folders do: one for each machine.
     """
     from benchmarks.report import render
 
     try:
         render(out)
+    except ValueError as error:
+        _refuse(Console(stderr=True), error)
+
+
+@app.command
+def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is the name on the command line
+    """Print caption, source and BibTeX of a figure or table; measure nothing.
+
+    Parameters
+    ----------
+    id
+        Id as the report gives it, such as F3 or T1; F3 also names F3-cpu-float32-1-thread.
+    out
+        Folder of a report, or of the reports of several machines.
+    """
+    from benchmarks.report.cite import cite as text_of
+
+    try:
+        print(text_of(id, out))
     except ValueError as error:
         _refuse(Console(stderr=True), error)
 
@@ -317,10 +343,11 @@ def export(file: Path, *, out: Path = Path("reports")) -> None:
         Folder with raw/rows.jsonl.
     """
     from benchmarks.export import export as export_rows
+    from benchmarks.report.machines import only_report
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
-        exported = export_rows(out, file)
+        exported = export_rows(only_report(out), file)
     except ValueError as error:
         _refuse(Console(stderr=True), error)
     for failure in exported.failed:

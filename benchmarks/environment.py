@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,14 @@ def machine() -> str:
     gibibytes = round(psutil.virtual_memory().total / 2**30)
     words = [f"{_cpu_name()}, {_usable_cores()} cores, {gibibytes} GiB"]
     return " with ".join(words + sorted(set(libraries()["devices"])))
+
+
+def place(device: str) -> str:
+    """Return the name of the report folder of this machine: 'cpu-2core', or after the GPU on which `device` runs."""
+    if not device.startswith("cuda"):
+        return f"cpu-{_usable_cores()}core"
+    number = int(device.partition(":")[2] or 0)
+    return re.sub(r"[^a-z0-9]+", "-", libraries()["devices"][number].lower()).strip("-")
 
 
 @cache

@@ -1,20 +1,27 @@
-"""Tables, figures and the report page, rendered from stored rows alone. Imports no torch."""
+"""Tables, figures and the report pages, rendered from stored rows alone. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, page, tables
+from benchmarks.report import figures, findings, html, machines, page, provenance, reproducibility, tables
 
 _MANIFEST = "rendered.json"
+_TITLE = "efficient-kan-bench: report"
 
 
 def render(out: Path) -> None:
-    """Read `out`/raw/{rows,environments}.jsonl and write `out`/{figures/, tables/, README.md, rendered.json}.
+    """Render the report of `out` from its rows, or those of the machines below it and the pages over them.
+
+    `out`/raw/{rows,environments}.jsonl gives `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
+    rendered.json}. A folder without rows whose folders hold some has each of them rendered, and README.md and index.html
+    over them.
 
     Equal rows give equal bytes. Everything is drawn aside first and then moved into place file by file, so that a failure
     leaves the former report as it was. `rendered.json` maps each rendered file to its SHA-256; files that a former
@@ -23,15 +30,27 @@ def render(out: Path) -> None:
     Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
     """
     out = Path(out)
+    below = [] if machines.has_rows(out) else machines.folders(out)
+    if not below:
+        _one(out)
+        return
+    parts = [_one(folder) for folder in below]
+    with _aside(out) as aside:
+        (aside / "README.md").write_text(machines.page(parts), encoding="utf-8")
+        (aside / "index.html").write_text(html.index(parts, _TITLE), encoding="utf-8")
+
+
+def _one(out: Path) -> html.Part:
+    """Render the report of one machine and return it as a part of a page."""
     data = stored.load(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".render-") as name:
-        aside = Path(name)
+    with _aside(out) as aside:
         for folder in ("figures", "tables"):
             (aside / folder).mkdir()
         made = {
             table.name: table
             for table in (
                 tables.summary(data),
+                findings.overall(data),
                 tables.equivalence(data),
                 tables.time(data),
                 tables.memory(data),
@@ -43,11 +62,28 @@ def render(out: Path) -> None:
                 tables.failed(data),
             )
         }
-        for table in made.values():
-            if not table.frame.empty:
-                table.save(aside / "tables")
+        full = [table for table in made.values() if not table.frame.empty]
+        for table in full:
+            table.save(aside / "tables")
         drawn = figures.draw_all(data, aside / "figures")
-        (aside / "README.md").write_text(page.page(data, made, drawn), encoding="utf-8")
+        sources = provenance.write(data, full, drawn, aside)
+        part = html.Part("", data, findings.findings(made), list(sources.values()))
+        texts = {
+            "README.md": page.page(data, made, drawn, sources),
+            "REPRODUCIBILITY.md": reproducibility.reproducibility(data, sources.values()),
+            "index.html": html.index([part], _TITLE),
+        }
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
+    return html.Part(out.name, data, part.findings, part.sources)
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """Give a folder to render into; what it holds at the end without an error takes the place of the former report."""
+    with tempfile.TemporaryDirectory(dir=out, prefix=".render-") as name:
+        aside = Path(name)
+        yield aside
         _move(aside, out)
 
 

@@ -17,7 +17,7 @@ _COLUMNS = 3
 
 
 def draw_named(part: pd.DataFrame) -> Figure:
-    """Draw the simulated peak of each arm (rows) as a bar, for each mode (panels); a case without a value is an x."""
+    """Draw the simulated peak of each arm (rows) as a point, for each mode (panels); a case without a value is an x."""
     modes = [mode for mode in MODES if mode in set(part["mode"])]
     chosen = looks(list(part["arm"].unique()))
     figure = Figure(figsize=(WIDTH_INCHES, 0.19 * len(chosen) + 0.75), layout="constrained")
@@ -34,14 +34,13 @@ def draw_named(part: pd.DataFrame) -> Figure:
                     0.06, place, "no value: see failed cases", va="center", fontsize=6, transform=axes.get_yaxis_transform()
                 )
                 continue
-            axes.barh(place, peak, color=look.colour, height=0.65)
-            axes.text(peak * 1.12, place, number(peak), va="center", fontsize=6)
+            axes.plot(peak, place, look.marker, color=look.colour)
+            axes.text(peak * 1.3, place, number(peak), va="center", fontsize=6)
         log_axis(axes, "x")
         axes.set_yticks(range(len(chosen)), list(chosen))
-        axes.invert_yaxis()
         axes.set_title(MODES[mode])
         axes.set_xlabel("simulated peak (GiB)")
-        axes.grid(visible=False, axis="y")
+    grid[0, 0].set_ylim(len(chosen) - 0.5, -0.5)
     return figure
 
 
@@ -90,7 +89,8 @@ def draw_resident(part: pd.DataFrame) -> Figure:
     for arm, look in chosen.items():
         own = part[part["arm"] == arm].sort_values("seconds")
         above = (own["rss_bytes"] - own["rss_before_bytes"]) / 2**20
-        axes.plot(own["seconds"] * 1e3, above, color=look.colour, linestyle=look.line, linewidth=0.8, label=arm)
+        (curve,) = axes.plot(own["seconds"] * 1e3, above, color=look.colour, linestyle=look.line, linewidth=0.8, label=arm)
+        curve.set(marker=look.marker, markevery=max(1, len(own) // 12))
     axes.set_xlabel("time since the first call began (ms)")
     axes.set_ylabel("resident set above\nthat before (MiB)")
     figure.legend(loc="outside lower center", ncols=4)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
-from benchmarks.report.cells import markdown, number
+from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, POINT, Data, processor
 from benchmarks.report.figures import Entry
+from benchmarks.report.findings import findings
+from benchmarks.report.ids import table_caption
+from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
 from benchmarks.report.tables import BASELINE, Table
 
 _SECTIONS = (
-    ("time", "Time", ("time",)),
     ("ratio", "Time compared with `efficient_kan`", ()),
     ("memory", "Memory", ("memory", "cross_check")),
     ("capacity", "What fits", ("simulated", "frontier")),
     ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
     ("sparsity", "Test error against sparsity", ("sparsity",)),
+    ("time", "Time", ("time",)),
 )
+_SHORT = 30  # lines of a table that are shown on the page; longer ones are linked
 _NOTES = {
     "memory": "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and "
     "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
@@ -31,21 +33,21 @@ _NOTES = {
 }
 
 
-def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry]) -> str:
+def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]) -> str:
     """Return the page. `tables` by name, `figures` in order; both are linked relative to the page."""
-    parts = ["# Benchmark report", _overview(data), "## At the centre point", _sentences(tables["summary"].frame)]
-    parts += [tables["summary"].markdown(), _reading(data)]
-    if not tables["equivalence"].frame.empty:
-        parts += ["## Equivalence gate", _gate(data), tables["equivalence"].markdown(), _files("equivalence")]
+    parts = ["# Benchmark report", _overview(data), "## Findings", findings(tables), _reading(data)]
+    parts += [_shown(tables[name], sources) for name in ("summary", "overall") if not tables[name].frame.empty]
     for section, heading, names in _SECTIONS:
         shown = [entry for entry in figures if entry.section == section]
         full = [name for name in names if not tables[name].frame.empty]
         if not shown and not full:
             continue
-        parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *map(_figure, shown)]
-        for name in full:
-            parts.append(f"<details><summary>All values</summary>\n\n{tables[name].markdown()}\n\n</details>\n\n{_files(name)}")
-    parts += ["## Failed cases", _failures(data, tables["failed_cases"]), "## Provenance", _provenance(data), _reproduce(data)]
+        parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
+        parts += [_shown(tables[name], sources) for name in full]
+    if not tables["equivalence"].frame.empty:
+        parts += ["## Equivalence gate", _gate(data), _shown(tables["equivalence"], sources)]
+    parts += ["## Failed cases", _failures(data, tables["failed_cases"], sources)]
+    parts += ["## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -85,26 +87,6 @@ def _machines(data: Data) -> list[str]:
     return sorted({row.machine for row in data.rows})
 
 
-def _sentences(summary: pd.DataFrame) -> str:
-    """One plain sentence per pykan arm and point, or an empty text."""
-    sentences = []
-    mode = next((mode for mode in reversed(MODES) if summary[f"{mode}_ratio"].notna().any()), None)
-    for record in summary[summary["arm"].str.startswith("pykan")].to_dict("records") if mode else ():
-        ratio, low, high = (float(record[f"{mode}_{end}"]) for end in ("ratio", "ratio_low", "ratio_high"))
-        if not math.isfinite(ratio):
-            continue
-        verdict = {"within noise": " – within the noise of this run", "no noise floor": " – no noise floor was measured"}
-        text = (
-            f"- A {MODES[str(mode)]} of `{record['arm']}` takes {number(ratio)} (95 %: {number(low)} to {number(high)}) times "
-            f"as long as one of `{BASELINE}`{verdict.get(str(record[f'{mode}_verdict']), '')}"
-        )
-        memory = float(record[f"{mode}_memory_ratio"])
-        text += f", at {number(memory)} times the peak memory" if math.isfinite(memory) else ""
-        where = f"B = {record['batch']}, layers {record['layers']}, G = {record['grid_size']}, {record['setting']}"
-        sentences.append(f"{text} ({where}).")
-    return "\n".join(sentences)
-
-
 def _drift(data: Data) -> str:
     """How far the baseline's own time differed between processes, where it did most; empty if no point has two."""
     if data.speed.empty:
@@ -137,7 +119,7 @@ def _reading(data: Data) -> str:
         "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
         "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
         "scale. Ratios are means over processes of the medians of paired log-ratios; the interval is the wider of a bootstrap "
-        "over pairs and Student's t over processes. " + _files("summary")
+        "over pairs and Student's t over processes."
     )
 
 
@@ -149,22 +131,37 @@ def _gate(data: Data) -> str:
     return "\n".join([text, "", *(f"- {rule}" for rule in rules)])
 
 
-def _figure(entry: Entry) -> str:
+def _figure(entry: Entry, sources: Mapping[tuple[str, str], Source]) -> str:
     base = f"figures/{entry.name}"
     links = ", ".join(f"[{suffix.upper()}]({base}.{suffix})" for suffix in ("pdf", "svg", "png", "csv"))
     alternative = entry.caption.replace("`", "").split(". ")[0]
-    return f"![{alternative}]({base}.png)\n\n*{entry.caption}* {links}"
+    origin = sources["figure", entry.name].line
+    return f"![{alternative}]({base}.png)\n\n*{entry.caption}* {links}\n\n{origin}"
 
 
-def _files(name: str) -> str:
-    return f"Table: [CSV](tables/{name}.csv), [Markdown](tables/{name}.md)."
+def _shown(table: Table, sources: Mapping[tuple[str, str], Source]) -> str:
+    """The table with its links, without its lines if they are too many to read here."""
+    short = len(table.frame) <= _SHORT
+    return "\n\n".join([*([table.markdown()] if short else []), _files(table.name, sources)])
 
 
-def _failures(data: Data, table: Table) -> str:
+def _files(name: str, sources: Mapping[tuple[str, str], Source]) -> str:
+    links = ", ".join(
+        f"[{word}](tables/{name}.{suffix})" for word, suffix in (("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex"))
+    )
+    return f"*{table_caption(name)}* {links}\n\n{sources['table', name].line}"
+
+
+def _failures(data: Data, table: Table, sources: Mapping[tuple[str, str], Source]) -> str:
     if data.failed.empty:
         return "None: every case ended with status ok."
-    text = f"{len(data.failed)} of {len(data.cases)} cases have no value, for the reason given."
-    return "\n\n".join([text, table.markdown(), _files("failed_cases")])
+    counts = data.failed.groupby(["arm", "kind", "status"]).agg(cases=("reason", "size"), reason=("reason", "first"))
+    counted = counts.reset_index()
+    view = {"arm": code(counted["arm"]), "kind": list(counted["kind"]), "status": list(counted["status"])}
+    view |= {"cases": [str(count) for count in counted["cases"]], "reason of the first": list(counted["reason"])}
+    text = f"{len(data.failed)} of {len(data.cases)} cases have no value."
+    summed = [] if len(table.frame) <= _SHORT else [markdown(view)]
+    return "\n\n".join([text, *summed, _shown(table, sources)])
 
 
 def _provenance(data: Data) -> str:

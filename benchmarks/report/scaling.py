@@ -23,7 +23,7 @@ X_LABELS = {
     "batch": "batch size $B$ (samples)",
     "width": "layer width (units)",
     "grid": "grid size $G$ (intervals)",
-    "order": "spline order $k$",
+    "order": "spline order $k$ (degree)",
     "depth": "depth (layers)",
 }
 
@@ -89,7 +89,7 @@ def _panel(
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
     log_axis(axes, "x", ticks)
     if quantity.ratio:
-        axes.axhline(1, color="black", linewidth=0.6, zorder=1)
+        axes.axhline(1, color="black", linewidth=0.9, zorder=1.5)
         floor = part.dropna(subset=["floor"]).groupby(line.x)["floor"].max()
         axes.fill_between(floor.index, 1 / floor, floor, color=GREY, alpha=0.25, linewidth=0, zorder=0)
     low, high = quantity.low or quantity.column, quantity.high or quantity.column

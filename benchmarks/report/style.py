@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.typing import ColorType, LineStyleType
 from tueplots import figsizes, fontsizes
 
+from benchmarks.report.ids import figure_id
+
 WIDTH_INCHES: float = figsizes.neurips2024()["figure.figsize"][0]
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = mpl.color_sequences["okabe_ito"]
+BLACK, ORANGE, SKY, GREEN, _YELLOW, BLUE, VERMILION, PURPLE = mpl.color_sequences["okabe_ito"]
 GREY = (0.45, 0.45, 0.45)
+# Further colours, of Paul Tol's muted set; Okabe and Ito's yellow is too pale on white.
+WINE, OLIVE, INDIGO, TEAL = "#882255", "#999933", "#332288", "#44aa99"
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,15 @@ LOOKS = {
     "gemm_bound": Look(BLACK, "P", "--"),
     "mlp[width]": Look(SKY, "<", ":"),
     "mlp[params]": Look(GREY, ">", ":"),
+    "inkan": Look(WINE, "*", "-."),
+    "torchcurves": Look(OLIVE, "h", "-."),
+    "pykan[0.0.5]": Look(INDIGO, "p", "-."),
     "none": Look(BLACK, "P"),
     "weight_l1": Look(ORANGE, "s"),
     "sample_l1": Look(BLUE, "o"),
     "sample_std": Look(GREEN, "^"),
 }
-SPARE = [Look(colour, marker, "-.") for marker in "*hp8" for colour in (YELLOW, GREEN, PURPLE, SKY, VERMILION)]
+SPARE = [Look(colour, marker, "-.") for marker in "8*hpX" for colour in (TEAL, VERMILION, PURPLE, SKY, ORANGE)]
 
 
 def looks(names: list[str]) -> dict[str, Look]:
@@ -108,8 +116,14 @@ def log_axis(axes: Axes, axis: str, ticks: list[float] | None = None) -> None:
             else (1.0,)
         )
         which.set_major_locator(LogLocator(subs=steps, numticks=12))
-    which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    which.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     which.set_minor_locator(NullLocator())
+
+
+def _plain(value: float) -> str:
+    """A number as it is, or a power of ten from a million on."""
+    power = math.log10(value) if value > 0 else 0.0
+    return f"$10^{{{power:.0f}}}$" if power >= 6 and power == round(power) else f"{value:.6g}"
 
 
 _METADATA: dict[str, dict[str, Any]] = {
@@ -120,12 +134,21 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+_REMARK = {"pdf": "Keywords", "svg": "Keywords", "png": "Comment"}
+
+
 def save(figure: Figure, drawn: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write `folder`/`name`.pdf, .svg, .png and, as .csv, the rows that the figure draws."""
+    """Write `folder`/`name`.pdf, .svg, .png and, as .csv, the rows that the figure draws.
+
+    Each picture carries its id and the SHA-256 of that CSV, so that a copy in a paper still says where it came from.
+    """
     # One layout for the three files, solved once.
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    values = drawn.to_csv(index=False, lineterminator="\n").encode()
+    origin = f"values sha256:{hashlib.sha256(values).hexdigest()}"
     for suffix, metadata in _METADATA.items():
-        figure.savefig(folder / f"{name}.{suffix}", metadata=metadata)
-    drawn.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        marked = metadata | {"Title": figure_id(name), _REMARK[suffix]: [origin] if suffix == "svg" else origin}
+        figure.savefig(folder / f"{name}.{suffix}", metadata=marked)
+    (folder / f"{name}.csv").write_bytes(values)

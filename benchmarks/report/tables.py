@@ -1,4 +1,4 @@
-"""Tables: every value as CSV, and a rounded Markdown view of the columns a reader needs."""
+"""Tables: every value as CSV, and a rounded view of the columns a reader needs as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pandas as pd
 
 from benchmarks.report.cells import View, code, intervals, markdown, number, numbers, parts_of, scientific, text_of
 from benchmarks.report.data import POINT, Data, centre
+from benchmarks.report.ids import table_caption, table_id
+from benchmarks.report.latex import latex
 from benchmarks.report.scaling import MODES
 
 BASELINE = "efficient_kan"
@@ -39,9 +41,11 @@ class Table:
         return markdown(self.view)
 
     def save(self, folder: Path) -> None:
-        """Write `folder`/<name>.csv and .md."""
+        """Write `folder`/<name>.csv, .md and .tex."""
         self.frame.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
         (folder / f"{self.name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
+        text = latex(self.view, table_caption(self.name), f"tab:{table_id(self.name)}")
+        (folder / f"{self.name}.tex").write_text(text, encoding="utf-8")
 
 
 def summary(data: Data) -> Table:

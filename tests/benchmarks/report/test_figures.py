@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import data, penalties, scaling, style, tables
+from benchmarks.cases import Case, Point
+from benchmarks.report import capacity, data, penalties, scaling, style, tables
+from benchmarks.rows import SimulatedSeries
 
 
 @pytest.fixture
@@ -75,6 +78,49 @@ def test_looks_differ_and_do_not_depend_on_company() -> None:
     chosen = style.looks(arms)
     assert len({(look.colour, look.marker) for look in chosen.values()}) == len(arms)
     assert style.looks(["new[b]", "pykan[speed]"])["pykan[speed]"] == chosen["pykan[speed]"]
+
+
+def test_pdfs_embed_their_fonts_as_truetype_and_are_as_wide_as_a_column_of_text(rendered: Path) -> None:
+    for path in (rendered / "figures").glob("*.pdf"):
+        content = path.read_bytes()
+        assert b"/FontFile2" in content
+        assert b"/Type3" not in content
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", content)
+        assert box
+        assert float(box.group(1)) == pytest.approx(72 * style.WIDTH_INCHES)
+
+
+def test_svgs_keep_their_texts(rendered: Path) -> None:
+    for path in (rendered / "figures").glob("*.svg"):
+        assert "<text" in path.read_text(encoding="utf-8")
+
+
+def test_every_labelled_axis_has_a_unit_or_is_a_ratio(loaded: data.Data) -> None:
+    lines = data.families(loaded.speed)[0]
+    peaks = data.families(tables.plain_memory(loaded))[0]
+    drawn = [scaling.draw(lines, scaling.TIME), scaling.draw(lines, scaling.RATIO), scaling.draw(peaks, scaling.MEMORY)]
+    drawn += [penalties.draw_cost(tables.penalty_costs(loaded)), penalties.draw_sparsity(loaded.sparsity)]
+    labels = {text for figure in drawn for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text}
+    assert len(labels) > 10
+    assert [text for text in labels if "(" not in text and " / " not in text] == []
+
+
+def test_named_peaks_are_points_in_the_order_of_the_arms(run: Any, tmp_path: Path) -> None:
+    where = Point(batch=64, layers=(8, 8), grid_size=5)
+    for arm, peak in (("efficient_kan", 2**30), ("pykan[speed]", 2**34), ("pykan[default]", None)):
+        case = Case(kind="simulated", arm=arm, point=where, modes=("step",), name="large")
+        series = [] if peak is None else [SimulatedSeries(mode="step", before_bytes=1, peak_bytes=peak)]
+        run.add(case, simulated=series, **({} if peak else {"status": "timeout", "reason": "no result after 60 s"}))
+    figure = capacity.draw_named(data.load(run.write(tmp_path)).simulated)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["efficient_kan", "pykan[default]", "pykan[speed]"]
+    assert axes.get_ylim() == (2.5, -0.5)
+    assert [text.get_text() for text in axes.texts] == ["1.00", "no value: see failed cases", "16.0"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.03, "0.03"), (16384, "16384"), (1e6, "$10^{6}$"), (3e6, "3e+06")])
+def test_ticks_are_plain_numbers_or_powers_of_ten(value: float, text: str) -> None:
+    assert style._plain(value) == text
 
 
 def legend(figure: Figure) -> list[str]:

@@ -17,6 +17,7 @@ from benchmarks.cases import Case
 from benchmarks.report import figures, render
 
 Times = Callable[..., tuple[Any, ...]]
+PAGES = {"README.md", "REPRODUCIBILITY.md", "index.html"}
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -29,7 +30,7 @@ def test_each_figure_comes_in_three_formats_with_its_values(rendered: Path) -> N
     found = {path.name for path in (rendered / "figures").iterdir()}
     stems = {name.rpartition(".")[0] for name in found}
     assert {stem.split("-")[0] for stem in stems} == {"time", "time_ratio", "memory", "penalty_cost", "sparsity"}
-    assert found == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "svg", "png", "csv")}
+    assert found == {f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "svg", "png", "csv", "json")}
 
 
 def test_every_figure_and_table_is_on_the_page(rendered: Path) -> None:
@@ -40,7 +41,7 @@ def test_every_figure_and_table_is_on_the_page(rendered: Path) -> None:
 
 
 def test_no_temporary_folder_stays(rendered: Path) -> None:
-    assert {path.name for path in rendered.iterdir()} == {"raw", "figures", "tables", "README.md", "rendered.json"}
+    assert {path.name for path in rendered.iterdir()} == {"raw", "figures", "tables", "rendered.json", *PAGES}
 
 
 def test_rendering_again_gives_equal_bytes_whatever_the_users_matplotlib_settings(
@@ -52,6 +53,44 @@ def test_rendering_again_gives_equal_bytes_whatever_the_users_matplotlib_setting
     again, before = contents(out), contents(rendered)
     assert again.keys() == before.keys()
     assert [name for name in before if again[name] != before[name]] == []
+
+
+def test_a_changed_row_changes_only_the_figures_that_draw_it(full_run: Any, rendered: Path, tmp_path: Path) -> None:
+    out = full_run.write(tmp_path)
+    lines = (out / "raw" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    place = next(
+        place
+        for place, record in enumerate(records)
+        if record["memory"] and record["case"]["arm"] == "pykan[speed]" and record["case"]["point"]["batch"] == 512
+    )
+    records[place]["memory"][0]["peak_bytes"] += 4096
+    (out / "raw" / "rows.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in records), encoding="utf-8")
+    render(out)
+    before, after = contents(rendered), contents(out)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name] != after[name]}
+    memory = {f"figures/memory-cpu-float32-1-thread.{suffix}" for suffix in ("pdf", "svg", "png", "csv", "json")}
+    assert {name for name in changed if name.startswith("figures/")} == memory
+    tables = {name.partition(".")[0] for name in changed if name.startswith("tables/")}
+    assert tables == {"tables/memory", "tables/cross_check"}
+    drawers = {
+        f"figures/{json.loads(content)['name']}"
+        for name, content in before.items()
+        if name.startswith("figures/") and name.endswith(".json")
+        if records[place]["case_key"] in json.loads(content)["case_keys"]
+    }
+    assert drawers == {"figures/memory-cpu-float32-1-thread"}
+
+
+def test_rendering_restores_every_derived_file(full_run: Any, rendered: Path, tmp_path: Path) -> None:
+    out = full_run.write(tmp_path)
+    render(out)
+    for name in contents(out):
+        (out / name).unlink()
+    render(out)
+    again, before = contents(out), contents(rendered)
+    assert {name for name in before | again if before.get(name) != again.get(name)} == set()
 
 
 def test_failed_cases_are_listed_with_their_reasons(full_run: Any, rendered: Path) -> None:
@@ -114,7 +153,7 @@ def test_page_says_what_absolute_times_and_whiskers_mean_and_how_it_was_run(rend
     page = (rendered / "README.md").read_text(encoding="utf-8")
     assert "`efficient_kan` itself took" in page
     assert "Above: time, with quartiles" in page
-    assert "RSS before (MiB)" in page
+    assert "RSS before (MiB)" in (rendered / "tables" / "memory.md").read_text(encoding="utf-8")
     assert "\npython -m benchmarks run --preset smoke\n" in page
 
 

@@ -1,0 +1,178 @@
+"""What was found, in sentences: every number is computed from the rows and followed by the table that holds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from benchmarks.report.cells import code, number
+from benchmarks.report.data import POINT, Data
+from benchmarks.report.ids import table_id
+from benchmarks.report.penalties import PENALTIES
+from benchmarks.report.scaling import MODES
+from benchmarks.report.tables import BASELINE, Table
+
+_VERDICTS = ("slower", "within noise", "faster")
+
+
+def findings(tables: Mapping[str, Table]) -> str:
+    """Return the findings as a Markdown list, those with intervals first."""
+    lines = [
+        *_centre(tables["summary"].frame),
+        *_overall(tables["overall"].frame),
+        *_penalties(tables["penalty_cost"].frame),
+        *_named(tables["simulated"].frame),
+        *_frontier(tables["frontier"].frame),
+        *_equivalence(tables["equivalence"].frame),
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def overall(data: Data) -> Table:
+    """Per arm, over all points of one setting and mode: the range of the time ratio and of the memory ratio, and verdicts."""
+    if data.speed.empty:
+        return Table("overall", pd.DataFrame(), {})
+    mode = _fullest(data.speed)
+    times = data.speed[(data.speed["mode"] == mode) & (data.speed["arm"] != data.speed["baseline"])]
+    lines = [_range(str(setting), str(arm), part) for (setting, arm), part in times.groupby(["setting", "arm"], sort=False)]
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return Table("overall", frame, {})
+    frame.insert(2, "mode", mode)
+    view = {"setting": list(frame["setting"])} if frame["setting"].nunique() > 1 else {}
+    view |= {
+        "arm": code(frame["arm"]),
+        f"lowest {MODES[mode]} time / `{BASELINE}` (95 %)": [_interval(line, "lowest_") for line in lines],
+        "at": [line["lowest_at"] for line in lines],
+        "median": [number(line["median"]) for line in lines],
+        "highest (95 %)": [_interval(line, "highest_") for line in lines],
+        "at (highest)": [line["highest_at"] for line in lines],
+    }
+    view |= {name: [str(line[name.replace(" ", "_")]) for line in lines] for name in (*_VERDICTS, "no value")}
+    return Table("overall", frame, view)
+
+
+def _fullest(speed: pd.DataFrame) -> str:
+    """The most complete mode that was timed: the training step if there is one."""
+    return next((mode for mode in reversed(MODES) if mode in set(speed["mode"])), "step")
+
+
+def _range(setting: str, arm: str, part: pd.DataFrame) -> dict[str, object]:
+    timed = part[part["ratio"].notna()].sort_values("ratio", kind="stable")
+    line: dict[str, object] = {"setting": setting, "arm": arm, "points": len(part), "median": timed["ratio"].median()}
+    for name, row in (("lowest", timed.head(1)), ("highest", timed.tail(1))):
+        values = row.to_dict("records")[0] if len(row) else {}
+        line[f"{name}_at"] = _where({str(key): value for key, value in values.items()}) if values else "–"
+        line |= {f"{name}_{end}": values.get(end, math.nan) for end in ("ratio", "ratio_low", "ratio_high")}
+    line |= {verdict.replace(" ", "_"): int((part["verdict"] == verdict).sum()) for verdict in _VERDICTS}
+    return line | {"no_value": int(part["ratio"].isna().sum())}
+
+
+def _where(record: Mapping[str, object]) -> str:
+    return "B = {batch}, {layers}, G = {grid_size}, k = {spline_order}".format(**record)
+
+
+def _interval(record: Mapping[str, object], prefix: str = "") -> str:
+    value, low, high = (float(str(record[f"{prefix}{end}"])) for end in ("ratio", "ratio_low", "ratio_high"))
+    return f"{number(value)} ({number(low)} to {number(high)})" if math.isfinite(value) else "–"
+
+
+def _table(name: str) -> str:
+    return f"[{table_id(name)}](tables/{name}.md)"
+
+
+def _centre(summary: pd.DataFrame) -> Iterator[str]:
+    """Per centre point one list: every arm of the closed division, in the most complete mode that was timed."""
+    mode = next((mode for mode in reversed(MODES) if summary[f"{mode}_ratio"].notna().any()), None)
+    if mode is None:
+        return
+    notes = {"within noise": " – within the noise of this run", "no noise floor": " – no noise floor was measured"}
+    closed = summary[(summary["division"] == "closed") & (summary["arm"] != BASELINE) & summary[f"{mode}_ratio"].notna()]
+    for _, part in closed.groupby(POINT, sort=False):
+        records = [
+            {str(name): value for name, value in record.items()}
+            for record in part.sort_values(f"{mode}_ratio", kind="stable", ascending=False).to_dict("records")
+        ]
+        lines = [
+            f"A {MODES[mode]} at {_where(records[0])} ({records[0]['setting']}), beside one of `{BASELINE}` with the same "
+            f"weights. {_table('summary')}"
+        ]
+        for record in records:
+            ratio, low, high = (number(float(record[f"{mode}_{end}"])) for end in ("ratio", "ratio_low", "ratio_high"))
+            memory = float(record[f"{mode}_memory_ratio"])
+            peak = f", {number(memory)} times the peak memory" if math.isfinite(memory) else ", peak memory without a value"
+            note = notes.get(str(record[f"{mode}_verdict"]), "")
+            lines.append(f"`{record['arm']}`: **{ratio} times** the time (95 %: {low} to {high}){note}{peak}")
+        yield "\n  - ".join(lines)
+
+
+def _overall(frame: pd.DataFrame) -> Iterator[str]:
+    for line in frame.to_dict("records"):
+        arm = str(line["arm"])
+        if not arm.startswith("pykan[speed]") or not math.isfinite(line["median"]):
+            continue
+        record = {str(key): value for key, value in line.items()}
+        yield (
+            f"Over {line['points']} points the {MODES[str(line['mode'])]} of `{arm}` takes from {_interval(record, 'lowest_')} "
+            f"({line['lowest_at']}) to {_interval(record, 'highest_')} times ({line['highest_at']}) the time of `{BASELINE}`: "
+            f"slower beyond the noise at {line['slower']}, within it at {line['within_noise']}, faster at {line['faster']}, "
+            f"without a value at {line['no_value']} ({line['setting']}). {_table('overall')}"
+        )
+
+
+def _penalties(costs: pd.DataFrame) -> Iterator[str]:
+    if costs.empty:
+        return
+    own = costs[(costs["arm"] == BASELINE) & costs["ratio"].notna()]
+    for key, part in own.groupby(POINT, sort=False):
+        shown = []
+        for record in part.to_dict("records"):
+            memory = float(record["memory_ratio"])
+            peak = f" at {number(memory)} times the peak memory" if math.isfinite(memory) else ""
+            name = PENALTIES.get(str(record["penalty"]), record["penalty"])
+            shown.append(f"`{name}` {_interval({str(k): v for k, v in record.items()})} times as long{peak}")
+        where = _where(dict(zip(POINT, key, strict=True)))
+        yield f"A penalty makes a training step of `{BASELINE}` take: {'; '.join(shown)} ({where}). {_table('penalty_cost')}"
+
+
+def _named(frame: pd.DataFrame) -> Iterator[str]:
+    if frame.empty:
+        return
+    steps = frame[(frame["mode"] == _fullest(frame)) & frame["peak_bytes"].notna()]
+    for (_, name), part in steps.groupby(["setting", "name"], sort=False):
+        first = {str(k): v for k, v in part.to_dict("records")[0].items()}
+        peaks = ", ".join(f"`{a}` {number(b / 2**30)}" for a, b in zip(part["arm"], part["peak_bytes"], strict=True))
+        yield (
+            f"*{name}* ({_where(first)}), simulated, nothing computed: a {MODES[str(first['mode'])]} needs, in GiB, {peaks}. "
+            f"{_table('simulated')}"
+        )
+
+
+def _frontier(frame: pd.DataFrame) -> Iterator[str]:
+    """The largest batch at the smallest memory and the largest width at which every arm has a value above zero."""
+    if frame.empty:
+        return
+    for setting, part in frame.groupby("setting", sort=False):
+        least = part[part["capacity_gib"] == part["capacity_gib"].min()]
+        complete = [width for width, at in least.groupby("width") if at["largest_batch"].gt(0).all()]
+        if not complete:
+            continue
+        chosen = least[least["width"] == max(complete)]
+        batches = ", ".join(f"`{arm}` {batch:,.0f}" for arm, batch in zip(chosen["arm"], chosen["largest_batch"], strict=True))
+        first = chosen.to_dict("records")[0]
+        yield (
+            f"Into {first['capacity_gib']} GiB fits, by simulation, one training step of at most this many samples: {batches} "
+            f"({first['layers']}, G = {first['grid_size']}, k = {first['spline_order']}; {setting}). {_table('frontier')}"
+        )
+
+
+def _equivalence(frame: pd.DataFrame) -> Iterator[str]:
+    if frame.empty:
+        return
+    cases, passed = int(frame["cases"].sum()), int(frame["passed"].sum())
+    yield (
+        f"The equivalence gate was passed by {passed:,} of {cases:,} timed cases of {frame['arm'].nunique()} arms; no time is "
+        f"reported for the others. {_table('equivalence')}"
+    )

@@ -1,0 +1,191 @@
+"""The interactive page: one file that loads nothing, with the points that it draws embedded once."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+from benchmarks.report.data import Data
+from benchmarks.report.provenance import Source
+from benchmarks.report.style import looks
+from benchmarks.report.views import View, views
+
+_WEB = Path(__file__).parent / "web"
+_KEPT = ("status", "reason", "pairs", "processes", "case_key", "run_id", "env_id")
+_DIGITS = 6
+# Colours that vanish on a dark page, and what stands for them there.
+_ON_DARK = {"#000000": "#f2f2f2", "#737373": "#a6a6a6", "#0072b2": "#3b9ddd", "#882255": "#dd6fa5", "#332288": "#9a90f0"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One report on the page: its folder relative to the page ('' for the page's own), rows, sentences and sources."""
+
+    folder: str
+    data: Data
+    findings: str
+    sources: Sequence[Source]
+
+
+def index(parts: Sequence[Part], title: str) -> str:
+    """Return the page over `parts`; equal rows give an equal page."""
+    texts = {
+        "title": html.escape(title),
+        "intro": "\n".join(map(_intro, parts)),
+        "citations": "\n".join(map(_citations, parts)),
+        "style": (_WEB / "style.css").read_text(encoding="utf-8"),
+        "script": (_WEB / "app.js").read_text(encoding="utf-8"),
+        "data": _embedded(_content(parts)),
+    }
+    page = (_WEB / "index.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match.group(1)], page)
+
+
+def _embedded(content: object) -> str:
+    """Compact JSON that cannot end the element that holds it."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _content(parts: Sequence[Part]) -> dict[str, Any]:
+    found: dict[str, list[tuple[str, View]]] = {}
+    for part in parts:
+        for view in views(part.data):
+            found.setdefault(view.key, []).append((part.folder, view))
+    series = {str(name) for same in found.values() for _, view in same for name in view.frame[view.series].unique()}
+    runs = {run_id: environment for part in parts for run_id, environment in part.data.environments.items()}
+    return {
+        "views": [_view(same, several=len(parts) > 1) for same in found.values()],
+        "looks": {name: _look(look) for name, look in looks(sorted(series)).items()},
+        "runs": {
+            run_id: {"commit": runs[run_id].commit, "machine": runs[run_id].machine, "started": runs[run_id].started_at}
+            for run_id in sorted(runs)
+        },
+    }
+
+
+def _look(look: Any) -> dict[str, str]:
+    colour = mpl.colors.to_hex(look.colour)
+    return {"colour": colour, "dark": _ON_DARK.get(colour, colour), "marker": look.marker, "line": look.line}
+
+
+def _view(same: Sequence[tuple[str, View]], *, several: bool) -> dict[str, Any]:
+    view = same[0][1]
+    frame = pd.concat([one.frame.assign(report=folder) for folder, one in same], ignore_index=True)
+    filters = ({"report": "Machine"} if several else {}) | dict(view.filters)
+    values = [name for shown in view.quantities for name in (shown.column, *(shown.ends or ()))]
+    wanted = [*filters, view.series, view.x, *values, "floor", *_KEPT]
+    return {
+        "key": view.key,
+        "title": view.title,
+        "x": view.x,
+        "xLabels": dict(view.x_labels),
+        "names": view.names,
+        "joined": view.joined,
+        "series": view.series,
+        "filters": [{"column": column, "label": label} for column, label in filters.items()],
+        "preferred": dict(view.preferred),
+        "quantities": [
+            {
+                "column": shown.column,
+                "label": shown.label,
+                "ends": list(shown.ends or ()),
+                "interval": shown.interval,
+                "ratio": shown.ratio,
+            }
+            for shown in view.quantities
+        ],
+        "rows": len(frame),
+        "columns": {name: _column(frame[name]) for name in dict.fromkeys(wanted) if name in frame.columns},
+    }
+
+
+def _column(values: pd.Series[Any]) -> dict[str, Any] | list[Any]:
+    """Numbers as a list, rounded to what a screen can show; texts as a list of the different ones and places in it."""
+    if pd.api.types.is_numeric_dtype(values):
+        return [_rounded(float(value)) for value in values]
+    texts = ["" if pd.isna(value) else str(value) for value in values]
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return {"texts": list(places), "places": [places[text] for text in texts]}
+
+
+def _rounded(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{_DIGITS - 1}e}")
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _intro(part: Part) -> str:
+    counts = part.data.cases["status"].value_counts()
+    machines = "; ".join(sorted({row.machine for row in part.data.rows}))
+    only = " <strong>CPU only: no GPU was measured.</strong>" if set(part.data.cases["device"]) == {"cpu"} else ""
+    heading = f"<h2>{html.escape(part.folder)}</h2>" if part.folder else "<h2>Findings</h2>"
+    cases = f"{len(part.data.cases):,} cases, {counts.get('ok', 0):,} of them ok."
+    return f"{heading}\n<p>{html.escape(machines)}. {cases}{only}</p>\n{_listed(part.findings, _prefix(part))}"
+
+
+def _prefix(part: Part) -> str:
+    return f"{part.folder}/" if part.folder else ""
+
+
+def _listed(markdown: str, prefix: str) -> str:
+    """HTML of a Markdown list of at most two levels."""
+    lines: list[str] = []
+    inner = False
+    for line in markdown.splitlines():
+        nested = line.startswith("  - ")
+        if nested and not inner:
+            lines.append("<ul>")
+        if inner and not nested:
+            lines.append("</ul></li>")
+        elif not nested and lines:
+            lines.append("</li>")
+        item = f"<li>{_inline(line.lstrip().removeprefix('- '), prefix)}"
+        lines.append(f"{item}</li>" if nested else item)
+        inner = nested
+    if lines:
+        lines.append("</ul></li>" if inner else "</li>")
+    return "<ul>\n" + "\n".join(lines) + "\n</ul>" if lines else ""
+
+
+def _inline(text: str, prefix: str) -> str:
+    """HTML of `code`, **strong**, *emphasis* and links."""
+    text = html.escape(text)
+    text = re.sub(r"\[([^]]+)\]\(([^)]+)\)", lambda m: f'<a href="{prefix}{m[2]}">{m[1]}</a>', text)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
+    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", text)
+
+
+def _citations(part: Part) -> str:
+    rows = "\n".join(_citation(source, _prefix(part)) for source in part.sources)
+    name = f"Figures and tables of {html.escape(part.folder)}" if part.folder else "Figures and tables"
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table><caption>{name}</caption><thead><tr>'
+        '<th scope="col">id</th><th scope="col">what it shows</th><th scope="col">files</th><th scope="col">rows</th>'
+        '<th scope="col">SHA-256 of the rows</th><th scope="col">commit</th><th scope="col">environment</th></tr></thead>'
+        f"<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
+def _citation(source: Source, prefix: str) -> str:
+    links: Iterable[str] = (
+        f'<a href="{prefix}{source.folder}/{html.escape(name)}">{name.rpartition(".")[2].upper()}</a>' for name in source.files
+    )
+    hashes: Mapping[str, str] = {commit: commit[:12] for commit in source.commits}
+    return (
+        f'<tr><th scope="row">{html.escape(source.id)}</th><td>{_inline(source.caption, prefix)}</td>'
+        f"<td>{' '.join(links)}</td><td>{source.rows:,}</td><td><code>{source.rows_sha256[:16]}</code></td>"
+        f"<td><code>{'<br>'.join(map(html.escape, hashes.values()))}</code></td>"
+        f"<td><code>{'<br>'.join(map(html.escape, source.environments))}</code></td></tr>"
+    )

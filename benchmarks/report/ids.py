@@ -1,0 +1,60 @@
+"""Ids under which figures and tables are cited: declared by name, so that they stay when another one appears or is absent.
+
+A figure file is called `<kind>-<what it shows>`, its id is `F<number of the kind>-<what it shows>`; the id of a table is
+`T<number>`. Numbers are given once, here, and never again to something else. What has no number is cited by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FIGURES: Mapping[str, int] = {
+    "time": 1,
+    "time_ratio": 2,
+    "memory": 3,
+    "resident": 4,
+    "simulated": 5,
+    "frontier": 6,
+    "penalty_cost": 7,
+    "sparsity": 8,
+}
+TABLES: Mapping[str, tuple[int, str]] = {
+    "summary": (
+        1,
+        "Every arm at the centre point: time of one call, ratio to `efficient_kan` (95 % interval), peak memory.",
+    ),
+    "equivalence": (2, "Equivalence gate: per arm the tensor nearest to its limit, over all points."),
+    "time": (3, "Time of one call and its ratio to `efficient_kan` with a 95 % interval, all points."),
+    "memory": (4, "Peak memory of one call in exact bytes, split by what holds it, all points."),
+    "cross_check": (5, "Allocator peak against live storages and against simulation: the largest deviation per arm."),
+    "simulated": (6, "Simulated peak memory at the named points."),
+    "frontier": (7, "Largest batch of which one training step fits into a memory size, by simulation."),
+    "penalty_cost": (8, "Time and peak memory of a penalised training step, and both over the arm's own plain step."),
+    "sparsity": (9, "Trained networks: test error and active edges, medians over seeds."),
+    "overall": (
+        11,
+        "Per arm over all points: range of its time over that of `efficient_kan`, how often beyond the noise.",
+    ),
+    "failed_cases": (10, "Cases without a value, each with its reason."),
+}
+
+
+def figure_id(name: str) -> str:
+    """Return the id of the figure with the file stem `name`: 'memory-cpu' gives 'F3-cpu'."""
+    kind, dash, rest = name.partition("-")
+    return f"F{FIGURES[kind]}{dash}{rest}" if kind in FIGURES else f"F-{name}"
+
+
+def table_id(name: str) -> str:
+    """Return the id of the table `name`: 'time' gives 'T3'."""
+    return f"T{TABLES[name][0]}" if name in TABLES else f"T-{name}"
+
+
+def table_caption(name: str) -> str:
+    """Return the caption of the table `name`."""
+    return TABLES[name][1] if name in TABLES else f"{name.replace('_', ' ').capitalize()}."
+
+
+def matches(wanted: str, known: str) -> bool:
+    """Whether `wanted` names the id `known`: the id itself or its part before a dash, in any case ('f3' names 'F3-cpu')."""
+    return known.lower() == wanted.lower() or known.lower().startswith(f"{wanted.lower()}-")

@@ -1,0 +1,93 @@
+"""Reports of several machines side by side: one folder each, and a page over them. Nothing is averaged over machines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.report.cells import markdown
+from benchmarks.report.html import Part
+from benchmarks.report.provenance import Source
+
+_NOT_RESULTS = ("smoke", "micro")  # what trial runs write beside the reports
+_SHOWN = ("time_ratio", "memory")  # of these kinds the first figure is on the page
+
+
+def has_rows(out: Path) -> bool:
+    """Whether `out` is the report of one machine."""
+    return (out / "raw" / "rows.jsonl").is_file()
+
+
+def folders(out: Path) -> list[Path]:
+    """Return the folders below `out` that hold the report of one machine each."""
+    return sorted(path.parent.parent for path in out.glob("*/raw/rows.jsonl") if path.parent.parent.name not in _NOT_RESULTS)
+
+
+def only_report(out: Path) -> Path:
+    """Return `out` if it holds rows, or the one folder below that does.
+
+    Raises ValueError if several do.
+    """
+    found = [] if has_rows(out) else folders(out)
+    if len(found) > 1:
+        raise ValueError(f"out: expected the report of one machine, one of {', '.join(map(str, found))}, got {out}")
+    return found[0] if found else out
+
+
+def page(parts: Sequence[Part]) -> str:
+    """Return the Markdown page over the reports `parts`."""
+    many = len(parts) > 1
+    text = [
+        "# Benchmark reports",
+        "Each machine has a report of its own; "
+        + ("they stand side by side and are never averaged. " if many else "further machines will stand beside it. ")
+        + "[index.html](index.html) holds every point, to filter and to hover over: save it and open it.",
+        _table(parts),
+        *(
+            []
+            if any(set(part.data.cases["device"]) != {"cpu"} for part in parts)
+            else ["**CPU figures: no GPU was measured.**"]
+        ),
+    ]
+    for part in parts:
+        heading = f"Findings on {part.folder}" if many else "Findings"
+        text += [f"## {heading}", _prefixed(part.findings, part.folder)]
+        text += [_figure(part.folder, source) for source in _chosen(part.sources)]
+        text.append(
+            f"Every number above is computed from [{part.folder}/raw/rows.jsonl]({part.folder}/raw/rows.jsonl). "
+            f"[The full report]({part.folder}/README.md) has all figures and tables, "
+            f"[REPRODUCIBILITY.md]({part.folder}/REPRODUCIBILITY.md) how to get them again."
+        )
+    return "\n\n".join(text) + "\n"
+
+
+def _table(parts: Sequence[Part]) -> str:
+    return markdown(
+        {
+            "report": [f"[{part.folder}]({part.folder}/README.md)" for part in parts],
+            "machine": ["; ".join(sorted({row.machine for row in part.data.rows})) for part in parts],
+            "device": [", ".join(sorted(set(part.data.cases["device"]))) for part in parts],
+            "cases": [f"{len(part.data.cases):,}" for part in parts],
+            "ok": [f"{int((part.data.cases['status'] == 'ok').sum()):,}" for part in parts],
+            "last finished": [max(row.finished_at for row in part.data.rows) for part in parts],
+            "commit": [", ".join(sorted({f"`{row.commit[:12]}`" for row in part.data.rows})) for part in parts],
+        }
+    )
+
+
+def _chosen(sources: Sequence[Source]) -> list[Source]:
+    figures = [source for source in sources if source.kind == "figure"]
+    firsts = (next((source for source in figures if source.name.partition("-")[0] == kind), None) for kind in _SHOWN)
+    return [source for source in firsts if source is not None]
+
+
+def _figure(folder: str, source: Source) -> str:
+    alternative = source.caption.replace("`", "").split(". ")[0]
+    line = _prefixed(source.line, folder)
+    return f"![{alternative}]({folder}/figures/{source.name}.png)\n\n*{source.caption}*\n\n{line}"
+
+
+def _prefixed(text: str, folder: str) -> str:
+    """The Markdown `text` with its links leading below `folder`."""
+    return re.sub(r"\]\((?!https?:)", f"]({folder}/", text)

@@ -1,0 +1,170 @@
+"""Which stored rows a figure or a table rests on: their hash, commits and environments, as a JSON file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from benchmarks.report.data import POINT, Data, centre
+from benchmarks.report.figures import Entry
+from benchmarks.report.ids import figure_id, table_caption, table_id
+from benchmarks.report.tables import Table
+from benchmarks.rows import SCHEMA_VERSION, Row
+
+# Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
+_GROUPED = {
+    "overall": ("speed",),
+    "equivalence": ("speed", "penalty_cost"),
+    "cross_check": ("memory", "simulated"),
+    "sparsity": ("sparsity",),
+}
+_SHOWN = 12  # digits of a hash in a text; the file has them all
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the file beside a figure or table says. `commits` and `environments` count the rows of each.
+
+    `rows_sha256` is the SHA-256 of the rows as stored, one line each, in the order of their case keys.
+    """
+
+    id: str
+    kind: Literal["figure", "table"]
+    name: str
+    caption: str
+    files: Mapping[str, str]
+    row_schema: int
+    rows: int
+    rows_sha256: str
+    commits: Mapping[str, int]
+    environments: Mapping[str, int]
+    machines: Sequence[str]
+    first_finished: str
+    last_finished: str
+    case_keys: Sequence[str]
+
+    @property
+    def folder(self) -> str:
+        """Folder of its files, below the report."""
+        return f"{self.kind}s"
+
+    @property
+    def line(self) -> str:
+        """One line of Markdown: id, rows, commits, environments."""
+        commits = ", ".join(f"`{_short_commit(commit)}`" for commit in self.commits)
+        environments = ", ".join(f"`{environment}`" for environment in self.environments)
+        return (
+            f"**{self.id}** · {self.rows} rows, `sha256:{self.rows_sha256[:_SHOWN]}` · commit {commits} · environment "
+            f"{environments} · [provenance]({self.folder}/{self.name}.json)"
+        )
+
+
+def write(data: Data, tables: Iterable[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
+    """Write `folder`/{figures,tables}/<name>.json for what stands there; return the sources by (kind, name)."""
+    found = [
+        _source(data, pd.read_csv(folder / "figures" / f"{entry.name}.csv", dtype=str), entry.caption, folder, entry.name)
+        for entry in figures
+    ]
+    found += [_source(data, table.frame, table_caption(table.name), folder, table.name, table=True) for table in tables]
+    for source in found:
+        text = json.dumps(asdict(source), indent=1, ensure_ascii=False)
+        (folder / source.folder / f"{source.name}.json").write_text(text + "\n", encoding="utf-8")
+    return {(source.kind, source.name): source for source in found}
+
+
+def read(path: Path) -> Source:
+    """Return the source stored in the file `path`. Raises ValueError if it is none."""
+    try:
+        return Source(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"path: expected the provenance of a figure or table, got {path.name}: {error}") from error
+
+
+def rows_hash(rows: Iterable[Row]) -> str:
+    """Return the SHA-256 of `rows` as they are stored, one line each, in the order of their case keys."""
+    lines = (row.model_dump_json() + "\n" for row in sorted(rows, key=lambda row: row.case_key))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: str, *, table: bool = False) -> Source:
+    kind: Literal["figure", "table"] = "table" if table else "figure"
+    if table and name == "summary":
+        frame = _at_the_centre(data)
+    rows = rows_behind(data, frame, _GROUPED.get(name) if table else None)
+    files = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
+    return Source(
+        id=table_id(name) if table else figure_id(name),
+        kind=kind,
+        name=name,
+        caption=caption,
+        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        row_schema=SCHEMA_VERSION,
+        rows=len(rows),
+        rows_sha256=rows_hash(rows),
+        commits=_counts(row.commit for row in rows),
+        environments=_counts(row.env_id for row in rows),
+        machines=sorted({row.machine for row in rows}),
+        first_finished=min((row.finished_at for row in rows), default=""),
+        last_finished=max((row.finished_at for row in rows), default=""),
+        case_keys=sorted(row.case_key for row in rows),
+    )
+
+
+def rows_behind(data: Data, frame: pd.DataFrame, kinds: Sequence[str] | None = None) -> list[Row]:
+    """Return the rows that decide the values of `frame`, whose columns `...case_key` name cases.
+
+    With a named case go the other processes of its cell, the plain case that a penalised memory is compared with, and the
+    rows of the noise floor. Without such columns: all rows of `kinds`, or every row.
+    """
+    columns = [column for column in map(str, frame.columns) if column.endswith("case_key")]
+    if kinds is not None or not columns:
+        return [row for row in data.rows if kinds is None or row.case.kind in kinds]
+    keys = {key for column in columns for key in frame[column].dropna()}
+    named = [row for row in data.rows if row.case_key in keys]
+    cells = {(row.case.cell, row.machine) for row in named}
+    for row in named:
+        if row.case.kind == "memory" and row.case.penalty != "none":
+            cells.add((row.case.model_copy(update={"penalty": "none"}).cell, row.machine))
+    if "floor" in frame.columns:
+        cells |= _floor_cells(data, frame)
+    return [row for row in data.rows if (row.case.cell, row.machine) in cells]
+
+
+def _at_the_centre(data: Data) -> pd.DataFrame:
+    """The lines of speed and memory that the summary is made of."""
+    cases = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
+    keys = set(centre(cases)["case_key"])
+    frames = [frame[frame["case_key"].isin(keys)] for frame in (data.speed, data.memory) if not frame.empty]
+    return pd.concat(frames, ignore_index=True) if frames else cases
+
+
+def _floor_cells(data: Data, frame: pd.DataFrame) -> set[tuple[str, str]]:
+    """Cells of the baseline against itself that gave the column `floor`: at the same point, else all of setting and mode."""
+    own = data.speed[data.speed["arm"] == data.speed["baseline"]]
+    places = _places(own)
+    wanted = set(_places(frame))
+    apart = {(place[0], place[-1]) for place in wanted - set(places)}
+    used = [place in wanted or (place[0], place[-1]) in apart for place in places]
+    keys = set(own.loc[used, "case_key"])
+    return {(row.case.cell, row.machine) for row in data.rows if row.case_key in keys}
+
+
+def _places(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Point and mode of each line, as texts: the values of a figure come from its CSV."""
+    return [tuple(map(str, key)) for key in frame[[*POINT, "mode"]].itertuples(index=False, name=None)]
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _short_commit(commit: str) -> str:
+    name, dirty, rest = commit.partition("+")
+    return f"{name[:_SHOWN]}{dirty}{rest}"

@@ -1,0 +1,105 @@
+"""The sentences of a report: each number is what the rows say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.cases import Case
+from benchmarks.report import cells, data, findings, render, tables
+
+Times = Callable[..., tuple[Any, ...]]
+
+
+def section(page: str, heading: str) -> str:
+    """The text below `heading`."""
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_findings_come_first_and_start_with_an_interval(rendered: Path) -> None:
+    page = (rendered / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\n## (.*)", page)[0] == "Findings"
+    found = section(page, "Findings")
+    summary = pd.read_csv(rendered / "tables" / "summary.csv").set_index("arm")
+    for arm in ("pykan[default]", "pykan[speed]", "cox_de_boor"):
+        ratio, low, high = (cells.number(summary.loc[arm, f"step_{end}"]) for end in ("ratio", "ratio_low", "ratio_high"))
+        assert f"`{arm}`: **{ratio} times** the time (95 %: {low} to {high})" in found
+    assert "mlp[width]`: **" not in found
+
+
+def test_every_finding_names_its_table(rendered: Path) -> None:
+    found = section((rendered / "README.md").read_text(encoding="utf-8"), "Findings").strip()
+    items = [line for line in found.splitlines() if line.startswith("- ")]
+    assert len(items) == 4
+    for item in items:
+        name = re.search(r"\[T\d+\]\((tables/\w+\.md)\)", item)
+        assert name
+        assert (rendered / name.group(1)).is_file()
+
+
+def test_the_range_over_all_points_counts_every_point(full_run: Any, tmp_path: Path) -> None:
+    loaded = data.load(full_run.write(tmp_path))
+    frame = findings.overall(loaded).frame.set_index("arm")
+    assert "efficient_kan" not in frame.index
+    assert (frame["points"] == frame[["slower", "within_noise", "faster", "no_value"]].sum(axis=1)).all()
+    assert dict(frame["no_value"]) == {"pykan[default]": 1, "pykan[speed]": 0, "cox_de_boor": 1, "mlp[width]": 0}
+    assert dict(frame["faster"]) == {"pykan[default]": 0, "pykan[speed]": 0, "cox_de_boor": 0, "mlp[width]": 7}
+    assert (frame["lowest_ratio"] <= frame["median"]).all()
+    assert (frame["median"] <= frame["highest_ratio"]).all()
+
+
+def test_the_range_names_the_points_of_its_ends(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    for batch, factor in ((32, 0.5), (128, 1.0), (512, 8.0)):
+        run.add(speed_case("pykan[speed]", batch=batch), speed=times(factor))
+    line = findings.overall(data.load(run.write(tmp_path))).frame.iloc[0]
+    assert (line["lowest_at"], line["highest_at"]) == ("B = 32, 32-32-1, G = 5, k = 3", "B = 512, 32-32-1, G = 5, k = 3")
+    assert (line["faster"], line["within_noise"], line["slower"]) == (1, 1, 1)
+    made = {name: tables.Table(name, pd.DataFrame(), {}) for name in ("simulated", "frontier", "equivalence", "penalty_cost")}
+    loaded = data.load(tmp_path)
+    text = findings.findings(made | {"summary": tables.summary(loaded), "overall": findings.overall(loaded)})
+    assert "slower beyond the noise at 1, within it at 1, faster at 1, without a value at 0" in text
+
+
+def test_reproducibility_answers_from_the_rows(full_run: Any, rendered: Path) -> None:
+    text = (rendered / "REPRODUCIBILITY.md").read_text(encoding="utf-8")
+    assert "git checkout 0123abc" in text
+    assert "python -m benchmarks run --preset smoke" in text
+    assert "Example CPU, 2 cores, 8 GiB" in text
+    assert "Seeds of weights and data: 0, 1." in text
+    assert "Batch 32, 128, 512; layers 32-32-1, 4-4-1, 64-64-1, 8-8-1; grid size 3, 5, 20; spline order 3." in text
+    speed = [row for row in full_run.rows if row.case.kind == "speed"]
+    minutes = cells.number(1.5 * len(speed) / 60)
+    assert re.search(rf"\| speed +\| {len(speed)} +\| {minutes} +\| 1.50 +\|", text)
+    assert f"{len(full_run.rows)} cases: " in text
+    assert "2 oom" not in text
+    assert re.search(r"1 gate_failed, 1 oom, 1 timeout, 2 unsupported", text)
+
+
+def test_reproducibility_says_what_was_not_measured(
+    rendered: Path, run: Any, speed_case: Any, times: Times, tmp_path: Path
+) -> None:
+    absent = section((rendered / "REPRODUCIBILITY.md").read_text(encoding="utf-8"), "Not measured")
+    assert "No GPU was measured." in absent
+    assert "No case of kind simulated, frontier." in absent
+    assert "No case in float64." in absent
+    assert "No line along: order, depth." in absent
+    run.add(speed_case(), speed=times())
+    run.add(speed_case("pykan[speed]"), status="oom", reason="no memory", commit="4567def+dirty")
+    render(run.write(tmp_path))
+    absent = section((tmp_path / "REPRODUCIBILITY.md").read_text(encoding="utf-8"), "Not measured")
+    assert "Arms of which no time was obtained: `pykan[speed]`." in absent
+
+
+def test_every_figure_and_table_is_among_the_claims(rendered: Path) -> None:
+    text = (rendered / "REPRODUCIBILITY.md").read_text(encoding="utf-8")
+    claims = section(text, "Claims, and what shows them")
+    for folder, suffix in (("figures", "png"), ("tables", "md")):
+        for path in (rendered / folder).glob("*.csv"):
+            assert f"]({folder}/{path.stem}.{suffix})" in claims

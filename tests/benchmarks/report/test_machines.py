@@ -1,0 +1,90 @@
+"""Reports of several machines beside each other: each from its own rows, and a page over them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import environment
+from benchmarks.cases import Case
+from benchmarks.cli import _place
+from benchmarks.report import machines, render
+
+Times = Callable[..., tuple[Any, ...]]
+
+
+@pytest.fixture
+def two(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> Path:
+    """A folder with the reports of two machines, on which pykan takes 3 and 5 times as long; and a trial run beside them."""
+    for name, factor in (("cpu-2core", 3.0), ("nvidia-h100", 5.0), ("smoke", 9.0)):
+        run.rows.clear()
+        run.add(speed_case(), speed=times(), machine=name)
+        run.add(speed_case("pykan[speed]"), speed=times(factor), machine=name)
+        run.write(tmp_path / name)
+    render(tmp_path)
+    return tmp_path
+
+
+def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two: Path) -> None:
+    page = (two / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\n## (.*)", page) == ["Findings on cpu-2core", "Findings on nvidia-h100"]
+    assert [text for text in ("**3.00 times**", "**5.00 times**", "**4.00 times**", "**9.00 times**") if text in page] == [
+        "**3.00 times**",
+        "**5.00 times**",
+    ]
+    for name in ("cpu-2core", "nvidia-h100"):
+        assert (two / name / "README.md").is_file()
+    assert not (two / "smoke" / "README.md").exists()
+
+
+def test_every_link_of_the_page_over_them_leads_to_a_file(two: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (two / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 8
+    assert [link for link in links if not (two / link).is_file()] == []
+
+
+def test_the_page_to_explore_lets_the_machine_be_chosen(two: Path) -> None:
+    text = (two / "index.html").read_text(encoding="utf-8")
+    data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
+    for view in data["views"]:
+        assert view["filters"][0] == {"column": "report", "label": "Machine"}
+        assert view["columns"]["report"]["texts"] == ["cpu-2core", "nvidia-h100"]
+    assert 'href="cpu-2core/figures/' in text
+
+
+def test_rendering_over_machines_again_changes_nothing_and_restores_what_is_gone(two: Path) -> None:
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in two.rglob("*") if path.is_file()}
+
+    before = contents()
+    (two / "README.md").unlink()
+    (two / "index.html").unlink()
+    next((two / "cpu-2core" / "figures").glob("*.png")).unlink()
+    render(two)
+    assert contents() == before
+
+
+def test_a_folder_that_means_one_report_is_found_and_several_are_refused(two: Path, tmp_path: Path) -> None:
+    assert machines.only_report(two / "cpu-2core") == two / "cpu-2core"
+    with pytest.raises(ValueError, match=r"out: expected the report of one machine, one of .*cpu-2core, .*nvidia-h100, got"):
+        machines.only_report(two)
+    (two / "nvidia-h100" / "raw" / "rows.jsonl").unlink()
+    assert machines.only_report(two) == two / "cpu-2core"
+
+
+def test_a_run_without_a_folder_goes_to_that_of_its_machine(
+    speed_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_usable_cores", lambda: 2)
+    monkeypatch.setattr(environment, "libraries", lambda: {"devices": ["NVIDIA H100 80GB HBM3", "Other"]})
+    case = speed_case()
+    assert _place("default", [case]) == Path("reports/cpu-2core")
+    assert _place("smoke", [case]) == Path("reports/smoke")
+    for device, name in (("cuda", "nvidia-h100-80gb-hbm3"), ("cuda:1", "other")):
+        moved = case.model_copy(update={"point": case.point.model_copy(update={"device": device})})
+        assert _place("default", [moved]) == Path("reports", name)
