@@ -58,10 +58,11 @@ def install(session: nox.Session, *groups: str, package: bool = True) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff; `nox -s lint -- --fix` mends what it can."""
+    """Check style and formatting with ruff, which `nox -s lint -- --fix` mends, and CITATION.cff by its schema."""
     install(session, "lint", package=False)
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
 
 
 @nox.session
@@ -141,7 +142,9 @@ def peers(session: nox.Session) -> None:
 def report(session: nox.Session) -> None:
     """Render tables, figures and pages of every machine from stored rows, measuring nothing: `nox -s report -- [--out DIR]`."""
     install(session, "report", package=False)
-    session.run("python", "-m", "benchmarks", "report", *(session.posargs or ["--out", "reports"]))
+    session.run("python", "-m", "benchmarks", "report", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "benchmarks", "quote", "README.md")
 
 
 @nox.session(default=False)

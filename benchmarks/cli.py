@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|report|cite|compare|export|schema`."""
+"""`python -m benchmarks run|plan|report|cite|quote|compare|export|schema`."""
 
 from __future__ import annotations
 
@@ -286,6 +286,32 @@ def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is 
         print(text_of(id, out))
     except ValueError as error:
         _refuse(Console(stderr=True), error)
+
+
+@app.command
+def quote(file: Path, *, check: bool = False) -> None:
+    """Write into a text the numbers that its comments tie to tables, see `benchmarks.report.quote`; measure nothing.
+
+    Parameters
+    ----------
+    file
+        Markdown file; the reports that it names are below its folder.
+    check
+        Write nothing; the exit status is 1 if a number is not what the rows say.
+    """
+    from benchmarks.report import frames
+    from benchmarks.report.quote import filled
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        right = filled(text, frames, file.resolve().parent)
+    except (OSError, ValueError) as error:
+        _refuse(Console(stderr=True), error)
+    if text != right and check:
+        print(f"{file}: a number is not what the rows say; `python -m benchmarks quote {file}` writes what they do")
+        raise SystemExit(1)
+    if text != right:
+        file.write_text(right, encoding="utf-8")
 
 
 @app.command

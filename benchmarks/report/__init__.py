@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks.report import data as stored
 from benchmarks.report import figures, findings, html, machines, page, provenance, reproducibility, tables
+from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
 _TITLE = "efficient-kan-bench: report"
@@ -46,22 +49,7 @@ def _one(out: Path) -> html.Part:
     with _aside(out) as aside:
         for folder in ("figures", "tables"):
             (aside / folder).mkdir()
-        made = {
-            table.name: table
-            for table in (
-                tables.summary(data),
-                findings.overall(data),
-                tables.equivalence(data),
-                tables.time(data),
-                tables.memory(data),
-                tables.cross_check(data),
-                tables.simulated(data),
-                tables.frontier(data),
-                tables.penalty_cost(data),
-                tables.sparsity(data),
-                tables.failed(data),
-            )
-        }
+        made = _tables(data)
         full = [table for table in made.values() if not table.frame.empty]
         for table in full:
             table.save(aside / "tables")
@@ -76,6 +64,30 @@ def _one(out: Path) -> html.Part:
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
     return html.Part(out.name, data, part.findings, part.sources)
+
+
+def _tables(data: stored.Data) -> dict[str, tables.Table]:
+    """Every table by its name; one of which there are no rows is empty."""
+    made = (
+        tables.summary(data),
+        findings.overall(data),
+        tables.equivalence(data),
+        tables.time(data),
+        tables.memory(data),
+        tables.cross_check(data),
+        tables.simulated(data),
+        tables.frontier(data),
+        tables.penalty_cost(data),
+        tables.sparsity(data),
+        tables.failed(data),
+    )
+    return {table.name: table for table in made}
+
+
+def frames(out: Path) -> dict[str, pd.DataFrame]:
+    """Return the values of every table of `out` by its id, from the rows. Raises ValueError as `render` does."""
+    made = _tables(stored.load(out)).values()
+    return {table_id(table.name): table.frame for table in made if not table.frame.empty}
 
 
 @contextmanager

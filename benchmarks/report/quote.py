@@ -1,0 +1,76 @@
+"""Numbers in a hand-written text, each tied to a cell of a table by a comment right behind it.
+
+`2.21<!-- T1 step_ratio arm=pykan[speed] -->` says: the column `step_ratio` of table T1, in the one line where `arm` is
+`pykan[speed]`. `digits=2` rounds to two significant digits (three are usual), `per=1024` divides first. The report that is
+meant is named once, anywhere in the text: `<!-- numbers from reports/cpu-2core -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.report.cells import number
+
+_MARKED = re.compile(r"(?P<shown>[^\s<>()*|]+)(?P<stars>\**)<!-- (?P<query>T\d+ [^>]*?) -->")
+_REPORT = re.compile(r"<!-- numbers from (\S+) -->")
+# What a reader does not read as a number of the text: code, targets of links, comments and what they mark, words with digits.
+_NOT_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|(?P<marked>[^\s<>()*|]+\**<!-- T\d+ [^>]*? -->)|<!--.*?-->|[A-Za-z_]\w*\d\w*", re.DOTALL
+)
+_OPTIONS = ("digits", "per")
+
+Frames = Mapping[str, pd.DataFrame]  # tables by id
+
+
+def filled(text: str, frames: Callable[[Path], Frames], root: Path) -> str:
+    """Return `text` with every marked number as the report says it; `frames` gives the tables of a report folder.
+
+    Raises ValueError if a mark is there without a report, or does not name exactly one cell.
+    """
+    found = _REPORT.search(text)
+    if found is None:
+        if _MARKED.search(text):
+            raise ValueError(
+                "text: expected a comment that names the report, like <!-- numbers from reports/cpu-2core -->, got none"
+            )
+        return text
+    tables = frames(root / found.group(1))
+    return _MARKED.sub(lambda m: f"{cell(m['query'], tables)}{m['stars']}<!-- {m['query']} -->", text)
+
+
+def cell(query: str, tables: Frames) -> str:
+    """Return the text for one query. Raises ValueError if it does not name exactly one cell that has a value."""
+    name, column, *rest = shlex.split(query)
+    conditions = dict(word.split("=", 1) for word in rest if "=" in word)
+    options = {key: float(conditions.pop(key)) for key in _OPTIONS if key in conditions}
+    if name not in tables:
+        raise ValueError(f"query: expected a table among {', '.join(sorted(tables))}, got {query!r}")
+    frame = tables[name]
+    if unknown := [key for key in (column, *conditions) if key not in frame.columns]:
+        raise ValueError(f"query: expected columns of {name} ({', '.join(map(str, frame.columns))}), got {', '.join(unknown)}")
+    for key, value in conditions.items():
+        frame = frame[frame[key].map(_plain) == value]
+    values = frame[column].dropna().drop_duplicates()
+    if len(values) != 1:
+        raise ValueError(f"query: expected one value of {column} in {name}, got {len(values)} for {query!r}")
+    value = values.iloc[0]
+    if isinstance(value, str) or (not options and float(value) == int(value)):
+        return _plain(value)
+    return number(float(value) / options.get("per", 1.0), int(options.get("digits", 3)))
+
+
+def unmarked(text: str, known: Sequence[str] = ()) -> list[str]:
+    """Return the numbers of the prose of `text` that no mark ties to a table and that are not in a phrase of `known`."""
+    for phrase in known:
+        text = text.replace(phrase, " ")
+    return re.findall(r"\d[\d.,]*\d|\d", _NOT_PROSE.sub(" ", text))
+
+
+def _plain(value: object) -> str:
+    """A whole number without its decimals, anything else as it is."""
+    return str(int(value)) if isinstance(value, float) and value == value and value == int(value) else str(value)

@@ -1,0 +1,175 @@
+"""The documents of the repository: their numbers are what the rows say, their examples run, their metadata fits."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.report import frames, render
+from benchmarks.report.machines import folders
+from benchmarks.report.quote import filled, unmarked
+from benchmarks.rows import SCHEMA_VERSION
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOW_TO = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Numbers of README.md that no row holds: the phrase, and the file with the text that makes it true (None: a time for a reader's
+# orientation, or the name of an equation).
+KNOWN: dict[str, tuple[str, str] | None] = {
+    "at most 1.2 times that of": ("tests/efficient_kan/test_memory.py", "assert ratio <= 1.2"),
+    "4096 samples, 256 → 256": ("tests/efficient_kan/test_memory.py", "step_peak(4096, [256, 256], penalty)"),
+    "would be 1 GiB": ("tests/efficient_kan/test_memory.py", "one (B, O, I) tensor alone is 1 GiB"),
+    "pykan](https://github.com/KindXiaoming/pykan) 0.2.8": ("pyproject.toml", "pykan==0.2.8"),
+    "pykan 0.2.8": ("pyproject.toml", "pykan==0.2.8"),
+    "pykan 0.0.5": ("reference/environments.py", "pykan==0.0.5"),
+    "1e-12": ("tests/efficient_kan/test_pykan_equality.py", "1e-12"),
+    "at most 3 times pykan's own error, typical over 8 networks": ("tests/efficient_kan/test_pykan_equality.py", "3"),
+    "k 1–5, G 1–100, uniform and adapted knots, up to 4 layers": ("tests/efficient_kan/test_pykan_equality.py", "100"),
+    "1e-13": ("tests/efficient_kan/test_basis.py", "1e-13"),
+    "200 Adam steps, and 10 LBFGS steps": ("tests/efficient_kan/test_training_runs.py", "200"),
+    "1e-8, 1e-6": ("tests/efficient_kan/test_training_runs.py", "1e-8"),
+    "| 1.2 times |": ("tests/efficient_kan/test_memory.py", "assert ratio <= 1.2"),
+    "Python 3.11": ("pyproject.toml", ">=3.11"),
+    "8 to 141 GiB": ("benchmarks/presets/__init__.py", "(8, 16, 24, 40, 80, 141)"),
+    "(95 %:": ("benchmarks/stats.py", "confidence: float = 0.95"),
+    "(equations 2.17–2.20)": None,
+    "(pip 25.1 or later)": None,
+    "about 25 minutes on two cores": None,
+}
+
+
+@pytest.fixture(scope="module")
+def machines() -> list[Path]:
+    """The committed reports; the tests below have nothing to compare with while their rows await a new run."""
+    found = folders(ROOT / "reports")
+    for out in found:
+        with (out / "raw" / "rows.jsonl").open(encoding="utf-8") as file:
+            version = json.loads(file.readline())["schema_version"]
+        if version != SCHEMA_VERSION:
+            pytest.skip(f"reports/{out.name} holds rows of schema {version}, the code reads {SCHEMA_VERSION}: measure again")
+    assert found
+    return found
+
+
+def test_the_readmes_numbers_are_what_the_rows_say(machines: list[Path]) -> None:
+    assert filled(README, frames, ROOT) == README
+
+
+def test_the_readme_has_no_number_from_nowhere() -> None:
+    assert unmarked(README, list(KNOWN)) == []
+    for phrase, source in KNOWN.items():
+        assert phrase in README
+        assert source is None or source[1] in (ROOT / source[0]).read_text(encoding="utf-8")
+
+
+def test_the_committed_reports_are_what_the_rows_give(machines: list[Path], tmp_path: Path) -> None:
+    for out in machines:
+        (tmp_path / out.name / "raw").mkdir(parents=True)
+        for path in (out / "raw").glob("*.jsonl"):
+            (tmp_path / out.name / "raw" / path.name).write_bytes(path.read_bytes())
+    render(tmp_path)
+    # Pictures are left to the machine that drew them: another build of the font library may place a curve differently.
+    kinds = {".md", ".csv", ".tex", ".html"}
+    for folder in (ROOT / "reports", *machines):
+        again = tmp_path / folder.relative_to(ROOT / "reports")
+        rendered = json.loads((again / "rendered.json").read_text(encoding="utf-8"))
+        assert set(rendered) == set(json.loads((folder / "rendered.json").read_text(encoding="utf-8")))
+        texts = [name for name in rendered if Path(name).suffix in kinds]
+        assert texts
+        assert [name for name in texts if (folder / name).read_bytes() != (again / name).read_bytes()] == []
+
+
+def test_the_example_of_an_arm_and_a_preset_runs(tmp_path: Path) -> None:
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", HOW_TO, flags=re.DOTALL) for kind in ("python", "toml")}
+    assert [len(found) for found in blocks.values()] == [1, 1]
+    (tmp_path / "double.py").write_text(blocks["python"][0], encoding="utf-8")
+    (tmp_path / "double.toml").write_text(blocks["toml"][0], encoding="utf-8")
+    (commands,) = re.findall(r"```\n(python -m benchmarks run .*?)```", HOW_TO, flags=re.DOTALL)
+    for command in commands.strip().splitlines():
+        places = {"reports/double": "out", "double.toml": "double.toml", "double.py": "double.py"}
+        words = [str(tmp_path / places[word]) if word in places else word for word in command.split()]
+        done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    summary = frames(tmp_path / "out")["T1"].set_index("arm")
+    assert set(summary["batch"]) == {32, 64, 128}
+    assert (summary.loc["efficient_kan[double]", "status"] == "ok").all()
+    assert (summary.loc["efficient_kan[double]", "step_ratio"] > 0).all()
+
+
+def test_the_how_tos_links_lead_to_files() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", HOW_TO)
+    assert links
+    assert [link for link in links if not (ROOT / "benchmarks" / link).exists()] == []
+
+
+def test_the_citation_file_agrees_with_the_package() -> None:
+    assert CITATION["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= CITATION.keys()
+    assert (CITATION["title"], CITATION["version"], CITATION["license"]) == (
+        PROJECT["name"],
+        PROJECT["version"],
+        PROJECT["license"],
+    )
+    assert CITATION["authors"] == PROJECT["authors"]
+    assert CITATION["keywords"] == PROJECT["keywords"]
+
+
+def test_the_changelog_has_the_version_and_its_date() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{PROJECT['version']}] - {CITATION['date-released']}\n" in changelog
+
+
+@pytest.fixture
+def tables() -> Callable[[Path], dict[str, Any]]:
+    """Tables of a report as `filled` asks for them."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"arm": ["a", "b"], "batch": [1024.0, 1024.0], "ratio": [2.2149, 37.17], "bytes": [2**30, 2**31]})
+    return lambda _: {"T1": frame}
+
+
+def test_numbers_are_written_where_a_mark_stands(tables: Any) -> None:
+    text = (
+        "<!-- numbers from x -->**9**<!-- T1 ratio arm=a digits=2 --> and 9<!-- T1 batch -->, "
+        "9<!-- T1 ratio arm=b -->; 9<!-- T1 bytes arm=b per=1024 digits=4 -->"
+    )
+    right = filled(text, tables, Path())
+    assert re.sub(r"<!--.*?-->", "", right) == "**2.2** and 1024, 37.2; 2,097,152"
+    assert filled(right, tables, Path()) == right
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("T9 ratio arm=a", "query: expected a table among T1, got 'T9 ratio arm=a'"),
+        ("T1 speed arm=a", "query: expected columns of T1 .* got speed"),
+        ("T1 ratio", "query: expected one value of ratio in T1, got 2"),
+        ("T1 ratio arm=c", "query: expected one value of ratio in T1, got 0"),
+    ],
+)
+def test_a_mark_that_names_no_single_number_is_refused(tables: Any, query: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        filled(f"<!-- numbers from x --> 1<!-- {query} -->", tables, Path())
+
+
+def test_a_mark_without_a_report_is_refused(tables: Any) -> None:
+    with pytest.raises(ValueError, match="text: expected a comment that names the report"):
+        filled("1<!-- T1 ratio arm=a -->", tables, Path())
+
+
+def test_numbers_without_a_mark_are_found() -> None:
+    text = "`a 1` ![x 2](y/3.png) **4.5 times**, 6<!-- T1 batch --> k 1–5\n```\n7\n```\nfloat32 [t](8) 9,000 in 10."
+    assert unmarked(text) == ["2", "4.5", "1", "5", "9,000", "10"]
+    assert unmarked(text, ["k 1–5", "9,000 in 10"]) == ["2", "4.5"]
