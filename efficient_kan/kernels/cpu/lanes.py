@@ -1,0 +1,155 @@
+"""The innermost loops of the sign sums, written in vectors of fixed width.
+
+The compiler's own vectorizer halves the width here and reloads what could stay in registers; both cost a factor of two.
+Vectors wider than the machine's are split by the compiler, so this is correct everywhere.
+
+``W`` lanes are ``W`` neighbouring outputs of one input; ``F = k + 2`` features are non-zero at a sample: ``k + 1`` bases and
+the base activation. ``vectors (tiles, rows, W)`` holds coefficients; a run uses rows ``at`` to ``at + k`` and the last row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_FLAGS = ("contract", "nsz")
+_INT = ir.IntType(64)
+_REGISTER_BITS = 512 if binding.get_host_cpu_features().get("avx512f") else 256
+
+
+def width(bits: int) -> int:
+    """Lanes of ``bits`` bits each."""
+    return _REGISTER_BITS // bits
+
+
+class _Vectors:
+    """Builds vector code over arrays; one instance per compiled function."""
+
+    def __init__(self, context: Any, builder: Any, dtype: Any) -> None:
+        self.context, self.builder = context, builder
+        self.bits = dtype.bitwidth
+        self.width = width(self.bits)
+        self.scalar = context.get_data_type(dtype)
+        self.type = ir.VectorType(self.scalar, self.width)
+        self.zero, self.one = (ir.Constant(self.type, [value] * self.width) for value in (0.0, 1.0))
+
+    def array(self, kind: Any, value: Any) -> Any:
+        made = self.context.make_array(kind)(self.context, self.builder, value)
+        return made.data, cgutils.unpack_tuple(self.builder, made.shape, kind.ndim)
+
+    def at(self, data: Any, index: Any) -> Any:
+        return self.builder.gep(data, [index])
+
+    def load(self, data: Any, index: Any) -> Any:
+        pointer = self.builder.bitcast(self.at(data, index), self.type.as_pointer())
+        return self.builder.load(pointer, align=self.bits // 8)
+
+    def add_to(self, data: Any, index: Any, value: Any) -> None:
+        pointer = self.builder.bitcast(self.at(data, index), self.type.as_pointer())
+        total = self.builder.fadd(self.builder.load(pointer, align=self.bits // 8), value)
+        self.builder.store(total, pointer, align=self.bits // 8)
+
+    def splat(self, data: Any, stride: Any, row: Any, index: Any) -> Any:
+        """``data[row, index]`` in every lane."""
+        undefined = ir.Constant(self.type, ir.Undefined)
+        index = self.builder.add(self.builder.mul(stride, _INT(row)), index)
+        first = self.builder.insert_element(undefined, self.builder.load(self.at(data, index)), ir.IntType(32)(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+
+    def coefficients(self, table: Any, rows: Any, tile: Any, at: Any, r: Any, F: Any) -> Any:
+        """Those of feature ``r`` are row ``at + r`` of a tile, the base activation's its last row."""
+        row = self.builder.add(at, _INT(r)) if r < F - 1 else self.builder.sub(rows, _INT(1))
+        return self.load(table, self.builder.mul(self.builder.add(self.builder.mul(tile, rows), row), _INT(self.width)))
+
+    def dot(self, left: Any, right: Any) -> Any:
+        total = self.builder.fmul(left[0], right[0], flags=_FLAGS)
+        for a, b in zip(left[1:], right[1:], strict=True):
+            total = self.fma(a, b, total)
+        return total
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return self.builder.fadd(self.builder.fmul(a, b, flags=_FLAGS), c, flags=_FLAGS)
+
+    def signed(self, magnitude: Any, value: Any) -> Any:
+        """``magnitude * sign(value)``, zero where ``value`` is zero or NaN; ``magnitude`` of any sign."""
+        bits = ir.VectorType(ir.IntType(self.bits), self.width)
+        mask = ir.Constant(bits, [1 << (self.bits - 1)] * self.width)
+        sign = self.builder.and_(self.builder.bitcast(value, bits), mask)
+        flipped = self.builder.bitcast(self.builder.xor(self.builder.bitcast(magnitude, bits), sign), self.type)
+        return self.builder.select(self.builder.fcmp_ordered("!=", value, self.zero), flipped, self.zero)
+
+    def accumulator(self) -> Any:
+        slot = cgutils.alloca_once(self.builder, self.type)
+        self.builder.store(self.zero, slot)
+        return slot
+
+    def accumulate(self, slot: Any, a: Any, b: Any) -> None:
+        self.builder.store(self.fma(a, b, self.builder.load(slot)), slot)
+
+    def sum(self, slot: Any) -> Any:
+        name = f"llvm.vector.reduce.fadd.v{self.width}f{self.bits}"
+        kind = ir.FunctionType(self.scalar, [self.scalar, self.type])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [self.scalar(0.0), self.builder.load(slot)], fastmath=("reassoc", *_FLAGS))
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def signs(typingctx: Any, order: Any, features: Any, n: Any, vectors: Any, tile: Any, at: Any, sums: Any) -> Any:
+    """``signs(order, features, n, vectors, tile, at, sums)``: add ``sum_b sign(phi) features[r, b]`` to ``sums (F, W)``.
+
+    ``features (F, >= n)``; ``phi = sum_r vectors[tile, row_r] features[r, b]`` for each lane.
+    """
+    F = order.literal_value + 2
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, kind, _, table_kind, _, _, sums_kind = signature.args
+        lanes = _Vectors(context, builder, kind.dtype)
+        data, (_, stride) = lanes.array(kind, args[1])
+        table, (_, rows, _) = lanes.array(table_kind, args[3])
+        target, _ = lanes.array(sums_kind, args[6])
+        coefficients = [lanes.coefficients(table, rows, args[4], args[5], r, F) for r in range(F)]
+        totals = [lanes.accumulator() for _ in range(F)]
+        with cgutils.for_range(builder, args[2]) as loop:
+            local = [lanes.splat(data, stride, r, loop.index) for r in range(F)]
+            sign = lanes.signed(lanes.one, lanes.dot(coefficients, local))
+            for total, value in zip(totals, local, strict=True):
+                lanes.accumulate(total, sign, value)
+        for r, total in enumerate(totals):
+            lanes.add_to(target, _INT(r * lanes.width), builder.load(total))
+        return context.get_dummy_value()
+
+    return types.void(order, features, types.intp, vectors, types.intp, types.intp, sums), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def pull(typingctx: Any, order: Any, features: Any, slopes: Any, b: Any, vectors: Any, scale: Any, at: Any) -> Any:
+    """``pull(order, features, slopes, b, vectors, scale, at) -> (of_x, of_base)``: sums over all outputs, of one sample.
+
+    With ``s = scale sign(phi)``: ``of_x = sum_o s sum_r vectors[row_r] slopes[r, b]`` over the bases and
+    ``of_base = sum_o s vectors[last]``. ``scale (tiles, W)``.
+    """
+    F = order.literal_value + 2
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, kind, slopes_kind, _, table_kind, scale_kind, _ = signature.args
+        lanes = _Vectors(context, builder, kind.dtype)
+        data, (_, stride) = lanes.array(kind, args[1])
+        derivatives, (_, slopes_stride) = lanes.array(slopes_kind, args[2])
+        table, (tiles, rows, _) = lanes.array(table_kind, args[4])
+        scales, _ = lanes.array(scale_kind, args[5])
+        local = [lanes.splat(data, stride, r, args[3]) for r in range(F)]
+        steep = [lanes.splat(derivatives, slopes_stride, r, args[3]) for r in range(F - 1)]
+        of_x, of_base = lanes.accumulator(), lanes.accumulator()
+        with cgutils.for_range(builder, tiles) as loop:
+            coefficients = [lanes.coefficients(table, rows, loop.index, args[6], r, F) for r in range(F)]
+            factor = lanes.load(scales, builder.mul(loop.index, _INT(lanes.width)))
+            sign = lanes.signed(factor, lanes.dot(coefficients, local))
+            lanes.accumulate(of_x, sign, lanes.dot(coefficients[:-1], steep))
+            lanes.accumulate(of_base, sign, coefficients[-1])
+        return context.make_tuple(builder, signature.return_type, [lanes.sum(of_x), lanes.sum(of_base)])
+
+    result = types.UniTuple(features.dtype, 2)  # type: ignore[attr-defined]
+    return result(order, features, slopes, types.intp, vectors, scale, types.intp), generate
