@@ -5,7 +5,7 @@ Shape legend: ``I`` inputs, ``T = G + 2k + 1`` knots of an input, ``k`` the spli
 The *cell* of a sample is the number of knots that are not above it, ``0..T``: the interval ``[t_{c-1}, t_c)`` is cell ``c``;
 cells ``0`` and ``T`` are outside, and NaN is in cell 0. In cell ``c`` the ``W`` bases from ``first_basis(c, T, k)`` on include
 all that are not zero, and none of their numbers is out of range: near the ends of the knots some of them are zero. Their values
-are polynomials in ``s = (x - middle) * scale``, which runs from -1/2 to 1/2 through the cell, so that no coefficient is large on
+are polynomials in ``s = (x - middle) * scale``, which runs from -1/2 to 1/2 through the cell: no coefficient is large on
 any knots. Coefficients are worked out in float64 by the triangular scheme of Piegl and Tiller (*The NURBS Book*, A2.1-A2.3), on
 polynomials in place of numbers, and rounded once.
 
@@ -23,11 +23,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
 
 LANES = 64  # rows of a table that are worked out together
 
@@ -73,27 +74,76 @@ def local(x: float, cell: int, row: Any, knots: int) -> Any:
     return s if (cell > 0) and (cell < knots) else type(s)(0)
 
 
-@inlined
-def values(s: float, row: Any, order: int, result: Any) -> None:
-    """Write the ``order + 1`` values at ``s``, from a cell's row of the table, to pointer (or array) ``result``."""
-    width = order + 1
-    for r in range(width):
-        value = row[2 + order * width + r]
-        for power in range(order - 1, -1, -1):
-            value = value * s + row[2 + power * width + r]
-        result[r] = value
+def _polynomials(builder: Any, signature: Any, args: Any, derivative: bool) -> tuple[Any, Any]:
+    """Emit the evaluation of a cell's polynomials, all bases in one vector; also return the vector's type."""
+    s, row, _ = args[:3]
+    order = signature.args[2].literal_value
+    real = s.type
+    vector = ir.VectorType(real, order + 1)
+
+    def load(power: int) -> Any:
+        start = builder.gep(row, [ir.Constant(ir.IntType(64), 2 + power * (order + 1))])
+        coefficients = builder.load(builder.bitcast(start, vector.as_pointer()), align=_size(real))
+        if not derivative:
+            return coefficients
+        return builder.fmul(coefficients, ir.Constant(vector, [float(power)] * (order + 1)))
+
+    spread = _spread(builder, s, vector)
+    result = load(order)
+    for power in range(order - 1, 0 if derivative else -1, -1):
+        result = builder.fadd(builder.fmul(result, spread, flags=["contract"]), load(power), flags=["contract"])
+    if derivative:
+        scale = builder.load(builder.gep(row, [ir.Constant(ir.IntType(64), 1)]))
+        result = builder.fmul(result, _spread(builder, scale, vector))
+    return result, vector
 
 
-@inlined
-def slopes(s: float, row: Any, order: int, result: Any) -> None:
-    """Like :func:`values`: the derivatives with respect to ``x``."""
-    width = order + 1
-    scale = row[1]
-    for r in range(width):
-        value = row[2 + order * width + r] * type(s)(order)
-        for power in range(order - 1, 0, -1):
-            value = value * s + row[2 + power * width + r] * type(s)(power)
-        result[r] = value * scale
+def _spread(builder: Any, value: Any, vector: Any) -> Any:
+    index = ir.IntType(32)
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, index(0))
+    return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(index, vector.count), [0] * vector.count))
+
+
+def _size(real: Any) -> int:
+    return 4 if isinstance(real, ir.FloatType) else 8
+
+
+def _stored(derivative: bool) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result, vector = _polynomials(builder, signature, args, derivative)
+        builder.store(result, builder.bitcast(args[3], vector.as_pointer()), align=_size(vector.element))
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def values(_: Any, s: Any, row: Any, order: Any, result: Any) -> Any:
+    """``values(s, row, order, result)``: write the ``order + 1`` values at ``s``, from the table's ``row``, to ``result``."""
+    return types.void(s, row, order, result), _stored(False)
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def slopes(_: Any, s: Any, row: Any, order: Any, result: Any) -> Any:
+    """``slopes(s, row, order, result)``: write the derivatives of the values with respect to ``x`` to ``result``."""
+    return types.void(s, row, order, result), _stored(True)
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def slope_along(_: Any, s: Any, row: Any, order: Any, weights: Any) -> Any:
+    """``slope_along(s, row, order, weights)``: the sum of the derivatives of the values, each times its weight."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result, vector = _polynomials(builder, signature, args, True)
+        weights = builder.load(builder.bitcast(args[3], vector.as_pointer()), align=_size(vector.element))
+        result = builder.fmul(result, weights)
+        terms = [builder.extract_element(result, ir.IntType(32)(n)) for n in range(vector.count)]
+        while len(terms) > 1:
+            pairs = [builder.fadd(terms[n], terms[n + 1]) for n in range(0, len(terms) - 1, 2)]
+            terms = pairs + terms[2 * len(pairs) :]
+        return terms[0]
+
+    return s(s, row, order, weights), generate
 
 
 @cache
@@ -168,5 +218,6 @@ def pieces(knots: Tensor, order: int) -> Tensor:
     """The table of ``knots`` ``(I, T)``, contiguous: ``(I * (T + 1), row_length(k))`` of the same dtype."""
     inputs, count = knots.shape
     table = knots.new_empty((inputs * (count + 1), row_length(order)))
-    _tabulate(order, REAL[knots.dtype])(knots.data_ptr(), table.data_ptr(), inputs, count)
+    if stored(table):
+        _tabulate(order, REAL[knots.dtype])(knots.data_ptr(), table.data_ptr(), inputs, count)
     return table

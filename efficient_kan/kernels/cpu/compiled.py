@@ -62,3 +62,8 @@ def compiled(function: _Function, *, reorder: bool = False) -> _Function:
     except RuntimeError:  # numba found no folder that it may write to
         made = njit(**options)(function)
     return made
+
+
+def stored(tensor: torch.Tensor) -> bool:
+    """Whether there are numbers to write: fake tensors and those on ``meta`` have a shape alone."""
+    return type(tensor) is torch.Tensor and tensor.device.type == "cpu"
