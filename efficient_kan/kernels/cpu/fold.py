@@ -55,9 +55,7 @@ class _Fold(torch.autograd.Function):
         return of_spline, of_scaler, None, of_base
 
 
-def _plain_gradients(
-    spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def _plain_gradients(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients by operations that can be differentiated again."""
     of_spline, of_base = grad[..., :-1], grad[..., -1] * mask
     if scaler is None:

@@ -20,8 +20,8 @@ _INT = ir.IntType(64)
 _REGISTER_BITS = 512 if binding.get_host_cpu_features().get("avx512f") else 256
 
 
-def width(bits: int) -> int:
-    """Lanes of ``bits`` bits each."""
+def lanes(bits: int) -> int:
+    """How many numbers of ``bits`` bits are worked on together."""
     return _REGISTER_BITS // bits
 
 
@@ -31,7 +31,7 @@ class _Vectors:
     def __init__(self, context: Any, builder: Any, dtype: Any) -> None:
         self.context, self.builder = context, builder
         self.bits = dtype.bitwidth
-        self.width = width(self.bits)
+        self.width = lanes(self.bits)
         self.scalar = context.get_data_type(dtype)
         self.type = ir.VectorType(self.scalar, self.width)
         self.zero, self.one = (ir.Constant(self.type, [value] * self.width) for value in (0.0, 1.0))
@@ -106,19 +106,19 @@ def signs(typingctx: Any, order: Any, features: Any, n: Any, vectors: Any, tile:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, kind, _, table_kind, _, _, sums_kind = signature.args
-        lanes = _Vectors(context, builder, kind.dtype)
-        data, (_, stride) = lanes.array(kind, args[1])
-        table, (_, rows, _) = lanes.array(table_kind, args[3])
-        target, _ = lanes.array(sums_kind, args[6])
-        coefficients = [lanes.coefficients(table, rows, args[4], args[5], r, F) for r in range(F)]
-        totals = [lanes.accumulator() for _ in range(F)]
+        code = _Vectors(context, builder, kind.dtype)
+        data, (_, stride) = code.array(kind, args[1])
+        table, (_, rows, _) = code.array(table_kind, args[3])
+        target, _ = code.array(sums_kind, args[6])
+        coefficients = [code.coefficients(table, rows, args[4], args[5], r, F) for r in range(F)]
+        totals = [code.accumulator() for _ in range(F)]
         with cgutils.for_range(builder, args[2]) as loop:
-            local = [lanes.splat(data, stride, r, loop.index) for r in range(F)]
-            sign = lanes.signed(lanes.one, lanes.dot(coefficients, local))
+            local = [code.splat(data, stride, r, loop.index) for r in range(F)]
+            sign = code.signed(code.one, code.dot(coefficients, local))
             for total, value in zip(totals, local, strict=True):
-                lanes.accumulate(total, sign, value)
+                code.accumulate(total, sign, value)
         for r, total in enumerate(totals):
-            lanes.add_to(target, _INT(r * lanes.width), builder.load(total))
+            code.add_to(target, _INT(r * code.width), builder.load(total))
         return context.get_dummy_value()
 
     return types.void(order, features, types.intp, vectors, types.intp, types.intp, sums), generate
@@ -135,21 +135,21 @@ def pull(typingctx: Any, order: Any, features: Any, slopes: Any, b: Any, vectors
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, kind, slopes_kind, _, table_kind, scale_kind, _ = signature.args
-        lanes = _Vectors(context, builder, kind.dtype)
-        data, (_, stride) = lanes.array(kind, args[1])
-        derivatives, (_, slopes_stride) = lanes.array(slopes_kind, args[2])
-        table, (tiles, rows, _) = lanes.array(table_kind, args[4])
-        scales, _ = lanes.array(scale_kind, args[5])
-        local = [lanes.splat(data, stride, r, args[3]) for r in range(F)]
-        steep = [lanes.splat(derivatives, slopes_stride, r, args[3]) for r in range(F - 1)]
-        of_x, of_base = lanes.accumulator(), lanes.accumulator()
+        code = _Vectors(context, builder, kind.dtype)
+        data, (_, stride) = code.array(kind, args[1])
+        derivatives, (_, slopes_stride) = code.array(slopes_kind, args[2])
+        table, (tiles, rows, _) = code.array(table_kind, args[4])
+        scales, _ = code.array(scale_kind, args[5])
+        local = [code.splat(data, stride, r, args[3]) for r in range(F)]
+        steep = [code.splat(derivatives, slopes_stride, r, args[3]) for r in range(F - 1)]
+        of_x, of_base = code.accumulator(), code.accumulator()
         with cgutils.for_range(builder, tiles) as loop:
-            coefficients = [lanes.coefficients(table, rows, loop.index, args[6], r, F) for r in range(F)]
-            factor = lanes.load(scales, builder.mul(loop.index, _INT(lanes.width)))
-            sign = lanes.signed(factor, lanes.dot(coefficients, local))
-            lanes.accumulate(of_x, sign, lanes.dot(coefficients[:-1], steep))
-            lanes.accumulate(of_base, sign, coefficients[-1])
-        return context.make_tuple(builder, signature.return_type, [lanes.sum(of_x), lanes.sum(of_base)])
+            coefficients = [code.coefficients(table, rows, loop.index, args[6], r, F) for r in range(F)]
+            factor = code.load(scales, builder.mul(loop.index, _INT(code.width)))
+            sign = code.signed(factor, code.dot(coefficients, local))
+            code.accumulate(of_x, sign, code.dot(coefficients[:-1], steep))
+            code.accumulate(of_base, sign, coefficients[-1])
+        return context.make_tuple(builder, signature.return_type, [code.sum(of_x), code.sum(of_base)])
 
     result = types.UniTuple(features.dtype, 2)  # type: ignore[attr-defined]
     return result(order, features, slopes, types.intp, vectors, scale, types.intp), generate

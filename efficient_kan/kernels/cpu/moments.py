@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
-from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, columns_of, run_bases, sort_into_runs
+from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, bases_of, into_columns, run_bases, sort_into_runs, through_silu
 
 
 @summing
@@ -145,6 +145,7 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
     def fill(
         x: Any,
         base: Any,
+        silu: bool,
         knots: Any,
         weight: Any,
         deviation: Any,
@@ -168,8 +169,7 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                columns_of(x, top, left, xs[:width, :n])
-                columns_of(base, top, left, bases[:width, :n])
+                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
                 for c in range(width):
                     i = left + c
                     run_moments(xs[c, :n], bases[c, :n], knots[i], order, sizes[i], means[i], scatters[i], scratch)
@@ -237,6 +237,7 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
     def fill(
         x: Any,
         base: Any,
+        silu: bool,
         knots: Any,
         weight: Any,
         scale: Any,
@@ -253,7 +254,7 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
         counts, places, starts, sorted_x, sorted_base, values, _ = _scratch(size, T, order)
         slopes = np.empty((D, RUN))
         xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
-        of_sorted_x, of_sorted_base = np.empty(size), np.empty(size)
+        of_sorted_x, of_sorted_base, of_samples = np.empty(size), np.empty(size), np.empty(size)
         rows, u = np.zeros((T + order, O)), np.empty((D, O))
         forms = np.empty((T, D, D + 1))
         scaled, factors, rest = np.empty(O), np.empty(O), np.empty(O)
@@ -261,8 +262,7 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                columns_of(x, top, left, xs[:width, :n])
-                columns_of(base, top, left, bases[:width, :n])
+                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
                 for c in range(width):
                     i = left + c
                     knot = knots[i]
@@ -316,11 +316,19 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                                 else:
                                     of_run_base[:] = along[:m]
                     for b in range(n):
-                        xs[c, b] = of_sorted_x[places[b]]
+                        of_samples[b] = of_sorted_x[places[b]]
                         bases[c, b] = of_sorted_base[places[b]]
-                for b in range(n):
-                    for c in range(width):
-                        of_x[top + b, left + c] = xs[c, b]
-                        of_base[top + b, left + c] = bases[c, b]
+                    if silu:
+                        through_silu(xs[c, :n], of_samples, bases[c, :n])
+                    xs[c, :n] = of_samples[:n]
+                into_columns(xs[:width, :n], top, left, of_x)
+                if not silu:
+                    into_columns(bases[:width, :n], top, left, of_base)
 
     return compiled(fill, reorder=True)
+
+
+def numbers(order: int) -> tuple[int, int]:
+    """Of a mean and of a scatter matrix."""
+    D = order + 1
+    return D, D * (D + 1) // 2

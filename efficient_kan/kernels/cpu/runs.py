@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.compiled import summing
 
 # Samples whose bases exist at a time: a few kilobytes, and short enough to be summed up in float32.
@@ -22,15 +23,48 @@ CHUNK = 8192
 # Inputs whose samples are transposed at a time: one cache line of float32.
 COLUMNS = 16
 _FEW_KNOTS = 128
+_ROWS = 16
 
 
 @summing
-def columns_of(source: Any, rows: int, column: int, target: Any) -> None:
-    """Copy ``source[rows : rows + n, column : column + c]`` into ``target (c, n)``."""
-    columns, count = target.shape
-    for b in range(count):
+def columns_of(source: Any, row: int, column: int, target: Any) -> None:
+    """Copy ``source[row : row + n, column : column + c]`` into ``target (c, n)``."""
+    columns, n = target.shape
+    for start in range(0, n, _ROWS):
         for c in range(columns):
-            target[c, b] = source[rows + b, column + c]
+            for b in range(start, min(start + _ROWS, n)):
+                target[c, b] = source[row + b, column + c]
+
+
+@summing
+def into_columns(source: Any, row: int, column: int, target: Any) -> None:
+    """Copy ``source (c, n)`` into ``target[row : row + n, column : column + c]``."""
+    columns, n = source.shape
+    for start in range(0, n, _ROWS):
+        for c in range(columns):
+            for b in range(start, min(start + _ROWS, n)):
+                target[row + b, column + c] = source[c, b]
+
+
+@summing
+def bases_of(x: Any, base: Any, silu: bool, row: int, column: int, xs: Any, bases: Any) -> None:
+    """Columns of ``x`` and of the base activation, which is computed if ``silu``."""
+    columns_of(x, row, column, xs)
+    if not silu:
+        columns_of(base, row, column, bases)
+        return
+    for c in range(xs.shape[0]):
+        from_row, to_row = xs[c], bases[c]
+        for b in range(from_row.shape[0]):
+            to_row[b] = from_row[b] * sigmoid(from_row[b])
+
+
+@summing
+def through_silu(x: Any, of_x: Any, of_base: Any) -> None:
+    """Add the gradient with respect to SiLU of ``x`` to that with respect to ``x``."""
+    for b in range(x.shape[0]):
+        share = sigmoid(x[b])
+        of_x[b] += of_base[b] * share * (1 + x[b] * (1 - share))
 
 
 @summing

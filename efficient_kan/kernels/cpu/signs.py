@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
-from efficient_kan.kernels.cpu.lanes import pull, signs, width
-from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, columns_of, run_bases, sort_into_runs
+from efficient_kan.kernels.cpu.lanes import pull, signs
+from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, bases_of, into_columns, run_bases, sort_into_runs, through_silu
 
 # Bytes of float64 sums that live at a time.
 _SUMS = 2**20
@@ -33,14 +33,18 @@ def _load_vectors(weight: Any, i: int, order: int, vectors: Any) -> None:
 
 
 @cache
-def sums(order: int, stamp: int = STAMP) -> Callable[..., None]:
-    """``sum_signs(x, base, knots, weight, W, norms, gradient, first, stop)``: means of ``|phi|`` and of ``sign(phi) Phi``.
+def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
+    """``sum_signs(x, base, silu, knots, weight, norms, gradient, first, stop)``.
+
+    Means over samples of ``|phi|`` and of ``sign(phi) Phi``; ``W`` is the number of lanes of the weights' dtype.
 
     ``norms (O, I)`` and ``gradient (O, I, M)`` are filled for inputs ``first <= i < stop``.
     """
     F = order + 2
 
-    def sum_signs(x: Any, base: Any, knots: Any, weight: Any, W: int, norms: Any, gradient: Any, first: int, stop: int) -> None:
+    def sum_signs(
+        x: Any, base: Any, silu: bool, knots: Any, weight: Any, norms: Any, gradient: Any, first: int, stop: int
+    ) -> None:
         assert stamp
         B, (O, _, M), T = x.shape[0], weight.shape, knots.shape[1]
         tiles, rows = (O + W - 1) // W, T + order
@@ -58,8 +62,7 @@ def sums(order: int, stamp: int = STAMP) -> Callable[..., None]:
             totals[:] = 0.0
             for top in range(0, B, size):
                 n = min(size, B - top)
-                columns_of(x, top, left, xs[:width, :n])
-                columns_of(base, top, left, bases[:width, :n])
+                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
                 for c in range(width):
                     i = left + c
                     _load_vectors(weight, i, order, vectors)
@@ -99,8 +102,8 @@ def sums(order: int, stamp: int = STAMP) -> Callable[..., None]:
 
 
 @cache
-def slopes(order: int, stamp: int = STAMP) -> Callable[..., None]:
-    """``pull_back(x, base, knots, weight, scale, W, of_x, of_base, first, stop)``: gradients with respect to samples.
+def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
+    """``pull_back(x, base, silu, knots, weight, scale, of_x, of_base, first, stop)``: gradients with respect to samples.
 
     ``scale (O, I)`` is the gradient with respect to the norms over ``B``.
     """
@@ -109,10 +112,10 @@ def slopes(order: int, stamp: int = STAMP) -> Callable[..., None]:
     def pull_back(
         x: Any,
         base: Any,
+        silu: bool,
         knots: Any,
         weight: Any,
         scale: Any,
-        W: int,
         of_x: Any,
         of_base: Any,
         first: int,
@@ -125,7 +128,7 @@ def slopes(order: int, stamp: int = STAMP) -> Callable[..., None]:
         xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
         counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
         sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, x.dtype)
-        sorted_of_x, sorted_of_base = np.empty(size, x.dtype), np.empty(size, x.dtype)
+        sorted_of_x, sorted_of_base, of_samples = np.empty(size, x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
         values, steep = np.empty((F, RUN), np.float64), np.empty((F - 1, RUN), np.float64)
         features, derivatives = np.empty((F, RUN), weight.dtype), np.empty((F - 1, RUN), weight.dtype)
         vectors = np.zeros((tiles, rows, W), weight.dtype)
@@ -134,8 +137,7 @@ def slopes(order: int, stamp: int = STAMP) -> Callable[..., None]:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                columns_of(x, top, left, xs[:width, :n])
-                columns_of(base, top, left, bases[:width, :n])
+                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
                 for c in range(width):
                     i = left + c
                     _load_vectors(weight, i, order, vectors)
@@ -160,16 +162,13 @@ def slopes(order: int, stamp: int = STAMP) -> Callable[..., None]:
                                 pulled = pull(order, features, derivatives, b, vectors, factors, at)
                                 sorted_of_x[start + b], sorted_of_base[start + b] = pulled
                     for b in range(n):
-                        xs[c, b] = sorted_of_x[places[b]]
+                        of_samples[b] = sorted_of_x[places[b]]
                         bases[c, b] = sorted_of_base[places[b]]
-                for b in range(n):
-                    for c in range(width):
-                        of_x[top + b, left + c] = xs[c, b]
-                        of_base[top + b, left + c] = bases[c, b]
+                    if silu:
+                        through_silu(xs[c, :n], of_samples, bases[c, :n])
+                    xs[c, :n] = of_samples[:n]
+                into_columns(xs[:width, :n], top, left, of_x)
+                if not silu:
+                    into_columns(bases[:width, :n], top, left, of_base)
 
     return compiled(pull_back, reorder=True)
-
-
-def lanes_of(dtype: Any) -> int:
-    """``W`` for arrays of ``dtype``."""
-    return width(8 * dtype.itemsize)
