@@ -1,10 +1,11 @@
-"""The innermost loops of the sign sums, written in vectors of fixed width.
+"""The innermost loops over outputs, written in vectors of fixed width.
 
 The compiler's own vectorizer halves the width here and reloads what could stay in registers; both cost a factor of two.
 Vectors wider than the machine's are split by the compiler, so this is correct everywhere.
 
 ``W`` lanes are ``W`` neighbouring outputs of one input; ``F = k + 2`` features are non-zero at a sample: ``k + 1`` bases and
 the base activation. ``vectors (tiles, rows, W)`` holds coefficients; a run uses rows ``at`` to ``at + k`` and the last row.
+The deviations have them in ``rows (rows, P)``, ``P`` outputs rounded up to whole vectors: formulas in `moments`.
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ class _Vectors:
         total = self.builder.fadd(self.builder.load(pointer, align=self.bits // 8), value)
         self.builder.store(total, pointer, align=self.bits // 8)
 
+    def spread(self, value: Any) -> Any:
+        """``value`` in every lane."""
+        undefined = ir.Constant(self.type, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+
     def splat(self, data: Any, stride: Any, row: Any, index: Any) -> Any:
         """``data[row, index]`` in every lane."""
-        undefined = ir.Constant(self.type, ir.Undefined)
-        index = self.builder.add(self.builder.mul(stride, _INT(row)), index)
-        first = self.builder.insert_element(undefined, self.builder.load(self.at(data, index)), ir.IntType(32)(0))
-        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
+        place = self.builder.add(self.builder.mul(stride, _INT(row)), index)
+        return self.spread(self.builder.load(self.at(data, place)))
 
     def coefficients(self, table: Any, rows: Any, tile: Any, at: Any, r: Any, F: Any) -> Any:
         """Those of feature ``r`` are row ``at + r`` of a tile, the base activation's its last row."""
@@ -153,3 +158,98 @@ def pull(typingctx: Any, order: Any, features: Any, slopes: Any, b: Any, vectors
 
     result = types.UniTuple(features.dtype, 2)  # type: ignore[attr-defined]
     return result(order, features, slopes, types.intp, vectors, scale, types.intp), generate
+
+
+class _Run:
+    """An edge on a run, for the vector of outputs at ``o``: ``phi = v_0 + u . f``."""
+
+    def __init__(self, code: _Vectors, order: int, rows: Any, at: Any, origin: Any, mean: Any) -> None:
+        self.code, self.order, self.at = code, order, at
+        (self.table, (self.count, self.stride)), (self.origin, _) = rows, origin
+        self.mean = [code.splat(mean[0], _INT(0), 0, _INT(a)) for a in range(order + 1)]
+
+    def place(self, a: int, o: Any) -> Any:
+        """Of coefficient ``a`` of the run, 0 to k; of the base activation for ``k + 1``."""
+        builder = self.code.builder
+        row = builder.add(self.at, _INT(a)) if a <= self.order else builder.sub(self.count, _INT(1))
+        return builder.add(builder.mul(row, self.stride), o)
+
+    def read(self, o: Any) -> tuple[Any, list[Any]]:
+        """The run's mean less ``origin``, and ``u``."""
+        code = self.code
+        first = code.load(self.table, self.place(0, o))
+        u = [code.load(self.table, self.place(a, o)) for a in range(1, self.order + 2)]
+        u[:-1] = [code.builder.fsub(value, first) for value in u[:-1]]
+        mean = code.builder.fsub(first, code.load(self.origin, o))
+        for a, m in zip(u, self.mean, strict=True):
+            mean = code.fma(a, m, mean)
+        return mean, u
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_mean(typingctx: Any, order: Any, rows: Any, at: Any, origin: Any, mean: Any, share: Any, mu: Any) -> Any:
+    """``add_mean(order, rows, at, origin, mean, share, mu)``: add ``share (mu_j - origin)`` to ``mu (P,)``."""
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        code = _Vectors(context, builder, kinds[1].dtype)
+        of_rows, of_origin, of_mean = (code.array(kinds[n], args[n]) for n in (1, 3, 4))
+        run = _Run(code, k, of_rows, args[2], of_origin, of_mean)
+        target, (size,) = code.array(kinds[6], args[6])
+        factor = code.spread(args[5])
+        with cgutils.for_range_slice(builder, _INT(0), size, _INT(code.width), intp=_INT) as (o, _):
+            middle, _ = run.read(o)
+            code.add_to(target, o, builder.fmul(factor, middle, flags=_FLAGS))
+        return context.get_dummy_value()
+
+    return types.void(order, rows, types.intp, origin, mean, types.float64, mu), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_square(
+    typingctx: Any,
+    order: Any,
+    rows: Any,
+    at: Any,
+    origin: Any,
+    mean: Any,
+    scatter: Any,
+    count: Any,
+    mu: Any,
+    square: Any,
+    of_rows: Any,
+) -> Any:
+    """``add_square(order, rows, at, origin, mean, scatter, count, mu, square, of_rows)``: a run's part of the sum of squares.
+
+    Adds ``u^T C_j u + n_j (mu_j - mu)^2`` to ``square (P,)`` and half its gradient to ``of_rows``, which is like ``rows``.
+    """
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        code = _Vectors(context, builder, kinds[1].dtype)
+        table, of_origin, of_mean = (code.array(kinds[n], args[n]) for n in (1, 3, 4))
+        run = _Run(code, k, table, args[2], of_origin, of_mean)
+        (entries, _), (centre, _), (squares, (size,)), (target, _) = (code.array(kinds[n], args[n]) for n in (5, 7, 8, 9))
+        number = code.spread(args[6])
+        matrix = [code.splat(entries, _INT(0), 0, _INT(n)) for n in range((k + 1) * (k + 2) // 2)]
+        with cgutils.for_range_slice(builder, _INT(0), size, _INT(code.width), intp=_INT) as (o, _):
+            middle, u = run.read(o)
+            away = builder.fsub(middle, code.load(centre, o))
+            weighted = builder.fmul(number, away)
+            total, of_first = builder.fmul(weighted, away), weighted
+            for a in range(k + 1):
+                row = [matrix[max(a, c) * (max(a, c) + 1) // 2 + min(a, c)] for c in range(k + 1)]
+                along = code.dot(row, u)
+                total = code.fma(u[a], along, total)
+                along = code.fma(run.mean[a], weighted, along)
+                code.add_to(target, run.place(a + 1, o), along)
+                if a < k:
+                    of_first = builder.fsub(of_first, along)
+            code.add_to(target, run.place(0, o), of_first)
+            code.add_to(squares, o, total)
+        return context.get_dummy_value()
+
+    arguments = (order, rows, types.intp, origin, mean, scatter, types.float64, mu, square, of_rows)
+    return types.void(*arguments), generate

@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
+from efficient_kan.kernels.cpu.lanes import add_mean, add_square, lanes
 from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, bases_of, into_columns, run_bases, sort_into_runs, through_silu
+
+LANES = lanes(64)
 
 
 @summing
@@ -118,18 +121,6 @@ def _coefficients(rows: Any, run: int, T: int, order: int, u: Any) -> None:
 
 
 @summing
-def _run_mean(first: int, origin: Any, u: Any, mean: Any, result: Any) -> None:
-    """``mu_j`` less ``origin`` of every output."""
-    D, O = u.shape
-    for o in range(O):
-        result[o] = first[o] - origin[o]
-    for a in range(D):
-        of_a, m = u[a], mean[a]
-        for o in range(O):
-            result[o] += of_a[o] * m
-
-
-@summing
 def _origin(rows: Any, sizes: Any, T: int) -> Any:
     """A value that every edge takes often: its first coefficient in the fullest run."""
     return rows[_first_row(np.argmax(sizes), T)]
@@ -158,13 +149,13 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
         stop: int,
     ) -> None:
         assert stamp
-        B, (O, _, M), T, D = x.shape[0], weight.shape, knots.shape[1], order + 1
+        B, (O, _, M), T = x.shape[0], weight.shape, knots.shape[1]
         size = min(B, CHUNK)
         scratch = _scratch(size, T, order)
         xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
-        rows, of_rows = np.zeros((T + order, O)), np.empty((T + order, O))
-        u, along = np.empty((D, O)), np.empty((D, O))
-        square, local = np.empty(O), np.empty(O)
+        P = (O + LANES - 1) // LANES * LANES
+        rows, of_rows = np.zeros((T + order, P)), np.empty((T + order, P))
+        square, mu = np.empty(P), np.empty(P)
         for left in range(first, stop, COLUMNS):
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
@@ -175,46 +166,19 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
                     run_moments(xs[c, :n], bases[c, :n], knots[i], order, sizes[i], means[i], scatters[i], scratch)
             for i in range(left, left + width):
                 _rows_of(weight, i, order, rows)
-                origin, mu = _origin(rows, sizes[i], T), middle[i]
+                origin = _origin(rows, sizes[i], T)
                 mu[:] = 0.0
                 for run in range(T):
                     if sizes[i, run] > 0:
-                        _coefficients(rows, run, T, order, u)
-                        _run_mean(rows[_first_row(run, T)], origin, u, means[i, run], local)
                         share = sizes[i, run] / B
-                        for o in range(O):
-                            mu[o] += share * local[o]
+                        add_mean(order, rows, _first_row(run, T), origin, means[i, run], share, mu)
+                middle[i] = mu[:O]
                 of_rows[:] = 0.0
                 square[:] = 0.0
                 for run in range(T):
-                    count = sizes[i, run]
-                    if count > 0:
-                        at = _first_row(run, T)
-                        _coefficients(rows, run, T, order, u)
-                        _run_mean(rows[at], origin, u, means[i, run], local)
-                        of_first = of_rows[at]
-                        for o in range(O):
-                            local[o] -= mu[o]
-                            square[o] += count * local[o] * local[o]
-                            local[o] *= count
-                            of_first[o] += local[o]
-                        for a in range(D):
-                            of_a = along[a]
-                            of_a[:] = 0.0
-                            for c in range(D):
-                                factor, u_c = scatters[i, run, a * (a + 1) // 2 + c if c <= a else c * (c + 1) // 2 + a], u[c]
-                                for o in range(O):
-                                    of_a[o] += factor * u_c[o]
-                            u_a, m = u[a], means[i, run, a]
-                            for o in range(O):
-                                square[o] += u_a[o] * of_a[o]
-                                of_a[o] += m * local[o]
-                            row = of_rows[at + a + 1] if a < D - 1 else of_rows[rows.shape[0] - 1]
-                            for o in range(O):
-                                row[o] += of_a[o]
-                            if a < D - 1:
-                                for o in range(O):
-                                    of_first[o] -= of_a[o]
+                    if sizes[i, run] > 0:
+                        at, of_run, count = _first_row(run, T), scatters[i, run], sizes[i, run]
+                        add_square(order, rows, at, origin, means[i, run], of_run, count, mu, square, of_rows)
                 for o in range(O):
                     value = np.sqrt(0.0 if square[o] < 0.0 else square[o] / (B - 1))
                     deviation[o, i] = value
