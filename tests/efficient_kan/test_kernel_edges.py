@@ -167,7 +167,7 @@ def test_small_deviations_keep_their_digits(spread: float, offset: float) -> Non
     assert error <= 1e-15 * (1 + offset) / spread
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("name", NORMS)
 def test_float32_is_no_worse_than_native(name: str, k: int) -> None:
     """Errors against float64 with the same float32 numbers; twice native's, or a few units of rounding."""

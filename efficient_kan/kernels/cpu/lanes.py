@@ -53,6 +53,10 @@ class _Vectors:
         total = self.builder.fadd(self.builder.load(pointer, align=self.bits // 8), value)
         self.builder.store(total, pointer, align=self.bits // 8)
 
+    def store(self, data: Any, index: Any, value: Any) -> None:
+        pointer = self.builder.bitcast(self.at(data, index), self.type.as_pointer())
+        self.builder.store(value, pointer, align=self.bits // 8)
+
     def spread(self, value: Any) -> Any:
         """``value`` in every lane."""
         undefined = ir.Constant(self.type, ir.Undefined)
@@ -253,3 +257,36 @@ def add_square(
 
     arguments = (order, rows, types.intp, origin, mean, scatter, types.float64, mu, square, of_rows)
     return types.void(*arguments), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def contract(typingctx: Any, order: Any, form: Any, features: Any, slopes: Any, n: Any, of_x: Any, of_base: Any) -> Any:
+    """``contract(order, form, features, slopes, n, of_x, of_base)``: of each sample of a run, the two gradients.
+
+    ``form (k+1, k+2)`` maps ``(f, 1)`` to the gradient with respect to ``f``. Row ``r`` of ``features`` and ``slopes``, basis
+    ``r`` of the run, is entry ``r - 1`` of ``f``; row ``k + 1`` of ``features`` is the base activation. Lanes are samples here,
+    and all arrays have room for whole vectors.
+    """
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        code = _Vectors(context, builder, kinds[1].dtype)
+        (matrix, _), (values, (_, stride)), (steep, (_, slopes_stride)), (to_x, _), (to_base, _) = (
+            code.array(kinds[n], args[n]) for n in (1, 2, 3, 5, 6)
+        )
+        entries = [[code.splat(matrix, _INT(k + 2), a, _INT(c)) for c in range(k + 2)] for a in range(k + 1)]
+        with cgutils.for_range_slice(builder, _INT(0), args[4], _INT(code.width), intp=_INT) as (b, _):
+            f = [code.load(values, builder.add(builder.mul(stride, _INT(r)), b)) for r in range(1, k + 2)]
+            along = []
+            for row in entries:
+                total = row[-1]
+                for factor, value in zip(row[:-1], f, strict=True):
+                    total = code.fma(factor, value, total)
+                along.append(total)
+            slope = [code.load(steep, builder.add(builder.mul(slopes_stride, _INT(r)), b)) for r in range(1, k + 1)]
+            code.store(to_x, b, code.dot(along[:-1], slope))
+            code.store(to_base, b, along[-1])
+        return context.get_dummy_value()
+
+    return types.void(order, form, features, slopes, types.intp, of_x, of_base), generate

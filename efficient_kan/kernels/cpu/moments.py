@@ -22,8 +22,18 @@ from typing import Any
 import numpy as np
 
 from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
-from efficient_kan.kernels.cpu.lanes import add_mean, add_square, lanes
-from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, bases_of, into_columns, run_bases, sort_into_runs, through_silu
+from efficient_kan.kernels.cpu.lanes import add_mean, add_square, contract, lanes
+from efficient_kan.kernels.cpu.runs import (
+    CHUNK,
+    COLUMNS,
+    RUN,
+    bases_of,
+    into_columns,
+    run_bases,
+    scatter_to,
+    sort_into_runs,
+    through_silu,
+)
 
 LANES = lanes(64)
 
@@ -61,12 +71,11 @@ def _merge(features: Any, n: int, size: int, mean: Any, scatter: Any) -> None:
 @summing
 def run_moments(x: Any, base: Any, knots: Any, order: int, sizes: Any, means: Any, scatters: Any, scratch: Any) -> None:
     """Of one input's samples, added to ``sizes (T,)``, ``means (T, D)``, ``scatters (T, D (D + 1) / 2)``."""
-    T, n = knots.shape[0], x.shape[0]
+    T = knots.shape[0]
     counts, places, starts, sorted_x, sorted_base, values, no_slopes = scratch
     sort_into_runs(x, knots, counts, starts, places)
-    for b in range(n):
-        sorted_x[places[b]] = x[b]
-        sorted_base[places[b]] = base[b]
+    scatter_to(places, x, sorted_x)
+    scatter_to(places, base, sorted_base)
     for run in range(T):
         for start in range(starts[run], starts[run + 1], RUN):
             end = min(start + RUN, starts[run + 1])
@@ -160,10 +169,10 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
+                bases_of(x, base, silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
-                    run_moments(xs[c, :n], bases[c, :n], knots[i], order, sizes[i], means[i], scatters[i], scratch)
+                    run_moments(xs[c][:n], bases[c][:n], knots[i], order, sizes[i], means[i], scatters[i], scratch)
             for i in range(left, left + width):
                 _rows_of(weight, i, order, rows)
                 origin = _origin(rows, sizes[i], T)
@@ -218,7 +227,8 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
         counts, places, starts, sorted_x, sorted_base, values, _ = _scratch(size, T, order)
         slopes = np.empty((D, RUN))
         xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
-        of_sorted_x, of_sorted_base, of_samples = np.empty(size), np.empty(size), np.empty(size)
+        # A run is written in whole vectors: what is too much is overwritten by the next one.
+        of_sorted_x, of_sorted_base, of_samples = np.empty(size + LANES), np.empty(size + LANES), np.empty(size)
         rows, u = np.zeros((T + order, O)), np.empty((D, O))
         forms = np.empty((T, D, D + 1))
         scaled, factors, rest = np.empty(O), np.empty(O), np.empty(O)
@@ -226,7 +236,7 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
+                bases_of(x, base, silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
                     knot = knots[i]
@@ -253,10 +263,9 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                                     for o in range(O):
                                         total += scaled[o] * u_e[o]
                                     forms[run, a, e] = total
-                    sort_into_runs(xs[c, :n], knot, counts, starts, places)
-                    for b in range(n):
-                        sorted_x[places[b]] = xs[c, b]
-                        sorted_base[places[b]] = bases[c, b]
+                    sort_into_runs(xs[c][:n], knot, counts, starts, places)
+                    scatter_to(places, xs[c][:n], sorted_x)
+                    scatter_to(places, bases[c][:n], sorted_base)
                     for run in range(T):
                         form = forms[run]
                         for start in range(starts[run], starts[run + 1], RUN):
@@ -264,30 +273,16 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                             m = end - start
                             run_bases(sorted_x[start:end], knot, run, order, values, slopes)
                             values[D, :m] = sorted_base[start:end]
-                            of_run_x, of_run_base = of_sorted_x[start:end], of_sorted_base[start:end]
-                            of_run_x[:] = 0.0
-                            along = values[0]  # the first basis is not a feature here
-                            for a in range(D):
-                                along[:m] = form[a, D]
-                                for e in range(D):
-                                    factor, value = form[a, e], values[e + 1]
-                                    for b in range(m):
-                                        along[b] += factor * value[b]
-                                if a < D - 1:
-                                    slope = slopes[a + 1]
-                                    for b in range(m):
-                                        of_run_x[b] += along[b] * slope[b]
-                                else:
-                                    of_run_base[:] = along[:m]
+                            contract(order, form, values, slopes, m, of_sorted_x[start:], of_sorted_base[start:])
                     for b in range(n):
                         of_samples[b] = of_sorted_x[places[b]]
                         bases[c, b] = of_sorted_base[places[b]]
                     if silu:
-                        through_silu(xs[c, :n], of_samples, bases[c, :n])
-                    xs[c, :n] = of_samples[:n]
-                into_columns(xs[:width, :n], top, left, of_x)
+                        through_silu(xs[c][:n], of_samples, bases[c][:n])
+                    xs[c][:n] = of_samples[:n]
+                into_columns(xs, top, left, width, n, of_x)
                 if not silu:
-                    into_columns(bases[:width, :n], top, left, of_base)
+                    into_columns(bases, top, left, width, n, of_base)
 
     return compiled(fill, reorder=True)
 

@@ -26,37 +26,47 @@ _FEW_KNOTS = 128
 _ROWS = 16
 
 
+# Arrays are passed whole, with counts beside them: of a slice the compiler does not know that its rows are contiguous.
+
+
 @summing
-def columns_of(source: Any, row: int, column: int, target: Any) -> None:
-    """Copy ``source[row : row + n, column : column + c]`` into ``target (c, n)``."""
-    columns, n = target.shape
+def columns_of(source: Any, row: int, column: int, columns: int, n: int, target: Any) -> None:
+    """Copy ``source[row : row + n, column : column + columns]`` into ``target (>= columns, >= n)``."""
     for start in range(0, n, _ROWS):
         for c in range(columns):
+            to_row = target[c]
             for b in range(start, min(start + _ROWS, n)):
-                target[c, b] = source[row + b, column + c]
+                to_row[b] = source[row + b, column + c]
 
 
 @summing
-def into_columns(source: Any, row: int, column: int, target: Any) -> None:
-    """Copy ``source (c, n)`` into ``target[row : row + n, column : column + c]``."""
-    columns, n = source.shape
+def into_columns(source: Any, row: int, column: int, columns: int, n: int, target: Any) -> None:
+    """Copy ``source (>= columns, >= n)`` into ``target[row : row + n, column : column + columns]``."""
     for start in range(0, n, _ROWS):
         for c in range(columns):
+            from_row = source[c]
             for b in range(start, min(start + _ROWS, n)):
-                target[row + b, column + c] = source[c, b]
+                target[row + b, column + c] = from_row[b]
 
 
 @summing
-def bases_of(x: Any, base: Any, silu: bool, row: int, column: int, xs: Any, bases: Any) -> None:
+def bases_of(x: Any, base: Any, silu: bool, row: int, column: int, columns: int, n: int, xs: Any, bases: Any) -> None:
     """Columns of ``x`` and of the base activation, which is computed if ``silu``."""
-    columns_of(x, row, column, xs)
+    columns_of(x, row, column, columns, n, xs)
     if not silu:
-        columns_of(base, row, column, bases)
+        columns_of(base, row, column, columns, n, bases)
         return
-    for c in range(xs.shape[0]):
+    for c in range(columns):
         from_row, to_row = xs[c], bases[c]
-        for b in range(from_row.shape[0]):
+        for b in range(n):
             to_row[b] = from_row[b] * sigmoid(from_row[b])
+
+
+@summing
+def scatter_to(places: Any, values: Any, target: Any) -> None:
+    """``target[places] = values``."""
+    for b in range(values.shape[0]):
+        target[places[b]] = values[b]
 
 
 @summing

@@ -15,7 +15,17 @@ import numpy as np
 
 from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
 from efficient_kan.kernels.cpu.lanes import pull, signs
-from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, RUN, bases_of, into_columns, run_bases, sort_into_runs, through_silu
+from efficient_kan.kernels.cpu.runs import (
+    CHUNK,
+    COLUMNS,
+    RUN,
+    bases_of,
+    into_columns,
+    run_bases,
+    scatter_to,
+    sort_into_runs,
+    through_silu,
+)
 
 # Bytes of float64 sums that live at a time.
 _SUMS = 2**20
@@ -62,14 +72,13 @@ def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
             totals[:] = 0.0
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
+                bases_of(x, base, silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
                     _load_vectors(weight, i, order, vectors)
-                    sort_into_runs(xs[c, :n], knots[i], counts, starts, places)
-                    for b in range(n):
-                        sorted_x[places[b]] = xs[c, b]
-                        sorted_base[places[b]] = bases[c, b]
+                    sort_into_runs(xs[c][:n], knots[i], counts, starts, places)
+                    scatter_to(places, xs[c][:n], sorted_x)
+                    scatter_to(places, bases[c][:n], sorted_base)
                     for run in range(T):
                         at = run if run < T - 1 else 0
                         for start in range(starts[run], starts[run + 1], RUN):
@@ -137,16 +146,15 @@ def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, xs[:width, :n], bases[:width, :n])
+                bases_of(x, base, silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
                     _load_vectors(weight, i, order, vectors)
                     for o in range(O):
                         factors[o // W, o % W] = scale[o, i]
-                    sort_into_runs(xs[c, :n], knots[i], counts, starts, places)
-                    for b in range(n):
-                        sorted_x[places[b]] = xs[c, b]
-                        sorted_base[places[b]] = bases[c, b]
+                    sort_into_runs(xs[c][:n], knots[i], counts, starts, places)
+                    scatter_to(places, xs[c][:n], sorted_x)
+                    scatter_to(places, bases[c][:n], sorted_base)
                     for run in range(T):
                         at = run if run < T - 1 else 0
                         for start in range(starts[run], starts[run + 1], RUN):
@@ -165,10 +173,10 @@ def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                         of_samples[b] = sorted_of_x[places[b]]
                         bases[c, b] = sorted_of_base[places[b]]
                     if silu:
-                        through_silu(xs[c, :n], of_samples, bases[c, :n])
-                    xs[c, :n] = of_samples[:n]
-                into_columns(xs[:width, :n], top, left, of_x)
+                        through_silu(xs[c][:n], of_samples, bases[c][:n])
+                    xs[c][:n] = of_samples[:n]
+                into_columns(xs, top, left, width, n, of_x)
                 if not silu:
-                    into_columns(bases[:width, :n], top, left, of_base)
+                    into_columns(bases, top, left, width, n, of_base)
 
     return compiled(pull_back, reorder=True)
