@@ -90,7 +90,14 @@ def linear_gradients(inputs: LayerInputs, grad: Tensor, *, needs_inputs: bool, n
     full = inputs.with_base()
     assert full.base is not None
     of_x, of_base, of_weight = _linear_gradients(
-        full.x, full.base, full.knots, full.weight, full.spline_order, grad, needs_inputs=needs_inputs, needs_weight=needs_weight
+        full.x,
+        full.base,
+        full.knots,
+        full.weight,
+        full.spline_order,
+        grad,
+        needs_inputs=needs_inputs,
+        needs_weight=needs_weight,
     )
     if inputs.base is None and of_x is not None and of_base is not None:
         x = inputs.x.to(of_base.dtype)

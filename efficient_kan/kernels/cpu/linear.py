@@ -1,4 +1,4 @@
-"""The layer's outputs: expand a block of samples into features, multiply, and the same backward."""
+"""The layer's outputs and their gradients, by dense features and torch's products or by the sparse product."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import policy
+from efficient_kan.kernels.cpu import policy, sparse
 from efficient_kan.kernels.cpu.basis import pieces
 from efficient_kan.kernels.cpu.features import expand, pull_back
 
@@ -21,13 +21,16 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     differentiable = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (base is not None and base.requires_grad)
     )
+    function = _Sparse if policy.sparse(weight, order) else _Dense
     if not differentiable:
+        if function is _Sparse:
+            return _sparse_outputs(x, base, knots, pieces(knots, order), sparse.rows(weight), weight.shape[0], order)
         return _dense(x, base, knots, pieces(knots, order), weight, order, None)
-    y: Tensor = _SplineLinear.apply(x, base, knots, weight, order)  # type: ignore[no-untyped-call]
+    y: Tensor = function.apply(x, base, knots, weight, order)  # type: ignore[no-untyped-call]
     return y
 
 
-class _SplineLinear(torch.autograd.Function):
+class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
         table = pieces(knots, order)
@@ -69,6 +72,49 @@ class _SplineLinear(torch.autograd.Function):
                 pull_back(x[rows], knots, table, ctx.order, of_features, of_x[rows], base_rows)
         of_weight = None if of_matrix is None else of_matrix.view(weight.shape)
         return of_x if needs_x else None, of_base if needs_base else None, None, of_weight, None
+
+
+class _Sparse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+        table, rows = pieces(knots, order), sparse.rows(weight)
+        ctx.save_for_backward(x, base, knots, weight, table, rows if ctx.needs_input_grad[0] else None)
+        ctx.order = order
+        return _sparse_outputs(x, base, knots, table, rows, weight.shape[0], order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight, table, rows = ctx.saved_tensors
+        needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled() or policy.transformed(grad):
+            return _differentiable(ctx, grad)
+        outputs = weight.shape[0]
+        padded = _padded(grad.contiguous())
+        of_x = of_base = of_weight = None
+        if needs_x:
+            of_x = torch.empty_like(x)
+            sparse.trace_back(x, base is not None, knots, table, rows, padded, ctx.order, of_x)
+        if needs_base:
+            of_base = grad @ weight[..., -1]
+        if needs_weight:
+            of_rows = x.new_empty((*weight.shape[1:], padded.shape[1]))
+            sparse.weigh(x, base, knots, table, padded, ctx.order, of_rows)
+            of_weight = of_rows[..., :outputs].permute(2, 0, 1)
+        return of_x, of_base, None, of_weight, None
+
+
+def _sparse_outputs(
+    x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, rows: Tensor, outputs: int, order: int
+) -> Tensor:
+    y = x.new_empty((x.shape[0], rows.shape[2]))
+    sparse.multiply(x, base, knots, table, rows, order, y)
+    return y if outputs == y.shape[1] else y[:, :outputs].contiguous()
+
+
+def _padded(grad: Tensor) -> Tensor:
+    """Rows of whole vectors."""
+    width = sparse.stride(grad.shape[1], grad.dtype)
+    return grad if width == grad.shape[1] else torch.nn.functional.pad(grad, (0, width - grad.shape[1]))
 
 
 def _dense(

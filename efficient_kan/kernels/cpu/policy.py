@@ -26,9 +26,7 @@ def takes(inputs: LayerInputs) -> bool:
     16-bit weights, tensors that are not plain, and whatever traces or transforms: compiled code is not seen there.
     """
     x, base, knots, weight, order = inputs
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
-        return False
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+    if _traced():
         return False
     if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
@@ -37,9 +35,28 @@ def takes(inputs: LayerInputs) -> bool:
     return type(x) in _TYPES and type(weight) in _TYPES and type(knots) in _TYPES and x.device.type in ("cpu", "meta")
 
 
+def folds(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> bool:
+    """Whether the compiled kernel folds these parameters."""
+    tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
+    if _traced() or mask.requires_grad or spline_weight.dtype not in _DTYPES:
+        return False
+    return all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
+
+
+def _traced() -> bool:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return True
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def transformed(grad: Tensor) -> bool:
     """Whether a gradient comes from a transform (``is_grads_batched``, say) that compiled code cannot see."""
     return type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+
+
+def sparse(weight: Tensor, order: int) -> bool:
+    """Whether to multiply with the bases that are not zero alone: from about three times as many features as those on."""
+    return weight.shape[2] > 3 * (order + 2)
 
 
 def keeps(x: Tensor, weight: Tensor) -> bool:
