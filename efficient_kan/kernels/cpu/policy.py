@@ -14,10 +14,10 @@ _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
 _TYPES = (Tensor, nn.Parameter, FakeTensor)
 # Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
-_BLOCK_BYTES = 2**21
-_LEAST_ROWS = 256
+_BLOCK_BYTES = 2**20
+_LEAST_ROWS, _LEAST_INPUTS = 256, 32
 
-_budget = 2**26
+_budget = 2**20
 
 
 def takes(inputs: LayerInputs) -> bool:
@@ -64,7 +64,14 @@ def keeps(x: Tensor, weight: Tensor) -> bool:
     return x.numel() * weight.shape[2] * x.element_size() <= _budget
 
 
-def blocks(x: Tensor, weight: Tensor) -> Iterator[slice]:
-    """Slices over samples."""
-    row = x.shape[1] * weight.shape[2] * x.element_size()
-    return native._blocks(x.shape[0], max(_LEAST_ROWS, _BLOCK_BYTES // row))
+def blocks(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices over samples and inputs, all inputs of some samples after each other."""
+    rows, inputs = x.shape
+    feature = weight.shape[2] * x.element_size()
+    height = min(rows, max(_LEAST_ROWS, _BLOCK_BYTES // (_LEAST_INPUTS * feature)))
+    width = max(_LEAST_INPUTS, _BLOCK_BYTES // (max(height, 1) * feature) // _LEAST_INPUTS * _LEAST_INPUTS)
+    if width >= inputs:
+        width, height = inputs, max(_LEAST_ROWS, _BLOCK_BYTES // (inputs * feature))
+    for some in native._blocks(rows, height):
+        for columns in native._blocks(inputs, width):
+            yield some, columns
