@@ -52,24 +52,14 @@ class _Dense(torch.autograd.Function):
         of_x = torch.empty_like(x) if needs_x or needs_base else None
         of_base = None if base is None or of_x is None else torch.empty_like(base)
         of_weight = torch.empty_like(weight) if needs_weight else None
-        whole = [(slice(0, x.shape[0]), slice(0, x.shape[1]))]
-        scratch: Tensor | None = None
-        for rows, columns in policy.blocks(x, weight) if features is None else whole:
-            part = grad[rows]
+        parts = [_whole(x)] if features is not None else policy.blocks(x, weight)
+        for rows, columns in parts:
             if of_weight is not None:
-                if features is not None:
-                    flat = features.flatten(1)
-                else:
-                    scratch = _scratch(scratch, rows, columns, weight)
-                    flat = _view(scratch, rows, columns, weight.shape[2])
-                    block.expand(rows, columns, flat)
-                target = of_weight[:, columns].flatten(1)
-                torch.addmm(target, part.T, flat, beta=1 if rows.start else 0, out=target)
+                _add_weight_gradient(block, rows, columns, grad[rows], of_weight, features)
             if of_x is not None:
-                scratch = _scratch(scratch, rows, columns, weight)
-                of_features = _view(scratch, rows, columns, weight.shape[2])
-                torch.mm(part, weight[:, columns].flatten(1), out=of_features)
+                of_features = torch.mm(grad[rows], weight[:, columns].flatten(1))
                 block.pull_back(rows, columns, of_features, of_x, of_base)
+                del of_features
         return of_x if needs_x else None, of_base if needs_base else None, None, of_weight, None
 
 
@@ -78,29 +68,37 @@ def _dense_outputs(block: Block, weight: Tensor, features: Tensor | None) -> Ten
     x = block.x
     y = x.new_empty((x.shape[0], weight.shape[0]))
     if features is not None:
-        block.expand(slice(0, x.shape[0]), slice(0, x.shape[1]), features)
+        block.expand(*_whole(x), features)
         return torch.mm(features.flatten(1), weight.flatten(1).T, out=y)
-    scratch: Tensor | None = None
     for rows, columns in policy.blocks(x, weight):
-        scratch = _scratch(scratch, rows, columns, weight)
-        flat = _view(scratch, rows, columns, weight.shape[2])
-        block.expand(rows, columns, flat)
-        target = y[rows]
-        torch.addmm(target, flat, weight[:, columns].flatten(1).T, beta=1 if columns.start else 0, out=target)
+        _add_outputs(block, rows, columns, weight, y)
     return y
 
 
-def _scratch(scratch: Tensor | None, rows: slice, columns: slice, weight: Tensor) -> Tensor:
-    """Room for the features of a block: that of the block before if there was one, for the first is the largest."""
-    if scratch is not None:
-        return scratch
-    return weight.new_empty((rows.stop - rows.start) * (columns.stop - columns.start) * weight.shape[2])
+def _add_outputs(block: Block, rows: slice, columns: slice, weight: Tensor, y: Tensor) -> None:
+    """Add a block's outputs; those of the first inputs are the first."""
+    flat, target = _expanded(block, rows, columns, weight), y[rows]
+    torch.addmm(target, flat, weight[:, columns].flatten(1).T, beta=1 if columns.start else 0, out=target)
 
 
-def _view(scratch: Tensor, rows: slice, columns: slice, features: int) -> Tensor:
+def _add_weight_gradient(
+    block: Block, rows: slice, columns: slice, grad: Tensor, of_weight: Tensor, features: Tensor | None
+) -> None:
+    """Add a block's share of the gradient of the weight; that of the first samples is the first."""
+    flat = _expanded(block, rows, columns, of_weight) if features is None else features.flatten(1)
+    target = of_weight[:, columns].flatten(1)
+    torch.addmm(target, grad.T, flat, beta=1 if rows.start else 0, out=target)
+
+
+def _expanded(block: Block, rows: slice, columns: slice, weight: Tensor) -> Tensor:
     """The features of a block as a matrix."""
-    height, width = rows.stop - rows.start, (columns.stop - columns.start) * features
-    return scratch[: height * width].view(height, width)
+    flat = weight.new_empty((rows.stop - rows.start, (columns.stop - columns.start) * weight.shape[2]))
+    block.expand(rows, columns, flat)
+    return flat
+
+
+def _whole(x: Tensor) -> tuple[slice, slice]:
+    return slice(0, x.shape[0]), slice(0, x.shape[1])
 
 
 class _Sparse(torch.autograd.Function):
