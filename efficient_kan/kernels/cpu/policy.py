@@ -49,8 +49,9 @@ def _traced() -> bool:
 
 
 def transformed(grad: Tensor) -> bool:
-    """Whether a gradient comes from a transform (``is_grads_batched``, say) that compiled code cannot see."""
-    return type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+    """Whether a gradient stands for several (``is_grads_batched``, torch.func), which compiled code would not see."""
+    batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
+    return batched or type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
 
 
 def sparse(weight: Tensor, order: int) -> bool:
