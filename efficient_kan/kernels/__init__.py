@@ -103,6 +103,28 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
     return native
 
 
+def fold(name: str, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
+    """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters."""
+    if name in ("auto", "cpu") and spline_weight.device.type == "cpu":
+        kernel = _kernel("cpu")
+        if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
+            folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight)
+            return folded
+    scale = mask if scaler is None else scaler * mask
+    return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
+
+
+def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32) -> None:
+    """Have the compiled kernel for CPUs ready for layers of this order and dtype, before a fork or a measurement, say.
+
+    Without it the first call of a layer takes the seconds that compiling takes, or the fraction of one to load what was
+    compiled before. Does nothing if there is no such kernel.
+    """
+    kernel = _kernel("cpu")
+    if kernel is not None:
+        kernel.warm_up(spline_order, dtype)
+
+
 def report() -> Report:
     """Which kernels there are, which are missing and why, and what ``auto`` takes; ``print(report())`` shows it."""
     states = {name: "available" if _kernel(name) is not None else _reasons[name] for name in _PACKAGES}
@@ -110,6 +132,36 @@ def report() -> Report:
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
 
 
+class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
+    """Let a kernel keep a layer's features from the forward to the backward pass if they take up to ``size`` bytes.
+
+    Others are expanded again, block by block, so that a step keeps the samples alone: of a large layer that is also faster,
+    for blocks stay in the cache. The default is 1 MiB; 0 keeps none. It holds for all layers of the process from the call on,
+    or, as ``with set_feature_budget(size): ...``, inside the block. The kernel ``native`` never keeps features.
+
+    Raises:
+        ValueError: if ``size`` is not an integer >= 0.
+    """
+
+    def __init__(self, size: int) -> None:
+        global _feature_budget
+        self._former = _feature_budget
+        _feature_budget = _checks.integer(size, "size", 0)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _feature_budget
+        _feature_budget = self._former
+
+
+def feature_budget() -> int:
+    """The bytes last set by :class:`set_feature_budget`."""
+    return _feature_budget
+
+
+_feature_budget = 2**20
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()

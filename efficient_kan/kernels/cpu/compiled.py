@@ -21,8 +21,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Products and sums may be contracted, nothing else may be reordered; divisions by zero give infinities.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
-# For sums over many numbers, whose order is free. NaN and infinities keep their meaning.
-_SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+_REASSOCIATED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -46,17 +45,17 @@ def inlined(function: _Function) -> _Function:
 
 def summing(function: _Function) -> _Function:
     """Compile a helper, in which sums may be reordered, beside the functions that call it."""
-    compiled: _Function = njit(**_SUMS)(function)
+    compiled: _Function = njit(**_REASSOCIATED)(function)
     return compiled
 
 
-def compiled(function: _Function, *, reorder: bool = False) -> _Function:
+def compiled(function: _Function, *, reassociate: bool = False) -> _Function:
     """Compile a function when it is first called; cached across processes where a folder for it can be written.
 
-    What the function closes over is part of the cache's key, STAMP must be: ``assert stamp`` in it sees to that.
-    ``reorder`` says whether sums may be reordered.
+    With ``reassociate`` sums may be reordered, always in the same way. What the function closes over is part of the cache's
+    key, and STAMP must be: ``assert stamp`` in it sees to that.
     """
-    options = _SUMS if reorder else _OPTIONS
+    options = _REASSOCIATED if reassociate else _OPTIONS
     try:
         made: _Function = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to

@@ -196,7 +196,7 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
                         gradient[o, i, m] = of_rows[order + m, o] * factor
                     gradient[o, i, M - 1] = of_rows[rows.shape[0] - 1, o] * factor
 
-    return compiled(fill, reorder=True)
+    return compiled(fill, reassociate=True)
 
 
 @cache
@@ -284,7 +284,7 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                 if not silu:
                     into_columns(bases, top, left, width, n, of_base)
 
-    return compiled(fill, reorder=True)
+    return compiled(fill, reassociate=True)
 
 
 def numbers(order: int) -> tuple[int, int]:

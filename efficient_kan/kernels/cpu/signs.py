@@ -107,7 +107,7 @@ def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                         norm += total * weight[o, left + c, m]
                     norms[o, left + c] = (0.0 if norm < 0.0 else norm) / B
 
-    return compiled(sum_signs, reorder=True)
+    return compiled(sum_signs, reassociate=True)
 
 
 @cache
@@ -179,4 +179,4 @@ def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                 if not silu:
                     into_columns(bases, top, left, width, n, of_base)
 
-    return compiled(pull_back, reorder=True)
+    return compiled(pull_back, reassociate=True)
