@@ -1,0 +1,117 @@
+"""Norms of all edges: compiled passes over samples that are sorted into knot intervals.
+
+Shape legend: ``B`` samples, ``I`` in_features, ``O`` out_features, ``M = G + k + 1`` features, ``T = G + 2k + 1`` knots.
+
+A forward pass computes the norms and, at once, their gradients with respect to the weights, which are of the weights' size and
+kept; a second pass, where samples need gradients, computes those. Beside them some megabytes are held for each thread, whatever
+the sizes are. Derivatives of higher order are those of the kernel `native`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels.cpu import moments, policy, signs, threads
+from efficient_kan.kernels.cpu.compiled import stored
+from efficient_kan.kernels.cpu.lanes import lanes
+
+# Inputs that are worth a thread.
+_LEAST = 4
+
+
+def edge_l1(inputs: LayerInputs) -> Tensor:
+    """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
+    norms: Tensor = _EdgeL1.apply(*inputs)  # type: ignore[no-untyped-call]
+    return norms
+
+
+def edge_std(inputs: LayerInputs) -> Tensor:
+    """``std_b phi_oi(x[b, i])`` with divisor ``B - 1``, shape ``(O, I)``; its gradient is zero where the value is zero."""
+    deviations: Tensor = _EdgeStd.apply(*inputs)  # type: ignore[no-untyped-call]
+    return deviations
+
+
+class _EdgeL1(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+        norms, gradient = weight.new_empty(weight.shape[:2]), weight.new_empty(weight.shape)
+        _run(signs.sums(order, _lanes(weight)), (x, base, knots, weight), (norms, gradient))
+        ctx.save_for_backward(x, base, knots, weight, gradient)
+        ctx.order = order
+        return norms
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled() or policy.transformed(grad):
+            return _differentiable(native.edge_l1, ctx, grad)
+        of_x, of_base = _like_samples(ctx)
+        if of_x is not None:
+            _run(signs.slopes(ctx.order, _lanes(weight)), (x, base, knots, weight), (grad / x.shape[0], of_x, of_base))
+        return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
+
+
+class _EdgeStd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+        deviations, gradient = weight.new_empty(weight.shape[:2]), weight.new_empty(weight.shape)
+        means = weight.new_empty((weight.shape[1], weight.shape[0]), dtype=torch.float64)
+        sizes = weight.new_zeros(knots.shape, dtype=torch.float64)
+        of_runs = [weight.new_zeros((*knots.shape, n), dtype=torch.float64) for n in moments.numbers(order)]
+        _run(moments.deviations(order), (x, base, knots, weight), (deviations, means, gradient, sizes, *of_runs))
+        ctx.save_for_backward(x, base, knots, weight, gradient, deviations, means, sizes)
+        ctx.order = order
+        return deviations
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight, gradient, deviations, means, sizes = ctx.saved_tensors
+        if torch.is_grad_enabled() or policy.transformed(grad):
+            return _differentiable(native.edge_std, ctx, grad)
+        of_x, of_base = _like_samples(ctx)
+        if of_x is not None:
+            nonzero = deviations > 0
+            scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
+            _run(moments.pull_back(ctx.order), (x, base, knots, weight), (scale, means, sizes, of_x, of_base))
+        return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
+
+
+def _run(function: Callable[..., None], inputs: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> None:
+    """Call a compiled pass for all inputs; ``x`` stands in for a base that is SiLU and for its gradient."""
+    x, base, knots, weight = inputs
+    assert x is not None
+    if not all(stored(tensor) for tensor in (*inputs, *others) if tensor is not None):
+        return
+    arrays = [(x if tensor is None else tensor).detach().contiguous().numpy() for tensor in (x, base, knots, weight, *others)]
+    threads.run(function, x.shape[1], *arrays[:2], base is None, *arrays[2:], least=_LEAST)
+
+
+def _lanes(weight: Tensor) -> int:
+    return lanes(8 * weight.element_size())
+
+
+def _like_samples(ctx: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Room for the gradients with respect to ``x`` and ``base``, where one of them is needed and exists."""
+    x, base = ctx.saved_tensors[:2]
+    if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
+        return None, None
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device), None if base is None else x.new_empty(x.shape)
+
+
+def _differentiable(norm: Callable[[LayerInputs], Tensor], ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients by operations that can be differentiated again, or transformed."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, because base depends on x: each gradient is with respect to its own argument alone.
+        inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:4]]
+        needed = [n for n, needs in enumerate(ctx.needs_input_grad[:4]) if needs]
+        x, base, knots, weight = inputs
+        norms = norm(LayerInputs(x, base, knots, weight, ctx.order))
+        found = torch.autograd.grad(norms, [inputs[n] for n in needed], grad, create_graph=again)
+    grads = dict(zip(needed, found, strict=True))
+    return grads.get(0), grads.get(1), None, grads.get(3), None
