@@ -53,7 +53,7 @@ class Transform:
             image = image.crop((left, top, left + self.crop, top + self.crop))  # black where it is smaller
         if self.size and image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
+        pixels = np.array(image)
         if rng is not None:
             pixels = self._augmented(pixels, rng)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
