@@ -58,7 +58,7 @@ class Selection:
     preset
         Name of a preset (smoke, default, paper) or a .toml file.
     only
-        Kinds to keep: speed, penalty_cost, memory, simulated, frontier, sparsity.
+        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images.
     arms
         Arms to keep.
     batch

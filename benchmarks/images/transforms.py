@@ -91,14 +91,20 @@ class Views(Dataset[tuple[Tensor, int, int]]):
 
 
 class Order(Sampler[list[tuple[int, int]]]):
-    """The batches of one epoch: a permutation that follows from (seed, epoch), from batch number `start` on."""
+    """The batches of one epoch: a permutation that follows from (seed, epoch), from batch number `start` on.
+
+    A last batch of a single image is left out: a batch norm knows nothing of one.
+    """
 
     def __init__(self, indices: Indices, batch: int, seed: int, weights: Sequence[float] | None = None) -> None:
         self.indices, self.batch, self.seed, self.weights = indices, batch, seed, weights
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch) - self.start
+        return len(range(self.start * self.batch, self._end(), self.batch))
+
+    def _end(self) -> int:
+        return len(self.indices) - (len(self.indices) % self.batch == 1 < self.batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -107,7 +113,7 @@ class Order(Sampler[list[tuple[int, int]]]):
         else:
             share = np.asarray(self.weights) / np.sum(self.weights)
             order = rng.choice(self.indices, size=len(self.indices), p=share)
-        for at in range(self.start * self.batch, len(order), self.batch):
+        for at in range(self.start * self.batch, self._end(), self.batch):
             yield [(self.epoch, int(index)) for index in order[at : at + self.batch]]
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, page, tables
+from benchmarks.report import figures, images, page, tables
 
 _MANIFEST = "rendered.json"
 
@@ -40,6 +40,9 @@ def render(out: Path) -> None:
                 tables.frontier(data),
                 tables.penalty_cost(data),
                 tables.sparsity(data),
+                images.images(data),
+                images.published(data),
+                images.head_cost(data),
                 tables.failed(data),
             )
         }
