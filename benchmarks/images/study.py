@@ -94,7 +94,7 @@ def _end_to_end(case: Case, study: ImageStudy) -> ImageResult:
             settings = settings_of(case, study, study.head, seed, penalty, strength)
             images = settings.open()
             folders.append(_folder(case, settings))
-            training = Training(settings, images, folders[-1])
+            training = Training(settings, images, folders[-1], workers=_workers(study.data))
             split = training.split
             described = _described(images, [split.train, split.validation, split.test])
             count = sum(p.numel() for p in training.model.head.parameters())
@@ -171,13 +171,13 @@ def features(case: Case, study: ImageStudy) -> Features:
 @torch.no_grad()
 def _features(training: Training, count: int) -> Tensor:
     training.model.eval()
-    batches = plain_batches(training.views, np.arange(count), HEAD_BATCH, 0)
+    batches = plain_batches(training.views, np.arange(count), HEAD_BATCH, training.workers)
     return torch.cat([training.model.backbone(x.to(training.device)).float().cpu() for x, *_ in batches])
 
 
 def _trained_backbone(settings: Settings, folder: Path | None) -> dict[str, Any]:
     images = settings.open()
-    training = Training(settings, images, folder)
+    training = Training(settings, images, folder, workers=_workers(settings.data))
     trained = training.run()
     parts = [training.split.train, training.split.validation, training.split.test]
     described = _described(images, parts)
@@ -274,6 +274,11 @@ def _described(images: ImageSet, parts: list[NDArray[np.int64]]) -> dict[str, An
         "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "labels": tuple(int(images.labels[i]) for i in parts[2]),
     }
+
+
+def _workers(data: str) -> int:
+    """Processes that decode: images in files keep several busy, those in memory none."""
+    return min(4, os.cpu_count() or 1) if data in sources.IMAGE_FOLDERS else 0
 
 
 def _folder(case: Case, settings: Settings) -> Path | None:

@@ -183,13 +183,14 @@ def _images(data: Data, folder: Path) -> Iterator[Entry]:
         setting, name, task, fold, scope, backbone = map(str, key)
         if part["accuracy_mean"].isna().all():
             continue
-        stem = f"images-{slug(f'{name} {task} fold {fold} {scope} {backbone} {setting}')}"
+        chosen = f"{name} {task}" if name == "hyperkvasir" else name
+        stem = f"images-{slug(f'{chosen} fold {fold} {scope} {backbone} {setting}')}"
         style.save(images.draw(part), part, folder, stem)
         trained = "heads on the frozen features of one network" if scope == "frozen" else "whole networks"
         yield Entry(
             "images",
             stem,
-            f"Accuracy of {trained} on `{name}`, fold {fold} held out ({part.iloc[0]['test_images']:,} images), by head and "
+            f"Accuracy of {trained} on `{chosen}`, fold {fold} held out ({part.iloc[0]['test_images']:,} images), by head and "
             f"preparation of the features: means over seeds with 95 % intervals. The MLP has the parameters of the KAN. "
             f"{backbone}. Setting: {setting}.",
         )
