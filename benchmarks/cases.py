@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["speed", "penalty_cost", "memory", "simulated", "frontier", "sparsity"]
+Kind = Literal["speed", "penalty_cost", "head_cost", "memory", "simulated", "frontier", "sparsity", "images"]
 Mode = Literal["inference", "forward", "forward_backward", "step"]
 Penalty = Literal["none", "weight_l1", "sample_l1", "sample_std"]
 Axis = Literal["batch", "width", "grid", "order", "depth"]
@@ -53,6 +53,45 @@ class Point(Record):
         return f"B={self.batch} {'-'.join(map(str, self.layers))} G={self.grid_size} k={self.spline_order}"
 
 
+class Backbone(Record):
+    """A residual network below a head, see `efficient_kan.ResNetKAN`; `size` is the side of its images (0: as the data has)."""
+
+    depth: Literal[18, 34, 50] = 18
+    stem: Literal["imagenet", "small"] = "imagenet"
+    width: float = Field(default=1.0, gt=0)
+    size: int = Field(default=0, ge=0)
+
+    @property
+    def features(self) -> int:
+        """Number of features that it gives."""
+        return round(64 * self.width) * 8 * (4 if self.depth == 50 else 1)
+
+
+class ImageStudy(Record):
+    """What an images case trains: one head after one preparation of the features, with every penalty from every seed.
+
+    `scope` "frozen": the head alone, on the features of a backbone that all such cases share, trained once with a linear head;
+    "end_to_end": the whole network. `preparation` is a normalisation, or "update_grid": none, but the grid follows the
+    features.
+    """
+
+    data: str
+    task: Literal["23", "seed7", "organ", "category"] = "23"
+    folds: int = Field(default=5, ge=2)
+    fold: int = Field(default=0, ge=0)
+    scope: Literal["frozen", "end_to_end"]
+    backbone: Backbone
+    recipe: str
+    epochs: int = Field(ge=1, description="of the backbone, or of the whole network")
+    batch: int = Field(ge=1, description="likewise")
+    learning_rate: float = Field(gt=0, description="likewise")
+    head_epochs: int = Field(default=0, ge=0, description="of a head on frozen features")
+    head: Literal["linear", "mlp", "kan"]
+    preparation: Literal["none", "layer", "tanh", "batch", "update_grid"] = "none"
+    penalties: tuple[tuple[Penalty, float], ...] = Field(default=(("none", 0.0),), description="with their strengths")
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+
 class Case(Record):
     """One measurement in one fresh process.
 
@@ -71,6 +110,8 @@ class Case(Record):
     task: str | None = Field(default=None, description="name of the task trained on (sparsity)")
     steps: int = Field(default=0, ge=0, description="optimiser steps (sparsity)")
     threshold: float = Field(default=0.0, ge=0, description="an edge is active if its importance exceeds this (sparsity)")
+    images: ImageStudy | None = Field(default=None, description="what is trained (images)")
+    backbone: Backbone | None = Field(default=None, description="what lies below the head (head_cost)")
     seed: int = 0
     process: int = Field(default=0, ge=0, description="which of the processes that repeat this cell (speed, penalty_cost)")
     blocks: int = Field(default=0, ge=0, description="ABBA blocks, two pairs each, at most (speed, penalty_cost)")
@@ -90,6 +131,9 @@ class Case(Record):
         extra = "" if self.penalty == "none" else f" {self.penalty}"
         if self.kind == "sparsity":
             extra += f" strength={self.strength:g} seed={self.seed}"
+        if self.images:
+            it = self.images
+            extra += f" {it.data} {it.scope} {it.head} {it.preparation}: {len(it.penalties) * len(it.seeds)} runs,"
         repeat = f" process {self.process}" if self.process else ""
         return f"{self.kind} {self.arm}{extra} {self.point.label}{repeat}"
 
@@ -104,7 +148,7 @@ def dominates(case: Case, smaller: Case) -> bool:
 
     A timed case also runs its baseline, so that where the baseline has failed against itself the arm need not be tried.
     """
-    if case.kind != smaller.kind or case.kind == "sparsity":
+    if case.kind != smaller.kind or case.kind in ("sparsity", "images", "head_cost"):
         return False
     if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
         return False
@@ -133,8 +177,10 @@ def case_key(case: Case, source_hash: str, versions: dict[str, str], machine: st
     `source_hash` covers the source of every module that the measurement runs, see `benchmarks.sources`; `machine` is the
     hardware in words, see `benchmarks.environment.machine`.
     """
-    config = case.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    # Fields that came later leave the keys of cases which they say nothing about as they were.
+    absent = {name for name in ("images", "backbone") if getattr(case, name) is None}
     if case.policy == "cpu":
-        del config["policy"]  # so that cases which it says nothing about keep the keys from before it was there
+        absent.add("policy")
+    config = case.model_dump(mode="json", exclude=_NOT_IN_KEY | absent)
     text = json.dumps([config, source_hash, versions, machine], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|report|cite|quote|compare|export|schema`."""
+"""`python -m benchmarks run|plan|report|cite|quote|compare|export|schema|train-images|audit-images`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import environment, predict, presets, rows, runner
 from benchmarks.cases import Case, Kind
+from benchmarks.images.command import audit_images, train_images
 from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
 from benchmarks.store import Locked
 from reference.arm import get_arm
 
 app = cyclopts.App(name="benchmarks", help="Measure efficient_kan beside pykan and other arms.", version_flags=[])
+app.command(train_images)
+app.command(audit_images)
 
 
 def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
@@ -55,7 +58,7 @@ class Selection:
     preset
         Name of a preset (smoke, default, paper) or a .toml file.
     only
-        Kinds to keep: speed, penalty_cost, memory, simulated, frontier, sparsity.
+        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images.
     arms
         Arms to keep.
     batch

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from benchmarks.cases import Case, dominates
+from benchmarks.images import forecast as images_forecast
 from benchmarks.rows import Status
 from reference.arm import get_arm
 
@@ -128,6 +129,8 @@ def step_seconds(arm: str, case: Case) -> float:
 
 def seconds(case: Case) -> float:
     """Return the predicted time of `case` were there no time limit."""
+    if case.kind in ("images", "head_cost"):
+        return _START + images_forecast.seconds(case)
     step = step_seconds(case.arm, case)
     if case.kind == "sparsity":
         return _START + case.steps * step

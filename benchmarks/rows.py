@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmarks.cases import Case, Mode, Record
+from benchmarks.images.records import HeadCost, ImageResult
 
 SCHEMA_VERSION = 2
 
@@ -155,6 +156,8 @@ class Outcome(Record):
     simulated: tuple[SimulatedSeries, ...] = ()
     frontier: tuple[FrontierPoint, ...] = ()
     sparsity: SparsityResult | None = None
+    images: ImageResult | None = None
+    head_cost: HeadCost | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

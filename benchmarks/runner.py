@@ -28,7 +28,7 @@ from benchmarks.worker import Job
 from reference.arm import Unsupported, get_arm
 from reference.environments import interpreter
 
-TIMED = ("speed", "penalty_cost")
+TIMED = ("speed", "penalty_cost", "head_cost")
 FINAL = ("ok", "unsupported")
 _STOPS_LARGER = ("oom", "killed", "timeout")
 
@@ -84,6 +84,7 @@ class Run:
             plugin=str(self.plugin) if self.plugin else None,
             source_hash=source_hash(case, self.plugin),
             memory_limit_bytes=int(0.9 * psutil.virtual_memory().available / share),
+            shared=str(self.store.raw.resolve() / ".backbones"),
         )
         try:
             server = self._server(case)

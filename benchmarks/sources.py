@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,8 @@ from reference.arm import Arm, get_arm
 from reference.environments import get_environment
 
 ROOT = Path(__file__).resolve().parents[1]
+# Data set -> environment variable with its folder.
+IMAGE_FOLDERS = {"hyperkvasir": "HYPERKVASIR", "kvasir_v2": "KVASIR_V2"}
 
 _SIMULATION = tuple(f"benchmarks.measure.{name}" for name in ("simulate", "meta", "shortcuts", "live"))
 _BY_KIND = {
@@ -23,6 +26,12 @@ _BY_KIND = {
     "frontier": (*_SIMULATION, "benchmarks.measure.frontier"),
     "sparsity": ("benchmarks.measure.training", "benchmarks.tasks"),
 }
+_BY_KIND["images"] = tuple(
+    f"benchmarks.images.{name}"
+    for name in ("labels", "sets", "trees", "offline", "transforms", "metrics", "settings", "training", "study")
+)
+_BY_KIND["head_cost"] = ("benchmarks.images.cost", "benchmarks.measure.speed", "benchmarks.measure.memory")
+_IMAGE_PACKAGES = ("mlxtend", "pillow", "scikit-image", "scikit-learn")
 _ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")
 _GATED = ("speed", "penalty_cost")
 _YARDSTICKS = ("cox_de_boor", "pykan[speed]")
@@ -61,9 +70,14 @@ def source_hash(case: Case, plugin: Path | None = None) -> str:
 def versions(case: Case) -> dict[str, str]:
     """Return the installed versions of Python and of the packages that decide what `case` gives."""
     packages = {"torch", "numpy", *(package for arm in _arms(case) for package in arm.packages)}
+    if case.kind == "images":
+        packages |= set(_IMAGE_PACKAGES)
     found = {"python": platform.python_version()} | {name: _version(name) for name in sorted(packages)}
     if environment := get_arm(case.arm).environment:
         found |= dict(requirement.split("==") for requirement in get_environment(environment).requirements)
+    if case.images and case.images.data in IMAGE_FOLDERS:
+        # A case that found no images is to be tried again once they are there.
+        found[case.images.data] = "given" if os.environ.get(IMAGE_FOLDERS[case.images.data]) else "not given"
     return found
 
 

@@ -6,6 +6,7 @@ The thread counts of the numerical libraries come with the environment that the 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import traceback
@@ -22,14 +23,16 @@ from reference.arm import Unsupported
 class Job(Record):
     """What a worker is to do.
 
-    `plugin` is the file with further arms, `source_hash` what the parent based the case key on (None: not compared), and
-    `memory_limit_bytes` how much the process may allocate (None: no limit).
+    `plugin` is the file with further arms, `source_hash` what the parent based the case key on (None: not compared),
+    `memory_limit_bytes` how much the process may allocate (None: no limit), and `shared` a folder for what several cases build
+    on (None: none).
     """
 
     case: Case
     plugin: str | None = None
     source_hash: str | None = None
     memory_limit_bytes: int | None = None
+    shared: str | None = None
 
 
 def work(job: Job, target: Path) -> None:
@@ -92,6 +95,8 @@ def die_with_parent() -> None:
 def _set_up(job: Job) -> None:
     import torch
 
+    if job.shared is not None:
+        os.environ["BENCHMARKS_SHARED"] = job.shared
     point = job.case.point
     torch.set_num_threads(point.threads)
     on_gpu = torch.device(point.device).type != "cpu"

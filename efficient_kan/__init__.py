@@ -5,6 +5,7 @@ from efficient_kan.network import KAN as KAN
 from efficient_kan.penalties import SampleL1 as SampleL1
 from efficient_kan.penalties import SampleStd as SampleStd
 from efficient_kan.penalties import WeightL1 as WeightL1
+from efficient_kan.resnet import ResNetKAN as ResNetKAN
 
-__all__ = ["KAN", "KANLinear", "SampleL1", "SampleStd", "WeightL1"]
+__all__ = ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
 __version__ = "0.1.0"

@@ -24,7 +24,7 @@ def preload(case: Case) -> None:
     arms = [get_arm(name) for name in names]
     for arm in arms:
         arm.load()
-    if "step" in case.modes or case.kind == "sparsity":
+    if "step" in case.modes or case.kind in ("sparsity", "images"):
         importlib.import_module("torch._dynamo")  # the first optimiser does so
     if "efficient_kan" in names and case.point.device == "cpu":
         kernels.warm_up(case.point.spline_order, getattr(torch, case.point.dtype))
@@ -46,6 +46,10 @@ def measure_case(case: Case) -> Outcome:
         if arm.name != "efficient_kan":
             raise Unsupported(f"{arm.name} has no importance and pruning in this suite, so it is not trained for sparsity")
         return Outcome(status="ok", sparsity=training.train_sparse(case))
+    if case.kind in ("images", "head_cost"):
+        from benchmarks.images import measured  # image libraries, which no other kind needs
+
+        return measured.measure(case)
     return _speed(arm, case)
 
 

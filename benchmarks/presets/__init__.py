@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from benchmarks.cases import Axis, Case, Kind, Mode, Penalty, Point, Record
 from benchmarks.environment import resolve_device
+from benchmarks.presets.images import HeadCosts, Images, head_cost_cases, image_cases
 
 FOLDER = Path(__file__).parent
 
@@ -148,6 +149,8 @@ class Preset(Record):
     frontier: Frontier | None = None
     penalty_cost: PenaltyCost | None = None
     sparsity: tuple[Sparsity, ...] = ()
+    head_cost: HeadCosts | None = None
+    images: tuple[Images, ...] = ()
 
 
 def load(name: str) -> Preset:
@@ -247,7 +250,7 @@ def expand(preset: Preset, only: Sequence[Kind] | None = None, arms: Sequence[st
 
 
 def _order(case: Case) -> tuple[object, ...]:
-    kinds = ("speed", "penalty_cost", "memory", "simulated", "frontier", "sparsity")
+    kinds = ("speed", "penalty_cost", "head_cost", "memory", "simulated", "frontier", "sparsity", "images")
     edges = sum(i * o for i, o in pairwise(case.point.layers))
     size = case.point.batch * edges * (case.point.grid_size + case.point.spline_order)
     return kinds.index(case.kind), case.process, size, case.arm != case.baseline
@@ -357,6 +360,11 @@ def _cases(preset: Preset) -> Iterator[Case]:
             yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
     for sparsity in preset.sparsity:
         yield from _sparsity(preset, sparsity)
+    where = preset.centre.model_dump(include={"device", "threads"})
+    if preset.head_cost:
+        yield from head_cost_cases(preset.head_cost, preset.centre.seed, **where)
+    for images in preset.images:
+        yield from image_cases(images, **where)
 
 
 def _measured(section: Speed | Memory, points: Sequence[Placed]) -> Iterator[tuple[Point, str, tuple[Axis, ...]]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, findings, html, machines, page, provenance, reproducibility, tables
+from benchmarks.report import figures, findings, html, images, machines, page, provenance, reproducibility, tables
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -79,6 +79,9 @@ def _tables(data: stored.Data) -> dict[str, tables.Table]:
         tables.frontier(data),
         tables.penalty_cost(data),
         tables.sparsity(data),
+        images.images(data),
+        images.published(data),
+        images.head_cost(data),
         tables.failed(data),
     )
     return {table.name: table for table in made}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report import capacity, penalties, scaling, style, tables
+from benchmarks.report import capacity, images, penalties, scaling, style, tables
 from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
 
 
@@ -53,6 +53,7 @@ def draw_all(data: Data, folder: Path) -> list[Entry]:
         entries += _frontier(data, folder)
         entries += _penalty_costs(data, folder)
         entries += _sparsity(data, folder)
+        entries += _images(data, folder)
     return entries
 
 
@@ -190,4 +191,26 @@ def _sparsity(data: Data, folder: Path) -> Iterator[Entry]:
             f"Test error against active edges on `{task}`: `{arm}`, layers {layers}, G = {grid_size} ({setting}). An edge is "
             f"active if its importance exceeds {threshold:g}. Faint: single seeds; joined: medians over seeds, by strength."
             + (f" {failed} of {len(part)} runs failed and are not drawn." if failed else ""),
+        )
+
+
+def _images(data: Data, folder: Path) -> Iterator[Entry]:
+    runs = images.runs_frame(data)
+    if runs.empty:
+        return
+    frame = images.summarised(runs)
+    for key, part in frame.groupby(["setting", "data", "task", "fold", "scope", "backbone"], sort=True):
+        setting, name, task, fold, scope, backbone = map(str, key)
+        if part["accuracy_mean"].isna().all():
+            continue
+        chosen = f"{name} {task}" if name == "hyperkvasir" else name
+        stem = f"images-{slug(f'{chosen} fold {fold} {scope} {backbone} {setting}')}"
+        style.save(images.draw(part), part, folder, stem)
+        trained = "heads on the frozen features of one network" if scope == "frozen" else "whole networks"
+        yield Entry(
+            "images",
+            stem,
+            f"Accuracy of {trained} on `{chosen}`, fold {fold} held out ({part.iloc[0]['test_images']:,} images), by head and "
+            f"preparation of the features: means over seeds with 95 % intervals. The MLP has the parameters of the KAN. "
+            f"{backbone}. Setting: {setting}.",
         )

@@ -36,6 +36,9 @@ TABLES: Mapping[str, tuple[int, str]] = {
         "Per arm over all points: range of its time over that of `efficient_kan`, how often beyond the noise.",
     ),
     "failed_cases": (10, "Cases without a value, each with its reason."),
+    "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
+    "published": (13, "Published baselines of HyperKvasir's 23 classes."),
+    "head_cost": (14, "What a head adds to the time and memory of the whole network."),
 }
 
 

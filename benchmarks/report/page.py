@@ -20,10 +20,18 @@ _SECTIONS = (
     ("capacity", "What fits", ("simulated", "frontier")),
     ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
     ("sparsity", "Test error against sparsity", ("sparsity",)),
+    ("images", "Heads on images", ("images", "published")),
+    ("head_cost", "What a head costs in the whole network", ("head_cost",)),
     ("time", "Time", ("time",)),
 )
 _SHORT = 30  # lines of a table that are shown on the page; longer ones are linked
 _NOTES = {
+    "images": "An interval over seeds says how much a training differs from the next, on one test fold. What other images "
+    "would give differs more: a share p of n images has a standard error of sqrt(p (1 - p) / n), 0.5 points at 97 % of 1,000. "
+    "Only a KAN has a grid to update and edges to penalise. The second table is the published one for HyperKvasir.",
+    "head_cost": "Forward and backward of the head alone, with the gradient for its inputs, over the same of the whole network "
+    "in training, in interleaved pairs. The memory of a head in the whole is what the peak has above that with a linear head: "
+    "early layers may reach the peak while the head holds nothing.",
     "memory": "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and "
     "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
     "whole process, libraries included: subtract the resident set before the call.",

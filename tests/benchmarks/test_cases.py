@@ -84,7 +84,16 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
     preset = presets.load(name)
     cases = presets.expand(preset)
     assert len({case.model_copy(update={"axes": ()}) for case in cases}) == len(cases)
-    assert {case.kind for case in cases} == {"speed", "memory", "simulated", "frontier", "penalty_cost", "sparsity"}
+    assert {case.kind for case in cases} == {
+        "speed",
+        "memory",
+        "simulated",
+        "frontier",
+        "penalty_cost",
+        "sparsity",
+        "head_cost",
+        "images",
+    }
     for case in cases:
         get_arm(case.arm)
     for axis in ("batch", "width", "grid", "order", "depth"):
