@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.cases import Case, dominates
+from benchmarks.cases import Case, Sweep, dominates
 from benchmarks.rows import Status
 from reference.arm import get_arm
 
@@ -78,6 +78,7 @@ class _Rates:
 
 
 _FLOPS = 5e10  # of one core in float32
+_STACKED_VALUE = 4.5e-8  # seconds per sample and hidden node of a step of one of many stacked networks
 _RATES = {
     "efficient_kan": _Rates(6e-4, 0.0, 1.2e-8),
     "pykan[default]": _Rates(3e-3, 4e-8, 4e-8, 1.5e-4),
@@ -107,11 +108,22 @@ def step_seconds(arm: str, case: Case) -> float:
     return total
 
 
+def _sweep_seconds(case: Case, sweep: Sweep) -> float:
+    """Return the predicted time of all trainings and refits of a sparsity case."""
+    runs = len(sweep.strengths) * len(sweep.seeds)
+    values = case.point.batch * sum(case.point.layers[1:-1])
+    products = case.point.batch * sum(i * o for i, o in pairwise(case.point.layers)) * (case.point.grid_size + 6)
+    # Refits know no penalty and make up most of the steps, so one rate does for both.
+    step = _STACKED_VALUE * values + 3 * 2 * products / _FLOPS
+    trained = runs * sweep.steps * (step if case.arm == "efficient_kan" else step_seconds("pykan[nosave]", case))
+    return trained + runs * sweep.refit_steps * len(sweep.edge_counts) * step
+
+
 def seconds(case: Case) -> float:
     """Return the predicted time of `case` were there no time limit."""
+    if case.sweep:
+        return _START + _sweep_seconds(case, case.sweep)
     step = step_seconds(case.arm, case)
-    if case.kind == "sparsity":
-        return _START + case.steps * step
     if case.kind in ("simulated", "frontier"):
         rates = _RATES.get(case.arm, _DEFAULT_RATES)
         edges = sum(i * o for i, o in pairwise(case.point.layers))

@@ -20,7 +20,10 @@ _BY_KIND = {
     "memory": ("benchmarks.measure.memory", "benchmarks.measure.live"),
     "simulated": ("benchmarks.measure.simulate", "benchmarks.measure.live"),
     "frontier": ("benchmarks.measure.simulate", "benchmarks.measure.live", "benchmarks.measure.frontier"),
-    "sparsity": ("benchmarks.measure.training", "benchmarks.tasks"),
+    "sparsity": (
+        *(f"benchmarks.study.{name}" for name in ("agreement", "original", "penalties", "stacked", "sweep", "training")),
+        "benchmarks.tasks",
+    ),
 }
 _ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")
 _GATED = ("speed", "penalty_cost")

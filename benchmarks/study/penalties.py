@@ -14,13 +14,18 @@ norm             edge norm
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Literal, cast, get_args
 
 Norm = Literal["weight_l1", "folded_l1", "sample_l1", "sample_std"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+# What the study ranks edges by on the same network, two by two: the norms, and the importance that it prunes by.
+RANKED: tuple[str, ...] = (*NORMS, "importance")
+PAIRS: tuple[tuple[str, str], ...] = tuple(combinations(RANKED, 2))
 ENTROPY = "+entropy"
 # The factor of the entropy term where the L1 term has factor 1, as the source of each norm has it by default.
 ENTROPY_FACTORS: dict[Norm, float] = {"weight_l1": 1.0, "folded_l1": 1.0, "sample_l1": 1.0, "sample_std": 2.0}
+CHECKED = "sample_std+entropy"  # pykan 0.2.8's own, which pykan itself is trained with in the cross-check
 PENALTIES: tuple[str, ...] = ("none", *(f"{norm}{entropy}" for norm in NORMS for entropy in ("", ENTROPY)))
 
 

@@ -5,7 +5,8 @@ see the same samples, whose first-layer features are constant in training and ex
 computes what `efficient_kan.KAN` does, and trains to the same weights.
 
 Shape legend: ``S`` seeds, ``N`` networks a seed, ``B`` samples, ``I`` inputs and ``O`` outputs of a layer, ``G`` intervals,
-``M = G + 4`` features of an input: its ``G + 3`` cubic B-splines and its SiLU. Samples come last in memory.
+``M = G + 6`` features of an input: its ``G + 3`` cubic B-splines between two rows that count for nothing, and its SiLU. Samples
+come last in memory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from benchmarks.study.penalties import NORMS, Norm
 from efficient_kan import KAN
 
 ORDER = 3
+PADDED = ORDER + 3  # features of an input beyond its intervals
+_RANKS = torch.arange(1 - ORDER, 2).unsqueeze(-1)  # the rows of the bases that are non-zero in interval 0
 _STD_OFFSET = 0.1  # pykan's, of the inputs' deviation in its penalty
 _SPREAD_OFFSET = 1e-4  # pykan's, of the outputs' deviation in its importance
 
@@ -35,9 +38,10 @@ class Layer:
     edge_mask: Tensor  # shape: (S, N, O, I)
 
     def folded_weight(self) -> Tensor:
-        """Coefficients of each edge's features, `(S, N, O, I, M)`, the base weight last."""
+        """Coefficients of each edge's features, `(S, N, O, I, M)`."""
         scale = (self.spline_scaler * self.edge_mask).unsqueeze(-1)
-        return torch.cat((self.spline_weight * scale, (self.base_weight * self.edge_mask).unsqueeze(-1)), dim=-1)
+        none = torch.zeros_like(scale)
+        return torch.cat((none, self.spline_weight * scale, none, (self.base_weight * self.edge_mask).unsqueeze(-1)), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,8 @@ class Moments:
         """Deviation of every edge with folded weights `(S, N, O, I, M)`: `(S, N, O, I)`."""
         s, n, o, i, m = weight.shape
         vectors = weight.double().permute(0, 3, 1, 2, 4).reshape(s, i, n * o, m)
-        vectors = torch.cat((vectors[..., :-1] - vectors[..., :-1].mean(-1, keepdim=True), vectors[..., -1:]), dim=-1)
+        splines = vectors[..., 1:-2]
+        vectors = torch.cat((vectors[..., :1], splines - splines.mean(-1, keepdim=True), vectors[..., -2:]), dim=-1)
         variance = ((vectors @ self.covariance) * vectors).sum(-1).clamp(min=0)
         found = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
         return found.view(s, i, n, o).permute(0, 2, 3, 1).to(weight.dtype)
@@ -225,41 +230,38 @@ class _Expand(torch.autograd.Function):
     """Features of every value: `(..., B) -> (..., M, B)`.
 
     On uniform knots the four cubic bases that can be non-zero are fixed polynomials of the place within the interval. They are
-    written to their rows; those of bases that do not exist go to the last row, which the SiLU then takes.
+    written to their rows; those of bases that do not exist go to the first or the last but one, which all weights leave out.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
-        bases = grid.size + ORDER
-        place = ((x - grid.low) / grid.step + ORDER).clamp_(-1, grid.size + 2 * ORDER)
-        # NaN has no interval: it is sent outside, and its SiLU carries it on.
-        cell = place.nan_to_num(-1.0).floor_()
+        place = torch.add(ORDER - grid.low / grid.step, x, alpha=1 / grid.step).clamp_(-1, grid.size + 2 * ORDER)
+        cell = place.floor()
         t = place.sub_(cell)
+        which = _RANKS + cell.nan_to_num_(-1.0).long().unsqueeze(-2)
+        which.clamp_(0, grid.size + ORDER + 1)
         rest, square = 1 - t, t * t
         values = x.new_empty((*x.shape[:-1], ORDER + 1, x.shape[-1]))
-        torch.mul(rest * rest, rest, out=values[..., 0, :]).div_(6)
-        torch.mul(square, t / 2 - 1, out=values[..., 1, :]).add_(2 / 3)
-        torch.mul(square, t, out=values[..., 3, :]).div_(6)
-        torch.sub(1 - values[..., 0, :], values[..., 1, :], out=values[..., 2, :]).sub_(values[..., 3, :])
-        which = cell.long().sub_(ORDER).unsqueeze(-2) + torch.arange(ORDER + 1).unsqueeze(-1)
-        exists = (which >= 0) & (which < bases)
-        which.masked_fill_(~exists, bases)
-        features = x.new_zeros((*x.shape[:-1], bases + 1, x.shape[-1])).scatter_(-2, which, values)
+        first, second, third, last = values.unbind(-2)
+        torch.mul(rest, rest, out=first).mul_(rest).div_(6)
+        torch.mul(square, t, out=last).div_(6)
+        torch.mul(square, t / 2 - 1, out=second).add_(2 / 3)
+        torch.sub(1 - first, second, out=third).sub_(last)
+        features = x.new_zeros((*x.shape[:-1], grid.size + PADDED, x.shape[-1])).scatter_(-2, which, values)
         gate = torch.sigmoid(x)
         torch.mul(x, gate, out=features[..., -1, :])
         if ctx.needs_input_grad[0]:
-            slopes = values
-            torch.mul(rest, rest, out=slopes[..., 0, :]).mul_(-0.5)
-            torch.mul(t, 1.5 * t - 2, out=slopes[..., 1, :])
-            torch.mul(square, 0.5, out=slopes[..., 3, :])
-            torch.sub(-slopes[..., 0, :], slopes[..., 1, :], out=slopes[..., 2, :]).sub_(slopes[..., 3, :])
-            ctx.save_for_backward(which, slopes.mul_(exists).div_(grid.step), gate * (1 + x * (1 - gate)))
+            torch.mul(rest, rest, out=first).mul_(-0.5 / grid.step)
+            torch.mul(square, 0.5 / grid.step, out=last)
+            torch.mul(t, (1.5 * t).sub_(2), out=second).div_(grid.step)
+            torch.add(first, second, out=third).add_(last).neg_()
+            ctx.save_for_backward(which, values, x.mul(1 - gate).add_(1).mul_(gate))
         return features
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         which, slopes, of_silu = ctx.saved_tensors
-        return (grad.gather(-2, which) * slopes).sum(-2).addcmul_(grad[..., -1, :], of_silu), None
+        return grad.gather(-2, which).mul_(slopes).sum(-2).addcmul_(grad[..., -1, :], of_silu), None
 
 
 def _expand(x: Tensor, grid: Grid) -> Tensor:

@@ -130,7 +130,10 @@ def test_features_are_the_packages_beyond_the_grid_too() -> None:
     stack = Stack.of([[kan]])
     found = stack.forward(stack.features(x[None, None]))
     torch.testing.assert_close(found[0, 0, 0], kan(x[:, None])[:, 0].detach(), rtol=1e-12, atol=1e-13)
-    assert torch.autograd.gradcheck(lambda v: stacked._expand(v, stack.grid), x[None, :40].clone().requires_grad_())
+    weight = torch.linspace(1, 2, 5 + stacked.PADDED, dtype=torch.float64).unsqueeze(-1)
+    weight[[0, -2]] = 0.0  # the rows of bases that do not exist
+    beyond = x[None, ::7].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: (weight * stacked._expand(v, stack.grid)).sum(-2), beyond)
 
 
 def test_other_shapes_are_refused() -> None:
