@@ -53,7 +53,7 @@ class Point(Record):
 
 
 class Sweep(Record):
-    """What a sparsity case trains: every strength of one penalty, from the initial weights of every seed; see `benchmarks.study`.
+    """What a sparsity case trains: every strength of one penalty, from the initial weights of every seed (`benchmarks.study`).
 
     Each trained network is pruned to every one of `edge_counts` and refitted.
     """
@@ -119,9 +119,7 @@ def dominates(case: Case, smaller: Case) -> bool:
         return False
     if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
         return False
-    if any(
-        getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "capacities_gib")
-    ):
+    if any(getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "capacities_gib")):
         return False
     a, b = case.point, smaller.point
     if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):

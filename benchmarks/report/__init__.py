@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, page, tables
+from benchmarks.report import figures, page, sparsity, tables
 
 _MANIFEST = "rendered.json"
 
@@ -24,6 +24,7 @@ def render(out: Path) -> None:
     """
     out = Path(out)
     data = stored.load(out)
+    studies = sparsity.studies(data)
     with tempfile.TemporaryDirectory(dir=out, prefix=".render-") as name:
         aside = Path(name)
         for folder in ("figures", "tables"):
@@ -39,15 +40,15 @@ def render(out: Path) -> None:
                 tables.simulated(data),
                 tables.frontier(data),
                 tables.penalty_cost(data),
-                tables.sparsity(data),
+                *(table for study in studies for table in sparsity.tables(study, named=len(studies) > 1)),
                 tables.failed(data),
             )
         }
         for table in made.values():
             if not table.frame.empty:
                 table.save(aside / "tables")
-        drawn = figures.draw_all(data, aside / "figures")
-        (aside / "README.md").write_text(page.page(data, made, drawn), encoding="utf-8")
+        drawn = figures.draw_all(data, studies, aside / "figures")
+        (aside / "README.md").write_text(page.page(data, studies, made, drawn), encoding="utf-8")
         _move(aside, out)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report import capacity, penalties, scaling, style, tables
+from benchmarks.report import capacity, penalties, scaling, sparsity_figures, style, tables
 from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
+from benchmarks.report.sparsity import Study
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ _SCALING = (
 _COLUMNS = 3  # panels side by side that stay readable at the width of a page
 
 
-def draw_all(data: Data, folder: Path) -> list[Entry]:
+def draw_all(data: Data, studies: Sequence[Study], folder: Path) -> list[Entry]:
     """Write every figure the rows allow into `folder` and return them in the order of the page."""
     entries: list[Entry] = []
     with style.applied():
@@ -51,7 +52,7 @@ def draw_all(data: Data, folder: Path) -> list[Entry]:
         entries += _named(data, folder)
         entries += _frontier(data, folder)
         entries += _penalty_costs(data, folder)
-        entries += _sparsity(data, folder)
+        entries += _sparsity(studies, folder)
     return entries
 
 
@@ -153,21 +154,9 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
         )
 
 
-def _sparsity(data: Data, folder: Path) -> Iterator[Entry]:
-    frame = data.sparsity
-    if frame.empty:
-        return
-    for key, part in frame.groupby(["setting", "task", "arm", "layers", "grid_size", "threshold"], sort=True):
-        setting, task, arm, layers, grid_size, threshold = key
-        failed = int(part["test_rmse"].isna().sum())
-        if failed == len(part):
-            continue
-        name = f"sparsity-{slug(f'{task} {arm} {layers} g{grid_size} {setting}')}"
-        style.save(penalties.draw_sparsity(part), part, folder, name)
-        yield Entry(
-            "sparsity",
-            name,
-            f"Test error against active edges on `{task}`: `{arm}`, layers {layers}, G = {grid_size} ({setting}). An edge is "
-            f"active if its importance exceeds {threshold:g}. Faint: single seeds; joined: medians over seeds, by strength."
-            + (f" {failed} of {len(part)} runs failed and are not drawn." if failed else ""),
-        )
+def _sparsity(studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
+    for study in studies:
+        for stem, figure, drawn, caption in sparsity_figures.draw_all(study):
+            name = f"{stem}-{slug(study.setting)}"
+            style.save(figure, drawn, folder, name)
+            yield Entry("sparsity", name, f"{caption} Setting: {study.setting}.")

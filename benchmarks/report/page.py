@@ -11,6 +11,7 @@ from benchmarks.report.cells import markdown, number
 from benchmarks.report.data import AXES, POINT, Data, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.scaling import MODES
+from benchmarks.report.sparsity import Study
 from benchmarks.report.tables import BASELINE, Table
 
 _SECTIONS = (
@@ -19,19 +20,17 @@ _SECTIONS = (
     ("memory", "Memory", ("memory", "cross_check")),
     ("capacity", "What fits", ("simulated", "frontier")),
     ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
-    ("sparsity", "Test error against sparsity", ("sparsity",)),
+    ("sparsity", "Does L1 on the weights do the job? The sparsity study", ()),
 )
 _NOTES = {
     "memory": "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and "
     "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
     "whole process, libraries included: subtract the resident set before the call.",
     "penalty_cost": "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values.",
-    "sparsity": "A network counts as sparse here by edges whose importance is at most the declared threshold; "
-    "the right half shows what the error is once those edges are really gone.",
 }
 
 
-def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry]) -> str:
+def page(data: Data, studies: Sequence[Study], tables: Mapping[str, Table], figures: Sequence[Entry]) -> str:
     """Return the page. `tables` by name, `figures` in order; both are linked relative to the page."""
     parts = ["# Benchmark report", _overview(data), "## At the centre point", _sentences(tables["summary"].frame)]
     parts += [tables["summary"].markdown(), _reading(data)]
@@ -40,6 +39,10 @@ def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry]) -> s
     for section, heading, names in _SECTIONS:
         shown = [entry for entry in figures if entry.section == section]
         full = [name for name in names if not tables[name].frame.empty]
+        if section == "sparsity":
+            study_tables = [table for name, table in tables.items() if name.startswith("sparsity") and not table.frame.empty]
+            parts += [f"## {heading}", *_study(studies, study_tables, shown)] if studies else []
+            continue
         if not shown and not full:
             continue
         parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *map(_figure, shown)]
@@ -47,6 +50,43 @@ def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry]) -> s
             parts.append(f"<details><summary>All values</summary>\n\n{tables[name].markdown()}\n\n</details>\n\n{_files(name)}")
     parts += ["## Failed cases", _failures(data, tables["failed_cases"]), "## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_STUDY_TABLES = {
+    "sparsity_penalties": "Every penalty against no penalty",
+    "sparsity_tasks": "Every penalty on every task: medians over seeds at the chosen strengths",
+    "sparsity_ends": "Do the strengths reach from no effect to collapse?",
+    "sparsity_cross_check": "pykan itself against this package's form of its penalty",
+    "sparsity_declared": "The tasks",
+}
+
+
+def _study(studies: Sequence[Study], tables: Sequence[Table], figures: Sequence[Entry]) -> list[str]:
+    """The verdict first, then the figures, then the other tables."""
+    parts = []
+    for study in studies:
+        totals = sorted({int(counts[-1]) for counts in study.runs["edge_counts"]})
+        parts.append(
+            f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.runs['seed'].nunique()} seeds "
+            f"({study.setting}): {study.failed()}. Each was pruned to every declared number of its {totals[0]} to {totals[-1]} "
+            "edges by one importance score and refitted without a penalty. The error is measured on samples that were neither "
+            "trained on nor used to choose a strength; 1 is what a constant gives. The verdict is computed from the rows by a "
+            "rule that was committed before the first full run: benchmarks/study/RULE.md."
+        )
+        tied = study.verdicts[study.verdicts["verdict"] == "no rows"] if "verdict" in study.verdicts else study.verdicts
+        if not tied.empty:
+            missing = sorted({f"{line['candidate']} on {line['family']}" for line in tied.to_dict("records")})
+            parts.append(f"No verdict for want of rows: {', '.join(missing)}.")
+    shown = {table.name: table for table in tables}
+    for name, table in shown.items():
+        if name.startswith("sparsity_verdict"):
+            parts += [table.markdown(), _files(name)]
+    parts += map(_figure, figures)
+    for name, table in shown.items():
+        if not name.startswith("sparsity_verdict"):
+            heading = _STUDY_TABLES[name.partition("-")[0]]
+            parts.append(f"<details><summary>{heading}</summary>\n\n{table.markdown()}\n\n</details>\n\n{_files(name)}")
+    return parts
 
 
 def _overview(data: Data) -> str:

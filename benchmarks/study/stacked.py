@@ -96,7 +96,9 @@ class Stack:
 
     def select(self, indices: Tensor) -> Stack:
         """A stack of copies of the networks `indices` `(n,)` of each seed."""
-        return Stack([Layer(*(tensor.index_select(1, indices) for tensor in vars(one).values())) for one in self.layers], self.grid)
+        return Stack(
+            [Layer(*(tensor.index_select(1, indices) for tensor in vars(one).values())) for one in self.layers], self.grid
+        )
 
     def features(self, x: Tensor) -> Tensor:
         """First-layer features `(S, I, M, B)` of samples `x` `(S, I, B)`."""
@@ -111,15 +113,15 @@ class Stack:
                 features = _expand(y, self.grid)
         return y
 
-    def forward_with_norms(self, features: Tensor, norm: Norm, moments: Moments | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Outputs and the edge norms `(S, N, O, I)` of every layer; `moments` of the first layer's features if at hand."""
+    def forward_with_norms(self, features: Tensor, norm: Norm, moments: Moments) -> tuple[Tensor, list[Tensor]]:
+        """Outputs and the edge norms `(S, N, O, I)` of every layer; `moments` are those of the first layer's `features`."""
         norms = []
         x: Tensor | None = None
         for n, layer in enumerate(self.layers):
             if norm in ("weight_l1", "folded_l1"):
                 norms.append(weight_norms(layer, folded=norm == "folded_l1"))
                 y = _apply(layer, features, first=n == 0)
-            elif n == 0 and norm == "sample_std" and moments is not None:
+            elif n == 0 and norm == "sample_std":
                 norms.append(moments.deviations(layer.folded_weight()) / (moments.spread + _STD_OFFSET))
                 y = _apply(layer, features, first=True)
             else:
@@ -127,8 +129,8 @@ class Stack:
                 if norm == "sample_l1":
                     norms.append(_sample_l1(edges))
                 else:
-                    spread = moments.spread if x is None and moments is not None else _spread(x, features, self.grid)
-                    norms.append(edges.std(-1).movedim(-2, -1) / (spread + _STD_OFFSET))
+                    assert x is not None
+                    norms.append(edges.std(-1).movedim(-2, -1) / (x.std(-1).unsqueeze(-2) + _STD_OFFSET))
                 y = _apply(layer, features, first=True) if n == 0 else edges.sum(-3)
             if n + 1 < len(self.layers):
                 x, features = y, _expand(y, self.grid)
@@ -137,9 +139,7 @@ class Stack:
     @torch.no_grad()
     def all_norms(self, features: Tensor, moments: Moments) -> dict[str, list[Tensor]]:
         """Every norm of the study, by name, and "importance"; each `(S, N, O, I)` a layer."""
-        found: dict[str, list[Tensor]] = {
-            norm: self.forward_with_norms(features, norm, moments)[1] for norm in NORMS
-        }
+        found: dict[str, list[Tensor]] = {norm: self.forward_with_norms(features, norm, moments)[1] for norm in NORMS}
         return found | {"importance": self.importance(features, moments)}
 
     @torch.no_grad()
@@ -191,18 +191,14 @@ def weight_norms(layer: Layer, *, folded: bool) -> Tensor:
     norms = layer.spline_weight.abs().mean(-1)
     if folded:
         norms = norms * layer.spline_scaler.abs() + layer.base_weight.abs()
-    return norms * layer.edge_mask
+    masked: Tensor = norms * layer.edge_mask
+    return masked
 
 
 def _sample_l1(edges: Tensor) -> Tensor:
     """Mean absolute values: `(S, N, I, O, B) -> (S, N, O, I)`."""
-    return (torch.linalg.vector_norm(edges, ord=1, dim=-1) / edges.shape[-1]).movedim(-2, -1)
-
-
-def _spread(x: Tensor | None, features: Tensor, grid: Grid) -> Tensor:
-    if x is None:
-        raise ValueError(f"moments: expected those of the first layer's features {tuple(features.shape)}, got none")
-    return x.std(-1).unsqueeze(-2)
+    sums: Tensor = torch.linalg.vector_norm(edges, ord=1, dim=-1)
+    return (sums / edges.shape[-1]).movedim(-2, -1)
 
 
 def _apply(layer: Layer, features: Tensor, *, first: bool) -> Tensor:

@@ -120,7 +120,9 @@ class _Yardstick:
 
     def __init__(self, task: Task, sweep: Sweep, data: _Data, stack: Stack, agreement: _Agreement) -> None:
         self.task, self.sweep, self.data, self.stack, self.agreement = task, sweep, data, stack, agreement
-        self.parts = {name: (stack.features(x), y) for name in ("train", "validation", "test") for x, y in (getattr(data, name),)}
+        self.parts = {
+            name: (stack.features(x), y) for name in ("train", "validation", "test") for x, y in (getattr(data, name),)
+        }
         self.moments = Moments(data.train[0], self.parts["train"][0])
         self.norms = stack.all_norms(self.parts["train"][0], self.moments)
         self.scores = torch.cat([score.flatten(2) for score in self.norms["importance"]], dim=2)  # shape: (S, N, E)
@@ -199,7 +201,8 @@ class _Yardstick:
 
 def _entropy(scores: Tensor) -> Tensor:
     shares = scores.double() / scores.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return -torch.special.xlogy(shares, shares).sum()
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum()
+    return entropy
 
 
 def _number(value: Tensor | float) -> float | None:

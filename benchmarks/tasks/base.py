@@ -10,6 +10,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -168,12 +169,13 @@ class DataSet(Task):
 
 
 def _standardised(y: Array, train: int) -> Array:
-    return ((y - y[:train].mean()) / y[:train].std())[:, None]
+    moved: Array = ((y - y[:train].mean()) / y[:train].std())[:, None]
+    return moved
 
 
 def _split(x: Array, y: Array | NDArray[np.int64], sizes: Sizes) -> Split:
     ends = np.cumsum([0, sizes.train, sizes.validation, sizes.test])
-    train, validation, test = (Part(x[a:b], y[a:b]) for a, b in zip(ends, ends[1:], strict=False))
+    train, validation, test = (Part(x[a:b], y[a:b]) for a, b in pairwise(ends))
     return Split(train, validation, test)
 
 

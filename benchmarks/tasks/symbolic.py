@@ -15,7 +15,7 @@ _SIZES = Sizes(train=400, validation=200, test=1000)
 
 
 def _exp_sin(x: Array, y: Array) -> Array:
-    return np.exp(np.sin(np.pi * x) + y**2)
+    return np.asarray(np.exp(np.sin(np.pi * x) + y**2))
 
 
 def _product(x: Array, y: Array) -> Array:
@@ -23,11 +23,11 @@ def _product(x: Array, y: Array) -> Array:
 
 
 def _four(a: Array, b: Array, c: Array, d: Array) -> Array:
-    return np.exp((np.sin(np.pi * (a**2 + b**2)) + np.sin(np.pi * (c**2 + d**2))) / 2)
+    return np.asarray(np.exp((np.sin(np.pi * (a**2 + b**2)) + np.sin(np.pi * (c**2 + d**2))) / 2))
 
 
 def _hundred(*x: Array) -> Array:
-    return np.exp(np.mean(np.sin(np.pi * np.stack(x) / 2) ** 2, axis=0))
+    return np.asarray(np.exp(np.mean(np.sin(np.pi * np.stack(x) / 2) ** 2, axis=0)))
 
 
 def _i_27_6(a: Array, b: Array) -> Array:
@@ -35,7 +35,7 @@ def _i_27_6(a: Array, b: Array) -> Array:
 
 
 def _ii_35_18(n: Array, a: Array) -> Array:
-    return n / (np.exp(a) + np.exp(-a))
+    return np.asarray(n / (np.exp(a) + np.exp(-a)))
 
 
 TASKS = (
