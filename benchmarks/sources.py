@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import tasks
 from benchmarks.cases import Case
 from reference.arm import Arm, get_arm
 from reference.environments import get_environment
@@ -63,6 +64,8 @@ def source_hash(case: Case, plugin: Path | None = None) -> str:
 def versions(case: Case) -> dict[str, str]:
     """Return the installed versions of Python and of the packages that decide what `case` gives."""
     packages = {"torch", "numpy", *(package for arm in _arms(case) for package in arm.packages)}
+    if case.sweep:
+        packages |= {"scipy", *tasks.get_task(case.sweep.task).packages}
     found = {"python": platform.python_version()} | {name: _version(name) for name in sorted(packages)}
     if environment := get_arm(case.arm).environment:
         found |= dict(requirement.split("==") for requirement in get_environment(environment).requirements)

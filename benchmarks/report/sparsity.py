@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks import tasks
-from benchmarks.report.cells import View, code, number, numbers, text_of
+from benchmarks.report.cells import View, code, numbers, text_of
 from benchmarks.report.data import Data, slug
 from benchmarks.report.tables import Table
 from benchmarks.study import rule as rules
@@ -290,7 +290,7 @@ def _by_task(study: Study) -> Table:
 
 
 def _of(part: float, total: float) -> str:
-    return f"{number(part)} of {total:g}"
+    return f"{part:g} of {total:g}"
 
 
 def _ends(study: Study) -> Table:

@@ -88,7 +88,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         "The whole sweep: geometric mean of the test error along the curve over the strength of the penalty. Dashed: without "
-        f"the entropy term. The grey line is no penalty. {bands} ({seeds}).",
+        f"the entropy term. The black line is no penalty. {bands} ({seeds}).",
     )
     figure, drawn = agreement(study)
     if not drawn.empty:
@@ -173,7 +173,7 @@ def effects(study: Study) -> Figure:
     frame = study.against_none
     order = list(dict.fromkeys(frame["candidate"]))
     families = [name for name in study.families if name in set(frame["family"])]
-    figure = Figure(figsize=(WIDTH_INCHES, 0.19 * len(order) + 0.75), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.7), layout="constrained")
     grid = figure.subplots(1, len(families), squeeze=False, sharey=True)
     for axes, family in zip(grid[0], families, strict=True):
         axes.axvline(1, color=GREY, linewidth=0.8)
@@ -188,8 +188,8 @@ def effects(study: Study) -> Figure:
         axes.set_xlim(min(ends[0], 0.9), max(ends[1], 1.1))
         log_axis(axes, "x")
         axes.set_title(family)
-        axes.set_xlabel("error / that without penalty")
         axes.grid(visible=False, axis="y")
+    grid[0, len(families) // 2].set_xlabel("test error at equal edges / that without a penalty")
     grid[0, 0].set_yticks(range(len(order)), [label(name) for name in order])
     grid[0, 0].invert_yaxis()
     return figure
@@ -202,15 +202,16 @@ def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
     figure = Figure(figsize=(WIDTH_INCHES, 1.65 * max(len(rows), 1) + 0.6), layout="constrained")
     grid = figure.subplots(max(len(rows), 1), len(families), squeeze=False, sharex=True, sharey="col")
     for row, names in zip(grid, rows, strict=False):
+        entropy = "with" if any(name.endswith(ENTROPY) for name in names) else "without"
         for axes, family in zip(row, families, strict=True):
             for penalty in names:
                 found = sparsity.sweep_band(study, penalty, family)
                 if penalty == "none" and found is not None:
-                    axes.axhline(math.exp(found.y[0]), color=GREY, linewidth=1.0)
+                    axes.axhline(math.exp(found.y[0]), color=BLACK, linewidth=1.0)
                     drawn.append(_frame(found, np.exp, {"family": family, "penalty": penalty}))
                 else:
                     drawn.append(_plot(axes, found, penalty, np.exp, {"family": family}, marked=True))
-            axes.set_title(f"{family}, {'with' if row is grid[0] else 'without'} entropy")
+            axes.set_title(f"{family}, {entropy} entropy")
             axes.set_xscale("log")
             axes.set_yscale("log")
             log_axis(axes, "y")
@@ -219,7 +220,7 @@ def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
         _decades(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel("test error, mean over\nthe curve (geometric)")
-    _legend(figure, study.penalties)
+    _legend(figure, study.penalties, marked=True)
     return figure, pd.concat(drawn, ignore_index=True)
 
 
@@ -235,7 +236,7 @@ def agreement(study: Study) -> tuple[Figure, pd.DataFrame]:
             own = _pair_look(pair)
             keys = {"trained with": penalty, "first": pair[0], "second": pair[1]}
             drawn.append(_draw(axes, found, own, lambda y: y, keys, marked=True))
-        axes.set_title(f"trained with {label(penalty)}")
+        axes.set_title(f"trained with {_trained(penalty)}")
         axes.set_xlabel("share of the training")
         axes.axhline(0, color=GREY, linewidth=0.6)
     grid[0, 0].set_ylabel("rank correlation of two\nnorms of the same edges")
@@ -246,6 +247,12 @@ def agreement(study: Study) -> tuple[Figure, pd.DataFrame]:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure, pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame()
+
+
+def _trained(penalty: str) -> str:
+    """A penalty in few words."""
+    norm, plus, entropy = penalty.partition("+")
+    return "no penalty" if norm == "none" else f"{_short(norm)}{' ' + plus + ' ' if plus else ''}{entropy}"
 
 
 def _pair_look(pair: tuple[str, str]) -> Look:
@@ -338,10 +345,11 @@ def _frame(found: Band, scale: Callable[..., np.ndarray], keys: dict[str, str]) 
     return pd.DataFrame(values).assign(**keys)
 
 
-def _legend(figure: Figure, penalties: Sequence[str]) -> None:
+def _legend(figure: Figure, penalties: Sequence[str], *, marked: bool = False) -> None:
     """One entry a norm; where both forms of a norm are drawn, dashes are explained by the caption."""
     norms = [name for name in ("none", *NORMS) if any(one.removesuffix(ENTROPY) == name for one in penalties)]
-    handles = [Line2D([], [], color=_LOOKS[name].colour, marker=_LOOKS[name].marker, label=label(name)) for name in norms]
+    markers = {name: _LOOKS[name].marker if marked and name != "none" else "" for name in norms}
+    handles = [Line2D([], [], color=_LOOKS[name].colour, marker=markers[name], label=label(name)) for name in norms]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 

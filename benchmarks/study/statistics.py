@@ -48,7 +48,8 @@ def sign_flip_p(differences: Sequence[ArrayLike], rng: np.random.Generator, *, r
     """One-sided p-value for differences above zero: how often flipped signs give as large a mean.
 
     The mean, because flipping the outer quarters leaves an interquartile mean as it is: few differences, however clear, could
-    never have a small p-value. The identity counts as one of the flips, so that the value is never zero. Where all differences are zero it is one.
+    never have a small p-value. The identity counts as one of the flips, so that the value is never zero. Where all differences
+    are zero it is one.
     """
     values = np.concatenate(_checked(differences))
     # Rounding of equal sums must not turn a tie into a win.

@@ -152,7 +152,7 @@ class _Yardstick:
                     entropy=None if failed else _number(_entropy(self.scores[s, n])),
                     relevance_auc=None if failed else self._auc(scores[0].sum(0)),
                     exact_structure=None if failed else self._exact(s, n),
-                    agreement=tuple(tuple(map(_number, look[s, n])) for look in self.agreement.found),
+                    agreement=tuple(tuple(_number(one, 3) for one in look[s, n]) for look in self.agreement.found),
                 )
 
     def _curves(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,7 +205,7 @@ def _entropy(scores: Tensor) -> Tensor:
     return entropy
 
 
-def _number(value: Tensor | float) -> float | None:
-    """Five significant digits, which is more than any seed repeats; None if not finite."""
+def _number(value: Tensor | float, digits: int = 4) -> float | None:
+    """`value` to some significant digits, more of which would only fill the file of rows; None if it is not finite."""
     number = float(value)
-    return float(f"{number:.5g}") if np.isfinite(number) else None
+    return float(f"{number:.{digits}g}") if np.isfinite(number) else None

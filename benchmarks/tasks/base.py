@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -99,6 +99,11 @@ class Task(ABC):
         """The smallest network that computes the target, if it is known."""
         return None
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions whose version decides the samples, beside numpy and scipy."""
+        return ()
+
     def _generator(self, seed: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, seed])
 
@@ -137,7 +142,7 @@ class Formula(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Task):
-    """Real samples: `load` returns all x (N, I) and y (N,); `requires` are the packages that it imports.
+    """Real samples: `load` returns all x (N, I) and y (N,); `requires` maps modules that it imports to distributions.
 
     A seed draws which samples belong to which part. Inputs are moved to [-1, 1] by the extremes of the training part, and
     what lies beyond in the other parts is cut off.
@@ -145,15 +150,19 @@ class DataSet(Task):
 
     load: Callable[[], tuple[Array, Array]]
     features: int
-    requires: tuple[str, ...]
+    requires: Mapping[str, str]
 
     @property
     def inputs(self) -> int:
         return self.features
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return tuple(self.requires.values())
+
     def draw(self, seed: int) -> Split:
-        for package in self.requires:
-            if importlib.util.find_spec(package) is None:
+        for module, package in self.requires.items():
+            if importlib.util.find_spec(module) is None:
                 raise Missing(f"{self.name} needs {package}, which is not installed")
         x, y = self.load()
         if x.shape[1] != self.features or len(x) < self.sizes.total:

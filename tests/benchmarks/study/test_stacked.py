@@ -69,10 +69,10 @@ def test_every_member_trains_to_the_weights_of_the_plain_loop(penalty: str, clas
     stack = Stack.of(networks())
     features = stack.features(x)
     strengths = torch.tensor(STRENGTHS, dtype=torch.float64).expand(len(SEEDS), -1)
-    training.train(stack, features, Moments(x, features), y, steps=30, penalty=penalty, strengths=strengths)
+    training.train(stack, features, Moments(x, features), y, steps=12, penalty=penalty, strengths=strengths)
     for (s, seed_networks), (n, strength) in itertools.product(enumerate(networks()), enumerate(STRENGTHS)):
         target = y[s] if classes else y[s].T
-        kan = trained_alone(seed_networks[n], x[s].T, target, penalty, strength, 30)
+        kan = trained_alone(seed_networks[n], x[s].T, target, penalty, strength, 12)
         for layer, own in zip(stack.layers, kan.kan_layers, strict=True):
             for name in ("base_weight", "spline_weight", "spline_scaler"):
                 # Adam divides by the size of a gradient, so rounding of tiny ones shows at 1e-9 at most.
