@@ -47,6 +47,8 @@ def peak_bytes(case: Case) -> int | None:
     get_arm(case.arm)
     point = case.point
     item = 8 if point.dtype == "float64" else 4
+    if case.sweep:
+        return item * _sweep_elements(case, case.sweep)
     layers = list(pairwise(point.layers))
     basis = point.grid_size + point.spline_order
     inputs = point.batch * (point.layers[0] + point.layers[-1])
@@ -65,6 +67,17 @@ def peak_bytes(case: Case) -> int | None:
     kept = (factors.kept_e + extra) * sum(e) + factors.kept_t * sum(t)
     working = max((factors.transient_e * a + factors.transient_t * b for a, b in zip(e, t, strict=True)), default=0.0)
     return int(item * (4 * kan_parameters + inputs + kept + working))
+
+
+def _sweep_elements(case: Case, sweep: Sweep) -> int:
+    """Return the predicted number of elements that a sparsity case holds at its peak: features, edges, weights of all runs."""
+    point, seeds = case.point, len(sweep.seeds)
+    runs, edges = seeds * len(sweep.strengths), sum(i * o for i, o in pairwise(point.layers))
+    features = point.grid_size + 6
+    shared = 4 * seeds * point.batch * point.layers[0] * features  # the first layer's, of all parts
+    hidden = 6 * features * max(runs * point.batch * sum(point.layers[1:-1]), 100_000)
+    per_sample = 3 * runs * edges * point.batch if sweep.penalty.startswith("sample") else 0
+    return shared + hidden + per_sample + 6 * runs * edges * features
 
 
 @dataclass(frozen=True)

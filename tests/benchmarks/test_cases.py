@@ -18,7 +18,7 @@ CASE = Case(kind="speed", arm="cox_de_boor", baseline="efficient_kan", point=POI
 
 def test_keys_are_stable_and_depend_on_what_is_measured_only() -> None:
     own = case_key(CASE, "s", {"torch": "1"}, "m")
-    assert own == "73a2305394069e9e9aea"
+    assert own == "704ff80a3be75317a908"
     relabelled = CASE.model_copy(update={"axes": ("batch",), "name": "n", "timeout_s": 9.0})
     assert case_key(relabelled, "s", {"torch": "1"}, "m") == own
     others = [
