@@ -9,7 +9,7 @@ from scipy import special
 
 from benchmarks.tasks.base import Array, Formula, Sizes
 
-_SIZES = Sizes(train=400, validation=200, test=1000)
+_SIZES = Sizes(train=320, validation=200, test=1000)
 
 
 def _lpmv(degree: Array, x: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.tasks.base import Array, Formula, Sizes
 
 _UNIT = (-1.0, 1.0)
-_SIZES = Sizes(train=400, validation=200, test=1000)
+_SIZES = Sizes(train=320, validation=200, test=1000)
 
 
 def _exp_sin(x: Array, y: Array) -> Array:

@@ -165,7 +165,7 @@ def test_the_study_goes_through_all_penalties_strengths_and_seeds() -> None:
     groups = presets.expand(preset.model_copy(update={"sparsity": grouped}), ["sparsity"], ["efficient_kan"])
     assert [case.sweep.seeds for case in groups if case.sweep] == [(0, 1, 2), (3, 4, 5), (6,)]
     endless = preset.sparsity.model_copy(update={"ends": {}})
-    with pytest.raises(ValueError, match=r"sparsity\.ends: expected an entry for 'weight_l1'"):
+    with pytest.raises(ValueError, match=r"sparsity\.ends: expected an entry for 'sample_std\+entropy'"):
         presets.expand(preset.model_copy(update={"sparsity": endless}), ["sparsity"])
 
 
