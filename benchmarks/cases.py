@@ -92,6 +92,21 @@ class ImageStudy(Record):
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
+class Sweep(Record):
+    """What a sparsity case trains: every strength of one penalty, from the initial weights of every seed (`benchmarks.study`).
+
+    Each trained network is pruned to every one of `edge_counts` and refitted.
+    """
+
+    task: str
+    penalty: str = Field(description="see `benchmarks.study.penalties`")
+    strengths: tuple[float, ...] = Field(min_length=1, description="factors of the penalty in the training loss, ascending")
+    seeds: tuple[int, ...] = Field(min_length=1)
+    steps: int = Field(ge=1)
+    refit_steps: int = Field(ge=0)
+    edge_counts: tuple[int, ...] = Field(min_length=1, description="ascending; the last is all edges")
+
+
 class Case(Record):
     """One measurement in one fresh process.
 
@@ -106,10 +121,7 @@ class Case(Record):
     baseline: str | None = None
     modes: tuple[Mode, ...] = ()
     penalty: Penalty = "none"
-    strength: float = Field(default=0.0, ge=0, description="factor of the penalty in the training loss (sparsity)")
-    task: str | None = Field(default=None, description="name of the task trained on (sparsity)")
-    steps: int = Field(default=0, ge=0, description="optimiser steps (sparsity)")
-    threshold: float = Field(default=0.0, ge=0, description="an edge is active if its importance exceeds this (sparsity)")
+    sweep: Sweep | None = Field(default=None, description="what is trained (sparsity)")
     images: ImageStudy | None = Field(default=None, description="what is trained (images)")
     backbone: Backbone | None = Field(default=None, description="what lies below the head (head_cost)")
     seed: int = 0
@@ -129,8 +141,9 @@ class Case(Record):
     def label(self) -> str:
         """Short text for progress bars and listings."""
         extra = "" if self.penalty == "none" else f" {self.penalty}"
-        if self.kind == "sparsity":
-            extra += f" strength={self.strength:g} seed={self.seed}"
+        if self.sweep:
+            runs = len(self.sweep.strengths) * len(self.sweep.seeds)
+            extra += f" {self.sweep.task} {self.sweep.penalty}: {runs} runs, seeds from {self.sweep.seeds[0]},"
         if self.images:
             it = self.images
             extra += f" {it.data} {it.scope} {it.head} {it.preparation}: {len(it.penalties) * len(it.seeds)} runs,"
@@ -152,9 +165,7 @@ def dominates(case: Case, smaller: Case) -> bool:
         return False
     if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
         return False
-    if any(
-        getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "task", "capacities_gib")
-    ):
+    if any(getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "capacities_gib")):
         return False
     a, b = case.point, smaller.point
     if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):

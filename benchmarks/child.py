@@ -176,6 +176,9 @@ def variables(case: Case) -> dict[str, str]:
     if case.kind == "memory":
         # Large blocks go back to the system when freed, so that the resident set follows what is live (glibc only).
         chosen["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    if case.kind == "sparsity":
+        # Small steps by the ten thousand: blocks stay with the process instead of being faulted in anew by each (glibc only).
+        chosen |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
     return chosen
 
 

@@ -61,6 +61,8 @@ class Selection:
         Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images.
     arms
         Arms to keep.
+    tasks
+        Tasks of the sparsity study to keep, and nothing but that study.
     batch
         Batch sizes instead of the preset's: 64 256 or 64,256.
     width
@@ -86,6 +88,7 @@ class Selection:
     preset: str = "smoke"
     only: Annotated[list[Kind] | None, Parameter(consume_multiple=True, converter=_words)] = None
     arms: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
+    tasks: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
     batch: WholeNumbers = None
     width: WholeNumbers = None
     grid: WholeNumbers = None
@@ -121,13 +124,16 @@ class Selection:
         if unknown := [kind for kind in self.only or () if kind not in get_args(Kind)]:
             raise ValueError(f"only: expected kinds among {', '.join(get_args(Kind))}, got {', '.join(unknown)}")
         cases = presets.expand(preset, self.only, self.arms)
+        if self.tasks:
+            cases = [case for case in cases if case.sweep and case.sweep.task in self.tasks]
         for case in cases:
             get_arm(case.arm)
         if not cases:
-            raise ValueError("only, arms: expected a selection with at least one case, got one without")
+            raise ValueError("only, arms, tasks: expected a selection with at least one case, got one without")
         for name, asked, found in (
             ("arms", self.arms, {case.arm for case in cases}),
             ("only", self.only, {case.kind for case in cases}),
+            ("tasks", self.tasks, {case.sweep.task for case in cases if case.sweep}),
         ):
             if missing := [one for one in asked or () if one not in found]:
                 chosen = f"what preset {preset.name} measures in this selection ({', '.join(sorted(found))})"

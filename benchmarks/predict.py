@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.cases import Case, dominates
+from benchmarks.cases import Case, Sweep, dominates
 from benchmarks.images import forecast as images_forecast
 from benchmarks.rows import Status
 from reference.arm import get_arm
@@ -48,6 +48,8 @@ def peak_bytes(case: Case) -> int | None:
     get_arm(case.arm)
     point = case.point
     item = 8 if point.dtype == "float64" else 4
+    if case.sweep:
+        return item * _sweep_elements(case, case.sweep)
     layers = list(pairwise(point.layers))
     basis = point.grid_size + point.spline_order
     inputs = point.batch * (point.layers[0] + point.layers[-1])
@@ -68,6 +70,17 @@ def peak_bytes(case: Case) -> int | None:
     return int(item * (4 * kan_parameters + inputs + kept + working))
 
 
+def _sweep_elements(case: Case, sweep: Sweep) -> int:
+    """Return the predicted number of elements that a sparsity case holds at its peak: features, edges, weights of all runs."""
+    point, seeds = case.point, len(sweep.seeds)
+    runs, edges = seeds * len(sweep.strengths), sum(i * o for i, o in pairwise(point.layers))
+    features = point.grid_size + 6
+    shared = 4 * seeds * point.batch * point.layers[0] * features  # the first layer's, of all parts
+    hidden = 6 * features * max(runs * point.batch * sum(point.layers[1:-1]), 100_000)
+    per_sample = 3 * runs * edges * point.batch if sweep.penalty.startswith("sample") else 0
+    return shared + hidden + per_sample + 6 * runs * edges * features
+
+
 @dataclass(frozen=True)
 class _Rates:
     """Seconds of a training step: per layer, per element of size E and T, and per edge."""
@@ -79,6 +92,7 @@ class _Rates:
 
 
 _FLOPS = 5e10  # of one core in float32
+_STACKED_VALUE = 4.5e-8  # seconds per sample and hidden node of a step of one of many stacked networks
 _RATES = {
     "efficient_kan": _Rates(6e-4, 0.0, 1.2e-8),
     "pykan[default]": _Rates(3e-3, 4e-8, 4e-8, 1.5e-4),
@@ -127,13 +141,24 @@ def step_seconds(arm: str, case: Case) -> float:
     return total
 
 
+def _sweep_seconds(case: Case, sweep: Sweep) -> float:
+    """Return the predicted time of all trainings and refits of a sparsity case."""
+    runs = len(sweep.strengths) * len(sweep.seeds)
+    values = case.point.batch * sum(case.point.layers[1:-1])
+    products = case.point.batch * sum(i * o for i, o in pairwise(case.point.layers)) * (case.point.grid_size + 6)
+    # Refits know no penalty and make up most of the steps, so one rate does for both.
+    step = _STACKED_VALUE * values + 3 * 2 * products / _FLOPS
+    trained = runs * sweep.steps * (step if case.arm == "efficient_kan" else step_seconds("pykan[nosave]", case))
+    return trained + runs * sweep.refit_steps * len(sweep.edge_counts) * step
+
+
 def seconds(case: Case) -> float:
     """Return the predicted time of `case` were there no time limit."""
     if case.kind in ("images", "head_cost"):
         return _START + images_forecast.seconds(case)
+    if case.sweep:
+        return _START + _sweep_seconds(case, case.sweep)
     step = step_seconds(case.arm, case)
-    if case.kind == "sparsity":
-        return _START + case.steps * step
     if case.kind in ("simulated", "frontier"):
         simulation = _SIMULATIONS.get(case.arm, _DEFAULT_SIMULATION)
         edges = sum(i * o for i, o in pairwise(case.point.layers))

@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmarks.rows import Outcome as Outcome
 from benchmarks.rows import Row as Row
 from benchmarks.rows import SimulatedSeries as SimulatedSeries
 from benchmarks.rows import SparsityResult as SparsityResult
+from benchmarks.rows import SparsityRun as SparsityRun
 from benchmarks.rows import SpeedSeries as SpeedSeries
 from benchmarks.rows import Status as Status
 from benchmarks.stats import paired_ratio
@@ -273,19 +275,23 @@ def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def sparsity_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per sparsity case: penalty, strength, seed, RMSEs and edge counts (NaN if it failed)."""
+    """One line per trained network: task, penalty, strength, seed, what was measured, and its curves as tuples.
+
+    A case that gave no networks has one line for each it should have given, with its status and missing values.
+    """
     lines: list[dict[str, Any]] = []
-    names = [name for name in SparsityResult.model_fields if name != "edge_scores"]
+    names = [name for name in SparsityRun.model_fields if name not in ("seed", "strength")]
     for row in rows:
-        if row.case.kind != "sparsity":
+        sweep = row.case.sweep
+        if sweep is None:
             continue
-        result = row.sparsity
-        values: dict[str, Any] = (
-            dict.fromkeys(names, math.nan) if result is None else result.model_dump(exclude={"edge_scores"})
-        )
-        case = row.case
-        values |= {"task": case.task, "strength": case.strength, "steps": case.steps, "threshold": case.threshold}
-        lines.append(_common(row) | values)
+        shared = _common(row) | {"task": sweep.task, "penalty": sweep.penalty, "edge_counts": sweep.edge_counts}
+        if row.sparsity is not None:
+            steps = {"checkpoints": row.sparsity.checkpoints}
+            lines += [shared | steps | run.model_dump() for run in row.sparsity.runs]
+            continue
+        for seed, strength in product(sweep.seeds, sweep.strengths):
+            lines.append(shared | dict.fromkeys(names) | {"seed": seed, "strength": strength, "checkpoints": ()})
     return pd.DataFrame(lines)
 
 

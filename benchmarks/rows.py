@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from benchmarks.cases import Case, Mode, Record
 from benchmarks.images.records import HeadCost, ImageResult
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["ok", "oom", "killed", "timeout", "unsupported", "gate_failed", "error", "skipped_by_frontier"]
 Division = Literal["closed", "bound", "different_maths"]
@@ -130,18 +130,42 @@ class FrontierPoint(Record):
     )
 
 
-class SparsityResult(Record):
-    """A trained network: how well it predicts and how many edges it uses."""
+Curve = tuple[float | None, ...]
 
-    train_rmse: float
-    test_rmse: float
-    pruned_test_rmse: float = Field(description="test RMSE with the inactive edges masked out, no retraining")
-    active_edges: int
-    total_edges: int
-    irrelevant_inputs: int = Field(description="inputs that the target does not depend on")
-    irrelevant_inputs_active: int = Field(description="of those, how many still have an active first-layer edge")
-    edge_scores: tuple[tuple[float, ...], ...] = Field(description="importance per layer, (O, I) flattened row-major")
+
+class SparsityRun(Record):
+    """One trained network. Errors are those of benchmarks/study/RULE.md, where 1 is what a constant gives; None: not finite.
+
+    `before`, `validation` and `test` have one entry for each of the case's `edge_counts`.
+    """
+
+    seed: int
+    strength: float
+    diverged: bool = Field(description="whether an error of the trained network is not finite: a failed run")
+    train_error: float | None = Field(description="of the trained network, nothing pruned")
+    validation_error: float | None
+    test_error: float | None
+    before: Curve = Field(description="test error of the pruned network before its refit")
+    validation: Curve = Field(description="validation error after the refit")
+    test: Curve = Field(description="test error after the refit")
+    norms: dict[str, float | None] = Field(description="sum of each edge norm over all edges")
+    dead_edges: int | None = Field(description="edges with an importance at or below the machine epsilon of the dtype")
+    entropy: float | None = Field(description="of the edges' shares of all importance, in nats")
+    relevance_auc: float | None = Field(description="that a relevant input outranks an irrelevant one; None: not known")
+    exact_structure: bool | None = Field(description="whether pruning leaves the true structure; None: not known")
+    agreement: tuple[Curve, ...] = Field(description="rank correlation for each checkpoint and pair of norms")
+
+
+class SparsityResult(Record):
+    """All networks of a sparsity case: seeds first, then strengths.
+
+    The pairs of norms in `agreement` are those of `benchmarks.study.penalties.PAIRS`.
+    """
+
+    checkpoints: tuple[int, ...] = Field(description="steps at which the agreement of norms was taken")
+    runs: tuple[SparsityRun, ...]
     train_seconds: float
+    refit_seconds: float
 
 
 class Outcome(Record):

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import tasks
 from benchmarks.cases import Case
 from reference.arm import Arm, get_arm
 from reference.environments import get_environment
@@ -24,7 +25,10 @@ _BY_KIND = {
     "memory": ("benchmarks.measure.memory", "benchmarks.measure.live"),
     "simulated": _SIMULATION,
     "frontier": (*_SIMULATION, "benchmarks.measure.frontier"),
-    "sparsity": ("benchmarks.measure.training", "benchmarks.tasks"),
+    "sparsity": (
+        *(f"benchmarks.study.{name}" for name in ("agreement", "original", "penalties", "stacked", "sweep", "training")),
+        "benchmarks.tasks",
+    ),
 }
 _BY_KIND["images"] = tuple(
     f"benchmarks.images.{name}"
@@ -72,6 +76,8 @@ def versions(case: Case) -> dict[str, str]:
     packages = {"torch", "numpy", *(package for arm in _arms(case) for package in arm.packages)}
     if case.kind == "images":
         packages |= set(_IMAGE_PACKAGES)
+    if case.sweep:
+        packages |= {"scipy", *tasks.get_task(case.sweep.task).packages}
     found = {"python": platform.python_version()} | {name: _version(name) for name in sorted(packages)}
     if environment := get_arm(case.arm).environment:
         found |= dict(requirement.split("==") for requirement in get_environment(environment).requirements)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from benchmarks.cases import Case, Mode
-from benchmarks.measure import frontier, gate, memory, simulate, speed, training, workload
+from benchmarks.measure import frontier, gate, memory, simulate, speed, workload
 from benchmarks.measure.live import LiveStorages
 from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
 from efficient_kan import kernels
-from reference.arm import Arm, Unsupported, get_arm
+from reference.arm import Arm, get_arm
 
 
 def preload(case: Case) -> None:
@@ -43,9 +43,9 @@ def measure_case(case: Case) -> Outcome:
     if case.kind == "frontier":
         return _frontier(arm, case)
     if case.kind == "sparsity":
-        if arm.name != "efficient_kan":
-            raise Unsupported(f"{arm.name} has no importance and pruning in this suite, so it is not trained for sparsity")
-        return Outcome(status="ok", sparsity=training.train_sparse(case))
+        from benchmarks.study import sweep  # scipy and tasks, which no other kind needs
+
+        return Outcome(status="ok", sparsity=sweep.run(case))
     if case.kind in ("images", "head_cost"):
         from benchmarks.images import measured  # image libraries, which no other kind needs
 

@@ -8,6 +8,7 @@ are measured at all points, `centre_arms` at the centre only.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from benchmarks.cases import Axis, Case, Kind, Mode, Penalty, Point, Record
+from benchmarks import tasks
+from benchmarks.cases import Axis, Case, Kind, Mode, Penalty, Point, Record, Sweep
 from benchmarks.environment import resolve_device
 from benchmarks.presets.images import HeadCosts, Images, head_cost_cases, image_cases
+from benchmarks.study.penalties import CHECKED, PENALTIES
 
 FOLDER = Path(__file__).parent
 
@@ -118,18 +121,36 @@ class PenaltyCost(Timing):
     penalties: tuple[Penalty, ...] = ("weight_l1", "sample_l1", "sample_std")
 
 
-class Sparsity(Record):
-    """Trained networks: error against active edges. `layers` must fit the task."""
+class CrossCheck(Record):
+    """pykan itself, trained on a few of the study's tasks with every `every`-th strength: slow, so small.
 
-    task: str
-    layers: tuple[int, ...]
+    `strongest` bounds the strengths: what orders the edges of a network that has collapsed is rounding, which no two
+    implementations share.
+    """
+
+    arm: str = "pykan[speed]"
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    every: int = Field(default=1, ge=1)
+    strongest: float = Field(default=math.inf, gt=0)
+    timeout_s: float = Field(gt=0)
+
+
+class Sparsity(Record):
+    """The sparsity study, see benchmarks/study/RULE.md: every penalty, strength and seed on every task."""
+
+    tasks: tuple[str, ...] = Field(default=(), description="names of tasks; none: all that are registered")
+    penalties: tuple[str, ...] = PENALTIES
+    strengths: int = Field(ge=1, description="how many, evenly on a log axis between the ends")
+    ends: dict[str, tuple[float, float]] = Field(description="weakest and strongest, by penalty")
+    seeds: int = Field(ge=1)
+    seeds_per_case: int = Field(default=5, ge=1)
     grid: int = Field(default=5, ge=1)
-    samples: int = Field(ge=2)
     steps: int = Field(ge=1)
-    threshold: float = Field(ge=0)
-    penalties: tuple[Penalty, ...]
-    strengths: tuple[float, ...]
-    seeds: tuple[int, ...] = (0,)
+    refit_steps: int = Field(ge=0)
+    all_counts_up_to: int = Field(ge=1, description="networks with more edges are pruned to `counts` counts instead of all")
+    counts: int = Field(ge=2, description="how many, evenly on a log axis")
+    cross_check: CrossCheck | None = None
     timeout_s: float = Field(gt=0)
 
 
@@ -148,7 +169,7 @@ class Preset(Record):
     simulated: Simulated | None = None
     frontier: Frontier | None = None
     penalty_cost: PenaltyCost | None = None
-    sparsity: tuple[Sparsity, ...] = ()
+    sparsity: Sparsity | None = None
     head_cost: HeadCosts | None = None
     images: tuple[Images, ...] = ()
 
@@ -251,6 +272,9 @@ def expand(preset: Preset, only: Sequence[Kind] | None = None, arms: Sequence[st
 
 def _order(case: Case) -> tuple[object, ...]:
     kinds = ("speed", "penalty_cost", "head_cost", "memory", "simulated", "frontier", "sparsity", "images")
+    if case.kind == "sparsity":
+        # As declared: every penalty goes through all tasks in turn, so that the time of the next cases is that of the last.
+        return kinds.index(case.kind), 0, 0, False
     edges = sum(i * o for i, o in pairwise(case.point.layers))
     size = case.point.batch * edges * (case.point.grid_size + case.point.spline_order)
     return kinds.index(case.kind), case.process, size, case.arm != case.baseline
@@ -358,8 +382,8 @@ def _cases(preset: Preset) -> Iterator[Case]:
             # What the memory of the penalised steps is compared with; often measured above already.
             modes = preset.memory.modes if preset.memory and "step" in preset.memory.modes else ("step",)
             yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
-    for sparsity in preset.sparsity:
-        yield from _sparsity(preset, sparsity)
+    if preset.sparsity:
+        yield from _sparsity(preset, preset.sparsity)
     where = preset.centre.model_dump(include={"device", "threads"})
     if preset.head_cost:
         yield from head_cost_cases(preset.head_cost, preset.centre.seed, **where)
@@ -373,25 +397,61 @@ def _measured(section: Speed | Memory, points: Sequence[Placed]) -> Iterator[tup
             yield point, arm, axes
 
 
-def _sparsity(preset: Preset, sparsity: Sparsity) -> Iterator[Case]:
+def _sparsity(preset: Preset, study: Sparsity) -> Iterator[Case]:
+    chosen = [tasks.get_task(name) for name in study.tasks] or list(tasks.all_tasks())
+    groups = [tuple(range(a, min(a + study.seeds_per_case, study.seeds))) for a in range(0, study.seeds, study.seeds_per_case)]
+    check = study.cross_check
+    for task in [tasks.get_task(name) for name in check.tasks] if check else ():
+        assert check is not None
+        strengths = tuple(one for one in _strengths(study, CHECKED)[:: check.every] if one <= check.strongest)
+        yield _sweep(preset, study, task, check.arm, CHECKED, strengths, check.seeds, check.timeout_s)
+    for group, penalty, task in product(groups, study.penalties, chosen):
+        yield _sweep(preset, study, task, "efficient_kan", penalty, _strengths(study, penalty), group, study.timeout_s)
+
+
+def _strengths(study: Sparsity, penalty: str) -> tuple[float, ...]:
+    """From the weakest to the strongest, three significant digits each."""
+    if penalty == "none":
+        return (0.0,)
+    if penalty not in study.ends:
+        raise ValueError(f"sparsity.ends: expected an entry for {penalty!r}, got {', '.join(study.ends)}")
+    low, high = study.ends[penalty]
+    steps = max(study.strengths - 1, 1)
+    return tuple(float(f"{low * (high / low) ** (n / steps):.3g}") for n in range(study.strengths))
+
+
+def _sweep(
+    preset: Preset,
+    study: Sparsity,
+    task: tasks.Task,
+    arm: str,
+    penalty: str,
+    strengths: tuple[float, ...],
+    seeds: tuple[int, ...],
+    timeout_s: float,
+) -> Case:
+    # The study is about small networks on a CPU, whatever else the preset measures: a GPU would wait for each tiny operation.
     point = Point(
-        batch=sparsity.samples,
-        layers=sparsity.layers,
-        grid_size=sparsity.grid,
-        spline_order=preset.centre.spline_order,
+        batch=task.sizes.train,
+        layers=task.layers,
+        grid_size=study.grid,
         dtype=preset.centre.dtype,
-        device=preset.centre.device,
         threads=preset.centre.threads,
     )
-    for seed in sparsity.seeds:
-        for penalty in ("none", *sparsity.penalties):
-            for strength in (0.0,) if penalty == "none" else sparsity.strengths:
-                yield Case(
-                    kind="sparsity",
-                    arm="efficient_kan",
-                    point=point,
-                    penalty=penalty,
-                    strength=strength,
-                    seed=seed,
-                    **sparsity.model_dump(include={"task", "steps", "threshold", "timeout_s"}),
-                )
+    sweep = Sweep(
+        task=task.name,
+        penalty=penalty,
+        strengths=strengths,
+        seeds=seeds,
+        steps=study.steps,
+        refit_steps=study.refit_steps,
+        edge_counts=_edge_counts(study, sum(i * o for i, o in pairwise(task.layers))),
+    )
+    return Case(kind="sparsity", arm=arm, point=point, sweep=sweep, timeout_s=timeout_s)
+
+
+def _edge_counts(study: Sparsity, edges: int) -> tuple[int, ...]:
+    """Every count, or for many edges as many as declared: evenly on a log axis, as far as whole numbers go."""
+    if edges <= study.all_counts_up_to:
+        return tuple(range(1, edges + 1))
+    return tuple(sorted({round(edges ** (n / (study.counts - 1))) for n in range(study.counts)}))

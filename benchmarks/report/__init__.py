@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, findings, html, images, machines, page, provenance, reproducibility, tables
+from benchmarks.report import figures, findings, html, images, machines, page, provenance, reproducibility, sparsity, tables
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -49,15 +49,16 @@ def _one(out: Path) -> html.Part:
     with _aside(out) as aside:
         for folder in ("figures", "tables"):
             (aside / folder).mkdir()
-        made = _tables(data)
+        studies = sparsity.studies(data)
+        made = _tables(data, studies)
         full = [table for table in made.values() if not table.frame.empty]
         for table in full:
             table.save(aside / "tables")
-        drawn = figures.draw_all(data, aside / "figures")
+        drawn = figures.draw_all(data, studies, aside / "figures")
         sources = provenance.write(data, full, drawn, aside)
         part = html.Part("", data, findings.findings(made), list(sources.values()))
         texts = {
-            "README.md": page.page(data, made, drawn, sources),
+            "README.md": page.page(data, studies, made, drawn, sources),
             "REPRODUCIBILITY.md": reproducibility.reproducibility(data, sources.values()),
             "index.html": html.index([part], _TITLE),
         }
@@ -66,7 +67,7 @@ def _one(out: Path) -> html.Part:
     return html.Part(out.name, data, part.findings, part.sources)
 
 
-def _tables(data: stored.Data) -> dict[str, tables.Table]:
+def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, tables.Table]:
     """Every table by its name; one of which there are no rows is empty."""
     made = (
         tables.summary(data),
@@ -78,7 +79,7 @@ def _tables(data: stored.Data) -> dict[str, tables.Table]:
         tables.simulated(data),
         tables.frontier(data),
         tables.penalty_cost(data),
-        tables.sparsity(data),
+        *(table for study in studies for table in sparsity.tables(study, named=len(studies) > 1)),
         images.images(data),
         images.published(data),
         images.head_cost(data),
@@ -89,7 +90,8 @@ def _tables(data: stored.Data) -> dict[str, tables.Table]:
 
 def frames(out: Path) -> dict[str, pd.DataFrame]:
     """Return the values of every table of `out` by its id, from the rows. Raises ValueError as `render` does."""
-    made = _tables(stored.load(out)).values()
+    data = stored.load(out)
+    made = _tables(data, sparsity.studies(data)).values()
     return {table_id(table.name): table.frame for table in made if not table.frame.empty}
 
 

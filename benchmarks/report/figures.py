@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report import capacity, images, penalties, scaling, style, tables
+from benchmarks.report import capacity, images, penalties, scaling, sparsity_figures, style, tables
 from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
+from benchmarks.report.sparsity import Study
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ _FOREIGN = {"time": ["floor", "verdict"], "ratio": [], "memory": ["simulated_pea
 _COLUMNS = 3  # panels side by side that stay readable at the width of a page
 
 
-def draw_all(data: Data, folder: Path) -> list[Entry]:
+def draw_all(data: Data, studies: Sequence[Study], folder: Path) -> list[Entry]:
     """Write every figure the rows allow into `folder` and return them in the order of the page."""
     entries: list[Entry] = []
     with style.applied():
@@ -52,7 +53,7 @@ def draw_all(data: Data, folder: Path) -> list[Entry]:
         entries += _named(data, folder)
         entries += _frontier(data, folder)
         entries += _penalty_costs(data, folder)
-        entries += _sparsity(data, folder)
+        entries += _sparsity(studies, folder)
         entries += _images(data, folder)
     return entries
 
@@ -174,26 +175,6 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
         )
 
 
-def _sparsity(data: Data, folder: Path) -> Iterator[Entry]:
-    frame = data.sparsity
-    if frame.empty:
-        return
-    for key, part in frame.groupby(["setting", "task", "arm", "layers", "grid_size", "threshold"], sort=True):
-        setting, task, arm, layers, grid_size, threshold = key
-        failed = int(part["test_rmse"].isna().sum())
-        if failed == len(part):
-            continue
-        name = f"sparsity-{slug(f'{task} {arm} {layers} g{grid_size} {setting}')}"
-        style.save(penalties.draw_sparsity(part), part, folder, name)
-        yield Entry(
-            "sparsity",
-            name,
-            f"Test error against active edges on `{task}`: `{arm}`, layers {layers}, G = {grid_size} ({setting}). An edge is "
-            f"active if its importance exceeds {threshold:g}. Faint: single seeds; joined: medians over seeds, by strength."
-            + (f" {failed} of {len(part)} runs failed and are not drawn." if failed else ""),
-        )
-
-
 def _images(data: Data, folder: Path) -> Iterator[Entry]:
     runs = images.runs_frame(data)
     if runs.empty:
@@ -214,3 +195,11 @@ def _images(data: Data, folder: Path) -> Iterator[Entry]:
             f"preparation of the features: means over seeds with 95 % intervals. The MLP has the parameters of the KAN. "
             f"{backbone}. Setting: {setting}.",
         )
+
+
+def _sparsity(studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
+    for study in studies:
+        for stem, figure, drawn, caption in sparsity_figures.draw_all(study):
+            name = f"{stem}-{slug(study.setting)}"
+            style.save(figure, drawn, folder, name)
+            yield Entry("sparsity", name, f"{caption} Setting: {study.setting}.")

@@ -16,7 +16,13 @@ FIGURES: Mapping[str, int] = {
     "simulated": 5,
     "frontier": 6,
     "penalty_cost": 7,
-    "sparsity": 8,
+    "sparsity_trade_off": 9,
+    "sparsity_effects": 10,
+    "sparsity_by_task": 11,
+    "sparsity_sweep": 12,
+    "sparsity_agreement": 13,
+    "sparsity_cross_check": 14,
+    "images": 15,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
@@ -30,12 +36,17 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "simulated": (6, "Simulated peak memory at the named points."),
     "frontier": (7, "Largest batch of which one training step fits into a memory size, by simulation."),
     "penalty_cost": (8, "Time and peak memory of a penalised training step, and both over the arm's own plain step."),
-    "sparsity": (9, "Trained networks: test error and active edges, medians over seeds."),
     "overall": (
         11,
         "Per arm over all points: range of its time over that of `efficient_kan`, how often beyond the noise.",
     ),
     "failed_cases": (10, "Cases without a value, each with its reason."),
+    "sparsity_verdict": (15, "Does L1 on the weights do the job? The verdict per family of tasks."),
+    "sparsity_penalties": (16, "Every penalty against no penalty."),
+    "sparsity_tasks": (17, "Every penalty on every task: medians over seeds at the chosen strengths."),
+    "sparsity_ends": (18, "Do the strengths reach from no effect to collapse?"),
+    "sparsity_cross_check": (19, "pykan itself against this package's form of its penalty."),
+    "sparsity_declared": (20, "The tasks of the study, as declared."),
     "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
     "published": (13, "Published baselines of HyperKvasir's 23 classes."),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),

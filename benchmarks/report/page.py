@@ -12,6 +12,7 @@ from benchmarks.report.findings import findings
 from benchmarks.report.ids import table_caption
 from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
+from benchmarks.report.sparsity import Study
 from benchmarks.report.tables import BASELINE, Table
 
 _SECTIONS = (
@@ -19,7 +20,7 @@ _SECTIONS = (
     ("memory", "Memory", ("memory", "cross_check")),
     ("capacity", "What fits", ("simulated", "frontier")),
     ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
-    ("sparsity", "Test error against sparsity", ("sparsity",)),
+    ("sparsity", "Does L1 on the weights do the job? The sparsity study", ()),
     ("images", "Heads on images", ("images", "published")),
     ("head_cost", "What a head costs in the whole network", ("head_cost",)),
     ("time", "Time", ("time",)),
@@ -36,18 +37,26 @@ _NOTES = {
     "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
     "whole process, libraries included: subtract the resident set before the call.",
     "penalty_cost": "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values.",
-    "sparsity": "A network counts as sparse here by edges whose importance is at most the declared threshold; "
-    "the right half shows what the error is once those edges are really gone.",
 }
 
 
-def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]) -> str:
+def page(
+    data: Data,
+    studies: Sequence[Study],
+    tables: Mapping[str, Table],
+    figures: Sequence[Entry],
+    sources: Mapping[tuple[str, str], Source],
+) -> str:
     """Return the page. `tables` by name, `figures` in order; both are linked relative to the page."""
     parts = ["# Benchmark report", _overview(data), "## Findings", findings(tables), _reading(data)]
     parts += [_shown(tables[name], sources) for name in ("summary", "overall") if not tables[name].frame.empty]
     for section, heading, names in _SECTIONS:
         shown = [entry for entry in figures if entry.section == section]
         full = [name for name in names if not tables[name].frame.empty]
+        if section == "sparsity":
+            study_tables = [table for name, table in tables.items() if name.startswith("sparsity") and not table.frame.empty]
+            parts += [f"## {heading}", *_study(studies, study_tables, shown, sources)] if studies else []
+            continue
         if not shown and not full:
             continue
         parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
@@ -57,6 +66,31 @@ def page(data: Data, tables: Mapping[str, Table], figures: Sequence[Entry], sour
     parts += ["## Failed cases", _failures(data, tables["failed_cases"], sources)]
     parts += ["## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _study(
+    studies: Sequence[Study], tables: Sequence[Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+) -> list[str]:
+    """The verdict first, then the figures, then the other tables."""
+    parts = []
+    for study in studies:
+        totals = sorted({int(counts[-1]) for counts in study.runs["edge_counts"]})
+        parts.append(
+            f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.runs['seed'].nunique()} seeds "
+            f"({study.setting}): {study.failed()}. Each was pruned to every declared number of its {totals[0]} to {totals[-1]} "
+            "edges by one importance score and refitted without a penalty. The error is measured on samples that were neither "
+            "trained on nor used to choose a strength; 1 is what a constant gives. The verdict is computed from the rows by a "
+            "rule that was committed before the first full run: benchmarks/study/RULE.md."
+        )
+        tied = study.verdicts[study.verdicts["verdict"] == "no rows"] if "verdict" in study.verdicts else study.verdicts
+        if not tied.empty:
+            missing = sorted({f"{line['candidate']} on {line['family']}" for line in tied.to_dict("records")})
+            parts.append(f"No verdict for want of rows: {', '.join(missing)}.")
+    verdicts = [table for table in tables if table.name.startswith("sparsity_verdict")]
+    parts += [_shown(table, sources) for table in verdicts]
+    parts += [_figure(entry, sources) for entry in figures]
+    parts += [_shown(table, sources) for table in tables if table not in verdicts]
+    return parts
 
 
 def _overview(data: Data) -> str:

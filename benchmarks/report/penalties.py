@@ -1,4 +1,4 @@
-"""Figures about penalties: what one adds to a training step, and test error against the number of active edges."""
+"""The figure of what a penalty adds to a training step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType
 
 from benchmarks.report.style import WIDTH_INCHES, Look, log_axis, looks
@@ -57,34 +56,6 @@ def draw_cost(costs: pd.DataFrame) -> Figure:
     handles = [_handle(arm, look, "") for arm, look in chosen.items()]
     if costs[[column for column, *_ in _COSTS]].isna().any(axis=None):
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return figure
-
-
-def draw_sparsity(trained: pd.DataFrame) -> Figure:
-    """Draw test error against active edges for the networks of one task: every seed faint, medians per strength joined.
-
-    `trained` is part of a sparsity frame. Left: the network as trained. Right: with its inactive edges masked out.
-    """
-    chosen = looks(list(trained["penalty"].unique()))
-    panels = {"test_rmse": "as trained", "pruned_test_rmse": "inactive edges removed"}
-    total = trained["total_edges"].max()
-    figure = Figure(figsize=(WIDTH_INCHES, 2.6), layout="constrained")
-    grid = figure.subplots(1, 2, sharey=True, sharex=True)
-    for axes, (column, title) in zip(grid, panels.items(), strict=True):
-        for penalty, look in chosen.items():
-            own = trained[(trained["penalty"] == penalty) & trained[column].notna()]
-            axes.plot(own["active_edges"], own[column], look.marker, color=look.colour, alpha=0.3, markersize=2.5, mew=0)
-            middle = own.groupby("strength")[["active_edges", column]].median().sort_index()
-            axes.plot(middle["active_edges"], middle[column], color=look.colour, marker=look.marker, linestyle=look.line)
-        axes.set_title(title)
-        axes.set_xlabel(f"active edges (of {total:g})")
-    grid[0].set_ylabel("test RMSE (deviations of the target)")
-    grid[0].set_xlim(-0.04 * total, 1.04 * total)
-    grid[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    grid[0].set_yscale("log")
-    log_axis(grid[0], "y")
-    handles = [_handle(PENALTIES.get(penalty, penalty), look, look.line) for penalty, look in chosen.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 

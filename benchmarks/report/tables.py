@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report.cells import View, code, intervals, markdown, number, numbers, parts_of, scientific, text_of
+from benchmarks.report.cells import View, code, intervals, markdown, number, numbers, scientific, text_of
 from benchmarks.report.data import POINT, Data, centre
 from benchmarks.report.ids import table_caption, table_id
 from benchmarks.report.latex import latex
@@ -239,30 +239,6 @@ def penalty_cost(data: Data) -> Table:
         "status of memory": [text_of(status) for status in frame["memory_status"]],
     }
     return Table("penalty_cost", frame, view)
-
-
-def sparsity(data: Data) -> Table:
-    """Medians over seeds of the trained networks, per task, arm, penalty and strength."""
-    frame = data.sparsity
-    if frame.empty:
-        return Table("sparsity", frame, {})
-    keys = ["setting", "task", "arm", "layers", "grid_size", "threshold", "penalty", "strength"]
-    ends = ["test_rmse", "pruned_test_rmse", "active_edges", "total_edges", "irrelevant_inputs_active", "irrelevant_inputs"]
-    groups = frame.groupby(keys)
-    counts = groups.agg(runs=("status", "size"), seeds=("status", lambda statuses: int((statuses == "ok").sum())))
-    frame = groups[ends].median().join(counts).reset_index()
-    view = _setting(frame) | {
-        "task": code(frame["task"]),
-        "arm": code(frame["arm"]),
-        "penalty": list(frame["penalty"]),
-        "strength": [f"{strength:g}" for strength in frame["strength"]],
-        "test RMSE": numbers(frame["test_rmse"]),
-        "test RMSE, inactive edges removed": numbers(frame["pruned_test_rmse"]),
-        "active edges": parts_of(frame["active_edges"], frame["total_edges"]),
-        "irrelevant inputs still used": parts_of(frame["irrelevant_inputs_active"], frame["irrelevant_inputs"]),
-        "seeds": parts_of(frame["seeds"], frame["runs"]),
-    }
-    return Table("sparsity", frame, view)
 
 
 def failed(data: Data) -> Table:

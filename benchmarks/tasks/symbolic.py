@@ -1,68 +1,112 @@
-"""Formulas with known structure: some inputs matter, the rest do not, so that sparsity can be judged.
+"""Formulas whose smallest network is known: those of the KAN paper (arXiv 2404.19756, sections 3.1 and 3.3).
 
-Inputs are uniform on [-1, 1]; targets are standardised to mean 0 and deviation 1 over the training set, so an RMSE of 1 is
-what predicting the mean gives.
+Ranges of the dimensionless Feynman rows are this project's choice; the paper's text does not give them. The structures are
+those of the construction: a product of positive variables is one sum of logarithms, any other is a difference of squares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import numpy as np
 
-import torch
-from torch import Tensor
+from benchmarks.tasks.base import Array, Formula, Sizes
 
-
-@dataclass(frozen=True)
-class Symbolic:
-    """A formula of the first `relevant` of `inputs` variables: (B, inputs) -> (B, 1)."""
-
-    formula: Callable[[Tensor], Tensor]
-    text: str
-    relevant: int
-    inputs: int
+_UNIT = (-1.0, 1.0)
+_SIZES = Sizes(train=320, validation=200, test=1000)
 
 
-def _exp_sin(x: Tensor) -> Tensor:
-    return torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:2] ** 2)
+def _exp_sin(x: Array, y: Array) -> Array:
+    return np.asarray(np.exp(np.sin(np.pi * x) + y**2))
 
 
-def _product(x: Tensor) -> Tensor:
-    return x[:, :1] * x[:, 1:2]
+def _product(x: Array, y: Array) -> Array:
+    return x * y
 
 
-def _sum_of_sines(x: Tensor) -> Tensor:
-    return torch.sin(torch.pi * x[:, :3]).sum(1, keepdim=True)
+def _four(a: Array, b: Array, c: Array, d: Array) -> Array:
+    return np.asarray(np.exp((np.sin(np.pi * (a**2 + b**2)) + np.sin(np.pi * (c**2 + d**2))) / 2))
 
 
-TASKS: dict[str, Symbolic] = {
-    "exp_sin": Symbolic(_exp_sin, "exp(sin(pi x0) + x1^2)", relevant=2, inputs=5),
-    "product": Symbolic(_product, "x0 x1", relevant=2, inputs=4),
-    "sum_of_sines": Symbolic(_sum_of_sines, "sin(pi x0) + sin(pi x1) + sin(pi x2)", relevant=3, inputs=6),
-}
+def _hundred(*x: Array) -> Array:
+    return np.asarray(np.exp(np.mean(np.sin(np.pi * np.stack(x) / 2) ** 2, axis=0)))
 
 
-@dataclass(frozen=True)
-class Split:
-    """Training and test sets: x (B, I), y (B, 1)."""
-
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
+def _i_27_6(a: Array, b: Array) -> Array:
+    return 1 / (1 + a * b)
 
 
-def get_task(name: str) -> Symbolic:
-    """Return the task called `name`. Raises ValueError, listing the choices, if there is none."""
-    if name not in TASKS:
-        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
-    return TASKS[name]
+def _ii_35_18(n: Array, a: Array) -> Array:
+    return np.asarray(n / (np.exp(a) + np.exp(-a)))
 
 
-def sample(task: Symbolic, train: int, test: int, generator: torch.Generator, dtype: torch.dtype) -> Split:
-    """Draw `train` and `test` samples of `task`."""
-    x = 2 * torch.rand(train + test, task.inputs, generator=generator, dtype=torch.float64) - 1
-    y = task.formula(x)
-    y = ((y - y[:train].mean()) / y[:train].std()).to(dtype)
-    x = x.to(dtype)
-    return Split(x[:train], y[:train], x[train:], y[train:])
+TASKS = (
+    Formula(
+        name="exp_sin",
+        family="symbolic",
+        text="exp(sin(pi x) + y^2), two irrelevant inputs",
+        formula=_exp_sin,
+        ranges=(_UNIT, _UNIT),
+        irrelevant=2,
+        structure=((0, 1),),
+        hidden=(5,),
+        sizes=_SIZES,
+        seed=101,
+    ),
+    Formula(
+        name="product",
+        family="symbolic",
+        text="x y, two irrelevant inputs",
+        formula=_product,
+        ranges=(_UNIT, _UNIT),
+        irrelevant=2,
+        structure=((0, 1), (0, 1)),
+        hidden=(5,),
+        sizes=_SIZES,
+        seed=102,
+    ),
+    Formula(
+        name="four",
+        family="symbolic",
+        text="exp((sin(pi (a^2 + b^2)) + sin(pi (c^2 + d^2))) / 2)",
+        formula=_four,
+        ranges=(_UNIT,) * 4,
+        structure=(((0, 1), (2, 3)),),
+        hidden=(4, 2),
+        sizes=_SIZES,
+        seed=103,
+    ),
+    Formula(
+        name="hundred",
+        family="symbolic",
+        text="exp(mean of sin^2(pi x_i / 2) over 100 inputs)",
+        formula=_hundred,
+        ranges=(_UNIT,) * 100,
+        structure=(tuple(range(100)),),
+        hidden=(2,),
+        sizes=Sizes(train=500, validation=200, test=500),
+        seed=104,
+    ),
+    Formula(
+        name="feynman_i_27_6",
+        family="symbolic",
+        text="1 / (1 + a b), a and b in [0.2, 3], two irrelevant inputs",
+        formula=_i_27_6,
+        ranges=((0.2, 3.0), (0.2, 3.0)),
+        irrelevant=2,
+        structure=((0, 1),),
+        hidden=(5,),
+        sizes=_SIZES,
+        seed=105,
+    ),
+    Formula(
+        name="feynman_ii_35_18",
+        family="symbolic",
+        text="n / (exp(a) + exp(-a)), n in [0.2, 1], a in [-2, 2], two irrelevant inputs",
+        formula=_ii_35_18,
+        ranges=((0.2, 1.0), (-2.0, 2.0)),
+        irrelevant=2,
+        structure=((0, 1),),
+        hidden=(5,),
+        sizes=_SIZES,
+        seed=106,
+    ),
+)

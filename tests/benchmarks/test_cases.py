@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from benchmarks import predict, presets, rows, sources
+from benchmarks import predict, presets, rows, sources, tasks
 from benchmarks.cases import Case, Point, case_key
 from reference.arm import ARMS, get_arm
 
@@ -17,7 +18,7 @@ CASE = Case(kind="speed", arm="cox_de_boor", baseline="efficient_kan", point=POI
 
 def test_keys_are_stable_and_depend_on_what_is_measured_only() -> None:
     own = case_key(CASE, "s", {"torch": "1"}, "m")
-    assert own == "73a2305394069e9e9aea"
+    assert own == "704ff80a3be75317a908"
     relabelled = CASE.model_copy(update={"axes": ("batch",), "name": "n", "timeout_s": 9.0})
     assert case_key(relabelled, "s", {"torch": "1"}, "m") == own
     others = [
@@ -145,11 +146,41 @@ def test_overrides_replace_lines_and_move_the_centre() -> None:
     assert {case.arm for case in presets.expand(preset, None, ["gemm_bound"])} == {"gemm_bound"}
 
 
-def test_sparsity_has_the_dtype_and_order_of_the_centre() -> None:
+def test_the_study_has_the_dtype_of_the_centre_and_cubic_splines_on_the_cpu() -> None:
     preset = presets.load("smoke")
-    centre = preset.centre.model_copy(update={"dtype": "float64", "spline_order": 2})
+    centre = preset.centre.model_copy(update={"dtype": "float64", "spline_order": 2, "device": "cuda"})
     points = {case.point for case in presets.expand(preset.model_copy(update={"centre": centre}), ["sparsity"])}
-    assert {(point.dtype, point.spline_order) for point in points} == {("float64", 2)}
+    assert {(point.dtype, point.spline_order, point.device) for point in points} == {("float64", 3, "cpu")}
+
+
+def test_the_study_goes_through_all_penalties_strengths_and_seeds() -> None:
+    preset = presets.load("default")
+    assert preset.sparsity is not None
+    cases = presets.expand(preset, ["sparsity"])
+    own = [case.sweep for case in cases if case.sweep and case.arm == "efficient_kan"]
+    assert len({(sweep.task, sweep.penalty) for sweep in own}) == len(own) == 9 * len(list(tasks.all_tasks()))
+    for sweep in own:
+        assert sweep.seeds == (0, 1, 2, 3, 4)
+        assert len(sweep.strengths) == (1 if sweep.penalty == "none" else preset.sparsity.strengths)
+        assert list(sweep.strengths) == sorted(sweep.strengths)
+        edges = sum(i * o for i, o in pairwise(tasks.get_task(sweep.task).layers))
+        assert (sweep.edge_counts[0], sweep.edge_counts[-1]) == (1, edges)
+        assert sweep.edge_counts == tuple(range(1, edges + 1)) or edges > preset.sparsity.all_counts_up_to
+    checked = [case.sweep for case in cases if case.sweep and case.arm != "efficient_kan"]
+    twins = {(sweep.task, sweep.penalty): sweep.strengths for sweep in own}
+    assert len(checked) == 2
+    assert all(set(sweep.strengths) <= set(twins[sweep.task, sweep.penalty]) for sweep in checked)
+    grouped = preset.sparsity.model_copy(update={"seeds": 7, "seeds_per_case": 3, "penalties": ("none",), "tasks": ("wine",)})
+    groups = presets.expand(preset.model_copy(update={"sparsity": grouped}), ["sparsity"], ["efficient_kan"])
+    assert [case.sweep.seeds for case in groups if case.sweep] == [(0, 1, 2), (3, 4, 5), (6,)]
+    endless = preset.sparsity.model_copy(update={"ends": {}})
+    with pytest.raises(ValueError, match=r"sparsity\.ends: expected an entry for 'sample_std\+entropy'"):
+        presets.expand(preset.model_copy(update={"sparsity": endless}), ["sparsity"])
+
+
+def test_the_study_is_predicted_to_fit_its_time() -> None:
+    cases = presets.expand(presets.load("default"), ["sparsity"])
+    assert sum(predict.seconds(case) for case in cases) / 2 < 25 * 60
 
 
 def test_a_preset_that_is_no_toml_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The measuring parts, in this process: gate, paired times, allocation trace, sparsity."""
+"""The measuring parts, in this process: gate, paired times, allocation trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from benchmarks.cases import Case, Point
 from benchmarks.measure import memory, speed
 from benchmarks.plugins import load_plugin
 from benchmarks.stats import Interval, paired_ratio
-from benchmarks.tasks import symbolic
 from benchmarks.worker import Job, measure
 from efficient_kan import KAN
 from reference import arm as arms
@@ -235,42 +234,3 @@ def test_memory_parts_add_up_and_repeat_exactly() -> None:
     assert (inference.gradient_bytes, step.gradient_bytes) == (0, 8 * trained)
     assert step.optimiser_bytes == 2 * 8 * trained + 4 * 3  # Adam: two moments, and a float32 step count per tensor
     assert step.activation_bytes > 0
-
-
-def test_sparsity_counts_edges_and_ignores_what_does_not_matter() -> None:
-    point = Point(batch=200, layers=(5, 3, 1), grid_size=5)
-    case = Case(
-        kind="sparsity",
-        arm="efficient_kan",
-        point=point,
-        task="exp_sin",
-        penalty="sample_l1",
-        strength=0.01,
-        steps=150,
-        threshold=0.01,
-    )
-    outcome = measure(Job(case=case))
-    assert outcome.status == "ok", outcome.reason
-    result = outcome.sparsity
-    assert result is not None
-    assert result.test_rmse < 0.5
-    assert result.total_edges == 18
-    assert 2 <= result.active_edges < 18
-    assert result.active_edges == sum(score > 0.01 for layer in result.edge_scores for score in layer)
-    again = measure(Job(case=case)).sparsity
-    assert again is not None
-    assert again.edge_scores == result.edge_scores
-    wrong = case.model_copy(update={"point": TINY})
-    assert "expected 5 inputs and 1 output" in measure(Job(case=wrong)).reason
-
-
-@pytest.mark.parametrize("name", list(symbolic.TASKS))
-def test_tasks_depend_on_the_relevant_inputs_alone(name: str) -> None:
-    task = symbolic.get_task(name)
-    split = symbolic.sample(task, 50, 10, torch.Generator().manual_seed(0), torch.float64)
-    assert split.train_x.shape == (50, task.inputs)
-    assert split.train_y.shape == (50, 1)
-    x = split.train_x.clone()
-    x[:, task.relevant :] = 0.0
-    torch.testing.assert_close(task.formula(x), task.formula(split.train_x))
-    assert float(split.train_y.std()) == pytest.approx(1)

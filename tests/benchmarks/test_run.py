@@ -177,7 +177,7 @@ def test_a_locked_folder_is_refused(tmp_path: Path) -> None:
 def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "rows.jsonl").write_text('{"schema_version": 0, "case_key": "a", "status": "ok"}\n')
-    with pytest.raises(ValueError, match="schema_version 2, got 0"), Store(tmp_path) as store:
+    with pytest.raises(ValueError, match="schema_version 3, got 0"), Store(tmp_path) as store:
         store.statuses()
     with pytest.raises(ValueError, match="never mixed"):
         results.load_rows(tmp_path)
@@ -249,8 +249,9 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
         (["--width", "8.5"], "expected whole numbers, got 8.5"),
         (["--arms", "mlp[width]", "--only", "sparsity"], "at least one case"),
         (["--batch", "0"], "batch: expected positive whole numbers"),
+        (["--tasks", "exp_sin", "nothing"], "tasks: expected what preset smoke measures"),
     ],
-    ids=["preset", "arm", "arm without cases", "kind without cases", "threads", "device", "width", "empty", "batch"],
+    ids=["preset", "arm", "arm without cases", "kind without cases", "threads", "device", "width", "empty", "batch", "task"],
 )
 def test_a_bad_selection_is_refused(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "benchmarks", "plan", *arguments]

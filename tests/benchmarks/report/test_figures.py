@@ -66,13 +66,6 @@ def test_an_unsupported_penalty_is_marked(loaded: data.Data) -> None:
     assert "no value: see failed cases" in legend(figure)
 
 
-def test_sparsity_joins_the_medians_of_each_strength(loaded: data.Data) -> None:
-    figure = penalties.draw_sparsity(loaded.sparsity)
-    assert legend(figure) == ["no penalty", "WeightL1", "SampleL1"]
-    joined = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
-    assert [len(line.get_xdata()) for line in joined] == [1, 3, 3]
-
-
 def test_looks_differ_and_do_not_depend_on_company() -> None:
     arms = ["efficient_kan", "pykan[default]", "pykan[nosave]", "pykan[speed]", "cox_de_boor", "gemm_bound", "new[a]", "new[b]"]
     chosen = style.looks(arms)

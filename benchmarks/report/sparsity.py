@@ -1,0 +1,363 @@
+"""The sparsity study from its rows: choices, verdicts and curves, and the tables that show them."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmarks import tasks
+from benchmarks.report.cells import View, code, numbers, text_of
+from benchmarks.report.data import Data, slug
+from benchmarks.report.tables import Table
+from benchmarks.study import rule as rules
+from benchmarks.study import verdict
+from benchmarks.study.penalties import PAIRS, PENALTIES
+from benchmarks.study.statistics import interquartile_mean
+
+LABELS = {
+    "none": "no penalty",
+    "weight_l1": "L1 of weights (efficient-kan)",
+    "folded_l1": "L1 of weights, scale and base counted",
+    "sample_l1": "L1 of samples (KAN paper)",
+    "sample_std": "deviation of samples (pykan 0.2.8)",
+}
+_RESAMPLES = 1000  # of the bands in figures
+_GRID = 25  # places along the curve of a family
+
+
+def label(penalty: str) -> str:
+    """A penalty in words."""
+    norm, plus, entropy = penalty.partition("+")
+    return LABELS[norm] + (f" {plus} {entropy}" if plus else "")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The study of one setting. `runs` are all networks with their areas, `choices` one for each penalty, task and seed."""
+
+    setting: str
+    rule: rules.Rule = field(repr=False)
+    runs: pd.DataFrame = field(repr=False)
+    choices: pd.DataFrame = field(repr=False)
+    verdicts: pd.DataFrame = field(repr=False)
+    against_none: pd.DataFrame = field(repr=False)
+    ends: pd.DataFrame = field(repr=False)
+    cross_check: pd.DataFrame = field(repr=False)
+    original: pd.DataFrame = field(repr=False)
+
+    @property
+    def penalties(self) -> list[str]:
+        """Those that were run, in the order of the study."""
+        return [name for name in PENALTIES if name in set(self.runs["penalty"])]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that were run, by family."""
+        found = self.runs.drop_duplicates("task")
+        order = {name: rank for rank, name in enumerate(self.rule.families)}
+        return list(found.assign(rank=found["family"].map(order)).sort_values("rank", kind="stable")["task"])
+
+    @property
+    def families(self) -> list[str]:
+        """Those that were run, in the order of the rule."""
+        return [name for name in self.rule.families if name in set(self.runs["family"])]
+
+    def failed(self, part: pd.DataFrame | None = None) -> str:
+        """'3 of 120 runs failed' of the networks, or of a part of them."""
+        part = self.runs if part is None else part
+        return f"{int(part['failed'].sum())} of {len(part)} runs failed"
+
+
+def studies(data: Data) -> list[Study]:
+    """The study of each setting that has rows of it."""
+    if data.sparsity.empty:
+        return []
+    return [_study(str(setting), part) for setting, part in data.sparsity.groupby("setting", sort=True)]
+
+
+def _study(setting: str, frame: pd.DataFrame) -> Study:
+    rule = rules.load()
+    every = verdict.with_areas(frame, rule)
+    own = every["arm"] == "efficient_kan"
+    runs, original = every[own], every[~own]
+    choices = verdict.chosen(runs)
+    names = [name for name in PENALTIES if name in set(runs["penalty"])]
+    return Study(
+        setting=setting,
+        rule=rule,
+        runs=runs,
+        choices=choices,
+        verdicts=verdict.verdicts(choices, rule),
+        against_none=verdict.against_none(choices, names, rule),
+        ends=verdict.ends(runs, rule),
+        cross_check=verdict.cross_check(runs, original, rule),
+        original=original,
+    )
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve: interquartile means `y` over seeds, or tasks and seeds, at `x`, with the ends of their intervals."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def band(x: NDArray[np.float64], tasks_: Sequence[NDArray[np.float64]], name: str) -> Band:
+    """The band of one array `(seeds, x)` for each task. Bootstrap within tasks, drawn from a generator seeded by `name`."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    drawn = [task[rng.integers(0, len(task), (_RESAMPLES, len(task)))] for task in tasks_]
+    spread = interquartile_mean(np.concatenate(drawn, axis=1).swapaxes(1, 2))
+    low, high = np.quantile(spread, [0.025, 0.975], axis=0)
+    return Band(x, interquartile_mean(np.concatenate(tasks_).T), low, high)
+
+
+def log_errors(part: pd.DataFrame, curve: str, rule: rules.Rule) -> NDArray[np.float64]:
+    """ln(error) along `curve` of each run, clipped as declared: `(runs, counts)`."""
+    rows = [[rule.ceiling if error is None else error for error in errors or ()] for errors in part[curve]]
+    width = len(part["edge_counts"].iloc[0])
+    values = np.array([row or [rule.ceiling] * width for row in rows])
+    return np.asarray(np.log(np.clip(values, rule.floor, rule.ceiling)))
+
+
+def task_band(study: Study, penalty: str, task: str, curve: str = "test") -> Band | None:
+    """Error against edges left of the choices on one task; None if there are none."""
+    part = study.choices[(study.choices["penalty"] == penalty) & (study.choices["task"] == task)]
+    if part.empty:
+        return None
+    counts = np.array(part["edge_counts"].iloc[0], dtype=float)
+    return band(counts, [log_errors(part, curve, study.rule)], f"{penalty}/{task}/{curve}")
+
+
+def family_band(study: Study, penalty: str, family: str, curve: str) -> Band | None:
+    """Error against the share of edges left of the choices of a family, where all its tasks reach."""
+    part = study.choices[(study.choices["penalty"] == penalty) & (study.choices["family"] == family)]
+    if part.empty:
+        return None
+    smallest = max(1 / counts[-1] for counts in study.runs.loc[study.runs["family"] == family, "edge_counts"])
+    shares = np.geomspace(smallest, 1, _GRID)
+    curves = []
+    for _, own in part.groupby("task", sort=True):
+        counts = np.array(own["edge_counts"].iloc[0], dtype=float)
+        places = np.log(counts / counts[-1])
+        curves.append(np.array([np.interp(np.log(shares), places, row) for row in log_errors(own, curve, study.rule)]))
+    return band(shares, curves, f"{penalty}/{family}/{curve}")
+
+
+def sweep_band(study: Study, penalty: str, family: str) -> Band | None:
+    """Test area against the strength, over all tasks and seeds of a family."""
+    part = study.runs[(study.runs["penalty"] == penalty) & (study.runs["family"] == family)]
+    if part.empty:
+        return None
+    strengths = np.sort(part["strength"].unique())
+    groups = [
+        own.pivot_table(index="seed", columns="strength", values="test_area") for _, own in part.groupby("task", sort=True)
+    ]
+    return band(strengths, [group.to_numpy() for group in groups], f"{penalty}/{family}/sweep")
+
+
+def agreement_band(study: Study, penalty: str, pair: tuple[str, str]) -> Band | None:
+    """Rank correlation of a pair of norms along the training of the choices, over all tasks; x is the share of the steps."""
+    part = study.choices[(study.choices["penalty"] == penalty) & ~study.choices["failed"]]
+    index = PAIRS.index(pair)
+    groups = []
+    for _, own in part.groupby("task", sort=True):
+        rows = [[look[index] for look in looks] for looks in own["agreement"]]
+        known = [row for row in rows if None not in row]
+        if known:
+            groups.append(np.array(known, dtype=float))
+    if not groups:
+        return None
+    steps = np.array(part["checkpoints"].iloc[0], dtype=float)
+    return band(steps / steps[-1], groups, f"{penalty}/{pair}")
+
+
+def tables(study: Study, *, named: bool = False) -> Iterator[Table]:
+    """All tables of the study, in the order of the page; `named` after the setting, where there are several."""
+    for table in (_verdicts, _against_none, _by_task, _ends, _cross_check, _declared):
+        made = table(study)
+        yield replace(made, name=f"{made.name}-{slug(study.setting)}") if named else made
+
+
+def _percent(frame: pd.DataFrame) -> list[str]:
+    """'+12 % (+3 to +22)' of each effect."""
+    ends = frame[["effect", "effect_low", "effect_high"]].itertuples(index=False, name=None)
+    return ["–" if pd.isna(value) else f"{_change(value)} % ({_change(low)} to {_change(high)})" for value, low, high in ends]
+
+
+def _change(effect: float) -> str:
+    return f"{100 * math.expm1(effect):+.1f}"
+
+
+def _chance(frame: pd.DataFrame) -> list[str]:
+    ends = frame[["improvement", "improvement_low", "improvement_high"]].itertuples(index=False, name=None)
+    return ["–" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in ends]
+
+
+def _p(values: Iterable[float]) -> list[str]:
+    return ["–" if pd.isna(value) else "< 0.001" if value < 1e-3 else f"{value:.3f}" for value in values]
+
+
+def _verdicts(study: Study) -> Table:
+    frame = study.verdicts
+    if "effect" not in frame:
+        return Table("sparsity_verdict", pd.DataFrame(), {})
+    helps = {(line["family"], line["candidate"]): line["verdict"] for line in study.against_none.to_dict("records")}
+    beside = [helps.get((line["family"], line["reference"]), "–") for line in frame.to_dict("records")]
+    view: View = {
+        "family": list(frame["family"]),
+        "penalty": [label(name) for name in frame["candidate"]],
+        "compared with": [label(name) for name in frame["reference"]],
+        "error at equal edges (95 %)": _percent(frame),
+        "p worse": _p(frame["p_worse"]),
+        "p within margin": _p(frame["p_within"]),
+        "tasks × seeds": _units(frame),
+        "verdict": [f"**{text}**" for text in frame["verdict"]],
+        "the reference against no penalty": beside,
+    }
+    return Table("sparsity_verdict", frame.assign(reference_against_none=beside), view)
+
+
+def _units(frame: pd.DataFrame) -> list[str]:
+    return ["–" if pd.isna(t) else f"{t:.0f} × {s:.0f}" for t, s in zip(frame["tasks"], frame["seeds"], strict=True)]
+
+
+def _against_none(study: Study) -> Table:
+    frame = study.against_none
+    if frame.empty:
+        return Table("sparsity_penalties", frame, {})
+    view: View = {
+        "family": list(frame["family"]),
+        "penalty": [label(name) for name in frame["candidate"]],
+        "error against no penalty (95 %)": _percent(frame),
+        "probability of improvement (95 %)": _chance(frame),
+        "p worse": _p(frame["p_worse"]),
+        "p better": _p(frame["p_better"]),
+        "tasks × seeds": _units(frame),
+        "verdict": list(frame["verdict"]),
+    }
+    return Table("sparsity_penalties", frame, view)
+
+
+def _by_task(study: Study) -> Table:
+    """Medians over seeds of the choices, per task and penalty."""
+    levels = [f"edges_{level:g}" for level in study.rule.levels]
+    choices = study.choices.assign(
+        exact=[math.nan if value is None else float(value) for value in study.choices["exact_structure"]],
+        auc=study.choices["relevance_auc"].astype(float),
+        total=[counts[-1] for counts in study.choices["edge_counts"]],
+        error=np.exp(study.choices["test_area"]),
+        error_before=np.exp(study.choices["before_area"]),
+        effective=np.exp(study.choices["entropy"].astype(float)),
+        unpruned=study.choices["test_error"].astype(float),
+        dead=study.choices["dead_edges"].astype(float),
+    )
+    medians = [*levels, "strength", "error", "error_before", "unpruned", "dead", "effective", "auc", "total"]
+    groups = choices.groupby(["task", "penalty"])
+    frame = (
+        groups[medians].median().join(groups.agg(family=("family", "first"), exact=("exact", "mean"), seeds=("seed", "size")))
+    )
+    counts = study.runs.groupby(["task", "penalty"]).agg(runs=("failed", "size"), failed=("failed", "sum"))
+    order = {name: rank for rank, name in enumerate([*study.tasks, *study.penalties])}
+    frame = frame.join(counts).reset_index()
+    frame = frame.sort_values(["task", "penalty"], key=lambda names: names.map(order)).reset_index(drop=True)
+    view: View = {
+        "task": code(frame["task"]),
+        "penalty": [label(name) for name in frame["penalty"]],
+        "strength": [f"{value:.3g}" for value in frame["strength"]],
+        "error along the curve": numbers(frame["error"]),
+        "before the refit": numbers(frame["error_before"]),
+        "unpruned": numbers(frame["unpruned"]),
+    }
+    for level, column in zip(study.rule.levels, levels, strict=True):
+        view[f"edges to reach {level:g}"] = ["never" if math.isinf(value) else f"{value:g}" for value in frame[column]]
+    view |= {
+        "dead to rounding": [_of(part, total) for part, total in zip(frame["dead"], frame["total"], strict=True)],
+        "effective edges": numbers(frame["effective"]),
+        "exact structure": ["–" if pd.isna(share) else f"{100 * share:.0f} %" for share in frame["exact"]],
+        "AUC of relevance": ["–" if pd.isna(value) else f"{value:.2f}" for value in frame["auc"]],
+        "failed runs": [_of(part, total) for part, total in zip(frame["failed"], frame["runs"], strict=True)],
+    }
+    return Table("sparsity_tasks", frame, view)
+
+
+def _of(part: float, total: float) -> str:
+    return f"{part:g} of {total:g}"
+
+
+def _ends(study: Study) -> Table:
+    """Per penalty: on how many tasks the weakest strength does nothing and the strongest lets the norm collapse."""
+    if study.ends.empty:
+        return Table("sparsity_ends", study.ends, {})
+    groups = study.ends.groupby("penalty", sort=False)
+    worst = groups.agg(
+        tasks=("task", "size"),
+        weakest=("weakest", "min"),
+        strongest=("strongest", "max"),
+        no_effect=("no_effect", "sum"),
+        collapse=("collapse", "sum"),
+        weakest_change=("weakest_change", "max"),
+        strongest_norm=("strongest_norm", "max"),
+        strongest_error=("strongest_error", "median"),
+    ).reset_index()
+    view: View = {
+        "penalty": [label(name) for name in worst["penalty"]],
+        "strengths": [f"{low:g} to {high:g}" for low, high in zip(worst["weakest"], worst["strongest"], strict=True)],
+        "no effect at the weakest": [_of(a, b) for a, b in zip(worst["no_effect"], worst["tasks"], strict=True)],
+        "largest change of error there": [f"{100 * math.expm1(value):.1f} %" for value in worst["weakest_change"]],
+        "collapse at the strongest": [_of(a, b) for a, b in zip(worst["collapse"], worst["tasks"], strict=True)],
+        "largest share of the norm left": [f"{100 * value:.2g} %" for value in worst["strongest_norm"]],
+        "error there (median)": numbers(worst["strongest_error"]),
+    }
+    return Table("sparsity_ends", study.ends, view)
+
+
+def _cross_check(study: Study) -> Table:
+    frame = study.cross_check
+    if frame.empty:
+        return Table("sparsity_cross_check", frame, {})
+    ends = frame[["difference", "difference_low", "difference_high"]].itertuples(index=False, name=None)
+    view: View = {
+        "task": code(frame["task"]),
+        "arm": code(frame["arm"]),
+        "runs": [str(runs) for runs in frame["runs"]],
+        "its error over ours (95 %)": [f"{_change(a)} % ({_change(b)} to {_change(c)})" for a, b, c in ends],
+        "largest of a run": [f"{100 * math.expm1(value):.1f} %" for value in frame["largest"]],
+        "verdict": [text_of(value) for value in frame["verdict"]],
+    }
+    return Table("sparsity_cross_check", frame, view)
+
+
+def _declared(study: Study) -> Table:
+    """The tasks as declared."""
+    known = {task.name: task for task in tasks.all_tasks()}
+    found = [known[name] for name in study.tasks if name in known]
+    frame = pd.DataFrame(
+        {
+            "task": [task.name for task in found],
+            "family": [task.family for task in found],
+            "text": [task.text for task in found],
+            "layers": ["-".join(map(str, task.layers)) for task in found],
+            "train": [task.sizes.train for task in found],
+            "validation": [task.sizes.validation for task in found],
+            "test": [task.sizes.test for task in found],
+        }
+    )
+    view: View = {
+        "task": code(frame["task"]),
+        "family": list(frame["family"]),
+        "formula or source": list(frame["text"]),
+        "network": list(frame["layers"]),
+        "training, validation, test": [
+            f"{a}, {b}, {c}" for a, b, c in frame[["train", "validation", "test"]].itertuples(index=False)
+        ],
+    }
+    return Table("sparsity_declared", frame, view)

@@ -1,0 +1,377 @@
+"""Figures of the sparsity study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from benchmarks.report import sparsity, style
+from benchmarks.report.sparsity import Band, Study, label
+from benchmarks.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH_INCHES, Look, log_axis
+from benchmarks.study.penalties import ENTROPY, NORMS
+
+_LOOKS = {
+    "none": Look(BLACK, "P"),
+    "weight_l1": Look(ORANGE, "s"),
+    "folded_l1": Look(VERMILION, "D"),
+    "sample_l1": Look(BLUE, "o"),
+    "sample_std": Look(GREEN, "^"),
+}
+# Norms whose agreement with the paper's, and with the importance that prunes, is asked.
+_ASKED = (
+    ("weight_l1", "sample_l1"),
+    ("folded_l1", "sample_l1"),
+    ("sample_l1", "sample_std"),
+    ("weight_l1", "importance"),
+    ("folded_l1", "importance"),
+    ("sample_l1", "importance"),
+    ("sample_std", "importance"),
+)
+_COLUMNS = 4
+ERROR = "test error (1: a constant)"
+
+Drawn = tuple[str, Figure, pd.DataFrame, str]  # stem, figure, what it draws, caption
+
+
+def look(penalty: str) -> Look:
+    """Colour and marker of the norm; dashed without its entropy term."""
+    norm = penalty.removesuffix(ENTROPY)
+    own = _LOOKS[norm]
+    return own if norm == "none" or penalty.endswith(ENTROPY) else Look(own.colour, own.marker, "--")
+
+
+def draw_all(study: Study) -> Iterator[Drawn]:
+    """Every figure of the study with the stem of its file, what it draws and its caption."""
+    failed = study.failed()
+    seeds = f"{study.runs['seed'].nunique()} seeds; {failed}"
+    bands = "Lines are interquartile means over tasks and seeds, bands 95 % bootstrap intervals"
+    chosen = "each penalty at the strength that its validation set chose"
+    for name, penalties in (("", _with_entropy(study)), ("plain", _without_entropy(study))):
+        if len(penalties) < 2:
+            continue
+        entropy = "with" if not name else "without"
+        figure, drawn = trade_off(study, penalties)
+        yield (
+            f"sparsity_trade_off{'_' + name if name else ''}",
+            figure,
+            drawn,
+            f"Test error against the share of edges left, penalties {entropy} their entropy term: {chosen}. Above as pruned, "
+            f"below after the refit without a penalty. {bands} ({seeds}).",
+        )
+    if not study.against_none.empty:
+        yield (
+            "sparsity_effects",
+            effects(study),
+            study.against_none,
+            "What each penalty does to the test error at equal edge counts, after the refit, against training without one: "
+            "left of 1 it helps. Hollow: without the entropy term. Interquartile means over tasks and seeds, 95 % bootstrap "
+            f"intervals ({seeds}).",
+        )
+    figure, drawn = by_task(study, _with_entropy(study))
+    yield (
+        "sparsity_by_task",
+        figure,
+        drawn,
+        f"Test error after the refit against edges left, task by task, penalties with their entropy term: {chosen}. Lines are "
+        f"interquartile means over seeds, bands 95 % bootstrap intervals ({seeds}).",
+    )
+    figure, drawn = sweep(study)
+    yield (
+        "sparsity_sweep",
+        figure,
+        drawn,
+        "The whole sweep: geometric mean of the test error along the curve over the strength of the penalty. Dashed: without "
+        f"the entropy term. The black line is no penalty. {bands} ({seeds}).",
+    )
+    figure, drawn = agreement(study)
+    if not drawn.empty:
+        yield (
+            "sparsity_agreement",
+            figure,
+            drawn,
+            "How far two norms order the edges of the same network alike, along its training: Spearman's rank correlation "
+            f"within layers. *Importance* is what the study prunes by. {bands} ({seeds}).",
+        )
+    if not study.original.empty:
+        figure, drawn = cross_check(study)
+        yield (
+            "sparsity_cross_check",
+            figure,
+            drawn,
+            "pykan 0.2.8 itself, trained with its own penalty from the same weights, beside this package's form of it: test "
+            "error after the refit against edges left, geometric means over seeds, one colour for each strength "
+            f"({study.failed(study.original)} of pykan).",
+        )
+
+
+def _with_entropy(study: Study) -> list[str]:
+    return [name for name in study.penalties if name == "none" or name.endswith(ENTROPY)]
+
+
+def _without_entropy(study: Study) -> list[str]:
+    return [name for name in study.penalties if not name.endswith(ENTROPY)]
+
+
+def trade_off(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
+    """Error against the share of edges left, families side by side: above before, below after the refit."""
+    families, drawn = study.families, []
+    figure = Figure(figsize=(WIDTH_INCHES, 4.1), layout="constrained")
+    grid = figure.subplots(2, len(families), squeeze=False, sharex="col", sharey=True)
+    for row, (curve, text) in enumerate((("before", "as pruned"), ("test", "after the refit"))):
+        for axes, family in zip(grid[row], families, strict=True):
+            for penalty in penalties:
+                found = sparsity.family_band(study, penalty, family, curve)
+                drawn.append(_plot(axes, found, penalty, np.exp, {"family": family, "curve": curve}))
+            tasks = study.runs.loc[study.runs["family"] == family, "task"].nunique()
+            axes.set_title(f"{family} ({tasks} task{'s' if tasks > 1 else ''}), {text}")
+    for axes in grid[-1]:
+        axes.set_xlabel("share of edges left")
+        _percent_axis(axes)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ERROR)
+    _error_axis(grid[0, 0])
+    _legend(figure, penalties)
+    return figure, pd.concat(drawn, ignore_index=True)
+
+
+def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
+    """Error after the refit against edges left, one panel a task."""
+    names, drawn = study.tasks, []
+    rows = math.ceil(len(names) / _COLUMNS)
+    figure = Figure(figsize=(WIDTH_INCHES, 1.35 * rows + 0.7), layout="constrained")
+    grid = figure.subplots(rows, min(_COLUMNS, len(names)), squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, task in zip(grid.flat, names, strict=False):
+        for penalty in penalties:
+            found = sparsity.task_band(study, penalty, task)
+            drawn.append(_plot(axes, found, penalty, np.exp, {"task": task}, bands=penalty != "none"))
+        part = study.runs[study.runs["task"] == task]
+        failed = int(part["failed"].sum())
+        axes.set_title(f"{task} ({part['family'].iloc[0]})" + (f", {failed} failed" if failed else ""))
+        total = part["edge_counts"].iloc[0][-1]
+        log_axis(axes, "x", [tick for tick in (1, 3, 10, 30, 100, 300) if tick <= total])
+        _error_axis(axes)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test error")
+    for place, axes in enumerate(grid.flat[: len(names)]):
+        if place + grid.shape[1] >= len(names):
+            axes.set_xlabel("edges left")
+    _legend(figure, penalties)
+    return figure, pd.concat(drawn, ignore_index=True)
+
+
+def effects(study: Study) -> Figure:
+    """Error against no penalty, one row a penalty, one panel a family."""
+    frame = study.against_none
+    order = list(dict.fromkeys(frame["candidate"]))
+    families = [name for name in study.families if name in set(frame["family"])]
+    figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.7), layout="constrained")
+    grid = figure.subplots(1, len(families), squeeze=False, sharey=True)
+    for axes, family in zip(grid[0], families, strict=True):
+        axes.axvline(1, color=GREY, linewidth=0.8)
+        for line in frame[frame["family"] == family].to_dict("records"):
+            chosen, place = look(line["candidate"]), order.index(line["candidate"])
+            low, value, high = (math.exp(line[name]) for name in ("effect_low", "effect", "effect_high"))
+            axes.hlines(place, low, high, color=chosen.colour, linewidth=1.2)
+            filled = "full" if line["candidate"].endswith(ENTROPY) else "none"
+            axes.plot(value, place, chosen.marker, color=chosen.colour, fillstyle=filled)
+        axes.set_xscale("log")
+        ends = axes.get_xlim()
+        axes.set_xlim(min(ends[0], 0.9), max(ends[1], 1.1))
+        log_axis(axes, "x")
+        axes.set_title(family)
+        axes.grid(visible=False, axis="y")
+    grid[0, len(families) // 2].set_xlabel("test error at equal edges / that without a penalty")
+    grid[0, 0].set_yticks(range(len(order)), [label(name) for name in order])
+    grid[0, 0].invert_yaxis()
+    return figure
+
+
+def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
+    """Geometric mean of the error along the curve over the strength, with entropy above and without below."""
+    families, drawn = study.families, []
+    rows = [names for names in (_with_entropy(study), _without_entropy(study)) if len(names) > 1]
+    figure = Figure(figsize=(WIDTH_INCHES, 1.65 * max(len(rows), 1) + 0.6), layout="constrained")
+    grid = figure.subplots(max(len(rows), 1), len(families), squeeze=False, sharex=True, sharey="col")
+    for row, names in zip(grid, rows, strict=False):
+        entropy = "with" if any(name.endswith(ENTROPY) for name in names) else "without"
+        for axes, family in zip(row, families, strict=True):
+            for penalty in names:
+                found = sparsity.sweep_band(study, penalty, family)
+                if penalty == "none" and found is not None:
+                    axes.axhline(math.exp(found.y[0]), color=BLACK, linewidth=1.0)
+                    drawn.append(_frame(found, np.exp, {"family": family, "penalty": penalty}))
+                else:
+                    drawn.append(_plot(axes, found, penalty, np.exp, {"family": family}, marked=True))
+            axes.set_title(f"{family}, {entropy} entropy")
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            log_axis(axes, "y")
+    for axes in grid[-1]:
+        axes.set_xlabel("strength")
+        _decades(axes)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test error, mean over\nthe curve (geometric)")
+    _legend(figure, study.penalties, marked=True)
+    return figure, pd.concat(drawn, ignore_index=True)
+
+
+def agreement(study: Study) -> tuple[Figure, pd.DataFrame]:
+    """Rank correlations along training: one panel for each of three ways to train."""
+    trained = [name for name in ("none", "weight_l1+entropy", "sample_l1+entropy") if name in study.penalties]
+    drawn = []
+    figure = Figure(figsize=(WIDTH_INCHES, 2.7), layout="constrained")
+    grid = figure.subplots(1, max(len(trained), 1), squeeze=False, sharey=True)
+    for axes, penalty in zip(grid[0], trained, strict=False):
+        for pair in _ASKED:
+            found = sparsity.agreement_band(study, penalty, pair)
+            own = _pair_look(pair)
+            keys = {"trained with": penalty, "first": pair[0], "second": pair[1]}
+            drawn.append(_draw(axes, found, own, lambda y: y, keys, marked=True))
+        axes.set_title(f"trained with {_trained(penalty)}")
+        axes.set_xlabel("share of the training")
+        axes.axhline(0, color=GREY, linewidth=0.6)
+    grid[0, 0].set_ylabel("rank correlation of two\nnorms of the same edges")
+    handles = [
+        Line2D([], [], color=own.colour, marker=own.marker, linestyle=own.line, label=f"{_short(pair[0])}, {_short(pair[1])}")
+        for pair in _ASKED
+        for own in (_pair_look(pair),)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure, pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame()
+
+
+def _trained(penalty: str) -> str:
+    """A penalty in few words."""
+    norm, plus, entropy = penalty.partition("+")
+    return "no penalty" if norm == "none" else f"{_short(norm)}{' ' + plus + ' ' if plus else ''}{entropy}"
+
+
+def _pair_look(pair: tuple[str, str]) -> Look:
+    """Colour of the norm that is compared; dashed where with the importance."""
+    own = _LOOKS["sample_std" if pair == ("sample_l1", "sample_std") else pair[0]]
+    return Look(own.colour, own.marker, "--" if pair[1] == "importance" else "-")
+
+
+def _short(norm: str) -> str:
+    return {
+        "weight_l1": "L1 of weights",
+        "folded_l1": "L1 of weights, folded",
+        "sample_l1": "L1 of samples",
+        "sample_std": "deviation of samples",
+        "importance": "importance",
+    }[norm]
+
+
+def cross_check(study: Study) -> tuple[Figure, pd.DataFrame]:
+    """pykan's curves (markers) on ours (lines), strength by strength, one panel a task."""
+    original = study.original
+    names = sorted(original["task"].unique())
+    strengths = sorted(original["strength"].unique())
+    colours = dict(zip(strengths, (BLUE, GREEN, ORANGE, VERMILION, *[look.colour for look in style.SPARE]), strict=False))
+    figure = Figure(figsize=(WIDTH_INCHES, 2.5), layout="constrained")
+    grid = figure.subplots(1, len(names), squeeze=False, sharey=True)
+    drawn = []
+    for axes, task in zip(grid[0], names, strict=True):
+        for strength in strengths:
+            theirs = original[(original["task"] == task) & (original["strength"] == strength)]
+            same = ["task", "seed", "strength", "penalty"]
+            ours = study.runs.merge(theirs[same], on=same)
+            for part, line in ((ours, {"linestyle": "-"}), (theirs, {"linestyle": "", "marker": "o", "fillstyle": "none"})):
+                if part.empty:
+                    continue
+                counts = np.array(part["edge_counts"].iloc[0], dtype=float)
+                mean = np.exp(sparsity.log_errors(part, "test", study.rule).mean(0))
+                axes.plot(counts, mean, color=colours.get(strength, GREY), **line)
+                keys = {"task": task, "strength": strength, "arm": part["arm"].iloc[0]}
+                drawn.append(pd.DataFrame({"x": counts, "y": mean}).assign(**keys))
+        axes.set_title(task)
+        axes.set_xlabel("edges left")
+        log_axis(axes, "x", [1, 3, 10, 25])
+    _error_axis(grid[0, 0])
+    grid[0, 0].set_ylabel(ERROR)
+    handles = [Line2D([], [], color=colours.get(strength, GREY), label=f"strength {strength:g}") for strength in strengths]
+    handles += [
+        Line2D([], [], color="black", label="efficient_kan"),
+        Line2D([], [], color="black", linestyle="", marker="o", fillstyle="none", label=str(original["arm"].iloc[0])),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure, pd.concat(drawn, ignore_index=True)
+
+
+def _plot(
+    axes: Axes,
+    found: Band | None,
+    penalty: str,
+    scale: Callable[..., np.ndarray],
+    keys: dict[str, str],
+    *,
+    bands: bool = True,
+    marked: bool = False,
+) -> pd.DataFrame:
+    return _draw(axes, found, look(penalty), scale, keys | {"penalty": penalty}, bands=bands, marked=marked)
+
+
+def _draw(
+    axes: Axes,
+    found: Band | None,
+    own: Look,
+    scale: Callable[..., np.ndarray],
+    keys: dict[str, str],
+    *,
+    bands: bool = True,
+    marked: bool = False,
+) -> pd.DataFrame:
+    if found is None:
+        return pd.DataFrame()
+    axes.plot(
+        found.x, scale(found.y), color=own.colour, linestyle=own.line, marker=own.marker if marked else "", markersize=2.5
+    )
+    if bands:
+        axes.fill_between(found.x, scale(found.low), scale(found.high), color=own.colour, alpha=0.13, linewidth=0)
+    return _frame(found, scale, keys)
+
+
+def _frame(found: Band, scale: Callable[..., np.ndarray], keys: dict[str, str]) -> pd.DataFrame:
+    values = {"x": found.x, "y": scale(found.y), "low": scale(found.low), "high": scale(found.high)}
+    return pd.DataFrame(values).assign(**keys)
+
+
+def _legend(figure: Figure, penalties: Sequence[str], *, marked: bool = False) -> None:
+    """One entry a norm; where both forms of a norm are drawn, dashes are explained by the caption."""
+    norms = [name for name in ("none", *NORMS) if any(one.removesuffix(ENTROPY) == name for one in penalties)]
+    markers = {name: _LOOKS[name].marker if marked and name != "none" else "" for name in norms}
+    handles = [Line2D([], [], color=_LOOKS[name].colour, marker=markers[name], label=label(name)) for name in norms]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
+def _error_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, max(high, 1.1))
+    log_axis(axes, "y")
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, _ = axes.get_xlim()
+    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1.0) if tick >= low]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _decades(axes: Axes) -> None:
+    low, high = (math.log10(end) for end in axes.get_xlim())
+    powers = [power for power in range(math.ceil(low), math.floor(high) + 1) if power % 2 == 0]
+    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{round(math.log10(value))}}}$"))
+    axes.xaxis.set_minor_locator(NullLocator())
