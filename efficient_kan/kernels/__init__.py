@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan import _checks
+from efficient_kan._device import device_type
 
 KERNELS = ("auto", "native", "cpu", "cuda")
 
@@ -91,7 +92,7 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
     """
     check_kernel(name)
     if name == "auto":
-        name = _BY_DEVICE.get("cpu" if inputs is None else inputs.x.device.type, "native")
+        name = _BY_DEVICE.get("cpu" if inputs is None else device_type(inputs.x), "native")
     if name != "native":
         kernel = _kernel(name)
         if kernel is None:
@@ -105,7 +106,7 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
 
 def fold(name: str, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
     """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters."""
-    if name in ("auto", "cpu") and spline_weight.device.type == "cpu":
+    if name in ("auto", "cpu") and device_type(spline_weight) == "cpu":
         kernel = _kernel("cpu")
         if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
             folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight)
