@@ -1,4 +1,4 @@
-"""The arm `efficient_kan`: this package behind the face of `reference.arm`."""
+"""The arms `efficient_kan` and `efficient_kan[native]`: this package behind the face of `reference.arm`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ _PENALTIES = {"weight_l1": WeightL1, "sample_l1": SampleL1, "sample_std": Sample
 def build(source: KAN) -> KAN:
     """Return a copy of `source`."""
     return copy.deepcopy(source)
+
+
+def build_native(source: KAN) -> KAN:
+    """Return a copy of `source` that computes with torch's operations alone."""
+    kan = copy.deepcopy(source)
+    for layer in kan.kan_layers:
+        layer.kernel = "native"
+    return kan
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

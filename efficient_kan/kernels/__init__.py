@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan import _checks
+from efficient_kan._device import device_type
 
 KERNELS = ("auto", "native", "cpu", "cuda")
 
@@ -91,7 +92,7 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
     """
     check_kernel(name)
     if name == "auto":
-        name = _BY_DEVICE.get("cpu" if inputs is None else inputs.x.device.type, "native")
+        name = _BY_DEVICE.get("cpu" if inputs is None else device_type(inputs.x), "native")
     if name != "native":
         kernel = _kernel(name)
         if kernel is None:
@@ -105,7 +106,7 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
 
 def fold(name: str, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
     """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters."""
-    if name in ("auto", "cpu") and spline_weight.device.type == "cpu":
+    if name in ("auto", "cpu") and device_type(spline_weight) == "cpu":
         kernel = _kernel("cpu")
         if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
             folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight)
@@ -135,9 +136,10 @@ def report() -> Report:
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
     """Let a kernel keep a layer's features from the forward to the backward pass if they take up to ``size`` bytes.
 
-    Others are expanded again, block by block, so that a step keeps the samples alone: of a large layer that is also faster,
-    for blocks stay in the cache. The default is 1 MiB; 0 keeps none. It holds for all layers of the process from the call on,
-    or, as ``with set_feature_budget(size): ...``, inside the block. The kernel ``native`` never keeps features.
+    Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone and takes a little
+    longer. The default is 64 MiB a layer; 0 keeps none. It holds for all layers of the process from the call on, or, as
+    ``with set_feature_budget(size): ...``, inside the block; blocks of samples and inputs, and so the rounding, are the same
+    either way. The kernel ``native`` never keeps features.
 
     Raises:
         ValueError: if ``size`` is not an integer >= 0.
@@ -161,7 +163,7 @@ def feature_budget() -> int:
     return _feature_budget
 
 
-_feature_budget = 2**20
+_feature_budget = 2**26
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()

@@ -369,8 +369,17 @@ def test_what_a_layer_keeps_follows_the_budget() -> None:
             torch.autograd.graph.saved_tensors_hooks(lambda t: kept[-1].append(t.numel()) or t, lambda t: t),  # type: ignore[func-returns-value]
         ):
             layer(x).sum().backward()
-    features = x.numel() * 9
-    assert max(kept[0]) == x.numel() and features in kept[1]
+    assert max(kept[0]) == x.numel() and x.numel() * 9 in kept[1]
+
+
+def test_what_is_kept_does_not_change_a_bit() -> None:
+    inputs = make_inputs((2000, 70, 5), 5, 3, torch.float32)
+    results = []
+    for size in (0, 2**40):
+        with kernels.set_feature_budget(size):
+            results.append(outputs_and_gradients(kernels.resolve("cpu", inputs), inputs))
+    for name, value in results[0].items():
+        assert torch.equal(results[1][name], value), name
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -81,7 +81,7 @@ def _fill(
                 active[b] = share * (one + column[b] * (one - share)) if derivative else column[b] * share
         rows_at, place = table_at + n * (count + 1) * length * size, terms_at + n * terms * size
         for b in range(samples):
-            cell = np.int64(cells[b])
+            cell: Any = np.int64(cells[b])
             row = at(rows_at + cell * (length * size), zero)
             s = local(column[b], cell, row, count)
             if derivative:
