@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -24,7 +25,12 @@ def offline(name: str, folds: int = 5, fold: int = 0) -> ArraySet:
 
     Raises ValueError if there is no such set, ModuleNotFoundError if its package is not installed.
     """
-    makers = {"digits": _digits, "mnist5k": _mnist5k, "lfw_subset": _lfw_subset, "tissue": _tissue}
+    makers: dict[str, Callable[[], Made]] = {
+        "digits": _digits,
+        "mnist5k": _mnist5k,
+        "lfw_subset": _lfw_subset,
+        "tissue": _tissue,
+    }
     if name not in makers:
         raise ValueError(f"data: expected one of {', '.join(makers)}, got {name!r}")
     classes, images, labels = makers[name]()
