@@ -1,0 +1,94 @@
+"""Triton kernels for NVIDIA GPUs: features are computed in registers, beside the matrix product that uses them.
+
+The contract of :mod:`efficient_kan.kernels` for weights in float32, bfloat16 and float16 on float32 knots, orders 1 to 5. For
+the rest, and inside the transforms of ``torch.func``, native computes. So it does ``edge_std`` always: see there.
+Float32 products are IEEE, or TF32 where torch's own would be; 16-bit weights are summed in float32. Results repeat bit by bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from efficient_kan.kernels import LayerInputs, native
+
+ORDERS = range(1, 6)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_CAPABILITY = (8, 0)
+
+
+def spline_linear(inputs: LayerInputs) -> Tensor:
+    """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
+    if refusal(inputs) is not None:
+        return native.spline_linear(inputs)
+    from efficient_kan.kernels.cuda import ops
+
+    y: Tensor = ops.linear(*_prepared(inputs))
+    return y
+
+
+def edge_l1(inputs: LayerInputs) -> Tensor:
+    """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
+    if refusal(inputs) is not None:
+        return native.edge_l1(inputs)
+    from efficient_kan.kernels.cuda import ops
+
+    norms: Tensor = ops.edge_l1(*_prepared(inputs))
+    return norms.T.to(inputs.weight.dtype)
+
+
+def edge_std(inputs: LayerInputs) -> Tensor:
+    """``std_b phi_oi(x[b, i])`` with divisor ``B - 1``, shape ``(O, I)``, by native.
+
+    Its work is a covariance of ``M + 1`` features per input in float64, ``(M + 1) / O`` of the layer's own product, which
+    batched matrix products of the vendor's library do at the full float64 rate of the chip.
+    """
+    return native.edge_std(inputs)
+
+
+def unavailable() -> str | None:
+    """Why this kernel cannot be used in this process, or ``None``."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if _interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA GPU"
+    if torch.version.hip is not None:
+        return "made for NVIDIA GPUs, not for ROCm"
+    return None
+
+
+def refusal(inputs: LayerInputs) -> str | None:
+    """Why native computes with these inputs, or ``None``."""
+    x, base, knots, weight, order = inputs
+    if weight.dtype not in _DTYPES or knots.dtype != torch.float32 or base.dtype not in _DTYPES:
+        return f"weights in {weight.dtype} on knots in {knots.dtype}"
+    if order not in ORDERS:
+        return f"spline order {order}"
+    if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
+        return "inside a transform of torch.func"
+    if not x.is_cuda:
+        return None if _interpreted() and x.device.type == "cpu" else f"samples on {x.device}"
+    return unavailable() or _too_old(x.device)
+
+
+@cache
+def _too_old(device: torch.device) -> str | None:
+    found = torch.cuda.get_device_capability(device)
+    return None if found >= _CAPABILITY else f"{device} has compute capability {found}, below {_CAPABILITY}"
+
+
+def _interpreted() -> bool:
+    """Whether triton runs kernels in Python, on CPU tensors; it decides that when it defines them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _prepared(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Contiguous tensors, and the weights feature-major ``(M, I, O)``."""
+    x, base, knots, weight, order = inputs
+    return x.contiguous(), base.contiguous(), knots.contiguous(), weight.permute(2, 1, 0).contiguous(), order
