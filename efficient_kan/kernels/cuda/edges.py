@@ -23,12 +23,23 @@ def _combine(weights, first, local, step, M, picked_ok, K: tl.constexpr):
     """
     total = tl.zeros((first.shape[0], weights.shape[1]), dtype=tl.float32)
     for r in tl.static_range(K + 1):
-        m = first + r
-        exists = (m >= 0) & (m < M - 1)
-        at = tl.where(exists, m, 0).to(tl.int64) * step
-        row = tl.load(weights + at[:, None], mask=exists[:, None] & picked_ok, other=0.0)
+        m = (first + r)[:, None]
+        row = tl.load(weights + m.to(tl.int64) * step, mask=(m >= 0) & (m < M - 1) & picked_ok, other=0.0)
         total += local[r][:, None] * row.to(tl.float32)
     return total
+
+
+@triton.jit
+def _combine_both(weights, first, values, slopes, step, M, picked_ok, K: tl.constexpr):
+    """:func:`_combine` of ``values`` and of ``slopes``, which share their picks."""
+    y = tl.zeros((first.shape[0], weights.shape[1]), dtype=tl.float32)
+    slope = tl.zeros((first.shape[0], weights.shape[1]), dtype=tl.float32)
+    for r in tl.static_range(K + 1):
+        m = (first + r)[:, None]
+        row = tl.load(weights + m.to(tl.int64) * step, mask=(m >= 0) & (m < M - 1) & picked_ok, other=0.0).to(tl.float32)
+        y += values[r][:, None] * row
+        slope += slopes[r][:, None] * row
+    return y, slope
 
 
 @triton.jit
@@ -112,20 +123,20 @@ def edge_l1_input_grad(
     knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
     first, values, ratios = local_basis(x, knots, T, K, STEPS)
     slopes = slopes_of(ratios, K)
-    of_x = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
-    of_base = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
+    of_x = tl.zeros_like(x)
+    of_base = tl.zeros_like(x)
     for start in range(0, O, BLOCK_O):
         outs = start + tl.arange(0, BLOCK_O)
         out_ok = (outs < O)[None, :]
         weights = weight_ptr + tl.cast(i, tl.int64) * O + outs[None, :]
         weight = tl.load(weights + (M - 1) * step, mask=out_ok, other=0.0).to(tl.float32)
         scale = tl.load(scale_ptr + tl.cast(i, tl.int64) * O + outs[None, :], mask=out_ok, other=0.0)
-        y = base[:, None] * weight + _combine(weights, first, values, step, M, out_ok, K)
-        pulled = _sign(y) * scale
-        of_base += pulled * weight
-        of_x += pulled * _combine(weights, first, slopes, step, M, out_ok, K)
-    tl.store(grad_x_ptr + rows * I + i, tl.sum(of_x, axis=1), mask=row_ok)
-    tl.store(grad_base_ptr + rows * I + i, tl.sum(of_base, axis=1).to(grad_base_ptr.dtype.element_ty), mask=row_ok)
+        y, slope = _combine_both(weights, first, values, slopes, step, M, out_ok, K)
+        pulled = _sign(y + base[:, None] * weight) * scale
+        of_base += tl.sum(pulled * weight, axis=1)
+        of_x += tl.sum(pulled * slope, axis=1)
+    tl.store(grad_x_ptr + rows * I + i, of_x, mask=row_ok)
+    tl.store(grad_base_ptr + rows * I + i, of_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
 
 
 @triton.jit
@@ -177,12 +188,12 @@ def edge_l1_weight_grad(
         first, values, _ = local_basis(x, knots, T, K, STEPS)
         y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)
         sign = tl.where(row_ok[:, None], _sign(y), 0.0).to(dtype)
-        rows_of = ()
+        columns = ()
         for r in tl.static_range(K + 1):
-            rows_of = rows_of + (values[r][None, :],)
-        phi = select(first[None, :], rows_of, features[:, None], K)
-        phi = tl.where(features[:, None] == M - 1, base[None, :], phi).to(dtype)
-        acc = dot(phi, sign, acc, PRECISION)
+            columns = columns + (values[r][:, None],)
+        phi = select(first[:, None], columns, features[None, :], K)
+        phi = tl.where(features[None, :] == M - 1, base[:, None], phi).to(dtype)
+        acc = dot(tl.trans(phi), sign, acc, PRECISION)
     scale = tl.load(scale_ptr + column + outs, mask=out_ok, other=0.0)
     at = (part * M + features[:, None]) * step + column + outs[None, :]
     tl.store(out_ptr + at, acc * scale[None, :], mask=(features < M)[:, None] & out_ok[None, :])

@@ -40,9 +40,9 @@ def tiles(kernel: str, outputs: int) -> Tiles:
         case "weight_grad":
             return Tiles({"BLOCK_M": 4, "BLOCK_I": 16, "BLOCK_O": wide, "BLOCK_B": 32}, 4, 2)
         case "edge_l1" | "edge_l1_input_grad":
-            return Tiles({"BLOCK_B": 64, "BLOCK_O": 32}, 4, 2)
+            return Tiles({"BLOCK_B": 128, "BLOCK_O": 32}, 4, 2)
         case "edge_l1_weight_grad":
-            return Tiles({"BLOCK_M": 16, "BLOCK_O": 32, "BLOCK_B": 64}, 4, 2)
+            return Tiles({"BLOCK_M": 16, "BLOCK_O": 32, "BLOCK_B": 128}, 4, 2)
     raise KeyError(kernel)
 
 
