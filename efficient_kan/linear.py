@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from efficient_kan import _checks, grid_update
 from efficient_kan.fit import fit_coefficients
@@ -191,9 +192,11 @@ class KANLinear(nn.Module):
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
         self._check_input(x)
         flat = x.reshape(-1, self.in_features).to(self.grid.dtype)
-        base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
-        same = isinstance(base, Tensor) and base.shape == flat.shape
-        _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
+        base: Tensor | None = None
+        if not _is_plain_silu(self.base_activation):
+            base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
+            same = isinstance(base, Tensor) and base.shape == flat.shape
+            _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
         return LayerInputs(flat, base, self.grid, self.folded_weight(), self.spline_order)
 
     def folded_weight(self) -> Tensor:
@@ -206,8 +209,8 @@ class KANLinear(nn.Module):
         device = inputs.x.device.type
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if cast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
-            inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
-        y = resolve(self.kernel).spline_linear(inputs)
+            inputs = inputs.with_base()._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
+        y = resolve(self.kernel, inputs).spline_linear(inputs)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @torch.no_grad()
@@ -271,6 +274,12 @@ class KANLinear(nn.Module):
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
+
+
+def _is_plain_silu(module: nn.Module) -> bool:
+    """Whether calling ``module`` is SiLU and nothing else, so that a kernel may compute it in its own way."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) is nn.SiLU and not any(hooks) and not _has_any_global_hook() and "forward" not in module.__dict__
 
 
 def _build_activation(factory: Callable[[], nn.Module]) -> nn.Module:

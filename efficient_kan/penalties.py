@@ -77,7 +77,7 @@ class SampleL1:
 
     def _edge_norms(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
         _check_samples(inputs, 1)
-        norms = resolve(layer.kernel).edge_l1(inputs)
+        norms = resolve(layer.kernel, inputs).edge_l1(inputs)
         if self.divide_by_grid_range:
             interior = interior_of(inputs.knots, inputs.spline_order)
             norms = norms / (interior[:, -1] - interior[:, 0] + _PYKAN_RANGE_EPS).to(norms.dtype)
@@ -129,7 +129,7 @@ class SampleStd:
 
     def _edge_norms(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
         _check_samples(inputs, 2)
-        deviations = resolve(layer.kernel).edge_std(inputs)
+        deviations = resolve(layer.kernel, inputs).edge_std(inputs)
         if not self.normalize:
             return deviations
         return deviations / (inputs.x.std(dim=0) + _PYKAN_INPUT_STD_OFFSET).to(deviations.dtype)

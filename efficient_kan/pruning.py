@@ -49,7 +49,7 @@ def importance(kan: KAN, x: Tensor) -> list[Tensor]:
     deviations, spreads = [], []
     for layer in kan.kan_layers:
         inputs = layer.layer_inputs(x)
-        deviations.append(resolve(layer.kernel).edge_std(inputs))
+        deviations.append(resolve(layer.kernel, inputs).edge_std(inputs))
         x = layer(x)
         spreads.append(x.reshape(-1, x.shape[-1]).std(dim=0))
     node = torch.full_like(spreads[-1], 1 / spreads[-1].numel())

@@ -7,27 +7,53 @@ A kernel is a module with three functions, each of :class:`LayerInputs` alone:
 - ``edge_std(inputs) -> (O, I)``: standard deviation of every edge over the samples (divisor ``B - 1``).
 
 All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements.
+
+==========  =======================  =======================================================================
+kernel      needs                    takes
+==========  =======================  =======================================================================
+``native``  torch                    everything
+``cpu``     numba (extra ``cpu``)    float32 and float64 on a CPU, spline order up to 5
+``cuda``    triton (extra ``cuda``)  tensors on a CUDA device
+==========  =======================  =======================================================================
+
+``auto`` takes the kernel of the tensors' device. A kernel that cannot be had is replaced by ``native``, with one
+``RuntimeWarning`` that says why; inputs that a kernel does not take go to ``native`` without a word, and so does work under
+torch.compile and torch.func transforms. :func:`report` tells what is in use.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import importlib
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from efficient_kan import _checks
 
-KERNELS = ("auto", "native")
+KERNELS = ("auto", "native", "cpu", "cuda")
+
+_PACKAGES = {"cpu": "numba", "cuda": "triton"}
+_BY_DEVICE = {"cpu": "cpu", "cuda": "cuda"}
 
 
 class LayerInputs(NamedTuple):
     """What a layer computes with: ``phi_oi(x) = weight[o, i, :-1] . B(x_i) + weight[o, i, -1] * base_i``."""
 
     x: Tensor  # shape: (B, I), the dtype of knots
-    base: Tensor  # shape: (B, I), the base activation of x
+    base: Tensor | None  # shape: (B, I), the base activation of x; None: SiLU, left to the kernel
     knots: Tensor  # shape: (I, G+2k+1), at least float32
     weight: Tensor  # shape: (O, I, G+k+1), scales and masks folded in
     spline_order: int
+
+    def with_base(self) -> LayerInputs:
+        """The same with ``base`` computed, differentiably."""
+        if self.base is not None:
+            return self
+        return self._replace(base=torch.nn.functional.silu(self.x.to(self.weight.dtype)))
 
 
 class Kernel(Protocol):
@@ -40,15 +66,73 @@ class Kernel(Protocol):
     def edge_std(self, inputs: LayerInputs) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Report:
+    """What :func:`resolve` finds: for each kernel ``"available"`` or why it is not."""
+
+    kernels: dict[str, str]
+    auto: dict[str, str]  # by device type
+
+    def __str__(self) -> str:
+        lines = [f"kernel {name}: {state}" for name, state in self.kernels.items()]
+        return "\n".join(lines + [f"auto on {device}: {name}" for device, name in self.auto.items()])
+
+
 def check_kernel(name: str) -> str:
     """``name`` if it is a known kernel, else ``ValueError``."""
     _checks.require(name in KERNELS, "kernel", f"one of {KERNELS}", name)
     return name
 
 
-def resolve(name: str) -> Kernel:
-    """The kernel that ``name`` stands for; ``"auto"`` is ``"native"``, which runs on every device and dtype."""
+def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
+    """The kernel that ``name`` stands for and that takes ``inputs``; see the module's description.
+
+    Without inputs: for such as every kernel takes, on a CPU.
+    """
     check_kernel(name)
+    if name == "auto":
+        name = _BY_DEVICE.get("cpu" if inputs is None else inputs.x.device.type, "native")
+    if name != "native":
+        kernel = _kernel(name)
+        if kernel is None:
+            _warn_once(name)
+        elif inputs is None or kernel.takes(inputs):
+            return cast(Kernel, kernel)
     from efficient_kan.kernels import native
 
     return native
+
+
+def report() -> Report:
+    """Which kernels there are, which are missing and why, and what ``auto`` takes; ``print(report())`` shows it."""
+    states = {name: "available" if _kernel(name) is not None else _reasons[name] for name in _PACKAGES}
+    auto = {device: name if states[name] == "available" else "native" for device, name in _BY_DEVICE.items()}
+    return Report({"native": "available", **states}, {**auto, "other devices": "native"})
+
+
+_found: dict[str, ModuleType | None] = {}
+_reasons: dict[str, str] = {}
+_warned: set[str] = set()
+
+
+def _kernel(name: str) -> ModuleType | None:
+    """The module of a kernel, or None, with the reason noted."""
+    if name not in _found:
+        try:
+            _found[name] = importlib.import_module(f"efficient_kan.kernels.{name}")
+        except (ImportError, OSError) as error:
+            _found[name] = None
+            _reasons[name] = f"{_PACKAGES[name]} cannot be imported: {error}"
+    return _found[name]
+
+
+def _warn_once(name: str) -> None:
+    if name in _warned:
+        return
+    _warned.add(name)
+    hint = f"pip install 'efficient-kan-bench[{name}]'"
+    warnings.warn(
+        f"efficient_kan: the kernel {name!r} cannot be had, the slower 'native' is used ({_reasons[name]}); {hint}",
+        RuntimeWarning,
+        stacklevel=3,
+    )

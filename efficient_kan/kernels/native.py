@@ -32,13 +32,13 @@ _WEIGHT_COPIES = 4
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
     """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
-    y: Tensor = _SplineLinear.apply(*inputs)  # type: ignore[no-untyped-call]
+    y: Tensor = _SplineLinear.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
     return y
 
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
-    norms: Tensor = _EdgeL1.apply(*inputs)  # type: ignore[no-untyped-call]
+    norms: Tensor = _EdgeL1.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
     return norms
 
 
@@ -48,7 +48,7 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     The variance of a linear combination needs the covariance of its features alone: ``v . Cov(Phi_i) v``, an ``(M, M)``
     matrix per input. Accumulated in float64, because rounding errors of a covariance can exceed a small variance.
     """
-    norms: Tensor = _EdgeStd.apply(*inputs)[0]  # type: ignore[no-untyped-call]
+    norms: Tensor = _EdgeStd.apply(*inputs.with_base())[0]  # type: ignore[no-untyped-call]
     return norms
 
 
@@ -72,24 +72,60 @@ class _SplineLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight = ctx.saved_tensors
-        needs_inputs, needs_weight = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[3]
-        matrix = weight.flatten(1)
-        grad_weight: Tensor | None = None
-        grads: list[tuple[Tensor, Tensor]] = []
-        with _autocast_off(x):
-            for rows in _row_blocks(x):
-                local, features = _expand(x[rows], base[rows], knots, ctx.spline_order)
-                if needs_weight:
-                    part = grad[rows].T @ features.flatten(0, 1).to(weight.dtype).T
-                    grad_weight = _accumulate(grad_weight, part)
-                if needs_inputs:
-                    shape = features.shape
-                    del features
-                    grads.append(_pull_back((matrix.T @ grad[rows].T).view(shape), local, x, base))
-            if grad_weight is not None:
-                grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
-        return *_input_grads(grads), None, grad_weight, None
+        of_x, of_base, of_weight = _linear_gradients(
+            *ctx.saved_tensors,
+            ctx.spline_order,
+            grad,
+            needs_inputs=ctx.needs_input_grad[0] or ctx.needs_input_grad[1],
+            needs_weight=ctx.needs_input_grad[3],
+        )
+        return of_x, of_base, None, of_weight, None
+
+
+def linear_gradients(inputs: LayerInputs, grad: Tensor, *, needs_inputs: bool, needs_weight: bool) -> tuple[Tensor | None, ...]:
+    """The gradients of :func:`spline_linear` with respect to ``x``, ``base`` and ``weight``, by differentiable operations.
+
+    Without a base, that of ``x`` is the whole one, through SiLU.
+    """
+    full = inputs.with_base()
+    assert full.base is not None
+    of_x, of_base, of_weight = _linear_gradients(
+        full.x, full.base, full.knots, full.weight, full.spline_order, grad, needs_inputs=needs_inputs, needs_weight=needs_weight
+    )
+    if inputs.base is None and of_x is not None and of_base is not None:
+        x = inputs.x.to(of_base.dtype)
+        share = torch.sigmoid(x)
+        of_x = of_x + (of_base * share * (1 + x * (1 - share))).to(of_x.dtype)
+    return of_x, of_base, of_weight
+
+
+def _linear_gradients(
+    x: Tensor,
+    base: Tensor,
+    knots: Tensor,
+    weight: Tensor,
+    spline_order: int,
+    grad: Tensor,
+    *,
+    needs_inputs: bool,
+    needs_weight: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    matrix = weight.flatten(1)
+    grad_weight: Tensor | None = None
+    grads: list[tuple[Tensor, Tensor]] = []
+    with _autocast_off(x):
+        for rows in _row_blocks(x):
+            local, features = _expand(x[rows], base[rows], knots, spline_order)
+            if needs_weight:
+                part = grad[rows].T @ features.flatten(0, 1).to(weight.dtype).T
+                grad_weight = _accumulate(grad_weight, part)
+            if needs_inputs:
+                shape = features.shape
+                del features
+                grads.append(_pull_back((matrix.T @ grad[rows].T).view(shape), local, x, base))
+        if grad_weight is not None:
+            grad_weight = grad_weight.view(weight.shape).to(weight.dtype)
+    return *_input_grads(grads), grad_weight
 
 
 class _EdgeL1(torch.autograd.Function):

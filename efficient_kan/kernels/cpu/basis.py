@@ -1,0 +1,223 @@
+"""B-spline pieces for compiled code: one polynomial per input, interval and basis.
+
+Shape legend: ``I`` inputs, ``T = G + 2k + 1`` knots of an input, ``k`` the spline order, ``W = k + 1`` bases per interval.
+
+The *cell* of a sample is the number of knots that are not above it, ``0..T``: the interval ``[t_{c-1}, t_c)`` is cell ``c``;
+cells ``0`` and ``T`` are outside, and NaN is in cell 0. In cell ``c`` the ``W`` bases from ``first_basis(c, T, k)`` on include
+all that are not zero, and none of their numbers is out of range: near the ends of the knots some of them are zero. Their values
+are polynomials in ``s = (x - middle) * scale``, which runs from -1/2 to 1/2 through the cell: no coefficient is large on
+any knots. Coefficients are worked out in float64 by the triangular scheme of Piegl and Tiller (*The NURBS Book*, A2.1-A2.3), on
+polynomials in place of numbers, and rounded once.
+
+:func:`pieces` makes a table of ``I * (T + 1)`` rows of ``row_length(k)`` numbers, row ``i * (T + 1) + c`` for cell ``c`` of
+input ``i``: ``middle``, ``scale``, then for each power 0..k the ``W`` coefficients. Cells outside have rows of zeros.
+
+Compiled functions take addresses (``Tensor.data_ptr()``) in place of arrays and read them through :func:`at`: nothing is
+unpacked or checked, and loops over pointers compile to what they would be in C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
+
+LANES = 64  # rows of a table that are worked out together
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def at(_: Any, address: Any, like: Any) -> Any:
+    """``at(address, like)``: the pointer to numbers of the type of ``like`` at an integer address."""
+    signature = types.CPointer(like)(address, like)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return signature, generate
+
+
+def row_length(spline_order: int) -> int:
+    """Numbers in a row of a table."""
+    return 2 + (spline_order + 1) ** 2
+
+
+@inlined
+def first_basis(cell: int, knots: int, order: int) -> int:
+    """Number of the first of the ``order + 1`` bases in a cell."""
+    return min(max(cell - 1 - order, 0), knots - 2 * order - 2)
+
+
+@inlined
+def locate(x: float, row: Any, knots: int) -> int:
+    """The cell of one sample: how many of the sorted knots at pointer ``row`` are ``<= x``; 0 for NaN."""
+    base = 0
+    length = knots
+    while length > 1:
+        half = length >> 1
+        base += half if row[base + half - 1] <= x else 0
+        length -= half
+    return base + (1 if row[base] <= x else 0)
+
+
+@inlined
+def local(x: float, cell: int, row: Any, knots: int) -> Any:
+    """Where in its cell a sample is: ``s``, or zero outside. ``row`` points to the cell's row of the table."""
+    s = (x - row[0]) * row[1]
+    return s if (cell > 0) and (cell < knots) else type(s)(0)
+
+
+def _polynomials(builder: Any, signature: Any, args: Any, derivative: bool) -> tuple[Any, Any]:
+    """Emit the evaluation of a cell's polynomials, all bases in one vector; also return the vector's type."""
+    s, row, _ = args[:3]
+    order = signature.args[2].literal_value
+    real = s.type
+    vector = ir.VectorType(real, order + 1)
+
+    def load(power: int) -> Any:
+        start = builder.gep(row, [ir.Constant(ir.IntType(64), 2 + power * (order + 1))])
+        coefficients = builder.load(builder.bitcast(start, vector.as_pointer()), align=_size(real))
+        if not derivative:
+            return coefficients
+        return builder.fmul(coefficients, ir.Constant(vector, [float(power)] * (order + 1)))
+
+    spread = _spread(builder, s, vector)
+    result = load(order)
+    for power in range(order - 1, 0 if derivative else -1, -1):
+        result = builder.fadd(builder.fmul(result, spread, flags=["contract"]), load(power), flags=["contract"])
+    if derivative:
+        scale = builder.load(builder.gep(row, [ir.Constant(ir.IntType(64), 1)]))
+        result = builder.fmul(result, _spread(builder, scale, vector))
+    return result, vector
+
+
+def _spread(builder: Any, value: Any, vector: Any) -> Any:
+    index = ir.IntType(32)
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, index(0))
+    return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(index, vector.count), [0] * vector.count))
+
+
+def _size(real: Any) -> int:
+    return 4 if isinstance(real, ir.FloatType) else 8
+
+
+def _stored(derivative: bool) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result, vector = _polynomials(builder, signature, args, derivative)
+        builder.store(result, builder.bitcast(args[3], vector.as_pointer()), align=_size(vector.element))
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def values(_: Any, s: Any, row: Any, order: Any, result: Any) -> Any:
+    """``values(s, row, order, result)``: write the ``order + 1`` values at ``s``, from the table's ``row``, to ``result``."""
+    return types.void(s, row, order, result), _stored(False)
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def slopes(_: Any, s: Any, row: Any, order: Any, result: Any) -> Any:
+    """``slopes(s, row, order, result)``: write the derivatives of the values with respect to ``x`` to ``result``."""
+    return types.void(s, row, order, result), _stored(True)
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def slope_along(_: Any, s: Any, row: Any, order: Any, weights: Any) -> Any:
+    """``slope_along(s, row, order, weights)``: the sum of the derivatives of the values, each times its weight."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result, vector = _polynomials(builder, signature, args, True)
+        weights = builder.load(builder.bitcast(args[3], vector.as_pointer()), align=_size(vector.element))
+        result = builder.fmul(result, weights)
+        terms = [builder.extract_element(result, ir.IntType(32)(n)) for n in range(vector.count)]
+        while len(terms) > 1:
+            pairs = [builder.fadd(terms[n], terms[n + 1]) for n in range(0, len(terms) - 1, 2)]
+            terms = pairs + terms[2 * len(pairs) :]
+        return terms[0]
+
+    return s(s, row, order, weights), generate
+
+
+@cache
+def _tabulate(order: int, real: Any) -> Callable[..., None]:
+    k, width, stamp = order, order + 1, STAMP
+    length = row_length(order)
+    largest = np.finfo(real).max
+
+    def tabulate(knots_at: int, table_at: int, inputs: int, knots: int) -> None:
+        assert stamp
+        t_row, table = at(knots_at, real(0)), at(table_at, real(0))
+        count = inputs * knots
+        t = np.empty(LANES + 2 * k + 1)
+        inverse, middle, scale, unit = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+        p = np.empty((width, width, LANES))  # polynomial r, power m
+        for start in range(0, count, LANES):
+            # Knots of neighbouring inputs run into each other here: bases that do not exist use those, no others do.
+            for lane in range(LANES + 2 * k + 1):
+                t[lane] = t_row[min(max(start + lane - k + 1, 0), count - 1)]
+            for lane in range(LANES):
+                low, high = t[k - 1 + lane], t[k + lane]
+                centre = real(low + 0.5 * (high - low))
+                middle[lane] = centre
+                scale[lane] = real(min(1.0 / (high - low), largest))
+                unit[lane] = 1.0 / scale[lane]
+                p[0, 0, lane] = 1.0
+            for q in range(1, k + 1):
+                for r in range(q):
+                    for lane in range(LANES):
+                        inverse[lane] = 1.0 / (t[k + r + lane] - t[k - q + r + lane])
+                    for m in range(q):
+                        for lane in range(LANES):
+                            p[r, m, lane] *= inverse[lane]
+                for r in range(q, -1, -1):
+                    for m in range(q, -1, -1):
+                        for lane in range(LANES):
+                            value = 0.0
+                            if r > 0:
+                                if m < q:
+                                    value += (middle[lane] - t[k - 1 - q + r + lane]) * p[r - 1, m, lane]
+                                if m > 0:
+                                    value += unit[lane] * p[r - 1, m - 1, lane]
+                            if r < q:
+                                if m < q:
+                                    value += (t[k + r + lane] - middle[lane]) * p[r, m, lane]
+                                if m > 0:
+                                    value -= unit[lane] * p[r, m - 1, lane]
+                            p[r, m, lane] = value
+            for lane in range(min(LANES, count - start)):
+                i, cell = divmod(start + lane, knots)
+                cell += 1  # the interval from knot `cell - 1`
+                row = (i * (knots + 1) + cell) * length
+                for n in range(length):
+                    table[row + n] = real(0)
+                if cell == 1:
+                    for n in range(length):
+                        table[row - length + n] = real(0)
+                if cell == knots or not t[k + lane] > t[k - 1 + lane]:
+                    continue
+                table[row], table[row + 1] = real(middle[lane]), real(scale[lane])
+                first = first_basis(cell, knots, k)
+                for r in range(width):
+                    basis = cell - 1 - k + r
+                    if 0 <= basis < knots - k - 1:
+                        for m in range(width):
+                            table[row + 2 + m * width + basis - first] = real(p[r, m, lane])
+
+    return compiled(tabulate)
+
+
+def pieces(knots: Tensor, order: int) -> Tensor:
+    """The table of ``knots`` ``(I, T)``, contiguous: ``(I * (T + 1), row_length(k))`` of the same dtype."""
+    inputs, count = knots.shape
+    table = knots.new_empty((inputs * (count + 1), row_length(order)))
+    if stored(table):
+        _tabulate(order, REAL[knots.dtype])(knots.data_ptr(), table.data_ptr(), inputs, count)
+    return table

@@ -1,0 +1,58 @@
+"""How the functions of this package are compiled.
+
+Functions are compiled when they are first needed, for one spline order and one dtype, which are constants in them. The machine
+code is kept in numba's cache folder (``NUMBA_CACHE_DIR``, ``__pycache__`` beside the source or a folder of the user); where
+none of them can be written, it is compiled again in every process.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numba import njit
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Products and sums may be contracted, nothing else may be reordered; divisions by zero give infinities.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+REAL = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def _source_stamp() -> int:
+    """Of all modules here. numba looks only at the file of the function itself to tell whether cached code is stale."""
+    stamp = 0
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        stamp = zlib.crc32(path.read_bytes(), stamp)
+    return stamp
+
+
+STAMP = _source_stamp()
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile a helper into every compiled function that calls it."""
+    compiled: _Function = njit(forceinline=True, **_OPTIONS)(function)
+    return compiled
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile a function when it is first called; cached across processes where a folder for it can be written.
+
+    What the function closes over is part of the cache's key, STAMP must be: ``assert stamp`` in it sees to that.
+    """
+    try:
+        made: _Function = njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # numba found no folder that it may write to
+        made = njit(**_OPTIONS)(function)
+    return made
+
+
+def stored(tensor: torch.Tensor) -> bool:
+    """Whether there are numbers to write: fake tensors and those on ``meta`` have a shape alone."""
+    return type(tensor) is torch.Tensor and tensor.device.type == "cpu"

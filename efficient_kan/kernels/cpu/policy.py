@@ -1,0 +1,53 @@
+"""What is computed how: in which blocks, with features kept or expanded again, and what is left to `native`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from efficient_kan.kernels import LayerInputs, native
+
+_ORDERS = range(1, 6)
+_DTYPES = (torch.float32, torch.float64)
+_TYPES = (Tensor, nn.Parameter, FakeTensor)
+# Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
+_BLOCK_BYTES = 2**21
+_LEAST_ROWS = 256
+
+_budget = 2**26
+
+
+def takes(inputs: LayerInputs) -> bool:
+    """Whether the compiled kernel takes these inputs; `native` takes the rest.
+
+    16-bit weights, tensors that are not plain, and whatever traces or transforms: compiled code is not seen there.
+    """
+    x, base, knots, weight, order = inputs
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return False
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        return False
+    if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
+        return False
+    if base is not None and (type(base) not in _TYPES or base.dtype != x.dtype):
+        return False
+    return type(x) in _TYPES and type(weight) in _TYPES and type(knots) in _TYPES and x.device.type in ("cpu", "meta")
+
+
+def transformed(grad: Tensor) -> bool:
+    """Whether a gradient comes from a transform (``is_grads_batched``, say) that compiled code cannot see."""
+    return type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+
+
+def keeps(x: Tensor, weight: Tensor) -> bool:
+    """Whether the features of all samples are kept from the forward to the backward pass."""
+    return x.numel() * weight.shape[2] * x.element_size() <= _budget
+
+
+def blocks(x: Tensor, weight: Tensor) -> Iterator[slice]:
+    """Slices over samples."""
+    row = x.shape[1] * weight.shape[2] * x.element_size()
+    return native._blocks(x.shape[0], max(_LEAST_ROWS, _BLOCK_BYTES // row))

@@ -1,0 +1,253 @@
+"""The product with the ``k + 1`` bases of each sample that are not zero, and no others.
+
+Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded up to whole vectors, ``T`` knots of an input,
+``k`` the spline order, ``M = G + k + 1`` features per input, ``E = k + 2`` terms of a sample and an input: its ``k + 1`` bases
+and its base activation. Weights are ``(I, M, S)``, so that the row of every feature is one run of memory.
+
+All loops go over panels of a few dozen samples and inputs, whose terms and weights stay in the nearest cache: first the terms of
+the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import literally
+from torch import Tensor
+
+from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu.activation import sigmoid
+from efficient_kan.kernels.cpu.basis import at, first_basis, local, locate, row_length, slopes, values
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, spread_rows
+
+_PANEL = 64  # samples
+_CACHE = 2**14  # bytes of weights of a panel
+_MOST = 16  # inputs of a panel
+
+
+def stride(outputs: int, dtype: torch.dtype) -> int:
+    """Outputs rounded up to whole vectors."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    return -(-outputs // lanes) * lanes
+
+
+@inlined
+def _panel_inputs(features: int, stride: int, inputs: int, lanes: int, size: int) -> int:
+    row = min(stride, 4 * lanes) * size * features
+    return min(max(_CACHE // row, 1), min(_MOST, inputs))
+
+
+@inlined
+def _fill(
+    x_at: int,
+    base_at: int,
+    knots_at: int,
+    table_at: int,
+    inputs: int,
+    count: int,
+    stride: int,
+    samples: int,
+    width: int,
+    order: int,
+    derivative: bool,
+    offsets: Any,
+    terms_at: int,
+    size: int,
+    zero: Any,
+) -> None:
+    """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start."""
+    k = literally(order)
+    features, terms, length, one = count - order, order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
+    for b in range(samples):
+        x, base = at(x_at + b * inputs * size, zero), at(base_at + b * inputs * size, zero)
+        place = terms_at + b * width * terms * size
+        last = at(place, zero)
+        for n in range(width):
+            z = x[n]
+            cell = locate(z, at(knots_at + n * count * size, zero), count)
+            row = at(table_at + (n * (count + 1) + cell) * length * size, zero)
+            s = local(z, cell, row, count)
+            if derivative:
+                slopes(s, row, k, at(place, zero))
+            else:
+                values(s, row, k, at(place, zero))
+            place += terms * size
+            offsets[b * width + n] = (n * features + first_basis(cell, count, order)) * stride
+        for n in range(width):
+            z, term = x[n], n * terms + order + 1
+            if base_at:
+                last[term] = zero if derivative else base[n]
+            else:
+                share = sigmoid(z)
+                last[term] = share * (one + z * (one - share)) if derivative else z * share
+
+
+@cache
+def _multiply(order: int, real: Any) -> Callable[..., None]:
+    """``y += features @ weights`` for rows ``start..stop`` of ``y`` ``(B, S)``."""
+    terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
+    lanes = VECTOR_BYTES // size
+
+    def multiply(
+        x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, y_at: int,
+        inputs: int, count: int, stride: int, start: int, stop: int,
+    ) -> None:  # fmt: skip
+        assert stamp
+        features, zero = count - order, real(0)
+        most = _panel_inputs(features, stride, inputs, lanes, size)
+        offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
+        found_at = found.ctypes.data
+        for sample in range(start, stop, _PANEL):
+            samples = min(_PANEL, stop - sample)
+            for n in range(0, inputs, most):
+                width = min(most, inputs - n)
+                base_panel = base_at + (sample * inputs + n) * size if base_at else 0
+                _fill(
+                    x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
+                    table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
+                    offsets, found_at, size, zero,
+                )  # fmt: skip
+                for o in range(0, stride, 4 * lanes):
+                    weights = at(weight_at + (n * features * stride + o) * size, zero)
+                    vectors = min(4, (stride - o) // lanes)
+                    for b in range(samples):
+                        y = at(y_at + ((sample + b) * stride + o) * size, zero)
+                        places, of = at(offsets.ctypes.data + b * width * 8, 0), at(found_at + b * width * terms * size, zero)
+                        if vectors == 4:
+                            combine(y, weights, places, of, width, features, stride, terms, 4)
+                        elif vectors == 3:
+                            combine(y, weights, places, of, width, features, stride, terms, 3)
+                        elif vectors == 2:
+                            combine(y, weights, places, of, width, features, stride, terms, 2)
+                        else:
+                            combine(y, weights, places, of, width, features, stride, terms, 1)
+
+    return compiled(multiply)
+
+
+@cache
+def _weigh(order: int, real: Any) -> Callable[..., None]:
+    """The gradient of the weights of inputs ``start..stop``, ``of_weight += features^T g``."""
+    terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
+    lanes = VECTOR_BYTES // size
+
+    def weigh(
+        x_at: int, base_at: int, knots_at: int, table_at: int, g_at: int, of_weight_at: int,
+        rows: int, inputs: int, count: int, stride: int, start: int, stop: int,
+    ) -> None:  # fmt: skip
+        assert stamp
+        features, zero = count - order, real(0)
+        most = _panel_inputs(features, stride, inputs, lanes, size)
+        offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
+        found_at = found.ctypes.data
+        for n in range(start, stop, most):
+            width = min(most, stop - n)
+            for sample in range(0, rows, _PANEL):
+                samples = min(_PANEL, rows - sample)
+                base_panel = base_at + (sample * inputs + n) * size if base_at else 0
+                _fill(
+                    x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
+                    table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
+                    offsets, found_at, size, zero,
+                )  # fmt: skip
+                for o in range(0, stride, 4 * lanes):
+                    weights = at(of_weight_at + (n * features * stride + o) * size, zero)
+                    vectors = min(4, (stride - o) // lanes)
+                    g = at(g_at + (sample * stride + o) * size, zero)
+                    for i in range(width):
+                        places, of = at(offsets.ctypes.data + i * 8, 0), at(found_at + i * terms * size, zero)
+                        last = ((i + 1) * features - 1) * stride
+                        if vectors == 4:
+                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 4)
+                        elif vectors == 3:
+                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 3)
+                        elif vectors == 2:
+                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 2)
+                        else:
+                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 1)
+
+    return compiled(weigh)
+
+
+@cache
+def _trace_back(order: int, real: Any) -> Callable[..., None]:
+    """The gradient of the samples (and of a given base) for rows ``start..stop`` of ``x``."""
+    terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
+    lanes = VECTOR_BYTES // size
+
+    def trace_back(
+        x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, g_at: int, of_x_at: int,
+        inputs: int, count: int, stride: int, start: int, stop: int,
+    ) -> None:  # fmt: skip
+        assert stamp
+        features, zero = count - order, real(0)
+        most = _panel_inputs(features, stride, inputs, lanes, size)
+        offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
+        found_at = found.ctypes.data
+        for sample in range(start, stop, _PANEL):
+            samples = min(_PANEL, stop - sample)
+            for n in range(0, inputs, most):
+                width = min(most, inputs - n)
+                _fill(
+                    x_at + (sample * inputs + n) * size, base_at, knots_at + n * count * size,
+                    table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, True,
+                    offsets, found_at, size, zero,
+                )  # fmt: skip
+                for b in range(samples):
+                    of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
+                    for i in range(width):
+                        of_x[i] = zero
+                for o in range(0, stride, 4 * lanes):
+                    weights = at(weight_at + (n * features * stride + o) * size, zero)
+                    vectors = min(4, (stride - o) // lanes)
+                    for b in range(samples):
+                        g = at(g_at + ((sample + b) * stride + o) * size, zero)
+                        of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
+                        places, of = at(offsets.ctypes.data + b * width * 8, 0), at(found_at + b * width * terms * size, zero)
+                        if vectors == 4:
+                            contract(g, weights, places, of, width, features, stride, of_x, terms, 4)
+                        elif vectors == 3:
+                            contract(g, weights, places, of, width, features, stride, of_x, terms, 3)
+                        elif vectors == 2:
+                            contract(g, weights, places, of, width, features, stride, of_x, terms, 2)
+                        else:
+                            contract(g, weights, places, of, width, features, stride, of_x, terms, 1)
+
+    return compiled(trace_back)
+
+
+def multiply(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor, order: int, y: Tensor) -> None:
+    """Write ``features(x) @ weight`` to ``y`` ``(B, S)``, for weights ``(I, M, S)``."""
+    y.zero_()
+    if stored(y):
+        sources = (*_places(x, base, knots, table), weight.data_ptr(), y.data_ptr())
+        sizes = (*knots.shape, y.shape[1])
+        threads.run(_multiply(order, REAL[x.dtype]), x.shape[0], *sources, *sizes, least=_PANEL)
+
+
+def weigh(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, g: Tensor, order: int, of_weight: Tensor) -> None:
+    """Write ``features(x)^T @ g`` for ``g`` ``(B, S)`` to ``of_weight`` ``(I, M, S)``."""
+    of_weight.zero_()
+    if stored(of_weight):
+        sources = (*_places(x, base, knots, table), g.data_ptr(), of_weight.data_ptr())
+        sizes = (x.shape[0], *knots.shape, g.shape[1])
+        threads.run(_weigh(order, REAL[x.dtype]), x.shape[1], *sources, *sizes)
+
+
+def trace_back(
+    x: Tensor, has_base: bool, knots: Tensor, table: Tensor, weight: Tensor, g: Tensor, order: int, of_x: Tensor
+) -> None:
+    """Write the gradient of ``x`` to ``of_x``, its way through SiLU included unless there is a base."""
+    if stored(of_x):
+        places = (x.data_ptr(), int(has_base), knots.data_ptr(), table.data_ptr(), weight.data_ptr(), g.data_ptr())
+        sizes = (*knots.shape, g.shape[1])
+        threads.run(_trace_back(order, REAL[x.dtype]), x.shape[0], *places, of_x.data_ptr(), *sizes, least=_PANEL)
+
+
+def _places(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor) -> tuple[int, int, int, int]:
+    return x.data_ptr(), 0 if base is None else base.data_ptr(), knots.data_ptr(), table.data_ptr()
