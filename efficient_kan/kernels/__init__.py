@@ -119,10 +119,13 @@ def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
     if name not in _found:
         try:
-            _found[name] = importlib.import_module(f"efficient_kan.kernels.{name}")
+            kernel = importlib.import_module(f"efficient_kan.kernels.{name}")
+            reason = kernel.unavailable() if hasattr(kernel, "unavailable") else None
         except (ImportError, OSError) as error:
-            _found[name] = None
-            _reasons[name] = f"{_PACKAGES[name]} cannot be imported: {error}"
+            reason = f"{_PACKAGES[name]} cannot be imported: {error}"
+        _found[name] = kernel if reason is None else None
+        if reason is not None:
+            _reasons[name] = reason
     return _found[name]
 
 

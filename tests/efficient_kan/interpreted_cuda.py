@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
+from efficient_kan import KANLinear, SampleL1
 from efficient_kan.basis import local_basis
 from efficient_kan.kernels import LayerInputs, cuda, native
 from efficient_kan.kernels.cuda import check, launch, ops
@@ -35,7 +36,10 @@ def knots_of(kind: str, I: int, G: int, k: int) -> Tensor:
     return adapted
 
 
-def make(B: int, I: int, O: int, k: int, kind: str = "uniform", dtype: torch.dtype = torch.float32, G: int = 4) -> LayerInputs:
+def make(
+    B: int, I: int, O: int, k: int, kind: str = "uniform", dtype: torch.dtype = torch.float32, G: int = 4, silu: bool = False
+) -> LayerInputs:
+    """With ``silu`` the base activation is left to the kernel."""
     generator = torch.Generator().manual_seed(k)
     knots = knots_of(kind, I, G, k)
     x = 1.5 * torch.randn(B, I, generator=generator)
@@ -43,25 +47,27 @@ def make(B: int, I: int, O: int, k: int, kind: str = "uniform", dtype: torch.dty
         x[:6] = torch.stack((knots[:, 0], knots[:, -1], knots[:, k], knots[:, -k - 1], knots[:, k + 1], knots[:, 0] - 1))
         x[6], x[7] = knots[:, -1] + 1, torch.nextafter(knots[:, -1], torch.tensor(-9.0))
     weight = torch.randn(O, I, G + k + 1, generator=generator).to(dtype)
-    return LayerInputs(x, torch.nn.functional.silu(x.to(dtype)), knots, weight, k)
+    return LayerInputs(x, None if silu else torch.nn.functional.silu(x.to(dtype)), knots, weight, k)
 
 
 def results(kernel: object, inputs: LayerInputs) -> dict[str, Tensor]:
     """Outputs and gradients of the layer and of ``edge_l1``."""
-    leaves = {name: getattr(inputs, name).detach().clone().requires_grad_() for name in LEAVES}
+    names = [name for name in LEAVES if getattr(inputs, name) is not None]
+    leaves = {name: getattr(inputs, name).detach().clone().requires_grad_() for name in names}
     generator = torch.Generator().manual_seed(7)
     found: dict[str, Tensor] = {}
     for name in ("spline_linear", "edge_l1"):
         y = getattr(kernel, name)(inputs._replace(**leaves))
         grad = torch.randn(y.shape, generator=generator).to(inputs.weight.dtype).to(y.dtype)
         found[name] = y.detach()
-        for leaf, part in zip(LEAVES, torch.autograd.grad(y, list(leaves.values()), grad), strict=True):
+        for leaf, part in zip(names, torch.autograd.grad(y, list(leaves.values()), grad), strict=True):
             found[f"{name}, {leaf}"] = part
     return found
 
 
 def double(inputs: LayerInputs) -> LayerInputs:
-    return LayerInputs(*(part.double() for part in inputs[:4]), inputs.spline_order)
+    x, base, knots, weight, k = inputs
+    return LayerInputs(x.double(), None if base is None else base.double(), knots.double(), weight.double(), k)
 
 
 def far_off(inputs: LayerInputs) -> dict[str, tuple[float, float]]:
@@ -81,11 +87,11 @@ def far_off(inputs: LayerInputs) -> dict[str, tuple[float, float]]:
 @pytest.mark.parametrize("kind", ["uniform", "adapted", "repeated"])
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 def test_every_order_on_all_kinds_of_knots(k: int, kind: str) -> None:
-    assert far_off(make(70, 5, 3, k, kind)) == {}
+    assert far_off(make(70, 5, 3, k, kind, silu=kind == "adapted")) == {}
 
 
 @pytest.mark.parametrize(
-    ("B", "I", "O"), [(1, 1, 1), (67, 1, 35), (3, 19, 2), (300, 2, 70)], ids=["ones", "one input", "few samples", "shares"]
+    ("B", "I", "O"), [(1, 1, 1), (67, 1, 35), (3, 19, 2), (300, 2, 70), (1100, 1, 2)], ids=["ones", "one input", "few samples", "wide", "shares"]
 )
 def test_sizes_off_the_tiles(B: int, I: int, O: int) -> None:
     assert far_off(make(B, I, O, 3, "adapted")) == {}
@@ -98,12 +104,12 @@ def test_many_knots() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("k", [2, 3])
 def test_low_precision_errs_like_the_same_precision_elsewhere(k: int, dtype: torch.dtype) -> None:
-    assert far_off(make(70, 5, 3, k, "adapted", dtype)) == {}
+    assert far_off(make(70, 5, 3, k, "adapted", dtype, silu=k == 3)) == {}
 
 
 def test_sums_over_samples_are_split_and_the_split_covers_them_once() -> None:
     assert launch.weight_grad_shares(300, torch.Size((8, 2, 70)))[0] > 1
-    assert launch.edge_l1_weight_grad_shares(600, torch.Size((8, 2, 70)))[0] > 1
+    assert launch.edge_l1_weight_grad_shares(1100, torch.Size((8, 1, 2)))[0] > 1
     for samples in (0, 1, 31, 32, 33, 4095, 4096, 100_000):
         count, length = launch.shares(samples, 8, 2**10, 32)
         assert count >= 1
@@ -119,6 +125,9 @@ def test_samples_that_are_no_numbers() -> None:
     base[9, 1] = torch.nan
     inputs = inputs._replace(base=base)
     got, expected = results(cuda, inputs), results(native, inputs)
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], equal_nan=True, rtol=1e-5, atol=1e-5)
+    got, expected = results(cuda, inputs._replace(base=None)), results(native, inputs._replace(base=None))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], equal_nan=True, rtol=1e-5, atol=1e-5)
     finite = results(cuda, inputs._replace(base=torch.zeros_like(base)))
@@ -147,7 +156,7 @@ def test_no_samples() -> None:
 
 
 def test_only_the_gradients_asked_for() -> None:
-    inputs = make(9, 2, 3, 2)
+    inputs = make(9, 2, 3, 2, silu=True)
     weight = inputs.weight.requires_grad_()
     for name in ("spline_linear", "edge_l1"):
         y = getattr(cuda, name)(inputs)
@@ -155,13 +164,15 @@ def test_only_the_gradients_asked_for() -> None:
         torch.testing.assert_close(torch.autograd.grad(y.sum(), weight)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("silu", [False, True], ids=["base", "silu"])
 @pytest.mark.parametrize("name", ["spline_linear", "edge_l1"])
-def test_second_derivatives_are_natives(name: str) -> None:
-    inputs = make(12, 2, 3, 3, "adapted")
+def test_second_derivatives_are_natives(name: str, silu: bool) -> None:
+    inputs = make(12, 2, 3, 3, "adapted", silu=silu)
+    names = [leaf for leaf in LEAVES if getattr(inputs, leaf) is not None]
 
     def second(kernel: object) -> tuple[Tensor, ...]:
-        leaves = [getattr(inputs, leaf).detach().clone().requires_grad_() for leaf in LEAVES]
-        y = getattr(kernel, name)(inputs._replace(**dict(zip(LEAVES, leaves, strict=True))))
+        leaves = [getattr(inputs, leaf).detach().clone().requires_grad_() for leaf in names]
+        y = getattr(kernel, name)(inputs._replace(**dict(zip(names, leaves, strict=True))))
         (first,) = torch.autograd.grad(y.square().sum(), leaves[0], create_graph=True)
         return torch.autograd.grad(first.square().sum(), leaves)
 
@@ -187,18 +198,42 @@ def test_operators_keep_torchs_rules() -> None:
 
 def test_what_is_left_to_native() -> None:
     inputs = make(9, 2, 3, 2)
-    assert cuda.refusal(inputs) is None
+    assert cuda.takes(inputs)
     assert "float64" in (cuda.refusal(double(inputs)) or "")
     assert "order 6" in (cuda.refusal(make(9, 2, 3, 6)) or "")
     assert "meta" in (cuda.refusal(inputs._replace(x=inputs.x.to("meta"))) or "")
-    torch.testing.assert_close(cuda.spline_linear(double(inputs)), native.spline_linear(double(inputs)), rtol=0, atol=0)
+    assert not torch.func.vmap(lambda x: torch.full((), cuda.takes(inputs._replace(x=x))))(inputs.x.unsqueeze(0)).any()
     torch.testing.assert_close(cuda.edge_std(inputs), native.edge_std(inputs), rtol=0, atol=0)
 
-    def of(x: Tensor) -> Tensor:
-        return cuda.spline_linear(inputs._replace(x=x))
 
-    jacobian = torch.func.jacrev(of)(inputs.x)
-    torch.testing.assert_close(jacobian, torch.func.jacrev(lambda x: native.spline_linear(inputs._replace(x=x)))(inputs.x))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "autocast"])
+def test_a_layer_and_its_penalty_under_the_name_and_compiled(dtype: torch.dtype) -> None:
+    layers = {}
+    for name in ("cuda", "native"):
+        layers[name] = KANLinear(3, 4, kernel=name, bias=True, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(1))
+    wide = 3e-2 if dtype == torch.bfloat16 else 1e-5
+
+    def step(layer: KANLinear, compiled: bool) -> list[Tensor]:
+        def run(x: Tensor) -> Tensor:
+            y, penalty = layer.forward_with_penalty(x, SampleL1())
+            return y.float().square().sum() + penalty
+
+        layer.zero_grad()
+        leaf = x.clone().requires_grad_()
+        run = torch.compile(run, backend="aot_eager", fullgraph=True) if compiled else run
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = run(leaf)
+        loss.backward()
+        return [loss.detach(), leaf.grad, *(parameter.grad for parameter in layer.parameters())]
+
+    with torch.profiler.profile() as profile:
+        got = step(layers["cuda"], False)
+    called = {event.name for event in profile.events()}
+    assert {f"efficient_kan::cuda_{name}" for name in ("linear", "linear_weight_grad", "edge_l1")} <= called
+    expected = step(layers["native"], False)
+    torch.testing.assert_close(got, expected, rtol=wide, atol=wide)
+    torch.testing.assert_close(step(layers["cuda"], True), got, rtol=0, atol=0)
 
 
 def test_the_first_use_check_passes_what_is_right_and_names_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

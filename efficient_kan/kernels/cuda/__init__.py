@@ -1,7 +1,7 @@
 """Triton kernels for NVIDIA GPUs: features are computed in registers, beside the matrix product that uses them.
 
-The contract of :mod:`efficient_kan.kernels` for weights in float32, bfloat16 and float16 on float32 knots, orders 1 to 5. For
-the rest, and inside the transforms of ``torch.func``, native computes. So it does ``edge_std`` always: see there.
+The contract of :mod:`efficient_kan.kernels` for weights in float32, bfloat16 and float16 on float32 knots and orders
+1 to 5, outside the transforms of ``torch.func``. Native computes ``edge_std``: see there.
 Float32 products are IEEE, or TF32 where torch's own would be; 16-bit weights are summed in float32. Results repeat bit by bit.
 """
 
@@ -23,8 +23,6 @@ _CAPABILITY = (8, 0)
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
     """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
-    if refusal(inputs) is not None:
-        return native.spline_linear(inputs)
     from efficient_kan.kernels.cuda import ops
 
     y: Tensor = ops.linear(*_prepared(inputs))
@@ -33,8 +31,6 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
-    if refusal(inputs) is not None:
-        return native.edge_l1(inputs)
     from efficient_kan.kernels.cuda import ops
 
     norms: Tensor = ops.edge_l1(*_prepared(inputs))
@@ -50,6 +46,7 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     return native.edge_std(inputs)
 
 
+@cache
 def unavailable() -> str | None:
     """Why this kernel cannot be used in this process, or ``None``."""
     if importlib.util.find_spec("triton") is None:
@@ -63,14 +60,19 @@ def unavailable() -> str | None:
     return None
 
 
+def takes(inputs: LayerInputs) -> bool:
+    """Whether these kernels take the inputs; `native` takes the rest."""
+    return refusal(inputs) is None
+
+
 def refusal(inputs: LayerInputs) -> str | None:
     """Why native computes with these inputs, or ``None``."""
     x, base, knots, weight, order = inputs
-    if weight.dtype not in _DTYPES or knots.dtype != torch.float32 or base.dtype not in _DTYPES:
+    if weight.dtype not in _DTYPES or knots.dtype != torch.float32 or not (base is None or base.dtype in _DTYPES):
         return f"weights in {weight.dtype} on knots in {knots.dtype}"
     if order not in ORDERS:
         return f"spline order {order}"
-    if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
+    if torch._C._are_functorch_transforms_active():
         return "inside a transform of torch.func"
     if not x.is_cuda:
         return None if _interpreted() and x.device.type == "cpu" else f"samples on {x.device}"
@@ -88,7 +90,8 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _prepared(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+def _prepared(inputs: LayerInputs) -> tuple[Tensor, Tensor | None, Tensor, Tensor, int]:
     """Contiguous tensors, and the weights feature-major ``(M, I, O)``."""
     x, base, knots, weight, order = inputs
-    return x.contiguous(), base.contiguous(), knots.contiguous(), weight.permute(2, 1, 0).contiguous(), order
+    base = None if base is None else base.contiguous()
+    return x.contiguous(), base, knots.contiguous(), weight.permute(2, 1, 0).contiguous(), order

@@ -64,6 +64,21 @@ def select(first, local, m, K: tl.constexpr):
 
 
 @triton.jit
+def silu(x, dtype: tl.constexpr):
+    """SiLU of ``x`` as a layer with weights of ``dtype`` has it: of rounded samples, rounded; float32."""
+    x = x.to(dtype).to(tl.float32)
+    return (x * tl.sigmoid(x)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def silu_slope(x, dtype: tl.constexpr):
+    """The derivative of :func:`silu`."""
+    x = x.to(dtype).to(tl.float32)
+    share = tl.sigmoid(x)
+    return share * (1.0 + x * (1.0 - share))
+
+
+@triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """``acc + a @ b`` with float32 sums; ``"upcast"`` serves the interpreter, which cannot multiply bfloat16."""
     if PRECISION == "upcast":

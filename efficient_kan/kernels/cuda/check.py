@@ -47,6 +47,7 @@ def mismatch(device: torch.device, order: int, dtype: torch.dtype) -> str | None
     """Which result is too far from the truth, if any."""
     inputs, grad = problem(order, dtype)
     x, base, knots, weight, _ = inputs
+    assert base is not None
     inputs = LayerInputs(x.to(device), base.to(device), knots.to(device), weight.to(device), order)
     grad = grad.to(device)
     truth = by_native(_double(inputs), grad.double())
@@ -78,6 +79,7 @@ def problem(order: int, dtype: torch.dtype) -> tuple[LayerInputs, Tensor]:
 
 def by_native(inputs: LayerInputs, grad: Tensor) -> dict[str, Tensor]:
     """Outputs and gradients of the layer and of ``edge_l1`` by native."""
+    assert inputs.base is not None
     x, base, weight = (part.detach().requires_grad_() for part in (inputs.x, inputs.base, inputs.weight))
     found: dict[str, Tensor] = {}
     with torch.enable_grad():
@@ -111,6 +113,7 @@ def _gradients(name: str) -> list[str]:
 
 def _double(inputs: LayerInputs) -> LayerInputs:
     x, base, knots, weight, order = inputs
+    assert base is not None
     return LayerInputs(x.double(), base.double(), knots.double(), weight.double(), order)
 
 

@@ -4,6 +4,9 @@ A program handles one input. Of its ``M`` features only ``K + 2`` can be non-zer
 over rows of weights picked per sample; neighbouring outputs share the picks. That costs the same for every grid size. Only the
 gradient of the weights multiplies blocks: features, rebuilt in registers, by signs.
 
+A run of samples is as long as a program has threads, or longer. Then the compiler has each thread evaluate the bases of its own
+samples and hands them round; of a shorter run it would evaluate every sample in all threads that share it.
+
 Shape legend as in :mod:`efficient_kan.kernels.cuda.linear`; weights ``(M, I, O)``, sums float32.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from efficient_kan.kernels.cuda.basis import dot, local_basis, select, slopes_of
+from efficient_kan.kernels.cuda.basis import dot, local_basis, select, silu, silu_slope, slopes_of
 
 
 @triton.jit
@@ -43,6 +46,16 @@ def _combine_both(weights, first, values, slopes, step, M, picked_ok, K: tl.cons
 
 
 @triton.jit
+def _base(x, pointers, row_ok, dtype: tl.constexpr, SILU: tl.constexpr):
+    """The base activation of a run of samples, computed or loaded."""
+    if SILU:
+        base = silu(x, dtype)
+    else:
+        base = tl.load(pointers, mask=row_ok, other=0.0).to(tl.float32)
+    return base
+
+
+@triton.jit
 def _sign(y):
     """-1, 0 or 1; 0 where ``y`` is NaN, as torch.sign has it."""
     return tl.where(y > 0, 1.0, tl.where(y < 0, -1.0, 0.0))
@@ -63,6 +76,7 @@ def edge_l1(
     share,
     K: tl.constexpr,
     STEPS: tl.constexpr,
+    SILU: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_O: tl.constexpr,
 ):
@@ -82,7 +96,7 @@ def edge_l1(
         rows = part * share + start + tl.arange(0, BLOCK_B)
         row_ok = rows < B
         x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-        base = tl.load(base_ptr + rows * I + i, mask=row_ok, other=0.0).to(tl.float32)
+        base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
         knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
         first, values, _ = local_basis(x, knots, T, K, STEPS)
         y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)
@@ -106,6 +120,7 @@ def edge_l1_input_grad(
     T,
     K: tl.constexpr,
     STEPS: tl.constexpr,
+    SILU: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_O: tl.constexpr,
 ):
@@ -119,7 +134,7 @@ def edge_l1_input_grad(
     row_ok = rows < B
     step = tl.cast(I, tl.int64) * O
     x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-    base = tl.load(base_ptr + rows * I + i, mask=row_ok, other=0.0).to(tl.float32)
+    base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
     knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
     first, values, ratios = local_basis(x, knots, T, K, STEPS)
     slopes = slopes_of(ratios, K)
@@ -135,8 +150,11 @@ def edge_l1_input_grad(
         pulled = _sign(y + base[:, None] * weight) * scale
         of_base += tl.sum(pulled * weight, axis=1)
         of_x += tl.sum(pulled * slope, axis=1)
+    if SILU:
+        of_x += of_base * silu_slope(x, weight_ptr.dtype.element_ty)
+    else:
+        tl.store(grad_base_ptr + rows * I + i, of_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
     tl.store(grad_x_ptr + rows * I + i, of_x, mask=row_ok)
-    tl.store(grad_base_ptr + rows * I + i, of_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
 
 
 @triton.jit
@@ -155,6 +173,7 @@ def edge_l1_weight_grad(
     share,
     K: tl.constexpr,
     STEPS: tl.constexpr,
+    SILU: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -183,7 +202,7 @@ def edge_l1_weight_grad(
         rows = part * share + start + tl.arange(0, BLOCK_B)
         row_ok = rows < B
         x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-        base = tl.load(base_ptr + rows * I + i, mask=row_ok, other=0.0).to(tl.float32)
+        base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
         knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
         first, values, _ = local_basis(x, knots, T, K, STEPS)
         y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)

@@ -4,7 +4,8 @@ Features exist in registers alone: one block ``(samples, inputs)`` of one featur
 belongs to it. Weights lie feature-major, ``(M, I, O)``, the base activation's last. Sums are float32.
 
 Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``M`` features per input, ``T`` knots per input, ``K`` the order.
-``PRECISION`` is that of products of float32 numbers, ``"ieee"`` or ``"tf32"``.
+``PRECISION`` is that of products of float32 numbers, ``"ieee"`` or ``"tf32"``; with ``SILU`` the base activation is
+computed too and its tensors are not touched.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from efficient_kan.kernels.cuda.basis import dot, local_basis, select, slopes_of
+from efficient_kan.kernels.cuda.basis import dot, local_basis, select, silu, silu_slope, slopes_of
 
 
 @triton.jit
@@ -29,6 +30,7 @@ def forward(
     T,
     K: tl.constexpr,
     STEPS: tl.constexpr,
+    SILU: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -58,9 +60,9 @@ def forward(
             weight = tl.load(weights, mask=weight_ok, other=0.0)
             acc = dot(phi, weight, acc, PRECISION)
             weights += step
-        base = tl.load(base_ptr + at, mask=tile_ok, other=0.0).to(dtype)
+        base = silu(x, dtype) if SILU else tl.load(base_ptr + at, mask=tile_ok, other=0.0)
         weight = tl.load(weights, mask=weight_ok, other=0.0)
-        acc = dot(base, weight, acc, PRECISION)
+        acc = dot(base.to(dtype), weight, acc, PRECISION)
     tl.store(y_ptr + rows[:, None] * O + outs[None, :], acc.to(y_ptr.dtype.element_ty), mask=row_ok[:, None] & out_ok[None, :])
 
 
@@ -105,12 +107,13 @@ def input_grad(
     T,
     K: tl.constexpr,
     STEPS: tl.constexpr,
+    SILU: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_O: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One tile ``(BLOCK_B, BLOCK_I)`` of ``dx`` (the splines' share) and of the gradient of the base activation."""
+    """One tile ``(BLOCK_B, BLOCK_I)`` of ``dx`` and, without ``SILU``, of the gradient of the base activation."""
     tiles = tl.cdiv(I, BLOCK_I)
     pid = tl.program_id(0)
     rows = (pid // tiles).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -130,8 +133,11 @@ def input_grad(
         grad_x += select(first, slopes, m, K) * pulled
         weights += step
     grad_base = _pulled(grad_ptr, weights, rows, row_ok, cols, col_ok, O, BLOCK_B, BLOCK_I, BLOCK_O, PRECISION)
+    if SILU:
+        grad_x += grad_base * silu_slope(x, weight_ptr.dtype.element_ty)
+    else:
+        tl.store(grad_base_ptr + at, grad_base.to(grad_base_ptr.dtype.element_ty), mask=tile_ok)
     tl.store(grad_x_ptr + at, grad_x, mask=tile_ok)
-    tl.store(grad_base_ptr + at, grad_base.to(grad_base_ptr.dtype.element_ty), mask=tile_ok)
 
 
 @triton.jit
@@ -149,6 +155,7 @@ def weight_grad(
     share,
     K: tl.constexpr,
     STEPS: tl.constexpr,
+    SILU: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -179,7 +186,10 @@ def weight_grad(
         tile_ok = col_ok[:, None] & row_ok[None, :]
         at = rows[None, :] * I + cols[:, None]
         x = tl.load(x_ptr + at, mask=tile_ok, other=0.0)
-        base = tl.load(base_ptr + at, mask=tile_ok & (m0 + BLOCK_M >= M), other=0.0).to(tl.float32)
+        if SILU:
+            base = silu(x, dtype)
+        else:
+            base = tl.load(base_ptr + at, mask=tile_ok & (m0 + BLOCK_M >= M), other=0.0).to(tl.float32)
         first, values, _ = local_basis(x, knots[:, None] + tl.zeros_like(x).to(tl.int32), T, K, STEPS)
         blocks = ()
         for r in tl.static_range(K + 1):
