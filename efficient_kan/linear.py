@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from efficient_kan import _checks, grid_update
+from efficient_kan import _checks, grid_update, kernels
 from efficient_kan.fit import fit_coefficients
 from efficient_kan.kernels import LayerInputs, check_kernel, resolve
 from efficient_kan.knots import interior_of, uniform_knots
@@ -197,13 +197,12 @@ class KANLinear(nn.Module):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
             same = isinstance(base, Tensor) and base.shape == flat.shape
             _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
-        return LayerInputs(flat, base, self.grid, self.folded_weight(), self.spline_order)
+        weight = kernels.fold(self.kernel, self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+        return LayerInputs(flat, base, self.grid, weight, self.spline_order)
 
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
-        scale = self.edge_mask if self.spline_scaler is None else self.spline_scaler * self.edge_mask
-        base = self.base_weight * self.edge_mask
-        return torch.cat((self.spline_weight * scale.unsqueeze(-1), base.unsqueeze(-1)), dim=-1)
+        return kernels.fold("native", self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
 
     def _linear(self, inputs: LayerInputs) -> Tensor:
         device = inputs.x.device.type

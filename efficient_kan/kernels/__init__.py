@@ -103,6 +103,17 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
     return native
 
 
+def fold(name: str, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
+    """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters."""
+    if name in ("auto", "cpu") and spline_weight.device.type == "cpu":
+        kernel = _kernel("cpu")
+        if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
+            folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight)
+            return folded
+    scale = mask if scaler is None else scaler * mask
+    return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
+
+
 def report() -> Report:
     """Which kernels there are, which are missing and why, and what ``auto`` takes; ``print(report())`` shows it."""
     states = {name: "available" if _kernel(name) is not None else _reasons[name] for name in _PACKAGES}

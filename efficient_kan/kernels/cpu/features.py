@@ -1,7 +1,7 @@
-"""Dense features of a block of samples, and their way back to the samples.
+"""Dense features of a block of samples and inputs, and their way back to the samples.
 
-Shape legend: ``B`` samples, ``I`` inputs, ``T`` knots of an input, ``k`` the spline order, ``M = G + k + 1`` features per input:
-its bases and, last, its base activation. Features are ``(B, I, M)``, so that each sample's are one run of memory.
+Shape legend: ``B`` samples, ``I`` inputs, ``T`` knots of an input, ``k`` the spline order, ``M = G + k + 1`` features per
+input: its bases and, last, its base activation. Features are ``(B, I, M)``, so that each sample's are one run of memory.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import at, first_basis, local, locate, row_length, slope_along, values
+from efficient_kan.kernels.cpu.basis import COUNTED, at, first_basis, locate, row_length, slope_along, values
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
 
 _TILE = 32  # inputs handled together, so that their knots and pieces stay in the nearest cache
-_COUNTED = 64  # up to so many knots counting, which vectorises, is faster than a search by halves
 _LEAST = 4096  # elements of x that are worth a thread
 
 
@@ -50,57 +49,87 @@ def _count_knots(x: Any, transposed: Any, lanes: int, count: int, cells: Any) ->
 
 
 @inlined
-def _find_cells(x: Any, tile: Any, knots_at: int, rows: Any, lanes: int, count: int, size: int, cells: Any) -> None:
-    if count <= _COUNTED:
-        _count_knots(x, tile, lanes, count, cells)
-        return
+def _prepare(
+    x: Any,
+    transposed: Any,
+    knots_at: int,
+    table: Any,
+    rows: Any,
+    lanes: int,
+    count: int,
+    order: int,
+    size: int,
+    cells: Any,
+    s: Any,
+    sources: Any,
+    places: Any,
+) -> None:
+    """For a run of samples: where each is in its cell, its row of the table and the number of its first basis."""
+    length = (order + 1) * (order + 1) + 2
+    if count <= COUNTED:
+        _count_knots(x, transposed, lanes, count, cells)
+    else:
+        for lane in range(lanes):
+            cells[lane] = locate(x[lane], at(knots_at + rows[lane] * count * size, x[lane]), count)
     for lane in range(lanes):
-        cells[lane] = locate(x[lane], at(knots_at + rows[lane] * count * size, x[0]), count)
-
-
-@inlined
-def _period(inputs: int) -> int:
-    """Inputs in a row of tiles: several samples of few inputs make one."""
-    return inputs if inputs >= _TILE else _TILE - _TILE % inputs
+        cell = cells[lane]
+        source = (rows[lane] * (count + 1) + cell) * length
+        sources[lane] = source
+        places[lane] = first_basis(cell, count, order)
+        inside = (cell > 0) & (cell < count)
+        z = (x[lane] - table[source]) * table[source + 1]
+        s[lane] = z if inside else type(z)(0)
 
 
 @cache
 def _expand(order: int, real: Any) -> Callable[..., None]:
-    length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
+    size, stamp = np.dtype(real).itemsize, STAMP
 
     def expand(
-        x_at: int, base_at: int, knots_at: int, table_at: int, out_at: int, inputs: int, count: int, start: int, stop: int
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        table_at: int,
+        out_at: int,
+        inputs: int,
+        count: int,
+        stride: int,
+        start: int,
+        stop: int,
     ) -> None:
         assert stamp
         features = count - order
-        cells, active, rows = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, np.int64)
-        transposed = np.empty(min(count, _COUNTED) * _TILE, real)
-        period, end = _period(inputs), stop * inputs
+        cells, active, s = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, real)
+        rows, sources, places = np.empty(_TILE, np.int64), np.empty(_TILE, np.int64), np.empty(_TILE, np.int64)
+        transposed = np.empty(min(count, COUNTED) * _TILE, real)
+        # Several samples of few inputs make one row of tiles.
+        together = _TILE // inputs if inputs < _TILE and stride == inputs else 1
+        period = together * inputs
         for tile in range(0, period, _TILE):
             width = min(_TILE, period - tile)
             for lane in range(width):
                 rows[lane] = (tile + lane) % inputs
-            if count <= _COUNTED:
+            if count <= COUNTED:
                 _load_knots(at(knots_at, real(0)), transposed, tile, width, inputs, count)
-            for begin in range(start * inputs + tile, end, period):
-                lanes = min(width, end - begin)
-                x, place = at(x_at + begin * size, real(0)), out_at + begin * features * size
+            for b in range(start, stop, together):
+                lanes = min(width, (stop - b) * inputs - tile)
+                x, place = at(x_at + (b * stride + tile) * size, real(0)), out_at + (b * inputs + tile) * features * size
                 if base_at:
-                    base = at(base_at + begin * size, real(0))
+                    base = at(base_at + (b * stride + tile) * size, real(0))
                     for lane in range(lanes):
                         active[lane] = base[lane]
                 else:
                     for lane in range(lanes):
                         active[lane] = x[lane] * sigmoid(x[lane])
-                _find_cells(x, transposed, knots_at, rows, lanes, count, size, cells)
+                _prepare(
+                    x, transposed, knots_at, at(table_at, real(0)), rows, lanes, count, order, size, cells, s, sources, places
+                )
                 out = at(place, real(0))
                 for n in range(lanes * features):
                     out[n] = real(0)
                 for lane in range(lanes):
-                    cell = np.int64(cells[lane])
-                    row = at(table_at + (rows[lane] * (count + 1) + cell) * (length * size), real(0))
-                    s = local(x[lane], cell, row, count)
-                    values(s, row, order, at(place + first_basis(cell, count, order) * size, real(0)))
+                    row = at(table_at + sources[lane] * size, real(0))
+                    values(s[lane], row, order, at(place + places[lane] * size, real(0)))
                     at(place, real(0))[features - 1] = active[lane]
                     place += features * size
 
@@ -109,7 +138,7 @@ def _expand(order: int, real: Any) -> Callable[..., None]:
 
 @cache
 def _pull_back(order: int, real: Any) -> Callable[..., None]:
-    length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
+    size, stamp = np.dtype(real).itemsize, STAMP
 
     def pull_back(
         x_at: int,
@@ -120,30 +149,33 @@ def _pull_back(order: int, real: Any) -> Callable[..., None]:
         of_base_at: int,
         inputs: int,
         count: int,
+        stride: int,
         start: int,
         stop: int,
     ) -> None:
         assert stamp
         features = count - order
-        cells, active, rows = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, np.int64)
-        transposed = np.empty(min(count, _COUNTED) * _TILE, real)
-        period, end = _period(inputs), stop * inputs
+        cells, active, s = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, real)
+        rows, sources, places = np.empty(_TILE, np.int64), np.empty(_TILE, np.int64), np.empty(_TILE, np.int64)
+        transposed = np.empty(min(count, COUNTED) * _TILE, real)
+        together = _TILE // inputs if inputs < _TILE and stride == inputs else 1
+        period = together * inputs
         for tile in range(0, period, _TILE):
             width = min(_TILE, period - tile)
             for lane in range(width):
                 rows[lane] = (tile + lane) % inputs
-            if count <= _COUNTED:
+            if count <= COUNTED:
                 _load_knots(at(knots_at, real(0)), transposed, tile, width, inputs, count)
-            for begin in range(start * inputs + tile, end, period):
-                lanes = min(width, end - begin)
+            for b in range(start, stop, together):
+                lanes = min(width, (stop - b) * inputs - tile)
+                begin, place = b * stride + tile, gradient_at + (b * inputs + tile) * features * size
                 x, of_x = at(x_at + begin * size, real(0)), at(of_x_at + begin * size, real(0))
-                place = gradient_at + begin * features * size
-                _find_cells(x, transposed, knots_at, rows, lanes, count, size, cells)
+                _prepare(
+                    x, transposed, knots_at, at(table_at, real(0)), rows, lanes, count, order, size, cells, s, sources, places
+                )
                 for lane in range(lanes):
-                    cell = np.int64(cells[lane])
-                    row = at(table_at + (rows[lane] * (count + 1) + cell) * (length * size), real(0))
-                    s = local(x[lane], cell, row, count)
-                    of_x[lane] = slope_along(s, row, order, at(place + first_basis(cell, count, order) * size, real(0)))
+                    row = at(table_at + sources[lane] * size, real(0))
+                    of_x[lane] = slope_along(s[lane], row, order, at(place + places[lane] * size, real(0)))
                     active[lane] = at(place, real(0))[features - 1]
                     place += features * size
                 if of_base_at:
@@ -158,25 +190,45 @@ def _pull_back(order: int, real: Any) -> Callable[..., None]:
     return compiled(pull_back)
 
 
-def expand(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, order: int, out: Tensor) -> None:
-    """Write the features of contiguous ``x`` ``(B, I)`` to ``out`` ``(B, I, M)``; without ``base`` they have SiLU of ``x``."""
-    if not stored(out):
-        return
-    inputs, count = knots.shape
-    function = _expand(order, REAL[x.dtype])
-    of_base = 0 if base is None else base.data_ptr()
-    places = (x.data_ptr(), of_base, knots.data_ptr(), table.data_ptr(), out.data_ptr())
-    threads.run(function, x.shape[0], *places, inputs, count, least=_LEAST // inputs)
+class Block:
+    """Some samples and inputs of a layer: what :func:`expand` and :func:`pull_back` work on.
+
+    ``x`` (and ``base``, if given) are contiguous ``(B, I)``; ``rows`` and ``columns`` are slices of them with ends.
+    """
+
+    def __init__(self, x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, order: int) -> None:
+        self.x, self.base, self.knots, self.table, self.order = x, base, knots, table, order
+        self._inputs, self._count = knots.shape
+        self._row = (self._count + 1) * row_length(order)
+
+    def expand(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """Write the features of the block to ``out``, contiguous; without ``base`` they have SiLU of ``x``."""
+        if not stored(out):
+            return
+        skip, size = rows.start * self._inputs + columns.start, self.x.element_size()
+        sources = (_place(self.x, skip, size), _place(self.base, skip, size), *self._splines(columns, size))
+        sizes = (columns.stop - columns.start, self._count, self._inputs)
+        function, samples = _expand(self.order, REAL[self.x.dtype]), rows.stop - rows.start
+        threads.run(function, samples, *sources, out.data_ptr(), *sizes, least=_LEAST // sizes[0])
+
+    def pull_back(self, rows: slice, columns: slice, gradient: Tensor, of_x: Tensor, of_base: Tensor | None) -> None:
+        """From the ``gradient`` of the block's features to its part of those of ``x`` and base ``(B, I)``.
+
+        Without ``of_base`` what SiLU passes on is in ``of_x``.
+        """
+        if not stored(of_x):
+            return
+        skip, size = rows.start * self._inputs + columns.start, self.x.element_size()
+        sources = (_place(self.x, skip, size), *self._splines(columns, size), gradient.data_ptr())
+        targets = (_place(of_x, skip, size), _place(of_base, skip, size))
+        sizes = (columns.stop - columns.start, self._count, self._inputs)
+        function, samples = _pull_back(self.order, REAL[self.x.dtype]), rows.stop - rows.start
+        threads.run(function, samples, *sources, *targets, *sizes, least=_LEAST // sizes[0])
+
+    def _splines(self, columns: slice, size: int) -> tuple[int, int]:
+        knots, table = columns.start * self._count, columns.start * self._row
+        return self.knots.data_ptr() + knots * size, self.table.data_ptr() + table * size
 
 
-def pull_back(
-    x: Tensor, knots: Tensor, table: Tensor, order: int, gradient: Tensor, of_x: Tensor, of_base: Tensor | None
-) -> None:
-    """From the ``gradient`` of features ``(B, I, M)`` to those of ``x`` and base, ``(B, I)``; without ``of_base`` for SiLU."""
-    if not stored(of_x):
-        return
-    inputs, count = knots.shape
-    function = _pull_back(order, REAL[x.dtype])
-    places = (x.data_ptr(), knots.data_ptr(), table.data_ptr(), gradient.data_ptr(), of_x.data_ptr())
-    base_at = 0 if of_base is None else of_base.data_ptr()
-    threads.run(function, x.shape[0], *places, base_at, inputs, count, least=_LEAST // inputs)
+def _place(tensor: Tensor | None, skip: int, size: int) -> int:
+    return 0 if tensor is None else tensor.data_ptr() + skip * size

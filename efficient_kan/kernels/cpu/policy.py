@@ -14,10 +14,10 @@ _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
 _TYPES = (Tensor, nn.Parameter, FakeTensor)
 # Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
-_BLOCK_BYTES = 2**21
-_LEAST_ROWS = 256
+_BLOCK_BYTES = 2**20
+_LEAST_ROWS, _LEAST_INPUTS = 256, 32
 
-_budget = 2**26
+_budget = 2**20
 
 
 def takes(inputs: LayerInputs) -> bool:
@@ -26,9 +26,7 @@ def takes(inputs: LayerInputs) -> bool:
     16-bit weights, tensors that are not plain, and whatever traces or transforms: compiled code is not seen there.
     """
     x, base, knots, weight, order = inputs
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
-        return False
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+    if _traced():
         return False
     if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
@@ -37,9 +35,28 @@ def takes(inputs: LayerInputs) -> bool:
     return type(x) in _TYPES and type(weight) in _TYPES and type(knots) in _TYPES and x.device.type in ("cpu", "meta")
 
 
+def folds(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> bool:
+    """Whether the compiled kernel folds these parameters."""
+    tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
+    if _traced() or mask.requires_grad or spline_weight.dtype not in _DTYPES:
+        return False
+    return all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
+
+
+def _traced() -> bool:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return True
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def transformed(grad: Tensor) -> bool:
     """Whether a gradient comes from a transform (``is_grads_batched``, say) that compiled code cannot see."""
     return type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+
+
+def sparse(weight: Tensor, order: int) -> bool:
+    """Whether to multiply with the bases that are not zero alone: from about three times as many features as those on."""
+    return weight.shape[2] > 3 * (order + 2)
 
 
 def keeps(x: Tensor, weight: Tensor) -> bool:
@@ -47,7 +64,14 @@ def keeps(x: Tensor, weight: Tensor) -> bool:
     return x.numel() * weight.shape[2] * x.element_size() <= _budget
 
 
-def blocks(x: Tensor, weight: Tensor) -> Iterator[slice]:
-    """Slices over samples."""
-    row = x.shape[1] * weight.shape[2] * x.element_size()
-    return native._blocks(x.shape[0], max(_LEAST_ROWS, _BLOCK_BYTES // row))
+def blocks(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices over samples and inputs, all inputs of some samples after each other."""
+    rows, inputs = x.shape
+    feature = weight.shape[2] * x.element_size()
+    height = min(rows, max(_LEAST_ROWS, _BLOCK_BYTES // (_LEAST_INPUTS * feature)))
+    width = max(_LEAST_INPUTS, _BLOCK_BYTES // (max(height, 1) * feature) // _LEAST_INPUTS * _LEAST_INPUTS)
+    if width >= inputs:
+        width, height = inputs, max(_LEAST_ROWS, _BLOCK_BYTES // (inputs * feature))
+    for some in native._blocks(rows, height):
+        for columns in native._blocks(inputs, width):
+            yield some, columns

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import at, first_basis, local, locate, row_length, slopes, values
+from efficient_kan.kernels.cpu.basis import at, first_basis, local, locate_run, row_length, slopes, values
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, spread_rows
 
@@ -55,6 +55,9 @@ def _fill(
     width: int,
     order: int,
     derivative: bool,
+    column: Any,
+    cells: Any,
+    active: Any,
     offsets: Any,
     terms_at: int,
     size: int,
@@ -63,28 +66,31 @@ def _fill(
     """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start."""
     k = literally(order)
     features, terms, length, one = count - order, order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
-    for b in range(samples):
-        x, base = at(x_at + b * inputs * size, zero), at(base_at + b * inputs * size, zero)
-        place = terms_at + b * width * terms * size
-        last = at(place, zero)
-        for n in range(width):
-            z = x[n]
-            cell = locate(z, at(knots_at + n * count * size, zero), count)
-            row = at(table_at + (n * (count + 1) + cell) * length * size, zero)
-            s = local(z, cell, row, count)
+    for n in range(width):
+        x = at(x_at + n * size, zero)
+        for b in range(samples):
+            column[b] = x[b * inputs]
+        locate_run(column, at(knots_at + n * count * size, zero), count, samples, cells)
+        if base_at:
+            base = at(base_at + n * size, zero)
+            for b in range(samples):
+                active[b] = zero if derivative else base[b * inputs]
+        else:
+            for b in range(samples):
+                share = sigmoid(column[b])
+                active[b] = share * (one + column[b] * (one - share)) if derivative else column[b] * share
+        rows_at, place = table_at + n * (count + 1) * length * size, terms_at + n * terms * size
+        for b in range(samples):
+            cell = np.int64(cells[b])
+            row = at(rows_at + cell * (length * size), zero)
+            s = local(column[b], cell, row, count)
             if derivative:
                 slopes(s, row, k, at(place, zero))
             else:
                 values(s, row, k, at(place, zero))
-            place += terms * size
-            offsets[b * width + n] = (n * features + first_basis(cell, count, order)) * stride
-        for n in range(width):
-            z, term = x[n], n * terms + order + 1
-            if base_at:
-                last[term] = zero if derivative else base[n]
-            else:
-                share = sigmoid(z)
-                last[term] = share * (one + z * (one - share)) if derivative else z * share
+            at(place, zero)[k + 1] = active[b]
+            offsets[b * width + n] = (n * features + first_basis(cell, count, k)) * stride
+            place += width * terms * size
 
 
 @cache
@@ -101,6 +107,7 @@ def _multiply(order: int, real: Any) -> Callable[..., None]:
         features, zero = count - order, real(0)
         most = _panel_inputs(features, stride, inputs, lanes, size)
         offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
+        column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
         found_at = found.ctypes.data
         for sample in range(start, stop, _PANEL):
             samples = min(_PANEL, stop - sample)
@@ -110,7 +117,7 @@ def _multiply(order: int, real: Any) -> Callable[..., None]:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    offsets, found_at, size, zero,
+                    column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for o in range(0, stride, 4 * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
@@ -144,6 +151,7 @@ def _weigh(order: int, real: Any) -> Callable[..., None]:
         features, zero = count - order, real(0)
         most = _panel_inputs(features, stride, inputs, lanes, size)
         offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
+        column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
         found_at = found.ctypes.data
         for n in range(start, stop, most):
             width = min(most, stop - n)
@@ -153,7 +161,7 @@ def _weigh(order: int, real: Any) -> Callable[..., None]:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    offsets, found_at, size, zero,
+                    column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for o in range(0, stride, 4 * lanes):
                     weights = at(of_weight_at + (n * features * stride + o) * size, zero)
@@ -188,6 +196,7 @@ def _trace_back(order: int, real: Any) -> Callable[..., None]:
         features, zero = count - order, real(0)
         most = _panel_inputs(features, stride, inputs, lanes, size)
         offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
+        column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
         found_at = found.ctypes.data
         for sample in range(start, stop, _PANEL):
             samples = min(_PANEL, stop - sample)
@@ -196,7 +205,7 @@ def _trace_back(order: int, real: Any) -> Callable[..., None]:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_at, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, True,
-                    offsets, found_at, size, zero,
+                    column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for b in range(samples):
                     of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
@@ -219,6 +228,15 @@ def _trace_back(order: int, real: Any) -> Callable[..., None]:
                             contract(g, weights, places, of, width, features, stride, of_x, terms, 1)
 
     return compiled(trace_back)
+
+
+def rows(weight: Tensor) -> Tensor:
+    """Weights ``(O, I, M)`` as ``(I, M, S)``, zero beyond ``O``."""
+    outputs, inputs, features = weight.shape
+    result = weight.new_empty((inputs, features, stride(outputs, weight.dtype)))
+    result[..., :outputs].copy_(weight.permute(1, 2, 0))
+    result[..., outputs:].zero_()
+    return result
 
 
 def multiply(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor, order: int, y: Tensor) -> None:

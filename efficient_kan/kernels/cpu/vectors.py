@@ -11,7 +11,6 @@ registers while a loop runs over inputs or samples. ``width`` and ``terms`` are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -67,7 +66,9 @@ class _Emitter:
         index, lanes = ir.IntType(32), self.lanes
         while lanes > 1:
             half = lanes // 2
-            places = [ir.Constant(ir.VectorType(index, half), range_) for range_ in (list(range(half)), list(range(half, lanes)))]
+            places = [
+                ir.Constant(ir.VectorType(index, half), range_) for range_ in (list(range(half)), list(range(half, lanes)))
+            ]
             low, high = (self.builder.shuffle_vector(value, value, place) for place in places)
             value, lanes = self.builder.fadd(low, high), half
         return self.builder.extract_element(value, index(0))
@@ -219,7 +220,5 @@ def spread_rows(
             emit.store(builder.load(register), emit.place(base_row, n * emit.lanes))
         return context.get_dummy_value()
 
-    signature = types.void(
-        of_weights, g, offsets, values, types.intp, types.intp, types.intp, types.intp, terms, width
-    )
+    signature = types.void(of_weights, g, offsets, values, types.intp, types.intp, types.intp, types.intp, terms, width)
     return signature, generate

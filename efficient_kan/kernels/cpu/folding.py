@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu import policy, threads
 from efficient_kan.kernels.cpu.basis import at
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, stored
 
@@ -41,7 +41,7 @@ class _Fold(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         spline_weight, scaler, mask, base_weight = ctx.saved_tensors
-        if torch.is_grad_enabled() or type(grad) is not type(spline_weight.detach()):
+        if torch.is_grad_enabled() or policy.transformed(grad):
             return _plain_gradients(spline_weight, scaler, mask, grad)
         grad = grad.contiguous()
         of_spline, of_base = torch.empty_like(spline_weight), torch.empty_like(base_weight)
@@ -55,9 +55,7 @@ class _Fold(torch.autograd.Function):
         return of_spline, of_scaler, None, of_base
 
 
-def _plain_gradients(
-    spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def _plain_gradients(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients by operations that can be differentiated again."""
     of_spline, of_base = grad[..., :-1], grad[..., -1] * mask
     if scaler is None:
@@ -126,4 +124,4 @@ def _unfolded(real: Any) -> Callable[..., None]:
                     of_spline[n] = grad[n] * scale
             of_base[edge] = grad[length] * mask[edge]
 
-    return compiled(unfolded)
+    return compiled(unfolded, reassociate=True)
