@@ -91,7 +91,9 @@ def test_every_order_on_all_kinds_of_knots(k: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("B", "I", "O"), [(1, 1, 1), (67, 1, 35), (3, 19, 2), (300, 2, 70), (1100, 1, 2)], ids=["ones", "one input", "few samples", "wide", "shares"]
+    ("B", "I", "O"),
+    [(1, 1, 1), (67, 1, 35), (3, 19, 2), (300, 2, 70), (1100, 1, 2)],
+    ids=["ones", "one input", "few samples", "wide", "shares"],
 )
 def test_sizes_off_the_tiles(B: int, I: int, O: int) -> None:
     assert far_off(make(B, I, O, 3, "adapted")) == {}
