@@ -129,8 +129,8 @@ def write(folder: Path, table: dict[Variant, Resources]) -> None:
     lines = [
         "# Resources of the Triton kernels",
         "",
-        f"Compiled with triton {triton.__version__}, no GPU involved: registers per thread / KiB of shared memory per program, and",
-        "`+n` for n bytes spilled. Every row is in resources.csv; how it is made, in efficient_kan/kernels/cuda/resources.py.",
+        f"Compiled with triton {triton.__version__}, no GPU involved: registers per thread / KiB of shared memory per program,",
+        "and `+n` for n bytes spilled. Every row is in resources.csv; efficient_kan/kernels/cuda/resources.py makes both.",
         "",
     ]
     for sm, chips in ARCHITECTURES.items():
