@@ -132,6 +132,7 @@ def test_offsets_beyond_32_bits() -> None:
     torch.testing.assert_close(of_x[-70:], expected, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's doing, on native's functions
 @pytest.mark.parametrize("penalty", [SampleL1(), SampleStd()], ids=["l1", "std"])
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "autocast"])
 def test_networks_by_auto_native_and_compiled(amp: bool, penalty: SampleL1 | SampleStd) -> None:

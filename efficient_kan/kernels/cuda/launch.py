@@ -32,8 +32,11 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def tiles(kernel: str, outputs: int) -> Tiles:
-    """The tiles of a kernel; each choice is one more binary, so there are few (see ``resources.py`` for what they use)."""
+def tiles(kernel: str, outputs: int, order: int, exact: bool) -> Tiles:
+    """The tiles of a kernel; each choice is one more binary, so there are few (see ``resources.py`` for what they use).
+
+    ``exact`` products, IEEE ones of float32 numbers, keep a row of both factors in registers: theirs have to be shorter.
+    """
     width = 32 if outputs <= 32 else 64
     match kernel:
         case "forward":
@@ -41,16 +44,22 @@ def tiles(kernel: str, outputs: int) -> Tiles:
             wide = outputs > 64
             return Tiles({"BLOCK_B": 64, "BLOCK_I": 16, "BLOCK_O": 128 if wide else width}, 8 if wide else 4, 3)
         case "input_grad":
-            return Tiles({"BLOCK_B": 64, "BLOCK_I": 16, "BLOCK_O": 32}, 4, 3)
+            return Tiles({"BLOCK_B": 64, "BLOCK_I": 16, "BLOCK_O": 16 if exact else 32}, 4, 3)
         case "weight_grad":
-            return Tiles({"BLOCK_M": 4, "BLOCK_I": 16, "BLOCK_O": width, "BLOCK_B": 32}, 4, 2)
+            outs, samples = (32, 16) if exact else (width, 32)
+            return Tiles({"BLOCK_M": 4, "BLOCK_I": 16, "BLOCK_O": outs, "BLOCK_B": samples}, 4, 2)
         case "edge_l1":
-            return Tiles({"BLOCK_B": 128, "BLOCK_O": 32}, 4, 2)
+            return Tiles({"BLOCK_B": 128, "BLOCK_O": 32 if order < 5 else 16}, 4, 2)
         case "edge_l1_input_grad":
             return Tiles({"BLOCK_B": 128, "BLOCK_O": 16}, 4, 2)
         case "edge_l1_weight_grad":
             return Tiles({"BLOCK_M": 16, "BLOCK_O": 16, "BLOCK_B": 128}, 4, 2)
     raise KeyError(kernel)
+
+
+def exact(dtype: torch.dtype) -> bool:
+    """Whether products of numbers of ``dtype`` are IEEE float32 ones at this moment."""
+    return dtype == torch.float32 and precision(dtype) == "ieee"
 
 
 def steps(knots: int) -> int:
@@ -61,7 +70,8 @@ def steps(knots: int) -> int:
 def shares(samples: int, programs: int, elements: int, block: int) -> tuple[int, int]:
     """Into how many shares to split ``samples``, and the length of each, a multiple of ``block``.
 
-    ``programs`` is the number of programs a share takes and ``elements`` what it writes.
+    ``programs`` is about the number of programs a share takes and ``elements`` what it writes. The precision has no say: it
+    may change between tracing and running.
     """
     blocks = max(1, -(-samples // block))
     count = max(1, min(_PROGRAMS // max(1, programs), _SHARES // max(1, elements), blocks // 4))
@@ -84,7 +94,7 @@ def forward(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order
     (B, I), (M, _, O) = x.shape, weight.shape
     y = x.new_empty(B, O, dtype=weight.dtype)
     if y.numel():
-        t = tiles("forward", O)
+        t = tiles("forward", O, order, exact(weight.dtype))
         grid = _count(B, t, "BLOCK_B") * _count(O, t, "BLOCK_O")
         _launch(
             linear.forward,
@@ -111,7 +121,7 @@ def input_grad(
     (B, I), (M, _, O) = x.shape, weight.shape
     grad_x, grad_base = torch.empty_like(x), base_grad_like(x, base)
     if x.numel():
-        t = tiles("input_grad", O)
+        t = tiles("input_grad", O, order, exact(weight.dtype))
         grid = _count(B, t, "BLOCK_B") * _count(I, t, "BLOCK_I")
         meta = _meta(base, knots, order, weight.dtype)
         _launch(linear.input_grad, grid, t, x, knots, weight, grad, grad_x, grad_base, B, I, O, M, knots.shape[1], **meta)
@@ -120,7 +130,7 @@ def input_grad(
 
 def weight_grad_shares(samples: int, size: torch.Size) -> tuple[int, int]:
     M, I, O = size
-    t = tiles("weight_grad", O)
+    t = tiles("weight_grad", O, 1, exact=False)
     programs = _count(M, t, "BLOCK_M") * _count(I, t, "BLOCK_I") * _count(O, t, "BLOCK_O")
     return shares(samples, programs, size.numel(), t.blocks["BLOCK_B"])
 
@@ -131,7 +141,7 @@ def weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, ord
     M = T - order
     count, length = weight_grad_shares(B, torch.Size((M, I, O)))
     out = x.new_empty(count, M, I, O)
-    t = tiles("weight_grad", O)
+    t = tiles("weight_grad", O, order, exact(grad.dtype))
     grid = count * _count(M, t, "BLOCK_M") * _count(I, t, "BLOCK_I") * _count(O, t, "BLOCK_O")
     if out.numel():
         _launch(
@@ -157,7 +167,7 @@ def weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, ord
 def edge_l1(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
     """Means of ``|phi|``, ``(I, O)`` float32."""
     (B, I), (M, _, O) = x.shape, weight.shape
-    t = tiles("edge_l1", O)
+    t = tiles("edge_l1", O, order, exact(weight.dtype))
     programs = I * _count(O, t, "BLOCK_O")
     count, length = shares(B, programs, I * O, t.blocks["BLOCK_B"])
     out = x.new_empty(count, I, O)
@@ -174,7 +184,7 @@ def edge_l1_input_grad(
     (B, I), (M, _, O) = x.shape, weight.shape
     grad_x, grad_base = torch.empty_like(x), base_grad_like(x, base)
     if x.numel():
-        t = tiles("edge_l1_input_grad", O)
+        t = tiles("edge_l1_input_grad", O, order, exact(weight.dtype))
         tensors = (x, base, knots, weight, scale, grad_x, grad_base)
         grid = I * _count(B, t, "BLOCK_B")
         _launch(edges.edge_l1_input_grad, grid, t, *tensors, B, I, O, M, knots.shape[1], **_meta(base, knots, order))
@@ -183,7 +193,7 @@ def edge_l1_input_grad(
 
 def edge_l1_weight_grad_shares(samples: int, size: torch.Size) -> tuple[int, int]:
     M, I, O = size
-    t = tiles("edge_l1_weight_grad", O)
+    t = tiles("edge_l1_weight_grad", O, 1, exact=False)
     programs = I * _count(M, t, "BLOCK_M") * _count(O, t, "BLOCK_O")
     return shares(samples, programs, size.numel(), t.blocks["BLOCK_B"])
 
@@ -194,7 +204,7 @@ def edge_l1_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, weight: T
     count, length = edge_l1_weight_grad_shares(B, weight.shape)
     out = x.new_empty(count, M, I, O)
     if out.numel():
-        t = tiles("edge_l1_weight_grad", O)
+        t = tiles("edge_l1_weight_grad", O, order, exact(weight.dtype))
         grid = count * I * _count(M, t, "BLOCK_M") * _count(O, t, "BLOCK_O")
         tensors = (x, base, knots, weight, scale, out)
         meta = _meta(base, knots, order, weight.dtype)

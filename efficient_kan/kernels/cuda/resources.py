@@ -20,7 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -31,10 +30,10 @@ ARCHITECTURES = {80: "A100", 90: "H100, H200", 100: "B200"}
 _GRID = 5
 _OUTPUTS = {"forward": (64, 256)}  # one of each tile that matters; the other kernels have the first
 _PRECISIONS = {
-    "float32": ("fp32", torch.float32, "ieee"),
-    "tf32": ("fp32", torch.float32, "tf32"),
-    "bfloat16": ("bf16", torch.bfloat16, "ieee"),
-    "float16": ("fp16", torch.float16, "ieee"),
+    "float32": ("fp32", "ieee"),
+    "tf32": ("fp32", "tf32"),
+    "bfloat16": ("bf16", "ieee"),
+    "float16": ("fp16", "ieee"),
 }
 _KERNELS = {
     "forward": linear.forward,
@@ -82,8 +81,8 @@ def variants() -> list[Variant]:
 def compiled(variant: Variant) -> Resources:
     """Compile a kernel down to machine code and read the assembler's report."""
     function = _KERNELS[variant.kernel]
-    pointer, _, precision = _PRECISIONS[variant.precision]
-    tiles = launch.tiles(variant.kernel, variant.outputs)
+    pointer, precision = _PRECISIONS[variant.precision]
+    tiles = launch.tiles(variant.kernel, variant.outputs, variant.order, exact=variant.precision == "float32")
     knots = _GRID + 2 * variant.order + 1
     constants = {"K": variant.order, "STEPS": launch.steps(knots), "SILU": True, "PRECISION": precision, **tiles.blocks}
     signature: dict[str, str] = {}
