@@ -31,7 +31,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("efficient_kan", {"reference", "benchmarks", "tests", "numba", "pandas", "matplotlib"}),
+        ("efficient_kan", {"reference", "benchmarks", "tests", "pandas", "matplotlib"}),
         ("reference", {"benchmarks", "tests"}),
         ("benchmarks/report", {"torch", "kan", "efficient_kan"}),
     ],
@@ -42,6 +42,13 @@ def test_import_boundaries(folder: str, forbidden: set[str]) -> None:
     assert {str(file): imported(file) & forbidden for file in files if imported(file) & forbidden} == {}
 
 
+def test_compilers_are_imported_in_their_own_rooms_alone() -> None:
+    room = ROOT / "efficient_kan" / "kernels" / "cpu"
+    users = [f for f in (ROOT / "efficient_kan").rglob("*.py") if imported(f) & {"numba", "llvmlite"}]
+    assert users
+    assert [str(f) for f in users if not f.is_relative_to(room)] == []
+
+
 @pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.runner", "benchmarks.compare_text", "benchmarks.export"])
 def test_parents_never_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'kan' in sys.modules)"
@@ -49,7 +56,7 @@ def test_parents_never_import_torch(module: str) -> None:
 
 
 def test_the_package_imports_without_its_optional_dependencies() -> None:
-    code = "import sys, efficient_kan; sys.exit(any(name in sys.modules for name in ('kan', 'pandas', 'matplotlib', 'scipy')))"
+    code = "import sys, efficient_kan; sys.exit(any(name in sys.modules for name in ('kan', 'numba', 'pandas', 'matplotlib', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

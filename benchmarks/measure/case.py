@@ -15,6 +15,7 @@ from benchmarks.cases import Case, Mode
 from benchmarks.measure import frontier, gate, memory, simulate, speed, training, workload
 from benchmarks.measure.live import LiveStorages
 from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
+from efficient_kan import kernels
 from reference.arm import Arm, Unsupported, get_arm
 
 
@@ -26,6 +27,8 @@ def preload(case: Case) -> None:
         arm.load()
     if "step" in case.modes or case.kind == "sparsity":
         importlib.import_module("torch._dynamo")  # the first optimiser does so
+    if "efficient_kan" in names and case.point.device == "cpu":
+        kernels.warm_up(case.point.spline_order, getattr(torch, case.point.dtype))
     gated = case.kind in ("speed", "penalty_cost") and any(arm.exact for arm in arms)
     if gated:
         gate.preload(case.point.dtype)

@@ -114,6 +114,17 @@ def fold(name: str, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, 
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
 
+def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32) -> None:
+    """Have the compiled kernel for CPUs ready for layers of this order and dtype, before a fork or a measurement, say.
+
+    Without it the first call of a layer takes the seconds that compiling takes, or the fraction of one to load what was
+    compiled before. Does nothing if there is no such kernel.
+    """
+    kernel = _kernel("cpu")
+    if kernel is not None:
+        kernel.warm_up(spline_order, dtype)
+
+
 def report() -> Report:
     """Which kernels there are, which are missing and why, and what ``auto`` takes; ``print(report())`` shows it."""
     states = {name: "available" if _kernel(name) is not None else _reasons[name] for name in _PACKAGES}
@@ -121,6 +132,37 @@ def report() -> Report:
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
 
 
+class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
+    """Let a kernel keep a layer's features from the forward to the backward pass if they take up to ``size`` bytes.
+
+    Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone and takes a little
+    longer. The default is 64 MiB a layer; 0 keeps none. It holds for all layers of the process from the call on, or, as
+    ``with set_feature_budget(size): ...``, inside the block; blocks of samples and inputs, and so the rounding, are the same
+    either way. The kernel ``native`` never keeps features.
+
+    Raises:
+        ValueError: if ``size`` is not an integer >= 0.
+    """
+
+    def __init__(self, size: int) -> None:
+        global _feature_budget
+        self._former = _feature_budget
+        _feature_budget = _checks.integer(size, "size", 0)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _feature_budget
+        _feature_budget = self._former
+
+
+def feature_budget() -> int:
+    """The bytes last set by :class:`set_feature_budget`."""
+    return _feature_budget
+
+
+_feature_budget = 2**26
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()

@@ -72,8 +72,12 @@ class _SplineLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight = ctx.saved_tensors
         of_x, of_base, of_weight = _linear_gradients(
-            *ctx.saved_tensors,
+            x,
+            base,
+            knots,
+            weight,
             ctx.spline_order,
             grad,
             needs_inputs=ctx.needs_input_grad[0] or ctx.needs_input_grad[1],

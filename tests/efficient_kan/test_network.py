@@ -195,9 +195,9 @@ def twice_differentiated(kan: KAN, penalty: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", [None, *PENALTIES])
 def test_many_blocks_give_what_one_gives(name: str | None, request: pytest.FixtureRequest) -> None:
     penalty = None if name is None else PENALTIES[name]
-    whole = twice_differentiated(network(WIDTHS), penalty)
+    whole = twice_differentiated(network(WIDTHS, kernel="native"), penalty)
     blocks = request.getfixturevalue("small_blocks")
-    assert_equal(twice_differentiated(network(WIDTHS), penalty), whole)
+    assert_equal(twice_differentiated(network(WIDTHS, kernel="native"), penalty), whole)
     # 50 samples in blocks of at most 4: 13 in each of two layers, forward and backward.
     assert blocks() >= 2 * 2 * 13
 

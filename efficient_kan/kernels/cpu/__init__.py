@@ -1,8 +1,21 @@
 """The kernel for CPUs: splines in code compiled by numba, products by torch."""
 
+import torch
+
 from efficient_kan.kernels.cpu.folding import fold as fold
 from efficient_kan.kernels.cpu.linear import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.policy import folds as folds
 from efficient_kan.kernels.cpu.policy import takes as takes
 from efficient_kan.kernels.native import edge_l1 as edge_l1
 from efficient_kan.kernels.native import edge_std as edge_std
+
+
+def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32) -> None:
+    """Compile, or load from the cache, what layers of this order and dtype need. It takes seconds, once per machine."""
+    from efficient_kan.linear import KANLinear
+
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
+    for grid_size in (1, 8 * (spline_order + 2)):  # a dense layer and a sparse one
+        layer = KANLinear(1, 1, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
+        x = torch.zeros(1, 1, dtype=dtype, requires_grad=True)
+        layer(x).sum().backward()

@@ -75,6 +75,6 @@ def _sigmoid64(x: Any) -> Any:
     return 1.0 / (1.0 + _exp64(-x))
 
 
-@overload(sigmoid, jit_options={"forceinline": True})
+@overload(sigmoid, jit_options={"forceinline": True})  # type: ignore[untyped-decorator]
 def _sigmoid(x: Any) -> Any:
     return _sigmoid32 if x == types.float32 else _sigmoid64

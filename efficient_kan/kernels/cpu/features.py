@@ -15,7 +15,7 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import COUNTED, at, first_basis, locate, row_length, slope_along, values
+from efficient_kan.kernels.cpu.basis import COUNTED, at, locate, row_length, slope_along, values
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
 
 _TILE = 32  # inputs handled together, so that their knots and pieces stay in the nearest cache
@@ -53,37 +53,40 @@ def _prepare(
     x: Any,
     transposed: Any,
     knots_at: int,
-    table: Any,
     rows: Any,
+    numbers: Any,
     lanes: int,
     count: int,
     order: int,
     size: int,
     cells: Any,
-    s: Any,
+    inside: Any,
     sources: Any,
     places: Any,
 ) -> None:
-    """For a run of samples: where each is in its cell, its row of the table and the number of its first basis."""
+    """For a run of samples: addresses of their rows of the table, of their first bases from the run's features on, and ``x``
+    itself or, outside the knots, zero, which with a row of zeros has values zero."""
     length = (order + 1) * (order + 1) + 2
     if count <= COUNTED:
         _count_knots(x, transposed, lanes, count, cells)
     else:
         for lane in range(lanes):
-            cells[lane] = locate(x[lane], at(knots_at + rows[lane] * count * size, x[lane]), count)
+            cells[lane] = locate(x[lane], at(knots_at + numbers[lane] * count * size, x[lane]), count)
+    features, bases = count - order, count - 2 * order - 2
+    # Three loops, because one that writes to three arrays is not vectorised.
+    for lane in range(lanes):
+        sources[lane] = rows[lane] + np.int64(cells[lane]) * (length * size)
+    for lane in range(lanes):
+        first = min(max(cells[lane] - np.int32(1 + order), np.int32(0)), np.int32(bases))
+        places[lane] = np.int64(lane * features + first) * size
     for lane in range(lanes):
         cell = cells[lane]
-        source = (rows[lane] * (count + 1) + cell) * length
-        sources[lane] = source
-        places[lane] = first_basis(cell, count, order)
-        inside = (cell > 0) & (cell < count)
-        z = (x[lane] - table[source]) * table[source + 1]
-        s[lane] = z if inside else type(z)(0)
+        inside[lane] = x[lane] if (cell > 0) & (cell < count) else type(x[lane])(0)
 
 
 @cache
 def _expand(order: int, real: Any) -> Callable[..., None]:
-    size, stamp = np.dtype(real).itemsize, STAMP
+    size, length, stamp = np.dtype(real).itemsize, row_length(order), STAMP
 
     def expand(
         x_at: int,
@@ -99,8 +102,9 @@ def _expand(order: int, real: Any) -> Callable[..., None]:
     ) -> None:
         assert stamp
         features = count - order
-        cells, active, s = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, real)
+        cells, active, inside = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, real)
         rows, sources, places = np.empty(_TILE, np.int64), np.empty(_TILE, np.int64), np.empty(_TILE, np.int64)
+        numbers = np.empty(_TILE, np.int64)
         transposed = np.empty(min(count, COUNTED) * _TILE, real)
         # Several samples of few inputs make one row of tiles.
         together = _TILE // inputs if inputs < _TILE and stride == inputs else 1
@@ -108,7 +112,8 @@ def _expand(order: int, real: Any) -> Callable[..., None]:
         for tile in range(0, period, _TILE):
             width = min(_TILE, period - tile)
             for lane in range(width):
-                rows[lane] = (tile + lane) % inputs
+                numbers[lane] = (tile + lane) % inputs
+                rows[lane] = table_at + numbers[lane] * (count + 1) * length * size
             if count <= COUNTED:
                 _load_knots(at(knots_at, real(0)), transposed, tile, width, inputs, count)
             for b in range(start, stop, together):
@@ -121,24 +126,22 @@ def _expand(order: int, real: Any) -> Callable[..., None]:
                 else:
                     for lane in range(lanes):
                         active[lane] = x[lane] * sigmoid(x[lane])
-                _prepare(
-                    x, transposed, knots_at, at(table_at, real(0)), rows, lanes, count, order, size, cells, s, sources, places
-                )
+                _prepare(x, transposed, knots_at, rows, numbers, lanes, count, order, size, cells, inside, sources, places)
                 out = at(place, real(0))
                 for n in range(lanes * features):
                     out[n] = real(0)
                 for lane in range(lanes):
-                    row = at(table_at + sources[lane] * size, real(0))
-                    values(s[lane], row, order, at(place + places[lane] * size, real(0)))
-                    at(place, real(0))[features - 1] = active[lane]
-                    place += features * size
+                    row = at(sources[lane], real(0))
+                    s = (inside[lane] - row[0]) * row[1]
+                    values(s, row, order, at(place + places[lane], real(0)))
+                    out[lane * features + features - 1] = active[lane]
 
     return compiled(expand)
 
 
 @cache
 def _pull_back(order: int, real: Any) -> Callable[..., None]:
-    size, stamp = np.dtype(real).itemsize, STAMP
+    size, length, stamp = np.dtype(real).itemsize, row_length(order), STAMP
 
     def pull_back(
         x_at: int,
@@ -155,29 +158,29 @@ def _pull_back(order: int, real: Any) -> Callable[..., None]:
     ) -> None:
         assert stamp
         features = count - order
-        cells, active, s = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, real)
+        cells, active, inside = np.empty(_TILE, np.int32), np.empty(_TILE, real), np.empty(_TILE, real)
         rows, sources, places = np.empty(_TILE, np.int64), np.empty(_TILE, np.int64), np.empty(_TILE, np.int64)
+        numbers = np.empty(_TILE, np.int64)
         transposed = np.empty(min(count, COUNTED) * _TILE, real)
         together = _TILE // inputs if inputs < _TILE and stride == inputs else 1
         period = together * inputs
         for tile in range(0, period, _TILE):
             width = min(_TILE, period - tile)
             for lane in range(width):
-                rows[lane] = (tile + lane) % inputs
+                numbers[lane] = (tile + lane) % inputs
+                rows[lane] = table_at + numbers[lane] * (count + 1) * length * size
             if count <= COUNTED:
                 _load_knots(at(knots_at, real(0)), transposed, tile, width, inputs, count)
             for b in range(start, stop, together):
                 lanes = min(width, (stop - b) * inputs - tile)
                 begin, place = b * stride + tile, gradient_at + (b * inputs + tile) * features * size
                 x, of_x = at(x_at + begin * size, real(0)), at(of_x_at + begin * size, real(0))
-                _prepare(
-                    x, transposed, knots_at, at(table_at, real(0)), rows, lanes, count, order, size, cells, s, sources, places
-                )
+                _prepare(x, transposed, knots_at, rows, numbers, lanes, count, order, size, cells, inside, sources, places)
                 for lane in range(lanes):
-                    row = at(table_at + sources[lane] * size, real(0))
-                    of_x[lane] = slope_along(s[lane], row, order, at(place + places[lane] * size, real(0)))
-                    active[lane] = at(place, real(0))[features - 1]
-                    place += features * size
+                    row = at(sources[lane], real(0))
+                    s = (inside[lane] - row[0]) * row[1]
+                    of_x[lane] = slope_along(s, row, order, at(place + places[lane], real(0)))
+                    active[lane] = at(place, real(0))[lane * features + features - 1]
                 if of_base_at:
                     of_base = at(of_base_at + begin * size, real(0))
                     for lane in range(lanes):

@@ -34,16 +34,15 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
         block = Block(x, base, knots, pieces(knots, order), order)
-        features = None
-        if ctx.needs_input_grad[3] and policy.keeps(x, weight):
-            features = x.new_empty((x.shape[0], *weight.shape[1:]))
-        ctx.save_for_backward(x, base, knots, weight, block.table, features)
-        ctx.order = order
-        return _dense_outputs(block, weight, features)
+        kept: list[Tensor] | None = [] if ctx.needs_input_grad[3] and policy.keeps(x, weight) else None
+        y = _dense_outputs(block, weight, kept)
+        ctx.save_for_backward(x, base, knots, weight, block.table, *(kept or ()))
+        ctx.order, ctx.keeps = order, kept is not None
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight, table, features = ctx.saved_tensors
+        x, base, knots, weight, table, *kept = ctx.saved_tensors
         needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
         if torch.is_grad_enabled() or policy.transformed(grad):
             return _differentiable(ctx, grad)
@@ -52,55 +51,50 @@ class _Dense(torch.autograd.Function):
         of_x = torch.empty_like(x) if needs_x or needs_base else None
         of_base = None if base is None or of_x is None else torch.empty_like(base)
         of_weight = torch.empty_like(weight) if needs_weight else None
-        whole = [(slice(0, x.shape[0]), slice(0, x.shape[1]))]
-        scratch: Tensor | None = None
-        for rows, columns in policy.blocks(x, weight) if features is None else whole:
-            part = grad[rows]
+        for number, (rows, columns) in enumerate(policy.blocks(x, weight)):
             if of_weight is not None:
-                if features is not None:
-                    flat = features.flatten(1)
-                else:
-                    scratch = _scratch(scratch, rows, columns, weight)
-                    flat = _view(scratch, rows, columns, weight.shape[2])
-                    block.expand(rows, columns, flat)
-                target = of_weight[:, columns].flatten(1)
-                torch.addmm(target, part.T, flat, beta=1 if rows.start else 0, out=target)
+                _add_weight_gradient(block, rows, columns, grad[rows], of_weight, kept[number] if ctx.keeps else None)
             if of_x is not None:
-                scratch = _scratch(scratch, rows, columns, weight)
-                of_features = _view(scratch, rows, columns, weight.shape[2])
-                torch.mm(part, weight[:, columns].flatten(1), out=of_features)
+                of_features = torch.mm(grad[rows], weight[:, columns].flatten(1))
                 block.pull_back(rows, columns, of_features, of_x, of_base)
+                del of_features
         return of_x if needs_x else None, of_base if needs_base else None, None, of_weight, None
 
 
-def _dense_outputs(block: Block, weight: Tensor, features: Tensor | None) -> Tensor:
-    """Outputs, by way of features that are kept if there is a tensor for them."""
+def _dense_outputs(block: Block, weight: Tensor, kept: list[Tensor] | None) -> Tensor:
+    """Outputs, block by block. The features of the blocks are appended to ``kept``, if there is such a list."""
     x = block.x
     y = x.new_empty((x.shape[0], weight.shape[0]))
-    if features is not None:
-        block.expand(slice(0, x.shape[0]), slice(0, x.shape[1]), features)
-        return torch.mm(features.flatten(1), weight.flatten(1).T, out=y)
-    scratch: Tensor | None = None
     for rows, columns in policy.blocks(x, weight):
-        scratch = _scratch(scratch, rows, columns, weight)
-        flat = _view(scratch, rows, columns, weight.shape[2])
-        block.expand(rows, columns, flat)
-        target = y[rows]
-        torch.addmm(target, flat, weight[:, columns].flatten(1).T, beta=1 if columns.start else 0, out=target)
+        features = _add_outputs(block, rows, columns, weight, y)
+        if kept is not None:
+            kept.append(features)
+        del features
     return y
 
 
-def _scratch(scratch: Tensor | None, rows: slice, columns: slice, weight: Tensor) -> Tensor:
-    """Room for the features of a block: that of the block before if there was one, for the first is the largest."""
-    if scratch is not None:
-        return scratch
-    return weight.new_empty((rows.stop - rows.start) * (columns.stop - columns.start) * weight.shape[2])
+def _add_outputs(block: Block, rows: slice, columns: slice, weight: Tensor, y: Tensor) -> Tensor:
+    """Add a block's outputs, those of the first inputs being the first, and return its features."""
+    features, target = _expanded(block, rows, columns, weight), y[rows]
+    torch.addmm(target, features, weight[:, columns].flatten(1).T, beta=1 if columns.start else 0, out=target)
+    return features
 
 
-def _view(scratch: Tensor, rows: slice, columns: slice, features: int) -> Tensor:
+def _add_weight_gradient(
+    block: Block, rows: slice, columns: slice, grad: Tensor, of_weight: Tensor, features: Tensor | None
+) -> None:
+    """Add a block's share of the gradient of the weight; that of the first samples is the first."""
+    if features is None:
+        features = _expanded(block, rows, columns, of_weight)
+    target = of_weight[:, columns].flatten(1)
+    torch.addmm(target, grad.T, features, beta=1 if rows.start else 0, out=target)
+
+
+def _expanded(block: Block, rows: slice, columns: slice, weight: Tensor) -> Tensor:
     """The features of a block as a matrix."""
-    height, width = rows.stop - rows.start, (columns.stop - columns.start) * features
-    return scratch[: height * width].view(height, width)
+    flat = weight.new_empty((rows.stop - rows.start, (columns.stop - columns.start) * weight.shape[2]))
+    block.expand(rows, columns, flat)
+    return flat
 
 
 class _Sparse(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, native
 
 _ORDERS = range(1, 6)
@@ -16,8 +17,6 @@ _TYPES = (Tensor, nn.Parameter, FakeTensor)
 # Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
 _BLOCK_BYTES = 2**20
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
-
-_budget = 2**20
 
 
 def takes(inputs: LayerInputs) -> bool:
@@ -50,8 +49,9 @@ def _traced() -> bool:
 
 
 def transformed(grad: Tensor) -> bool:
-    """Whether a gradient comes from a transform (``is_grads_batched``, say) that compiled code cannot see."""
-    return type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+    """Whether a gradient stands for several (``is_grads_batched``, torch.func), which compiled code would not see."""
+    batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
+    return batched or type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
 
 
 def sparse(weight: Tensor, order: int) -> bool:
@@ -61,7 +61,7 @@ def sparse(weight: Tensor, order: int) -> bool:
 
 def keeps(x: Tensor, weight: Tensor) -> bool:
     """Whether the features of all samples are kept from the forward to the backward pass."""
-    return x.numel() * weight.shape[2] * x.element_size() <= _budget
+    return x.numel() * weight.shape[2] * x.element_size() <= kernels.feature_budget()
 
 
 def blocks(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -4,7 +4,7 @@ Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded 
 ``k`` the spline order, ``M = G + k + 1`` features per input, ``E = k + 2`` terms of a sample and an input: its ``k + 1`` bases
 and its base activation. Weights are ``(I, M, S)``, so that the row of every feature is one run of memory.
 
-All loops go over panels of a few dozen samples and inputs, whose terms and weights stay in the nearest cache: first the terms of
+All loops go over panels of a few dozen samples and inputs, whose terms and weights stay in the nearest cache: first terms of
 the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`.
 """
 
@@ -81,7 +81,7 @@ def _fill(
                 active[b] = share * (one + column[b] * (one - share)) if derivative else column[b] * share
         rows_at, place = table_at + n * (count + 1) * length * size, terms_at + n * terms * size
         for b in range(samples):
-            cell = np.int64(cells[b])
+            cell: Any = np.int64(cells[b])
             row = at(rows_at + cell * (length * size), zero)
             s = local(column[b], cell, row, count)
             if derivative:

@@ -1,0 +1,390 @@
+"""The contract that every kernel keeps, against `native` in float64, and what belongs to the choice of one."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from efficient_kan import KAN, KANLinear, kernels
+from efficient_kan.basis import bspline_basis, bspline_basis_derivative
+from efficient_kan.kernels import LayerInputs, native
+from tests.efficient_kan.test_basis import random_knots
+
+FAST = ("cpu",)
+ORDERS = (1, 2, 3, 4, 5)
+DTYPES = (torch.float64, torch.float32)
+
+every_kernel = pytest.mark.parametrize("kernel", FAST)
+orders = pytest.mark.parametrize("order", ORDERS, ids="k{}".format)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Grids on both sides of the crossover from dense features to the sparse product.
+grids = pytest.mark.parametrize("grid_size", [1, 5, 40, 100], ids="G{}".format)
+
+
+@pytest.fixture(params=[0, 2**40], ids=["lean", "kept"])
+def budget(request: pytest.FixtureRequest) -> Iterator[None]:
+    with kernels.set_feature_budget(request.param):
+        yield
+
+
+def source(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_inputs(
+    shape: tuple[int, int, int], grid_size: int, order: int, dtype: torch.dtype, *, kind: str = "random", base: bool = False
+) -> LayerInputs:
+    """Samples over the knots and beyond, some of them on knots."""
+    samples, inputs, outputs = shape
+    rows = [random_knots(kind, grid_size, order, seed)[seed % 3] for seed in range(inputs)]
+    knots = torch.stack(rows).to(dtype)
+    x = torch.rand(samples, inputs, generator=source(1), dtype=torch.float64) * 3.4 - 1.2
+    on_knots = torch.rand(samples, inputs, generator=source(2)) < 0.2
+    which = torch.randint(knots.shape[1], (samples, inputs), generator=source(3))
+    x = torch.where(on_knots, knots.T.gather(0, which).double(), x).to(dtype)
+    weight = torch.randn(outputs, inputs, grid_size + order + 1, generator=source(4), dtype=torch.float64).to(dtype)
+    own = torch.randn(samples, inputs, generator=source(5), dtype=torch.float64).to(dtype) if base else None
+    return LayerInputs(x, own, knots, weight, order)
+
+
+def outputs_and_gradients(
+    kernel: Any, inputs: LayerInputs, needs: tuple[str, ...] = ("x", "base", "weight")
+) -> dict[str, Tensor]:
+    tensors = {n: getattr(inputs, n) for n in needs if getattr(inputs, n) is not None}
+    leaves = {n: t.detach().clone().requires_grad_() for n, t in tensors.items()}
+    y = kernel.spline_linear(inputs._replace(**leaves))
+    cotangent = torch.randn(y.shape, generator=source(6), dtype=torch.float64).to(y.dtype)
+    grads = torch.autograd.grad(y, list(leaves.values()), cotangent)
+    return {"y": y.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def in_float64(inputs: LayerInputs) -> LayerInputs:
+    return LayerInputs(*(t.double() if isinstance(t, Tensor) else t for t in inputs))  # type: ignore[arg-type]
+
+
+def assert_close(ours: dict[str, Tensor], exact: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Errors relative to the largest number of a tensor, 1e-12 in float64; float32 rounds 4e6 times more coarsely."""
+    limit = 1e-12 if dtype == torch.float64 else 5e-6
+    assert list(ours) == list(exact)
+    for name, value in exact.items():
+        assert ours[name].dtype == dtype and ours[name].shape == value.shape, name
+        if value.numel():
+            error = (ours[name].double() - value).abs().max() / value.abs().max().clamp(min=1e-30)
+            assert error <= limit, f"{name}: {error:.1e}"
+
+
+@every_kernel
+@dtypes
+@orders
+@grids
+@pytest.mark.parametrize("kind", ["random", "repeated"])
+def test_outputs_and_gradients_are_those_of_native(
+    kernel: str, kind: str, grid_size: int, order: int, dtype: torch.dtype, budget: None
+) -> None:
+    inputs = make_inputs((70, 5, 7), grid_size, order, dtype, kind=kind)
+    chosen = kernels.resolve(kernel, inputs)
+    assert chosen is not native
+    exact = outputs_and_gradients(native, in_float64(inputs))
+    assert_close(outputs_and_gradients(chosen, inputs), exact, dtype)
+
+
+@every_kernel
+@dtypes
+@pytest.mark.parametrize("base", [False, True], ids=["silu", "own-base"])
+@pytest.mark.parametrize("grid_size", [5, 40])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (0, 3, 2), (3, 1, 70), (700, 37, 1), (1100, 70, 17), (65, 33, 64)], ids=str)
+def test_awkward_shapes(kernel: str, shape: tuple[int, int, int], grid_size: int, base: bool, dtype: torch.dtype) -> None:
+    inputs = make_inputs(shape, grid_size, 3, dtype, base=base)
+    exact = outputs_and_gradients(native, in_float64(inputs))
+    assert_close(outputs_and_gradients(kernels.resolve(kernel, inputs), inputs), exact, dtype)
+
+
+@every_kernel
+@orders
+@pytest.mark.parametrize("grid_size", [4, 50])
+def test_bases_and_slopes_one_by_one_equal_the_basis(kernel: str, grid_size: int, order: int) -> None:
+    """A weight that picks one feature gives that basis; so each basis is seen alone, not in a sum."""
+    inputs = make_inputs((90, 1, 1), grid_size, order, torch.float64, kind="repeated")
+    features = inputs.weight.shape[2]
+    x = inputs.x.clone().requires_grad_()
+    weight = torch.eye(features, dtype=torch.float64).unsqueeze(1)
+    y = kernels.resolve(kernel, inputs).spline_linear(inputs._replace(x=x, weight=weight))
+    expected = bspline_basis(inputs.x, inputs.knots, order)[:, 0]
+    torch.testing.assert_close(y[:, :-1], expected, rtol=0, atol=2e-15)
+    slopes = bspline_basis_derivative(inputs.x, inputs.knots, order)[:, 0]
+    for n in range(features - 1):
+        (ours,) = torch.autograd.grad(y[:, n].sum(), x, retain_graph=True)
+        torch.testing.assert_close(ours[:, 0], slopes[:, n], rtol=0, atol=1e-13 * max(1.0, float(slopes.abs().max())))
+
+
+@every_kernel
+@pytest.mark.parametrize("needs", [("x",), ("weight",), ("base",), ("base", "weight")], ids="-".join)
+@pytest.mark.parametrize("grid_size", [5, 40])
+def test_gradients_of_some_leaves_alone(kernel: str, grid_size: int, needs: tuple[str, ...], budget: None) -> None:
+    inputs = make_inputs((40, 3, 4), grid_size, 3, torch.float64, base=True)
+    exact = outputs_and_gradients(native, inputs, needs)
+    assert_close(outputs_and_gradients(kernels.resolve(kernel, inputs), inputs, needs), exact, torch.float64)
+
+
+@every_kernel
+@dtypes
+@pytest.mark.parametrize("grid_size", [5, 40, 100])
+def test_nan_and_infinities_are_those_of_native(kernel: str, grid_size: int, dtype: torch.dtype) -> None:
+    inputs = make_inputs((40, 3, 4), grid_size, 3, dtype)
+    inputs.x[0, 0], inputs.x[1, 1], inputs.x[2, 2], inputs.x[3, 0] = math.nan, math.inf, -math.inf, 1e30
+    ours, exact = (
+        outputs_and_gradients(kernels.resolve(kernel, inputs), inputs, ("x",)),
+        outputs_and_gradients(native, inputs, ("x",)),
+    )
+    for name, value in exact.items():
+        assert torch.equal(ours[name].isnan(), value.isnan()), name
+        rest = value.isfinite()
+        assert torch.equal(ours[name].isfinite(), rest), name
+        torch.testing.assert_close(ours[name][rest], value[rest], rtol=1e-4, atol=1e-4)
+
+
+@every_kernel
+def test_silu_is_as_accurate_as_torchs(kernel: str) -> None:
+    x = torch.cat((torch.linspace(-85, 100, 20_001), torch.linspace(-1e-3, 1e-3, 101))).unsqueeze(1)
+    inputs = LayerInputs(x, None, torch.linspace(500, 600, 12).unsqueeze(0), torch.ones(1, 1, 9), 3)
+    y = kernels.resolve(kernel, inputs).spline_linear(inputs)
+    exact = nn.functional.silu(x.double())
+    unit = torch.finfo(torch.float32).eps
+    assert ((y - exact).abs() / exact.abs().clamp(min=1e-37)).max() <= 4 * unit
+
+
+@every_kernel
+@pytest.mark.parametrize("grid_size", [3, 40])
+def test_higher_derivatives(kernel: str, grid_size: int) -> None:
+    inputs = make_inputs((4, 2, 3), grid_size, 3, torch.float64)
+    inputs = inputs._replace(x=((inputs.knots[:, 3:7] + inputs.knots[:, 4:8]) / 2).T.contiguous())
+    chosen = kernels.resolve(kernel, inputs)
+
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        return chosen.spline_linear(inputs._replace(x=x, weight=weight))
+
+    leaves = (inputs.x.requires_grad_(), inputs.weight.requires_grad_())
+    assert torch.autograd.gradgradcheck(call, leaves)
+
+
+@every_kernel
+@pytest.mark.parametrize("grid_size", [5, 40])
+def test_batched_gradients_equal_a_loop(kernel: str, grid_size: int) -> None:
+    layer = KANLinear(3, 4, grid_size, kernel=kernel, dtype=torch.float64, generator=source())
+    x = torch.rand(6, 3, generator=source(1), dtype=torch.float64, requires_grad=True)
+    y, cotangents = layer(x), torch.randn(5, 6, 4, generator=source(2), dtype=torch.float64)
+    leaves = (x, *layer.parameters())
+    batched = torch.autograd.grad(y, leaves, cotangents, is_grads_batched=True, retain_graph=True)
+    for n, cotangent in enumerate(cotangents):
+        for ours, expected in zip(batched, torch.autograd.grad(y, leaves, cotangent, retain_graph=True), strict=True):
+            torch.testing.assert_close(ours[n], expected, rtol=1e-12, atol=1e-12)
+
+
+@every_kernel
+@pytest.mark.parametrize("scaler", [True, False])
+@dtypes
+def test_folded_weights_and_their_gradients(kernel: str, scaler: bool, dtype: torch.dtype) -> None:
+    layer = KANLinear(5, 3, dtype=dtype, enable_standalone_scale_spline=scaler, generator=source())
+    layer.edge_mask[1, 2] = 0
+    arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
+    results = []
+    for name in (kernel, "native"):
+        folded = kernels.fold(name, *arguments)
+        cotangent = torch.randn(folded.shape, generator=source(1), dtype=torch.float64).to(dtype)
+        results.append((folded, *torch.autograd.grad(folded, list(layer.parameters()), cotangent)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+
+
+@every_kernel
+@pytest.mark.parametrize("grid_size", [5, 40])
+def test_strided_samples(kernel: str, grid_size: int) -> None:
+    layer = KANLinear(3, 4, grid_size, kernel=kernel, dtype=torch.float64, generator=source())
+    wide = torch.randn(3, 20, 2, generator=source(1), dtype=torch.float64)
+    assert torch.equal(layer(wide[..., 0].T), layer(wide[..., 0].T.contiguous()))
+
+
+class Doubled(nn.SiLU):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_hooks_and_subclasses_of_silu_are_called() -> None:
+    x = torch.randn(8, 2, generator=source(1))
+    layer = KANLinear(2, 3, generator=source())
+    doubled = KANLinear(2, 3, base_activation=Doubled, generator=source())
+    with torch.no_grad():
+        for each in (layer, doubled):
+            each.spline_weight.zero_()
+    plain = layer(x)
+    torch.testing.assert_close(doubled(x), 2 * plain)
+    handle = layer.base_activation.register_forward_hook(lambda module, args, result: 2 * result)
+    torch.testing.assert_close(layer(x), 2 * plain)
+    handle.remove()
+    torch.testing.assert_close(layer(x), plain)
+
+
+@pytest.mark.parametrize("grid_size", [5, 40])
+def test_threads_change_nothing_but_rounding(grid_size: int) -> None:
+    inputs = make_inputs((3000, 40, 20), grid_size, 3, torch.float32)
+    chosen = kernels.resolve("cpu", inputs)
+    exact = outputs_and_gradients(native, in_float64(inputs))
+    try:
+        for count in (2, 3):
+            torch.set_num_threads(count)
+            results = [outputs_and_gradients(chosen, inputs) for _ in range(2)]
+            for name in exact:
+                assert torch.equal(*(result[name] for result in results)), name
+            assert_close(results[0], exact, torch.float32)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_forked_child_computes_the_same() -> None:
+    code = """
+        import os, sys, torch
+        from efficient_kan import KANLinear
+        torch.set_num_threads(2)
+        layer = KANLinear(40, 20, kernel="cpu", generator=torch.Generator().manual_seed(0))
+        x = torch.rand(3000, 40, generator=torch.Generator().manual_seed(1))
+        # Threads of torch itself do not survive a fork: the parent computes with one, the child with two of this package's.
+        torch.set_num_threads(1)
+        expected = layer(x).detach()
+        from efficient_kan.kernels.cpu import threads
+        threads._threads(2)
+        pid = os.fork()
+        if pid == 0:
+            assert threads._pool is None
+            ok = torch.allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+            threads.run(lambda start, stop: None, 10)
+            os._exit(0 if ok else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("grid_size", [5, 40])
+def test_fake_and_meta_tensors_have_the_shapes(grid_size: int) -> None:
+    layer = KANLinear(3, 4, grid_size, kernel="cpu", generator=source())
+    x = torch.rand(7, 3, generator=source(1))
+    mode = FakeTensorMode()
+    fake = copy.deepcopy(layer, {id(t): mode.from_tensor(t) for t in (*layer.parameters(), *layer.buffers())})
+    on_meta = copy.deepcopy(layer).to("meta")
+    for module, z in ((fake, mode.from_tensor(x)), (on_meta, x.to("meta"))):
+        leaf = z.detach().requires_grad_()
+        y = module(leaf)
+        y.sum().backward()
+        assert y.shape == (7, 4) and y.device.type == leaf.device.type
+        assert leaf.grad is not None and leaf.grad.shape == x.shape
+
+
+def test_layers_with_a_kernel_can_be_copied_and_pickled() -> None:
+    kan, x = KAN([2, 3, 1], kernel="cpu", generator=source()), torch.rand(5, 2, generator=source(1))
+    for other in (copy.deepcopy(kan), pickle.loads(pickle.dumps(kan))):
+        assert torch.equal(other(x), kan(x))
+
+
+def missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_found", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(kernels, "_reasons", {"cpu": "numba cannot be imported: gone", "cuda": "no"})
+    monkeypatch.setattr(kernels, "_warned", set())
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_a_missing_kernel_is_replaced_with_one_warning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = KANLinear(2, 3, kernel=name, generator=source())
+    x = torch.rand(4, 2, generator=source(1))
+    expected = layer(x)
+    missing(monkeypatch)
+    with pytest.warns(RuntimeWarning, match="'cpu' cannot be had.*numba cannot be imported: gone") as caught:
+        y = layer(x)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x)
+    torch.testing.assert_close(y, expected)
+    assert kernels.report().kernels["cpu"] == "numba cannot be imported: gone"
+    assert kernels.report().auto["cpu"] == "native"
+
+
+def test_the_report_names_every_kernel() -> None:
+    report = kernels.report()
+    assert set(report.kernels) == {"native", "cpu", "cuda"}
+    assert report.kernels["cpu"] == "available" and report.auto["cpu"] == "cpu"
+    assert "kernel cpu: available" in str(report) and "auto on cpu: cpu" in str(report)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": torch.bfloat16}, {"spline_order": 6}],
+    ids=["16-bit", "order-6"],
+)
+def test_what_a_kernel_does_not_take_goes_to_native(change: dict[str, Any]) -> None:
+    layer = KANLinear(2, 3, kernel="cpu", generator=source(), **change)
+    x = torch.rand(4, 2, generator=source(1), dtype=change.get("dtype"))
+    inputs = layer.layer_inputs(x)
+    assert kernels.resolve("cpu", inputs) is native and layer(x).shape == (4, 3)
+
+
+def test_a_traced_graph_holds_the_computation() -> None:
+    """Compiled code is invisible to a tracer, which would record garbage without a word."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    layer, x = KANLinear(2, 3, generator=source()), torch.rand(4, 2, generator=source(1))
+    other = torch.rand(4, 2, generator=source(2))
+    traced = make_fx(lambda z: layer(z))(x)
+    torch.testing.assert_close(traced(other), layer(other))
+
+
+def test_a_budget_holds_inside_its_block_and_must_be_a_size() -> None:
+    former = kernels.feature_budget()
+    with kernels.set_feature_budget(5):
+        assert kernels.feature_budget() == 5
+    assert kernels.feature_budget() == former
+    with pytest.raises(ValueError, match="size: expected"):
+        kernels.set_feature_budget(-1)
+
+
+def test_what_a_layer_keeps_follows_the_budget() -> None:
+    layer = KANLinear(8, 4, generator=source())
+    x = torch.rand(512, 8, generator=source(1))
+    kept: list[list[int]] = []
+    for size in (0, 2**40):
+        kept.append([])
+        with (
+            kernels.set_feature_budget(size),
+            torch.autograd.graph.saved_tensors_hooks(lambda t: kept[-1].append(t.numel()) or t, lambda t: t),  # type: ignore[func-returns-value]
+        ):
+            layer(x).sum().backward()
+    assert max(kept[0]) == x.numel() and x.numel() * 9 in kept[1]
+
+
+def test_what_is_kept_does_not_change_a_bit() -> None:
+    inputs = make_inputs((2000, 70, 5), 5, 3, torch.float32)
+    results = []
+    for size in (0, 2**40):
+        with kernels.set_feature_budget(size):
+            results.append(outputs_and_gradients(kernels.resolve("cpu", inputs), inputs))
+    for name, value in results[0].items():
+        assert torch.equal(results[1][name], value), name
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_cache_folder_does_no_harm(tmp_path: Any) -> None:
+    tmp_path.chmod(0o500)
+    code = "import torch; from efficient_kan import KANLinear; KANLinear(1, 1, kernel='cpu')(torch.zeros(1, 1))"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "none")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
