@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from efficient_kan import KANLinear, SampleL1
+from efficient_kan import KANLinear, SampleL1, kernels
 from efficient_kan.basis import local_basis
 from efficient_kan.kernels import LayerInputs, cuda, native
 from efficient_kan.kernels.cuda import check, launch, ops
@@ -236,6 +236,13 @@ def test_a_layer_and_its_penalty_under_the_name_and_compiled(dtype: torch.dtype)
     expected = step(layers["native"], False)
     torch.testing.assert_close(got, expected, rtol=wide, atol=wide)
     torch.testing.assert_close(step(layers["cuda"], True), got, rtol=0, atol=0)
+
+
+def test_the_first_call_may_be_a_compiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_found", {})
+    layer, x = KANLinear(3, 4, kernel="cuda"), torch.randn(5, 3)
+    y = torch.compile(layer, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(y, layer(x), rtol=0, atol=0)
 
 
 def test_the_first_use_check_passes_what_is_right_and_names_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

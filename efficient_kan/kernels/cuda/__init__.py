@@ -66,7 +66,7 @@ def takes(inputs: LayerInputs) -> bool:
 
 
 def refusal(inputs: LayerInputs) -> str | None:
-    """Why native computes with these inputs, or ``None``."""
+    """Why native computes with these inputs where the kernels are available, or ``None``."""
     x, base, knots, weight, order = inputs
     if weight.dtype not in _DTYPES or knots.dtype != torch.float32 or not (base is None or base.dtype in _DTYPES):
         return f"weights in {weight.dtype} on knots in {knots.dtype}"
@@ -76,7 +76,8 @@ def refusal(inputs: LayerInputs) -> str | None:
         return "inside a transform of torch.func"
     if not x.is_cuda:
         return None if _interpreted() and x.device.type == "cpu" else f"samples on {x.device}"
-    return unavailable() or _too_old(x.device)
+    # Not asked while tracing: where it matters, the check at first use fails and native computes.
+    return None if torch.compiler.is_compiling() else _too_old(x.device)
 
 
 @cache
