@@ -68,8 +68,9 @@ class Timing(Record):
 
 
 class Speed(Timing):
-    """Time of each arm against `baseline`."""
+    """Time of each arm against `baseline`, with `named` at the named points too."""
 
+    named: bool = False
     baseline: str = "efficient_kan"
     arms: tuple[str, ...]
     centre_arms: tuple[str, ...] = ()
@@ -294,6 +295,12 @@ def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:
     )
 
 
+def _named(preset: Preset, centre: Point) -> Iterator[tuple[Named, Point]]:
+    for named in preset.named:
+        sizes = {"batch": named.batch, "layers": named.layers, "grid_size": named.grid, "spline_order": named.spline_order}
+        yield named, centre.model_copy(update=sizes)
+
+
 def _cases(preset: Preset) -> Iterator[Case]:
     points = list(_points(preset))
     centre = points[0][0]
@@ -305,21 +312,16 @@ def _cases(preset: Preset) -> Iterator[Case]:
             for point, arm, axes in _measured(preset.speed, points):
                 modes = (preset.speed.centre_modes if point == centre else ()) or preset.speed.modes
                 yield Case(arm=arm, point=point, axes=axes, process=process, **shared | {"modes": modes})
+            for named, point in _named(preset, centre) if preset.speed.named else ():
+                for arm in preset.speed.arms:
+                    yield Case(arm=arm, point=point, name=named.name, process=process, **shared)
     for kind, section in (("memory", preset.memory), ("simulated", preset.simulated)):
         if section is None:
             continue
         shared = section.model_dump(include={"modes", "timeout_s"}) | {"kind": kind, "seed": seed}
         for point, arm, axes in _measured(section, points):
             yield Case(arm=arm, point=point, axes=axes, **shared)
-        for named in preset.named if section.named else ():
-            point = centre.model_copy(
-                update={
-                    "batch": named.batch,
-                    "layers": named.layers,
-                    "grid_size": named.grid,
-                    "spline_order": named.spline_order,
-                }
-            )
+        for named, point in _named(preset, centre) if section.named else ():
             for arm in dict.fromkeys((*section.arms, *section.centre_arms)):
                 yield Case(arm=arm, point=point, name=named.name, **shared)
     if preset.frontier:
