@@ -6,12 +6,15 @@ current environment holds instead, such as a CUDA build of torch, install the gr
     python -m pip install -e . --group bench
     nox -s bench --no-venv --no-install
 
+For a machine with a GPU that is `python -m pip install -e . --group test` and `nox -s gpu --no-venv --no-install`.
+
 `NOX_DEFAULT_VENV_BACKEND=uv` selects uv; mind that uv may fetch another build of torch than pip does.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +26,13 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+NAME_THE_GPU = """
+import sys, torch
+if not torch.cuda.is_available():
+    sys.exit(f"torch {torch.__version__} finds no CUDA GPU: nothing to validate or to measure")
+print(torch.cuda.get_device_name())
+"""
 
 TRAIN_FROM_WHEEL = """
 import importlib.util, pathlib, torch
@@ -78,7 +88,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
     workers = ["-n", "logical", "--maxprocesses", "4"]
-    marks = ["-m", "not slow and not harness and not browser"]
+    marks = ["-m", "not slow and not harness and not browser and not gpu"]
     session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -130,6 +140,40 @@ def bench(session: nox.Session) -> None:
         session.run("python", "-m", "benchmarks", "report", *out)
     if failed is not None:
         raise failed
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Validate and measure everything on this machine's GPU: `nox -s gpu -- [run options]`; an error where there is none.
+
+    First the gates (native against float64 on the CPU, the Triton kernels against native); then the preset `gpu` is measured
+    and rendered into reports/gpu-<name of the GPU>/. Nothing is measured if a gate fails.
+    """
+    install(session, "test")
+    found = session.run("python", "-c", NAME_THE_GPU, silent=True)
+    name = str(found).strip().splitlines()[-1]
+    out = Path("reports", "gpu-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
+    session.run("pytest", "-m", "gpu", "tests/efficient_kan/test_gpu.py")
+    session.run("python", "-m", "efficient_kan.kernels.cuda.roofline", str(out))
+    failed = None
+    try:
+        session.run(
+            "python", "-m", "benchmarks", "run", "--preset", "gpu", "--device", "cuda", "--out", str(out), *session.posargs
+        )
+    except CommandFailed as error:
+        failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
+    if (out / "raw" / "rows.jsonl").exists():
+        session.run("python", "-m", "benchmarks", "report", "--out", str(out))
+    if failed is not None:
+        raise failed
+
+
+@nox.session(default=False)
+def kernels(session: nox.Session) -> None:
+    """Compile the Triton kernels for three generations of GPUs, without one, and write their tables into reports/kernels/."""
+    install(session, "test")
+    for module in ("resources", "roofline"):
+        session.run("python", "-m", f"efficient_kan.kernels.cuda.{module}", "reports/kernels")
 
 
 @nox.session(default=False, venv_backend="none")

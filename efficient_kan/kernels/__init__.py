@@ -171,13 +171,26 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    if name not in _found:
-        try:
-            _found[name] = importlib.import_module(f"efficient_kan.kernels.{name}")
-        except (ImportError, OSError) as error:
-            _found[name] = None
-            _reasons[name] = f"{_PACKAGES[name]} cannot be imported: {error}"
+    _load(name)
     return _found[name]
+
+
+def _load(name: str) -> None:
+    if name in _found:
+        return
+    kernel, reason = None, None
+    try:
+        kernel = importlib.import_module(f"efficient_kan.kernels.{name}")
+        reason = kernel.unavailable() if hasattr(kernel, "unavailable") else None
+    except (ImportError, OSError) as error:
+        reason = f"{_PACKAGES[name]} cannot be imported: {error}"
+    _found[name] = kernel if reason is None else None
+    if reason is not None:
+        _reasons[name] = reason
+
+
+# torch.compile then calls it while tracing, as it is: it cannot trace an import.
+_load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _warn_once(name: str) -> None:

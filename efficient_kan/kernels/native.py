@@ -109,11 +109,16 @@ def linear_gradients(inputs: LayerInputs, grad: Tensor, *, needs_inputs: bool, n
         needs_inputs=needs_inputs,
         needs_weight=needs_weight,
     )
-    if inputs.base is None and of_x is not None and of_base is not None:
-        x = inputs.x.to(of_base.dtype)
-        share = torch.sigmoid(x)
-        of_x = of_x + (of_base * share * (1 + x * (1 - share))).to(of_x.dtype)
-    return of_x, of_base, of_weight
+    return _through_silu(inputs, of_x, of_base), of_base, of_weight
+
+
+def _through_silu(inputs: LayerInputs, of_x: Tensor | None, of_base: Tensor | None) -> Tensor | None:
+    """The gradient of ``x``, with that of the base activation passed on where ``inputs`` leave SiLU to the kernel."""
+    if inputs.base is not None or of_x is None or of_base is None:
+        return of_x
+    x = inputs.x.to(of_base.dtype)
+    share = torch.sigmoid(x)
+    return of_x + (of_base * share * (1 + x * (1 - share))).to(of_x.dtype)
 
 
 def _linear_gradients(
@@ -171,27 +176,46 @@ class _EdgeL1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight = ctx.saved_tensors
         needs_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        vectors = weight.transpose(0, 1)
-        scale = (grad.T / x.shape[0]).unsqueeze(-1)  # shape: (I, O, 1)
-        grad_vectors: Tensor | None = None
-        grads: list[tuple[Tensor, Tensor]] = []
-        with _autocast_off(x):
-            for rows in _row_blocks(x, share=_EDGE_SHARE):
-                local, features = _expand(x[rows], base[rows], knots, ctx.spline_order)
-                features = features.to(weight.dtype)
-                of_vectors, of_features = [], []
-                for cols in _column_blocks(features, vectors):
-                    signs = torch.sign(vectors[cols] @ features[cols]) * scale[cols]  # shape: (cols, O, rows)
-                    of_vectors.append(signs @ features[cols].mT)
-                    if needs_inputs:
-                        of_features.append(vectors[cols].mT @ signs)
-                grad_vectors = _accumulate(grad_vectors, torch.cat(of_vectors))
+        x, base, knots, weight = ctx.saved_tensors
+        of_x, of_base, of_weight = _edge_l1_gradients(x, base, knots, weight, ctx.spline_order, grad, needs_inputs=needs_inputs)
+        return of_x, of_base, None, of_weight, None
+
+
+def edge_l1_gradients(
+    inputs: LayerInputs, grad: Tensor, *, needs_inputs: bool, needs_weight: bool
+) -> tuple[Tensor | None, ...]:
+    """The gradients of :func:`edge_l1`, as :func:`linear_gradients` gives those of :func:`spline_linear`."""
+    full = inputs.with_base()
+    assert full.base is not None
+    of_x, of_base, of_weight = _edge_l1_gradients(
+        full.x, full.base, full.knots, full.weight, full.spline_order, grad, needs_inputs=needs_inputs
+    )
+    return _through_silu(inputs, of_x, of_base), of_base, of_weight if needs_weight else None
+
+
+def _edge_l1_gradients(
+    x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int, grad: Tensor, *, needs_inputs: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    vectors = weight.transpose(0, 1)
+    scale = (grad.T / x.shape[0]).unsqueeze(-1)  # shape: (I, O, 1)
+    grad_vectors: Tensor | None = None
+    grads: list[tuple[Tensor, Tensor]] = []
+    with _autocast_off(x):
+        for rows in _row_blocks(x, share=_EDGE_SHARE):
+            local, features = _expand(x[rows], base[rows], knots, spline_order)
+            features = features.to(weight.dtype)
+            of_vectors, of_features = [], []
+            for cols in _column_blocks(features, vectors):
+                signs = torch.sign(vectors[cols] @ features[cols]) * scale[cols]  # shape: (cols, O, rows)
+                of_vectors.append(signs @ features[cols].mT)
                 if needs_inputs:
-                    grads.append(_pull_back(torch.cat(of_features), local, x, base))
-            assert grad_vectors is not None
-            return *_input_grads(grads), None, grad_vectors.transpose(0, 1).to(weight.dtype), None
+                    of_features.append(vectors[cols].mT @ signs)
+            grad_vectors = _accumulate(grad_vectors, torch.cat(of_vectors))
+            if needs_inputs:
+                grads.append(_pull_back(torch.cat(of_features), local, x, base))
+        assert grad_vectors is not None
+        return *_input_grads(grads), grad_vectors.transpose(0, 1).to(weight.dtype)
 
 
 class _EdgeStd(torch.autograd.Function):

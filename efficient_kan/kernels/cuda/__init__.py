@@ -1,0 +1,98 @@
+"""Triton kernels for NVIDIA GPUs: features are computed in registers, beside the matrix product that uses them.
+
+The contract of :mod:`efficient_kan.kernels` for weights in float32, bfloat16 and float16 on float32 knots and orders
+1 to 5, outside the transforms of ``torch.func``. Native computes ``edge_std``: see there.
+Float32 products are IEEE, or TF32 where torch's own would be; 16-bit weights are summed in float32. Results repeat bit by bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from efficient_kan.kernels import LayerInputs, native
+
+ORDERS = range(1, 6)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_CAPABILITY = (8, 0)
+
+
+def spline_linear(inputs: LayerInputs) -> Tensor:
+    """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
+    from efficient_kan.kernels.cuda import ops
+
+    y: Tensor = ops.linear(*_prepared(inputs))
+    return y
+
+
+def edge_l1(inputs: LayerInputs) -> Tensor:
+    """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
+    from efficient_kan.kernels.cuda import ops
+
+    norms: Tensor = ops.edge_l1(*_prepared(inputs))
+    return norms.T.to(inputs.weight.dtype)
+
+
+def edge_std(inputs: LayerInputs) -> Tensor:
+    """``std_b phi_oi(x[b, i])`` with divisor ``B - 1``, shape ``(O, I)``, by native.
+
+    Its work is a covariance of ``M + 1`` features per input in float64, ``(M + 1) / O`` of the layer's own product, which
+    batched matrix products of the vendor's library do at the full float64 rate of the chip.
+    """
+    return native.edge_std(inputs)
+
+
+@cache
+def unavailable() -> str | None:
+    """Why this kernel cannot be used in this process, or ``None``."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if _interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA GPU"
+    if torch.version.hip is not None:
+        return "made for NVIDIA GPUs, not for ROCm"
+    return None
+
+
+def takes(inputs: LayerInputs) -> bool:
+    """Whether these kernels take the inputs; `native` takes the rest."""
+    return refusal(inputs) is None
+
+
+def refusal(inputs: LayerInputs) -> str | None:
+    """Why native computes with these inputs where the kernels are available, or ``None``."""
+    x, base, knots, weight, order = inputs
+    if weight.dtype not in _DTYPES or knots.dtype != torch.float32 or not (base is None or base.dtype in _DTYPES):
+        return f"weights in {weight.dtype} on knots in {knots.dtype}"
+    if order not in ORDERS:
+        return f"spline order {order}"
+    if torch._C._are_functorch_transforms_active():
+        return "inside a transform of torch.func"
+    if not x.is_cuda:
+        return None if _interpreted() and x.device.type == "cpu" else f"samples on {x.device}"
+    # Not asked while tracing: where it matters, the check at first use fails and native computes.
+    return None if torch.compiler.is_compiling() else _too_old(x.device)
+
+
+@cache
+def _too_old(device: torch.device) -> str | None:
+    found = torch.cuda.get_device_capability(device)
+    return None if found >= _CAPABILITY else f"{device} has compute capability {found}, below {_CAPABILITY}"
+
+
+def _interpreted() -> bool:
+    """Whether triton runs kernels in Python, on CPU tensors; it decides that when it defines them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _prepared(inputs: LayerInputs) -> tuple[Tensor, Tensor | None, Tensor, Tensor, int]:
+    """Contiguous tensors, and the weights feature-major ``(M, I, O)``."""
+    x, base, knots, weight, order = inputs
+    base = None if base is None else base.contiguous()
+    return x.contiguous(), base, knots.contiguous(), weight.permute(2, 1, 0).contiguous(), order

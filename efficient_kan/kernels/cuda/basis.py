@@ -1,0 +1,88 @@
+"""B-splines in registers: the local bases of :mod:`efficient_kan.basis`, for a tile of samples of any shape.
+
+Arguments of the device functions: ``x`` is a float32 tile, ``rows`` a tile of pointers to the first knot of each sample's
+feature, ``T`` the number of knots a feature has, ``K`` the order and ``STEPS`` a number with ``2 ** STEPS > T``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def local_basis(x, rows, T, K: tl.constexpr, STEPS: tl.constexpr):
+    """The number of the first basis that can be non-zero (it may not exist), the ``K + 1`` values and the last ratios.
+
+    A binary search counts the knots ``<= x``: none for NaN. Then follows the scheme of ``efficient_kan.basis.local_basis``,
+    operation by operation. Samples outside get a synthetic run of knots 0, 1, ... so that no division can go wrong.
+    """
+    count = tl.zeros_like(x).to(tl.int32)
+    for s in tl.static_range(STEPS):
+        step = 2 ** (STEPS - 1 - s)
+        fits = count + step <= T
+        knot = tl.load(rows + count + (step - 1), mask=fits, other=0.0)
+        count = tl.where(fits & (knot <= x), count + step, count)
+    span = count - 1
+    inside = (span >= 0) & (span < T - 1)
+    t = ()
+    for j in tl.static_range(2 * K):
+        at = tl.minimum(tl.maximum(span + (j - K + 1), 0), T - 1)
+        t = t + (tl.where(inside, tl.load(rows + at), 1.0 * j),)
+    x = tl.where(inside, x, K - 0.5)
+
+    level = (inside.to(tl.float32),)
+    ratios = ()
+    for p in tl.static_range(1, K + 1):
+        ratios = ()
+        for r in tl.static_range(p):
+            ratios = ratios + (level[r] / (t[K + r] - t[K - p + r]),)
+        level = ((t[K] - x) * ratios[0],)
+        for r in tl.static_range(1, p):
+            level = level + ((x - t[K - 1 - p + r]) * ratios[r - 1] + (t[K + r] - x) * ratios[r],)
+        level = level + ((x - t[K - 1]) * ratios[p - 1],)
+    return span - K, level, ratios
+
+
+@triton.jit
+def slopes_of(ratios, K: tl.constexpr):
+    """The derivatives of the ``K + 1`` bases from the last ratios of :func:`local_basis`."""
+    slopes = (-K * ratios[0],)
+    for r in tl.static_range(1, K):
+        slopes = slopes + (K * (ratios[r - 1] - ratios[r]),)
+    return slopes + (K * ratios[K - 1],)
+
+
+@triton.jit
+def select(first, local, m, K: tl.constexpr):
+    """The entry of ``local`` that belongs to basis ``m``, or zero; shapes broadcast."""
+    d = m - first
+    value = tl.where(d == 0, local[0], 0.0)
+    for r in tl.static_range(1, K + 1):
+        value = tl.where(d == r, local[r], value)
+    return value
+
+
+@triton.jit
+def silu(x, dtype: tl.constexpr):
+    """SiLU of ``x`` as a layer with weights of ``dtype`` has it: of rounded samples, rounded; float32."""
+    x = x.to(dtype).to(tl.float32)
+    return (x * tl.sigmoid(x)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def silu_slope(x, dtype: tl.constexpr):
+    """The derivative of :func:`silu`."""
+    x = x.to(dtype).to(tl.float32)
+    share = tl.sigmoid(x)
+    return share * (1.0 + x * (1.0 - share))
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """``acc + a @ b`` with float32 sums; ``"upcast"`` serves the interpreter, which cannot multiply bfloat16."""
+    if PRECISION == "upcast":
+        acc = tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
+    else:
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    return acc

@@ -1,0 +1,199 @@
+"""The launches as operators of torch: opaque to torch.compile, known to fake tensors, differentiable.
+
+Every tensor of the size of the weights or larger is an argument or a result, so that memory simulated under fake tensors counts
+it. First derivatives are kernels; where a graph of the backward is wanted, native's differentiable operations make it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels.cuda import check, launch
+
+_LAYER = "Tensor x, Tensor? base, Tensor knots, Tensor weight"
+
+
+@torch.library.custom_op("efficient_kan::cuda_linear", mutates_args=(), schema=f"({_LAYER}, int order) -> Tensor")
+def linear(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+    """``y`` ``(B, O)`` from weights ``(M, I, O)``."""
+    if check.failure(x.device, order, weight.dtype):
+        return native.spline_linear(_native_inputs(x, base, knots, weight, order))
+    return launch.forward(x, base, knots, weight, order)
+
+
+@torch.library.custom_op(
+    "efficient_kan::cuda_linear_input_grad", mutates_args=(), schema=f"({_LAYER}, Tensor grad, int order) -> (Tensor, Tensor)"
+)
+def linear_input_grad(
+    x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tensor, order: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of ``x`` and ``base``, ``(B, I)`` each; without a base the second is empty."""
+    if check.failure(x.device, order, weight.dtype):
+        of_x, of_base, _ = _native_grads("linear", x, base, knots, weight, grad, order, True, False)
+        return of_x, of_base
+    return launch.input_grad(x, base, knots, weight, grad, order)
+
+
+@torch.library.custom_op(
+    "efficient_kan::cuda_linear_weight_grad",
+    mutates_args=(),
+    schema="(Tensor x, Tensor? base, Tensor knots, Tensor grad, int order) -> Tensor",
+)
+def linear_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int) -> Tensor:
+    """Shares of the gradient of the weights, ``(shares, M, I, O)`` float32."""
+    if check.failure(x.device, order, grad.dtype):
+        weight = grad.new_empty(knots.shape[1] - order, x.shape[1], grad.shape[1])
+        count, _ = launch.weight_grad_shares(x.shape[0], weight.shape)
+        found = _native_grads("linear", x, base, knots, weight, grad, order, False, True)[2]
+        return _as_shares(found, count)
+    return launch.weight_grad(x, base, knots, grad, order)
+
+
+@torch.library.custom_op("efficient_kan::cuda_edge_l1", mutates_args=(), schema=f"({_LAYER}, int order) -> Tensor")
+def edge_l1(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+    """The norms, ``(I, O)`` float32."""
+    if check.failure(x.device, order, weight.dtype):
+        norms = native.edge_l1(_native_inputs(x, base, knots, weight, order))
+        return norms.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return launch.edge_l1(x, base, knots, weight, order)
+
+
+@torch.library.custom_op(
+    "efficient_kan::cuda_edge_l1_input_grad", mutates_args=(), schema=f"({_LAYER}, Tensor scale, int order) -> (Tensor, Tensor)"
+)
+def edge_l1_input_grad(
+    x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, scale: Tensor, order: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of ``x`` and ``base``, ``(B, I)`` each; without a base the second is empty."""
+    if check.failure(x.device, order, weight.dtype):
+        grad = scale.T * x.shape[0]
+        of_x, of_base, _ = _native_grads("edge_l1", x, base, knots, weight, grad, order, True, False)
+        return of_x, of_base
+    return launch.edge_l1_input_grad(x, base, knots, weight, scale, order)
+
+
+@torch.library.custom_op(
+    "efficient_kan::cuda_edge_l1_weight_grad", mutates_args=(), schema=f"({_LAYER}, Tensor scale, int order) -> Tensor"
+)
+def edge_l1_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, scale: Tensor, order: int) -> Tensor:
+    """Shares of the gradient of the weights, ``(shares, M, I, O)`` float32."""
+    if check.failure(x.device, order, weight.dtype):
+        count, _ = launch.edge_l1_weight_grad_shares(x.shape[0], weight.shape)
+        grad = scale.T * x.shape[0]
+        return _as_shares(_native_grads("edge_l1", x, base, knots, weight, grad, order, False, True)[2], count)
+    return launch.edge_l1_weight_grad(x, base, knots, weight, scale, order)
+
+
+@linear.register_fake
+def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[2], dtype=weight.dtype)
+
+
+@linear_input_grad.register_fake
+@edge_l1_input_grad.register_fake
+def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), launch.base_grad_like(x, base)
+
+
+@linear_weight_grad.register_fake
+def _(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int) -> Tensor:
+    size = torch.Size((knots.shape[1] - order, x.shape[1], grad.shape[1]))
+    return x.new_empty(launch.weight_grad_shares(x.shape[0], size)[0], *size)
+
+
+@edge_l1.register_fake
+def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+    return x.new_empty(weight.shape[1:])
+
+
+@edge_l1_weight_grad.register_fake
+def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, scale: Tensor, order: int) -> Tensor:
+    count, _ = launch.edge_l1_weight_grad_shares(x.shape[0], weight.shape)
+    return x.new_empty(count, *weight.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, base, knots, weight, ctx.order = inputs
+    ctx.silu = base is None
+    ctx.save_for_backward(*((x, knots, weight) if base is None else (x, knots, weight, base)))
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    x, knots, weight, *base = ctx.saved_tensors
+    return x, None if ctx.silu else base[0], knots, weight
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, base, knots, weight = _saved(ctx)
+    needs_inputs, needs_weight = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[3]
+    of_x, of_base, of_weight = None, None, None
+    if _differentiable():
+        of_x, of_base, of_weight = _native_grads("linear", x, base, knots, weight, grad, ctx.order, needs_inputs, needs_weight)
+    else:
+        grad = grad.contiguous()
+        if needs_inputs:
+            of_x, of_base = linear_input_grad(x, base, knots, weight, grad, ctx.order)
+        if needs_weight:
+            of_weight = linear_weight_grad(x, base, knots, grad, ctx.order).sum(0).to(weight.dtype)
+    return of_x, None if base is None else of_base, None, of_weight, None
+
+
+def _edge_l1_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, base, knots, weight = _saved(ctx)
+    needs_inputs, needs_weight = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[3]
+    of_x, of_base, of_weight = None, None, None
+    if _differentiable():
+        of_x, of_base, of_weight = _native_grads(
+            "edge_l1", x, base, knots, weight, grad.T, ctx.order, needs_inputs, needs_weight
+        )
+    else:
+        scale = (grad / x.shape[0]).contiguous()
+        if needs_inputs:
+            of_x, of_base = edge_l1_input_grad(x, base, knots, weight, scale, ctx.order)
+        if needs_weight:
+            of_weight = edge_l1_weight_grad(x, base, knots, weight, scale, ctx.order).sum(0).to(weight.dtype)
+    return of_x, None if base is None else of_base, None, of_weight, None
+
+
+def _differentiable() -> bool:
+    """Whether the backward itself must consist of operations that torch differentiates or transforms."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
+linear.register_autograd(_linear_backward, setup_context=_save)
+edge_l1.register_autograd(_edge_l1_backward, setup_context=_save)
+
+
+def _native_inputs(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> LayerInputs:
+    return LayerInputs(x, base, knots, weight.permute(2, 1, 0), order)
+
+
+def _native_grads(
+    what: str,
+    x: Tensor,
+    base: Tensor | None,
+    knots: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    order: int,
+    needs_inputs: bool,
+    needs_weight: bool,
+) -> tuple[Any, Any, Any]:
+    """The backward of one of native's functions, the gradient of the weights feature-major."""
+    inputs = _native_inputs(x, base, knots, weight, order)
+    gradients = native.linear_gradients if what == "linear" else native.edge_l1_gradients
+    of_x, of_base, of_weight = gradients(inputs, grad.to(weight.dtype), needs_inputs=needs_inputs, needs_weight=needs_weight)
+    if base is None and of_x is not None:
+        of_base = x.new_empty(0)
+    return of_x, of_base, None if of_weight is None else of_weight.permute(2, 1, 0)
+
+
+def _as_shares(whole: Tensor, count: int) -> Tensor:
+    """``whole`` in the first of ``count`` shares, the others zero."""
+    out = torch.zeros((count, *whole.shape), dtype=torch.float32, device=whole.device)
+    out[0] = whole
+    return out

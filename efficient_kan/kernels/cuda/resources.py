@@ -1,0 +1,166 @@
+"""What the compiled kernels use of a multiprocessor: registers, spilled bytes, shared memory.
+
+Triton compiles without a GPU, and its assembler says what a thread and a program take. ``python -m
+efficient_kan.kernels.cuda.resources reports/kernels`` writes the table of all kernels there, as CSV and Markdown; tests compile
+some of it again. Compiled as a launch would be for sizes that are multiples of 16, the base activation SiLU, a grid of 5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import re
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from efficient_kan.kernels.cuda import ORDERS, edges, launch, linear
+
+ARCHITECTURES = {80: "A100", 90: "H100, H200", 100: "B200"}
+_GRID = 5
+_OUTPUTS = {"forward": (64, 256)}  # one of each tile that matters; the other kernels have the first
+_PRECISIONS = {
+    "float32": ("fp32", "ieee"),
+    "tf32": ("fp32", "tf32"),
+    "bfloat16": ("bf16", "ieee"),
+    "float16": ("fp16", "ieee"),
+}
+_KERNELS = {
+    "forward": linear.forward,
+    "input_grad": linear.input_grad,
+    "weight_grad": linear.weight_grad,
+    "edge_l1": edges.edge_l1,
+    "edge_l1_input_grad": edges.edge_l1_input_grad,
+    "edge_l1_weight_grad": edges.edge_l1_weight_grad,
+}
+_OF_WEIGHTS = ("weight_ptr", "y_ptr", "grad_ptr")  # the other pointers are to float32
+_ODD = ("M", "T")  # numbers that are no multiple of 16
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """One binary."""
+
+    kernel: str
+    outputs: int
+    order: int
+    precision: str
+    sm: int
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What it uses: a thread's registers, its bytes spilled to memory, a program's bytes of shared memory and warps."""
+
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    shared: int
+    warps: int
+
+
+def variants() -> list[Variant]:
+    """All rows of the table."""
+    found = []
+    for kernel, order, precision, sm in itertools.product(_KERNELS, ORDERS, _PRECISIONS, ARCHITECTURES):
+        if precision != "tf32" or "PRECISION" in _KERNELS[kernel].arg_names:
+            found += [Variant(kernel, outputs, order, precision, sm) for outputs in _OUTPUTS.get(kernel, (64,))]
+    return sorted(found)
+
+
+def compiled(variant: Variant) -> Resources:
+    """Compile a kernel down to machine code and read the assembler's report."""
+    function = _KERNELS[variant.kernel]
+    pointer, precision = _PRECISIONS[variant.precision]
+    tiles = launch.tiles(variant.kernel, variant.outputs, variant.order, exact=variant.precision == "float32")
+    knots = _GRID + 2 * variant.order + 1
+    constants = {"K": variant.order, "STEPS": launch.steps(knots), "SILU": True, "PRECISION": precision, **tiles.blocks}
+    signature: dict[str, str] = {}
+    values: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for number, name in enumerate(function.arg_names):
+        if name in constants:
+            signature[name], values[number,] = "constexpr", constants[name]
+            continue
+        signature[name] = f"*{pointer if name in _OF_WEIGHTS else 'fp32'}" if name.endswith("_ptr") else "i32"
+        if name not in _ODD:
+            attributes[number,] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
+    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": launch.REGISTERS}
+    with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(io.StringIO()) as log:
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.always_compile = True
+        binary = triton.compile(source, target=GPUTarget("cuda", variant.sm, 32), options=options)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log.getvalue())
+    registers = re.search(r"Used (\d+) registers", log.getvalue())
+    if spills is None or registers is None:
+        raise RuntimeError(f"the assembler reported nothing about {variant}: {log.getvalue()!r}")
+    return Resources(int(registers[1]), int(spills[1]), int(spills[2]), binary.metadata.shared, tiles.num_warps)
+
+
+def read(path: Path) -> dict[Variant, Resources]:
+    """The table that :func:`write` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = [{name: cell if name in ("kernel", "precision") else int(cell) for name, cell in row.items()} for row in rows]
+    return {Variant(**_part(row, Variant)): Resources(**_part(row, Resources)) for row in numbers}
+
+
+def write(folder: Path, table: dict[Variant, Resources]) -> None:
+    """``resources.csv`` has every row; ``resources.md`` is for reading."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "resources.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in (*fields(Variant), *fields(Resources))])
+        writer.writerows(
+            [*astuple(variant), *astuple(used)] for variant, used in sorted(table.items(), key=lambda item: item[0])
+        )
+    lines = [
+        "# Resources of the Triton kernels",
+        "",
+        f"Compiled with triton {triton.__version__}, no GPU involved: registers per thread / KiB of shared memory per program,",
+        "and `+n` for n bytes spilled. Every row is in resources.csv; efficient_kan/kernels/cuda/resources.py makes both.",
+        "",
+    ]
+    for sm, chips in ARCHITECTURES.items():
+        lines += [f"## sm_{sm} ({chips})", "", "| kernel (outputs) | order | " + " | ".join(_PRECISIONS) + " |"]
+        lines += ["|---|---|" + "---|" * len(_PRECISIONS)]
+        for kernel, outputs, order in sorted({(v.kernel, v.outputs, v.order) for v in table}):
+            cells = [_cell(table.get(Variant(kernel, outputs, order, precision, sm))) for precision in _PRECISIONS]
+            lines.append(f"| {kernel} ({outputs}) | {order} | " + " | ".join(cells) + " |")
+        lines.append("")
+    (folder / "resources.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _cell(used: Resources | None) -> str:
+    if used is None:
+        return "–"
+    spilled = max(used.spill_stores, used.spill_loads)
+    return f"{used.registers} / {used.shared / 1024:.3g}" + (f" +{spilled}" if spilled else "")
+
+
+def _part(row: dict[str, Any], kind: Any) -> dict[str, Any]:
+    return {field.name: row[field.name] for field in fields(kind)}
+
+
+def main(arguments: Iterable[str]) -> None:
+    """Compile everything, two at a time, and write the table into the folder named."""
+    (folder,) = arguments
+    wanted = variants()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(compiled, wanted))
+    write(Path(folder), dict(zip(wanted, found, strict=True)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,96 @@
+"""The Triton kernels without a GPU: in triton's interpreter, compiled for three generations of GPUs, and refused."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "reports" / "kernels" / "resources.csv"
+PINNED = next(
+    line.removeprefix("triton==")
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line.startswith("triton==")
+)
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+@needs_triton
+def test_the_interpreter_agrees_with_native() -> None:
+    # Kernels become interpreted ones when triton is imported, so that takes a process of its own.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/efficient_kan/interpreted_cuda.py"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@needs_triton
+def test_the_committed_table_has_every_kernel_and_no_spills() -> None:
+    from efficient_kan.kernels.cuda import resources
+
+    table = resources.read(TABLE)
+    assert sorted(table) == resources.variants()
+    assert {variant: used for variant, used in table.items() if used.spill_stores or used.spill_loads} == {}
+    # A program must fit: 64K registers and, on the smallest of the three, 163 KiB of shared memory.
+    assert all(32 * used.warps * used.registers <= 2**16 and used.shared <= 163 * 2**10 for used in table.values())
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("kernel", "precision", "sm"),
+    [
+        ("forward", "float32", 80),
+        ("forward", "bfloat16", 90),
+        ("input_grad", "tf32", 90),
+        ("weight_grad", "float16", 100),
+        ("edge_l1", "bfloat16", 80),
+        ("edge_l1_input_grad", "float32", 100),
+        ("edge_l1_weight_grad", "float32", 90),
+    ],
+)
+def test_a_kernel_compiles_as_the_table_says(kernel: str, precision: str, sm: int) -> None:
+    _compile_again([(kernel, 3, precision, sm)])
+
+
+@needs_triton
+@pytest.mark.slow
+def test_all_kernels_compile_as_the_table_says() -> None:
+    _compile_again(None)
+
+
+def _compile_again(wanted: list[tuple[str, int, str, int]] | None) -> None:
+    from efficient_kan.kernels.cuda import resources
+
+    table = resources.read(TABLE)
+    if wanted is not None:
+        table = {v: used for v, used in table.items() if (v.kernel, v.order, v.precision, v.sm) in wanted and v.outputs == 64}
+        assert len(table) == len(wanted)
+    found = {variant: resources.compiled(variant) for variant in table}
+    assert all(used.spill_stores == 0 and used.spill_loads == 0 for used in found.values())
+    if importlib.metadata.version("triton") == PINNED:  # registers are the assembler's choice, which other versions make anew
+        assert found == table
+
+
+def test_nothing_is_loaded_or_said_where_the_kernels_cannot_be_had() -> None:
+    code = "import sys, efficient_kan; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_why_the_kernels_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficient_kan.kernels import cuda
+
+    cuda.unavailable.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cuda.unavailable() == "triton is not installed"
+    cuda.unavailable.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert cuda.unavailable() == "torch finds no CUDA GPU"
+    cuda.unavailable.cache_clear()
