@@ -25,10 +25,10 @@ Division = Literal["closed", "bound", "different_maths"]
 
 
 class GateError(Record):
-    """Error of one tensor of the arm: max|d| / max|ref| against the float64 oracle."""
+    """Error of one tensor of the arm: max|d| / max|ref| against the float64 oracle. Or of all: see `benchmarks.measure.gate`."""
 
     tensor: str = Field(
-        description="'output', 'input.grad', 'penalty' or '<layer>.<parameter>.grad'; see `benchmarks.measure.gate`"
+        description="'output', 'input.grad', 'penalty' or '<layer>.<parameter>.grad', or which mean of all of them is judged"
     )
     error: float | None = Field(description="None if not finite")
     limit: float

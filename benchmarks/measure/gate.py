@@ -1,10 +1,13 @@
 """The gate: an exact arm must agree with the float64 oracle in outputs, input gradient and every parameter gradient.
 
 The error of a tensor is max|d| / max|reference|. In float64 it must not exceed 1e-12. In float32 rounding alone costs more than
-any fixed number on fine grids, so the error against the float64 truth must not exceed 3 times that of `pykan[speed]` in
-float32 on the same weights and data, where pykan's counts as at least 4 units of rounding. That arm cannot be judged by its own
-error: it is built and checked once more in float64. So is every arm where that version of pykan is not installed. Knots then
-are what they were before float32 rounded them, because some arms compute theirs.
+any fixed number on fine grids, so the yardstick is the error of `pykan[speed]` in float32 on the same weights and data, which
+counts as at least 4 units of rounding: errors against the float64 truth may be 3 times that, in the geometric mean over the
+network's tensors. A single tensor says less, for both errors are the largest of many, and one of them may be small by chance:
+there 10 times is the limit. (With 3 times for every tensor by itself the oracle's formula in float32 was refused in 10 of 40
+networks of 16-16-16 at G = 20; its largest single ratio was 5.2.)
+That arm cannot be judged by its own error: it is built and checked once more in float64. So is every arm where that version of
+pykan is not installed. Knots then are what they were before float32 rounded them, because some arms compute theirs.
 
 pykan holds a dozen tensors of one value per sample and edge, and the oracle dozens of one per sample and basis function, which
 no machine has room or time for at every size that is timed. So both take as many samples of the batch as keep such tensors at
@@ -29,7 +32,9 @@ from reference.arm import Arm, get_arm
 
 FLOAT64_LIMIT = 1e-12
 FACTOR = 3.0
+FACTOR_OF_ONE = 10.0
 FLOOR = 4 * torch.finfo(torch.float32).eps  # pykan may be exact by chance on a small tensor
+MEAN = "geometric mean of the errors over the yardstick's"
 SANE = 1e-2  # no rounding error is larger; pykan going wrong in float32 must not loosen the limit of the others
 _YARDSTICK = "pykan[speed]"
 _YARDSTICK_VERSION = "0.2.8"
@@ -91,8 +96,13 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
         why = "which sets the limits in float32" if arm.name == _YARDSTICK else f"without pykan {_YARDSTICK_VERSION}"
         rule = f"{arm.name}, {why}: {FLOAT64_LIMIT:g} when built in float64, {SANE:g} in float32"
     else:
-        limits = {name: min(SANE, FACTOR * max(FLOOR, error)) for name, error in pykan_errors().items()}
-        rule = f"float32: {FACTOR:g} x the error of {_YARDSTICK}, at least {FACTOR * FLOOR:.1e}, at most {SANE:g}"
+        yardstick = {name: max(FLOOR, error) for name, error in pykan_errors().items()}
+        limits = {name: min(SANE, FACTOR_OF_ONE * error) for name, error in yardstick.items()}
+        errors[MEAN], limits[MEAN] = _mean_ratio(errors, yardstick), FACTOR
+        rule = (
+            f"float32: {FACTOR:g} x the errors of {_YARDSTICK} in the geometric mean, {FACTOR_OF_ONE:g} x for one tensor, "
+            f"at most {SANE:g}; its errors count as at least {FLOOR:.1e}"
+        )
     for name, error in in_batch.items():
         rounded_limit = limits.get(f"{name} (float32)", limits[name])  # the arm as it is, not its twin in float64
         errors[f"{name} in the whole batch"], limits[f"{name} in the whole batch"] = error, rounded_limit
@@ -102,6 +112,14 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
     )
     passed = all(e.error is not None and e.error <= e.limit for e in found)
     return Gate(passed=passed, rule=rule, errors=found, rows=rows)
+
+
+def _mean_ratio(errors: dict[str, float], yardstick: dict[str, float]) -> float:
+    """Geometric mean of ``errors / yardstick``, an error below `FLOOR` counting as that; NaN if an error is."""
+    logs = [
+        math.log(max(FLOOR, error) / yardstick[name]) if math.isfinite(error) else math.nan for name, error in errors.items()
+    ]
+    return math.exp(sum(logs) / len(logs))
 
 
 def _rows(source: KAN, data: Data) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 
 import pytest
 import torch
@@ -73,6 +74,39 @@ def test_an_arm_that_is_wrong_in_either_dtype_fails_without_a_yardstick(dtype: t
     assert ("output (float32)" in wrong) == (dtype == torch.float32)
 
 
+@pytest.mark.parametrize("name", ["cox_de_boor", "efficient_kan", "efficient_kan[native]"])
+def test_rounding_by_chance_refuses_no_exact_arm_on_a_fine_grid(name: str) -> None:
+    point, arm = Point(batch=256, layers=(16, 16, 16), grid_size=20), get_arm(name)
+    for seed in range(12):
+        source, data = workload.network(point, seed), workload.data(point, seed)
+        verdict = gate.check(arm, arm.build(source), source, data)
+        assert verdict.passed, (seed, verdict.worst)
+
+
+def test_an_arm_whose_every_tensor_is_a_little_off_fails_by_the_mean() -> None:
+    arm = dataclasses.replace(
+        get_arm("efficient_kan"), builder=_SlightlyTooLarge, gradients=lambda module: ours.gradients(module.inner)
+    )
+    verdict = verdict_of(arm)
+    limits = {e.tensor: e for e in verdict.errors}
+    assert not verdict.passed and limits[gate.MEAN].limit == 3
+    assert all(e.error is not None and e.error <= e.limit for e in verdict.errors if e.tensor != gate.MEAN)
+
+
+@pytest.mark.parametrize("wrong", [1e-4, math.nan])
+def test_an_arm_with_one_gradient_off_fails_by_that(wrong: float) -> None:
+    right = get_arm("efficient_kan")
+
+    def gradients(module: nn.Module) -> dict[str, Tensor]:
+        found = dict(right.parameter_gradients(module))
+        found["layers.1.base_weight"] = found["layers.1.base_weight"] * (1 + wrong)
+        return found
+
+    verdict = verdict_of(dataclasses.replace(right, gradients=gradients))
+    wrong_ones = {e.tensor for e in verdict.errors if e.error is None or e.error > e.limit}
+    assert not verdict.passed and "layers.1.base_weight.grad" in wrong_ones <= {"layers.1.base_weight.grad", gate.MEAN}
+
+
 def test_knots_of_the_float64_twin_follow_their_rule() -> None:
     source = workload.network(POINT, 3)
     grid = source.kan_layers[0].grid
@@ -102,6 +136,18 @@ def test_a_point_too_large_for_pykan_is_checked_on_a_part_of_the_batch(monkeypat
     monkeypatch.undo()
     monkeypatch.setattr(gate, "FEATURE_VALUES", 6 * 6 * 5)
     assert gate.check(arm, arm.build(source), source, data).rows == 5
+
+
+class _SlightlyTooLarge(nn.Module):
+    """Outputs, and so all gradients, off by 3e-6."""
+
+    def __init__(self, source: KAN) -> None:
+        super().__init__()
+        self.inner = ours.build(source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y * (1 + 3e-6)
 
 
 class _WrongWhenLarge(nn.Module):

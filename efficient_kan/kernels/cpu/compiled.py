@@ -44,7 +44,11 @@ def inlined(function: _Function) -> _Function:
 
 
 def summing(function: _Function) -> _Function:
-    """Compile a helper, in which sums may be reordered, beside the functions that call it."""
+    """Compile a helper, in which sums may be reordered, beside the functions that call it.
+
+    A loop must not both sum up and store: whether it is vectorized, and so the order of its sum, would depend on where its
+    arrays lie, because the compiler checks at run time that they do not overlap, with some distance.
+    """
     compiled: _Function = njit(**_REASSOCIATED)(function)
     return compiled
 
@@ -52,7 +56,7 @@ def summing(function: _Function) -> _Function:
 def compiled(function: _Function, *, reassociate: bool = False) -> _Function:
     """Compile a function when it is first called; cached across processes where a folder for it can be written.
 
-    With ``reassociate`` sums may be reordered, always in the same way. What the function closes over is part of the cache's
+    With ``reassociate`` sums may be reordered, always in the same way (see :func:`summing`). What the function closes over is part of the cache's
     key, and STAMP must be: ``assert stamp`` in it sees to that.
     """
     options = _REASSOCIATED if reassociate else _OPTIONS

@@ -49,8 +49,8 @@ class _EdgeL1(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, base, knots, weight, gradient = ctx.saved_tensors
         if torch.is_grad_enabled() or policy.transformed(grad):
-            return _differentiable(native.edge_l1, ctx, grad)
-        of_x, of_base = _like_samples(ctx)
+            return _differentiable(native.edge_l1, ctx, (x, base, knots, weight), grad)
+        of_x, of_base = _like_samples(ctx, x, base)
         if of_x is not None:
             _run(signs.slopes(ctx.order, _lanes(weight)), (x, base, knots, weight), (grad / x.shape[0], of_x, of_base))
         return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
@@ -72,8 +72,8 @@ class _EdgeStd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, base, knots, weight, gradient, deviations, means, sizes = ctx.saved_tensors
         if torch.is_grad_enabled() or policy.transformed(grad):
-            return _differentiable(native.edge_std, ctx, grad)
-        of_x, of_base = _like_samples(ctx)
+            return _differentiable(native.edge_std, ctx, (x, base, knots, weight), grad)
+        of_x, of_base = _like_samples(ctx, x, base)
         if of_x is not None:
             nonzero = deviations > 0
             scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
@@ -95,20 +95,21 @@ def _lanes(weight: Tensor) -> int:
     return lanes(8 * weight.element_size())
 
 
-def _like_samples(ctx: Any) -> tuple[Tensor | None, Tensor | None]:
+def _like_samples(ctx: Any, x: Tensor, base: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Room for the gradients with respect to ``x`` and ``base``, where one of them is needed and exists."""
-    x, base = ctx.saved_tensors[:2]
     if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
         return None, None
     return torch.empty(x.shape, dtype=x.dtype, device=x.device), None if base is None else x.new_empty(x.shape)
 
 
-def _differentiable(norm: Callable[[LayerInputs], Tensor], ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiable(
+    norm: Callable[[LayerInputs], Tensor], ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
     """The gradients by operations that can be differentiated again, or transformed."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, because base depends on x: each gradient is with respect to its own argument alone.
-        inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors[:4]]
+        inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in saved]
         needed = [n for n, needs in enumerate(ctx.needs_input_grad[:4]) if needs]
         x, base, knots, weight = inputs
         norms = norm(LayerInputs(x, base, knots, weight, ctx.order))

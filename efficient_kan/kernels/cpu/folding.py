@@ -117,11 +117,9 @@ def _unfolded(real: Any) -> Callable[..., None]:
                 total = real(0)
                 for n in range(length):
                     total += grad[n] * spline[n]
-                    of_spline[n] = grad[n] * scale
                 at(of_scaler_at, real(0))[edge] = total * mask[edge]
-            else:
-                for n in range(length):
-                    of_spline[n] = grad[n] * scale
+            for n in range(length):
+                of_spline[n] = grad[n] * scale
             of_base[edge] = grad[length] * mask[edge]
 
     return compiled(unfolded, reassociate=True)

@@ -45,7 +45,7 @@ class _Dense(torch.autograd.Function):
         x, base, knots, weight, table, *kept = ctx.saved_tensors
         needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
         if torch.is_grad_enabled() or policy.transformed(grad):
-            return _differentiable(ctx, grad)
+            return _differentiable(ctx, LayerInputs(x, base, knots, weight, ctx.order), grad)
         grad = grad.contiguous()
         block = Block(x, base, knots, table, ctx.order)
         of_x = torch.empty_like(x) if needs_x or needs_base else None
@@ -110,7 +110,7 @@ class _Sparse(torch.autograd.Function):
         x, base, knots, weight, table, rows = ctx.saved_tensors
         needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
         if torch.is_grad_enabled() or policy.transformed(grad):
-            return _differentiable(ctx, grad)
+            return _differentiable(ctx, LayerInputs(x, base, knots, weight, ctx.order), grad)
         outputs = weight.shape[0]
         padded = _padded(grad.contiguous())
         of_x = of_base = of_weight = None
@@ -140,11 +140,9 @@ def _padded(grad: Tensor) -> Tensor:
     return grad if width == grad.shape[1] else torch.nn.functional.pad(grad, (0, width - grad.shape[1]))
 
 
-def _differentiable(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiable(ctx: Any, inputs: LayerInputs, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients by operations that can be differentiated again, or transformed: those of the kernel `native`."""
-    x, base, knots, weight = ctx.saved_tensors[:4]
     needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
-    inputs = LayerInputs(x, base, knots, weight, ctx.order)
     of_x, of_base, of_weight = native.linear_gradients(
         inputs, grad, needs_inputs=needs_x or needs_base, needs_weight=needs_weight
     )

@@ -253,9 +253,10 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                                 rest[o] = start_row[o] - origin[o] - mu[o]
                             for a in range(D):
                                 u_a = u[a]
-                                total = 0.0
                                 for o in range(O):
                                     scaled[o] = factors[o] * u_a[o]
+                                total = 0.0
+                                for o in range(O):
                                     total += scaled[o] * rest[o]
                                 forms[run, a, D] = total
                                 for e in range(D):

@@ -102,10 +102,10 @@ def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                     tile, lane = o // W, o % W
                     norm = 0.0
                     for m in range(M):
-                        total = totals[c, tile, order + m if m < M - 1 else rows - 1, lane]
-                        gradient[o, left + c, m] = total / B
-                        norm += total * weight[o, left + c, m]
+                        norm += totals[c, tile, order + m if m < M - 1 else rows - 1, lane] * weight[o, left + c, m]
                     norms[o, left + c] = (0.0 if norm < 0.0 else norm) / B
+                    for m in range(M):
+                        gradient[o, left + c, m] = totals[c, tile, order + m if m < M - 1 else rows - 1, lane] / B
 
     return compiled(sum_signs, reassociate=True)
 

@@ -98,29 +98,25 @@ def combine(
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         y, weights, offsets, values, count, features, stride = args[:7]
         emit = _Emitter(builder, y.type.pointee)
-        # Enough sums at once to hide the latency of an addition.
-        copies = max(1, 4 // wide)
-        sums = [emit.registers(wide) for _ in range(copies)]
-        for copy, registers in enumerate(sums):
-            for n, register in enumerate(registers):
-                zero = ir.Constant(emit.vector, [0.0] * emit.lanes)
-                builder.store(zero if copy else emit.load(emit.place(y, n * emit.lanes)), register)
+        sums = emit.registers(wide)
+        for n, register in enumerate(sums):
+            builder.store(emit.load(emit.place(y, n * emit.lanes)), register)
         block = builder.mul(features, stride)
         base_row = builder.mul(builder.sub(features, _INDEX(1)), stride)
         with cgutils.for_range(builder, count) as loop:
             offset = builder.load(emit.place(offsets, loop.index))
             last = emit.place(weights, builder.add(builder.mul(loop.index, block), base_row))
             first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+            # An input's terms are added among themselves first: fewer roundings of the whole sum, and a short chain for the processor.
+            of_input: list[Any] = []
             for t, row in enumerate(_rows(emit, weights, last, offset, stride, many)):
                 value = emit.spread(builder.load(emit.place(first, t)))
-                for n, register in enumerate(sums[t % copies]):
-                    product = emit.times(value, emit.load(emit.place(row, n * emit.lanes)))
-                    builder.store(emit.plus(builder.load(register), product), register)
-        for n in range(wide):
-            total = builder.load(sums[0][n])
-            for others in sums[1:]:
-                total = builder.fadd(total, builder.load(others[n]))
-            emit.store(total, emit.place(y, n * emit.lanes))
+                products = [emit.times(value, emit.load(emit.place(row, n * emit.lanes))) for n in range(wide)]
+                of_input = [emit.plus(a, b) for a, b in zip(of_input, products, strict=True)] if t else products
+            for register, value in zip(sums, of_input, strict=True):
+                builder.store(builder.fadd(builder.load(register), value), register)
+        for n, register in enumerate(sums):
+            emit.store(builder.load(register), emit.place(y, n * emit.lanes))
         return context.get_dummy_value()
 
     signature = types.void(y, weights, offsets, values, types.intp, types.intp, types.intp, terms, width)
