@@ -33,7 +33,10 @@ def test_keys_are_stable_and_depend_on_what_is_measured_only() -> None:
 
 
 def test_versions_are_those_of_the_packages_that_decide_the_case() -> None:
-    assert set(sources.versions(CASE)) == {"python", "torch", "numpy", "pykan"}  # gated: pykan sets the limits
+    # Gated: pykan sets the limits. The baseline is this package, whose kernel for CPUs numba compiles.
+    assert set(sources.versions(CASE)) == {"python", "torch", "numpy", "numba", "pykan"}
+    native = CASE.model_copy(update={"arm": "efficient_kan[native]", "baseline": None, "kind": "memory"})
+    assert set(sources.versions(native)) == {"python", "torch", "numpy"}
     bare = CASE.model_copy(update={"arm": "gemm_bound", "baseline": None, "kind": "memory"})
     assert set(sources.versions(bare)) == {"python", "torch", "numpy"}
     old = bare.model_copy(update={"arm": "pykan[0.0.5]"})
