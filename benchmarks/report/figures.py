@@ -114,8 +114,8 @@ def simulated_as(policy: str, rounding_bytes: int) -> str:
     rounded = f"storages count in multiples of {rounding_bytes} bytes" if rounding_bytes > 1 else "storages count to the byte"
     if policy == "cpu":
         return (
-            f"Simulated as on a CPU: {rounded}, `efficient_kan` computes as on the machine that simulated, and Adam handles one "
-            "parameter after the other."
+            f"Simulated as on a CPU: {rounded}, `efficient_kan` computes as on the machine that simulated, and Adam handles "
+            "one parameter after the other."
         )
     return (
         f"Simulated as on a CUDA device: {rounded}, as its caching allocator hands them out, `efficient_kan` computes with "
