@@ -131,7 +131,9 @@ class Case(Record):
     warmup: int = Field(default=0, ge=0, description="untimed calls of each side before the first block")
     min_sample_ms: float = Field(default=0.0, ge=0, description="calls are looped until one sample lasts this long")
     rounding_bytes: int = Field(default=1, ge=1, description="each storage takes a multiple of this (simulated, frontier)")
-    policy: Policy = Field(default="cpu", description="device that tensors stand for (simulated, frontier)")
+    policy: Policy = Field(
+        default="cpu", description="device that tensors stand for (simulated, frontier); see `benchmarks.measure.simulate`"
+    )
     capacities_gib: tuple[int, ...] = Field(default=(), description="memory sizes to fill (frontier)")
     timeout_s: float = Field(default=300.0, gt=0)
     axes: tuple[Axis, ...] = ()

@@ -30,6 +30,7 @@ class _Factors:
 
 _FACTORS = {
     "efficient_kan": _Factors(0, 0.5, 0, 5),
+    "efficient_kan[native]": _Factors(0, 0.5, 0, 5),
     "pykan[default]": _Factors(4, 11, 8, 1),
     "pykan[nosave]": _Factors(2, 11, 6, 1),
     "pykan[speed]": _Factors(1, 11, 5, 1),
@@ -95,6 +96,7 @@ _FLOPS = 5e10  # of one core in float32
 _STACKED_VALUE = 4.5e-8  # seconds per sample and hidden node of a step of one of many stacked networks
 _RATES = {
     "efficient_kan": _Rates(6e-4, 0.0, 1.2e-8),
+    "efficient_kan[native]": _Rates(6e-4, 0.0, 1.2e-8),
     "pykan[default]": _Rates(3e-3, 4e-8, 4e-8, 1.5e-4),
     "pykan[nosave]": _Rates(3e-3, 2e-8, 4e-8, 1.5e-4),
     "pykan[speed]": _Rates(2e-3, 1.5e-8, 4e-8),
@@ -115,6 +117,7 @@ class _Simulation:
 
 _SIMULATIONS = {
     "efficient_kan": _Simulation(0.0, 0.03),
+    "efficient_kan[native]": _Simulation(0.0, 0.03),
     "pykan[default]": _Simulation(1e-5, 0.06, 2.5e-7),
     "pykan[nosave]": _Simulation(5e-6, 0.06, 2.5e-7),
     "pykan[speed]": _Simulation(5e-6, 0.02),

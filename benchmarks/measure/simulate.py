@@ -4,9 +4,12 @@ What an operator allocates and frees inside is not seen: simulated bytes stand b
 
 `policy` names the device that is followed. "cpu": the layer's blocks are those of a CPU, Adam handles one parameter after the
 other, copies in a common dtype count, see `benchmarks.measure.live.promoted_copies`, and so do real tensors such as Adam's
-step counts. "cuda": the layer's blocks are those of a GPU, Adam handles all parameters at once (torch's default there, with
-temporaries of their size), no such copies, and what stays in the host's memory does not count. Not followed are the
-workspaces of cuBLAS (8 to 32 MiB), temporaries inside kernels, the CUDA context, and fragmentation.
+step counts. "cuda": Adam handles all parameters at once (torch's default there, with temporaries of their size), no such
+copies, and what stays in the host's memory does not count. Not followed are the workspaces of cuBLAS (8 to 32 MiB),
+temporaries inside kernels, the CUDA context, and fragmentation.
+
+Of this package's layers "cpu" follows the kernel that this machine has, compiled where numba is, and "cuda" the kernel `native`
+with the blocks of a GPU, wherever it is simulated. The Triton kernels, which make features in registers, are not followed.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from benchmarks.measure import shortcuts, workload
 from benchmarks.measure.live import tensors_of
 from benchmarks.measure.memory import Peak
 from benchmarks.measure.meta import MetaStorages
-from efficient_kan import KAN
+from efficient_kan import KAN, KANLinear
 from efficient_kan._device import meta_stands_for
 from reference.arm import Arm, Unsupported
 
@@ -65,6 +68,8 @@ class Simulation:
             dtype: torch.dtype = getattr(torch, point.dtype)
             source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
             built = _on_values(arm, lambda: arm.build(source))
+        if policy == "cuda":
+            _compute_natively(built)
         self._module = _meta_copy(built)
         self._equal_edges = shortcuts.equal_edges(built)
 
@@ -93,6 +98,13 @@ class Simulation:
                 live.reset_peak()
                 call()
         return Peak(live.before, live.peak)
+
+
+def _compute_natively(module: nn.Module) -> None:
+    """Let the layers of this package inside `module`, changed in place, use torch's operations, which alone can be followed."""
+    for layer in module.modules():
+        if isinstance(layer, KANLinear):
+            layer.kernel = "native"
 
 
 @contextmanager

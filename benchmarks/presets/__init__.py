@@ -329,7 +329,8 @@ def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:
     )
 
 
-# How a simulation follows a GPU: its policy, and the multiple of which CUDA's caching allocator hands out memory.
+# How a simulation follows a GPU: its policy, under which this package computes with torch's operations alone, and the multiple
+# of which CUDA's caching allocator hands out memory.
 _ON_CUDA = {"policy": "cuda", "rounding_bytes": 512}
 
 

@@ -56,7 +56,7 @@ def _one(out: Path) -> html.Part:
             table.save(aside / "tables")
         drawn = figures.draw_all(data, studies, aside / "figures")
         sources = provenance.write(data, full, drawn, aside)
-        part = html.Part("", data, findings.findings(made), list(sources.values()))
+        part = html.Part("", data, studies, findings.findings(made), list(sources.values()))
         texts = {
             "README.md": page.page(data, studies, made, drawn, sources),
             "REPRODUCIBILITY.md": reproducibility.reproducibility(data, sources.values()),
@@ -64,7 +64,7 @@ def _one(out: Path) -> html.Part:
         }
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
-    return html.Part(out.name, data, part.findings, part.sources)
+    return html.Part(out.name, data, studies, part.findings, part.sources)
 
 
 def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, tables.Table]:

@@ -114,13 +114,14 @@ def simulated_as(policy: str, rounding_bytes: int) -> str:
     rounded = f"storages count in multiples of {rounding_bytes} bytes" if rounding_bytes > 1 else "storages count to the byte"
     if policy == "cpu":
         return (
-            f"Simulated as on a CPU: {rounded}, `efficient_kan` takes the blocks of a CPU, and Adam handles one parameter "
-            "after the other. On a GPU blocks are larger."
+            f"Simulated as on a CPU: {rounded}, `efficient_kan` computes as on the machine that simulated, and Adam handles "
+            "one parameter after the other."
         )
     return (
-        f"Simulated as on a CUDA device: {rounded}, as its caching allocator hands them out, `efficient_kan` takes the blocks "
-        "of a GPU, and Adam handles all parameters at once. What cuBLAS, kernels inside, the driver, the context and "
-        "fragmentation take comes on top."
+        f"Simulated as on a CUDA device: {rounded}, as its caching allocator hands them out, `efficient_kan` computes with "
+        "torch's operations in the blocks of a GPU (its Triton kernels, which make features in registers, are not simulated), "
+        "and Adam handles all parameters at once. What cuBLAS, kernels inside, the driver, the context and fragmentation take "
+        "comes on top."
     )
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from benchmarks.report.data import Data
 from benchmarks.report.provenance import Source
+from benchmarks.report.sparsity import Study
 from benchmarks.report.style import looks
 from benchmarks.report.views import View, views
 
@@ -23,15 +24,25 @@ _WEB = Path(__file__).parent / "web"
 _KEPT = ("status", "reason", "pairs", "processes", "case_key", "run_id", "env_id")
 _DIGITS = 6
 # Colours that vanish on a dark page, and what stands for them there.
-_ON_DARK = {"#000000": "#f2f2f2", "#737373": "#a6a6a6", "#0072b2": "#3b9ddd", "#882255": "#dd6fa5", "#332288": "#9a90f0"}
+_ON_DARK = {
+    "#000000": "#f2f2f2",
+    "#737373": "#a6a6a6",
+    "#0072b2": "#3b9ddd",
+    "#882255": "#dd6fa5",
+    "#332288": "#9a90f0",
+    "#9c00fc": "#c45cff",
+    "#543c00": "#e8cf9a",
+    "#117733": "#7fdc7f",
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One report on the page: its folder relative to the page ('' for the page's own), rows, sentences and sources."""
+    """One report on the page: its folder relative to the page ('' for the page's own), rows, studies, sentences and sources."""
 
     folder: str
     data: Data
+    studies: Sequence[Study]
     findings: str
     sources: Sequence[Source]
 
@@ -59,7 +70,7 @@ def _embedded(content: object) -> str:
 def _content(parts: Sequence[Part]) -> dict[str, Any]:
     found: dict[str, list[tuple[str, View]]] = {}
     for part in parts:
-        for view in views(part.data):
+        for view in views(part.data, part.studies):
             found.setdefault(view.key, []).append((part.folder, view))
     series = {str(name) for same in found.values() for _, view in same for name in view.frame[view.series].unique()}
     runs = {run_id: environment for part in parts for run_id, environment in part.data.environments.items()}

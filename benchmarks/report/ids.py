@@ -23,6 +23,7 @@ FIGURES: Mapping[str, int] = {
     "sparsity_agreement": 13,
     "sparsity_cross_check": 14,
     "images": 15,
+    "sparsity_trade_off_plain": 16,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
@@ -60,13 +61,15 @@ def figure_id(name: str) -> str:
 
 
 def table_id(name: str) -> str:
-    """Return the id of the table `name`: 'time' gives 'T3'."""
-    return f"T{TABLES[name][0]}" if name in TABLES else f"T-{name}"
+    """Return the id of the table `name`: 'time' gives 'T3', 'sparsity_verdict-cpu' of several settings 'T15-cpu'."""
+    kind, dash, rest = name.partition("-")
+    return f"T{TABLES[kind][0]}{dash}{rest}" if kind in TABLES else f"T-{name}"
 
 
 def table_caption(name: str) -> str:
     """Return the caption of the table `name`."""
-    return TABLES[name][1] if name in TABLES else f"{name.replace('_', ' ').capitalize()}."
+    kind = name.partition("-")[0]
+    return TABLES[kind][1] if kind in TABLES else f"{name.replace('_', ' ').capitalize()}."
 
 
 def matches(wanted: str, known: str) -> bool:

@@ -12,10 +12,10 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmarks.report.data import POINT, Data, centre
+from benchmarks.report.data import POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_caption, table_id
-from benchmarks.report.tables import Table
+from benchmarks.report.tables import BASELINE, Table
 from benchmarks.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
@@ -23,7 +23,7 @@ _GROUPED = {
     "overall": ("speed",),
     "equivalence": ("speed", "penalty_cost"),
     "cross_check": ("memory", "simulated"),
-    "sparsity": ("sparsity",),
+    "published": ("images",),
 }
 _SHOWN = 12  # digits of a hash in a text; the file has them all
 
@@ -97,6 +97,8 @@ def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: s
     kind: Literal["figure", "table"] = "table" if table else "figure"
     if table and name == "summary":
         frame = _at_the_centre(data)
+    elif name.startswith("sparsity"):
+        frame = _of_the_study(data, name)
     rows = rows_behind(data, frame, _GROUPED.get(name) if table else None)
     files = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
     return Source(
@@ -143,6 +145,15 @@ def _at_the_centre(data: Data) -> pd.DataFrame:
     keys = set(centre(cases)["case_key"])
     frames = [frame[frame["case_key"].isin(keys)] for frame in (data.speed, data.memory) if not frame.empty]
     return pd.concat(frames, ignore_index=True) if frames else cases
+
+
+def _of_the_study(data: Data, name: str) -> pd.DataFrame:
+    """The networks that a figure or table of the study is made of: this package's in its setting, in a cross-check all."""
+    frame = data.sparsity[data.sparsity["status"] != "unsupported"]
+    kind, _, setting = name.partition("-")
+    if setting:
+        frame = frame[frame["setting"].map(slug) == setting]
+    return frame if kind == "sparsity_cross_check" else frame[frame["arm"] == BASELINE]
 
 
 def _floor_cells(data: Data, frame: pd.DataFrame) -> set[tuple[str, str]]:

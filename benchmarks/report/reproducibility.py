@@ -109,7 +109,7 @@ def _setting(rows: Sequence[Row]) -> str:
         f"{_listed(p.grid_size for p in points)}; spline order {_listed(p.spline_order for p in points)}.",
         f"Device {_listed(p.device for p in points)}; {_listed(p.dtype for p in points)}; "
         f"threads {_listed(p.threads for p in points)}.",
-        f"Seeds of weights and data: {_listed(case.seed for case in cases)}.",
+        f"Seeds of weights and data: {_listed(seed for case in cases for seed in _seeds(case))}.",
     ]
     if timed:
         warmup, blocks = _span(case.warmup for case in timed), _span(case.blocks for case in timed)
@@ -120,6 +120,12 @@ def _setting(rows: Sequence[Row]) -> str:
         )
     lines.append(f"Time limit of a case: {_span((case.timeout_s for case in cases), ' s')}.")
     return _list(lines)
+
+
+def _seeds(case: Case) -> tuple[int, ...]:
+    """The seeds of a case: several where it trains networks."""
+    trained = case.sweep or case.images
+    return trained.seeds if trained else (case.seed,)
 
 
 def _processes(cases: Iterable[Case]) -> list[int]:
@@ -150,7 +156,11 @@ def _statistics(data: Data) -> str:
         )
     if not data.sparsity.empty:
         seeds = data.sparsity["seed"].nunique()
-        lines.append(f"Trained networks: medians over {seeds} seeds; single seeds are drawn.")
+        lines.append(
+            f"Sparsity study: interquartile means over {seeds} seeds, and over the tasks of a family, with 95 % percentile "
+            "intervals from a bootstrap stratified by task; p-values from sign flips, corrected by Holm's method. The rule "
+            "that makes verdicts of them is benchmarks/study/RULE.md."
+        )
     return _list(lines)
 
 

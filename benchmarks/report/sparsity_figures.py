@@ -14,16 +14,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.report import sparsity, style
 from benchmarks.report.sparsity import Band, Study, label
-from benchmarks.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH_INCHES, Look, log_axis
+from benchmarks.report.style import BLACK, BLUE, GREEN, GREY, LOOKS, ORANGE, VERMILION, WIDTH_INCHES, Look, log_axis
 from benchmarks.study.penalties import ENTROPY, NORMS
 
-_LOOKS = {
-    "none": Look(BLACK, "P"),
-    "weight_l1": Look(ORANGE, "s"),
-    "folded_l1": Look(VERMILION, "D"),
-    "sample_l1": Look(BLUE, "o"),
-    "sample_std": Look(GREEN, "^"),
-}
 # Norms whose agreement with the paper's, and with the importance that prunes, is asked.
 _ASKED = (
     ("weight_l1", "sample_l1"),
@@ -43,7 +36,7 @@ Drawn = tuple[str, Figure, pd.DataFrame, str]  # stem, figure, what it draws, ca
 def look(penalty: str) -> Look:
     """Colour and marker of the norm; dashed without its entropy term."""
     norm = penalty.removesuffix(ENTROPY)
-    own = _LOOKS[norm]
+    own = LOOKS[norm]
     return own if norm == "none" or penalty.endswith(ENTROPY) else Look(own.colour, own.marker, "--")
 
 
@@ -257,7 +250,7 @@ def _trained(penalty: str) -> str:
 
 def _pair_look(pair: tuple[str, str]) -> Look:
     """Colour of the norm that is compared; dashed where with the importance."""
-    own = _LOOKS["sample_std" if pair == ("sample_l1", "sample_std") else pair[0]]
+    own = LOOKS["sample_std" if pair == ("sample_l1", "sample_std") else pair[0]]
     return Look(own.colour, own.marker, "--" if pair[1] == "importance" else "-")
 
 
@@ -348,8 +341,8 @@ def _frame(found: Band, scale: Callable[..., np.ndarray], keys: dict[str, str]) 
 def _legend(figure: Figure, penalties: Sequence[str], *, marked: bool = False) -> None:
     """One entry a norm; where both forms of a norm are drawn, dashes are explained by the caption."""
     norms = [name for name in ("none", *NORMS) if any(one.removesuffix(ENTROPY) == name for one in penalties)]
-    markers = {name: _LOOKS[name].marker if marked and name != "none" else "" for name in norms}
-    handles = [Line2D([], [], color=_LOOKS[name].colour, marker=markers[name], label=label(name)) for name in norms]
+    markers = {name: LOOKS[name].marker if marked and name != "none" else "" for name in norms}
+    handles = [Line2D([], [], color=LOOKS[name].colour, marker=markers[name], label=label(name)) for name in norms]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 

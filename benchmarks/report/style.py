@@ -25,7 +25,9 @@ WIDTH_INCHES: float = figsizes.neurips2024()["figure.figsize"][0]
 BLACK, ORANGE, SKY, GREEN, _YELLOW, BLUE, VERMILION, PURPLE = mpl.color_sequences["okabe_ito"]
 GREY = (0.45, 0.45, 0.45)
 # Further colours, of Paul Tol's muted set; Okabe and Ito's yellow is too pale on white.
-WINE, OLIVE, INDIGO, TEAL = "#882255", "#999933", "#332288", "#44aa99"
+WINE, OLIVE, INDIGO, TEAL, FOREST = "#882255", "#999933", "#332288", "#44aa99", "#117733"
+# Chosen for their distance from all of the above, also to colour-blind eyes.
+VIOLET, BROWN = "#9c00fc", "#543c00"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Look:
 
 LOOKS = {
     "efficient_kan": Look(BLUE, "o"),
+    "efficient_kan[native]": Look(VIOLET, "d", "--"),
     "pykan[default]": Look(VERMILION, "s"),
     "pykan[nosave]": Look(ORANGE, "^"),
     "pykan[speed]": Look(PURPLE, "D"),
@@ -47,10 +50,13 @@ LOOKS = {
     "mlp[width]": Look(SKY, "<", ":"),
     "mlp[params]": Look(GREY, ">", ":"),
     "inkan": Look(WINE, "*", "-."),
+    "inkan[compiled]": Look(BROWN, "8", ":"),
     "torchcurves": Look(OLIVE, "h", "-."),
     "pykan[0.0.5]": Look(INDIGO, "p", "-."),
+    "pykan[0.0.5-nosymbolic]": Look(FOREST, "X", "--"),
     "none": Look(BLACK, "P"),
     "weight_l1": Look(ORANGE, "s"),
+    "folded_l1": Look(VERMILION, "D"),
     "sample_l1": Look(BLUE, "o"),
     "sample_std": Look(GREEN, "^"),
 }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
+import numpy as np
 import pandas as pd
 
-from benchmarks.report import tables
+from benchmarks.report import sparsity, tables
 from benchmarks.report.data import Data, families, with_baseline
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES, X_LABELS
 from benchmarks.report.tables import BASELINE
+from benchmarks.study.penalties import ENTROPY
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,12 @@ _AXES = {axis: label.replace("$", "") for axis, label in X_LABELS.items()}
 _STEP = {"mode": MODES["step"]}
 
 
-def views(data: Data) -> list[View]:
-    """Return every view that the rows allow."""
-    return [view for view in _all(data) if not view.frame.empty]
+def views(data: Data, studies: Sequence[sparsity.Study]) -> list[View]:
+    """Return every view that the rows allow; `studies` are those of `data`."""
+    return [view for view in _all(data, studies) if not view.frame.empty]
 
 
-def _all(data: Data) -> Iterator[View]:
+def _all(data: Data, studies: Sequence[sparsity.Study]) -> Iterator[View]:
     speed = _lines(data.speed)
     ratio = Shown("ratio", f"time / time of {BASELINE}", ("ratio_low", "ratio_high"), "95 % interval", ratio=True)
     yield View("ratio", "Speed", speed, "x", _AXES, (ratio,), _ALONG, _STEP)
@@ -67,7 +71,7 @@ def _all(data: Data) -> Iterator[View]:
     yield View("memory", "Memory", _lines(tables.plain_memory(data)), "x", _AXES, peaks, _ALONG, _STEP)
     yield from _penalties(data)
     yield from _simulated(data)
-    yield from _sparsity(data)
+    yield _sparsity(data, studies)
 
 
 def _lines(frame: pd.DataFrame) -> pd.DataFrame:
@@ -122,11 +126,38 @@ def _simulated(data: Data) -> Iterator[View]:
         yield View("frontier", "Simulated", frame, "width", {"": _AXES["width"]}, shown, filters)
 
 
-def _sparsity(data: Data) -> Iterator[View]:
-    frame = data.sparsity
-    if frame.empty:
-        return
-    shown = (Shown("test_rmse", "test RMSE"), Shown("pruned_test_rmse", "test RMSE, inactive edges removed"))
-    filters = _SETTING | {"task": "Task", "arm": "Arm"}
-    labels = {"": "active edges"}
-    yield View("sparsity", "Sparsity", frame, "active_edges", labels, shown, filters, series="penalty", joined=False)
+def _sparsity(data: Data, studies: Sequence[sparsity.Study]) -> View:
+    """Error against edges left on each task: every penalty at its chosen strengths, with and without its entropy term."""
+    lines = [_curve(study, penalty, task) for study in studies for penalty, task in product(study.penalties, study.tasks)]
+    frame = pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()
+    if not frame.empty:
+        known = data.cases.drop_duplicates("case_key").set_index("case_key")
+        first = frame["case_key"].str.partition(", ")[0]
+        frame = frame.assign(run_id=first.map(known["run_id"]), env_id=first.map(known["env_id"]))
+    interval = "95 % interval over seeds"
+    shown = (
+        Shown("test", "test error after the refit (1: a constant)", ("test_low", "test_high"), interval),
+        Shown("before", "test error as pruned (1: a constant)", ("before_low", "before_high"), interval),
+    )
+    filters = _SETTING | {"task": "Task", "entropy": "Entropy term"}
+    return View("sparsity", "Sparsity", frame, "edges", {"": "edges left"}, shown, filters, series="norm")
+
+
+def _curve(study: sparsity.Study, penalty: str, task: str) -> pd.DataFrame:
+    """The curves of one penalty on one task, without values where all its runs failed; 'none' stands beside both forms."""
+    chosen = study.choices[(study.choices["penalty"] == penalty) & (study.choices["task"] == task)]
+    if chosen.empty:
+        return pd.DataFrame()
+    statuses = sorted(set(chosen["status"]) - {"ok"}) or ["diverged"]
+    failed = {"status": ", ".join(statuses), "reason": study.failed(chosen)} if chosen["failed"].all() else {"status": "ok"}
+    frame = pd.DataFrame({"edges": chosen["edge_counts"].iloc[0]})
+    for curve in ("test", "before"):
+        found = sparsity.task_band(study, penalty, task, curve)
+        assert found is not None
+        for name, values in ((curve, found.y), (f"{curve}_low", found.low), (f"{curve}_high", found.high)):
+            frame[name] = math.nan if "reason" in failed else np.exp(values)
+    norm, plus, _ = penalty.partition(ENTROPY)
+    keys = ", ".join(dict.fromkeys(chosen["case_key"]))
+    named = frame.assign(setting=study.setting, task=task, norm=norm, case_key=keys, **failed)
+    forms = ("with", "without") if norm == "none" else ("with",) if plus else ("without",)
+    return pd.concat([named.assign(entropy=form) for form in forms], ignore_index=True)

@@ -240,8 +240,8 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "nope"], "preset: expected one of default, paper, smoke"),
-        (["--arms", "pykan"], "arm: expected one of efficient_kan, pykan[default], pykan[nosave]"),
+        (["--preset", "nope"], "preset: expected one of default, gpu, kernels, paper, smoke, or a .toml file, got 'nope'"),
+        (["--arms", "pykan"], "arm: expected one of efficient_kan, efficient_kan[native], pykan[default], pykan[nosave]"),
         (["--arms", "pykan[speed]", "inkan[compiled]"], "arms: expected what preset smoke measures"),
         (["--only", "speed", "sparsity", "--arms", "cox_de_boor"], "only: expected what preset smoke measures"),
         (["--threads", "0"], "threads: expected at least 1, got 0"),

@@ -176,7 +176,7 @@
   }
 
   const SHAPES = {
-    s: polygon(4, Math.PI / 4), D: polygon(4, 0), "^": polygon(3, 0), v: polygon(3, Math.PI), "<": polygon(3, -Math.PI / 2),
+    s: polygon(4, Math.PI / 4), D: polygon(4, 0), d: [[0, -1], [0.6, 0], [0, 1], [-0.6, 0]], "^": polygon(3, 0), v: polygon(3, Math.PI), "<": polygon(3, -Math.PI / 2),
     ">": polygon(3, Math.PI / 2), p: polygon(5, 0), h: polygon(6, 0), "8": polygon(8, Math.PI / 8), "*": polygon(5, 0, 0.4), X: polygon(4, 0, 0.45),
     P: [[-0.35, -1], [0.35, -1], [0.35, -0.35], [1, -0.35], [1, 0.35], [0.35, 0.35], [0.35, 1], [-0.35, 1], [-0.35, 0.35], [-1, 0.35], [-1, -0.35], [-0.35, -0.35]],
   };

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.cases import Case, Point
 from benchmarks.report import capacity, data, penalties, scaling, style, tables
 from benchmarks.rows import SimulatedSeries
+from reference.arm import ARMS
 
 
 @pytest.fixture
@@ -73,6 +77,48 @@ def test_looks_differ_and_do_not_depend_on_company() -> None:
     assert style.looks(["new[b]", "pykan[speed]"])["pykan[speed]"] == chosen["pykan[speed]"]
 
 
+# Machado, Oliveira and Fernandes 2009, severity 1: what remains of a linear RGB colour.
+SEEN = {
+    "all cones": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+def lab(colour: Any, seen: Any) -> np.ndarray:
+    """CIE L*a*b* of a colour as it is seen."""
+    values = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(np.array(seen) @ linear, 0, 1) / to_xyz.sum(axis=1)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_every_arm_has_a_look_that_all_eyes_tell_from_the_others() -> None:
+    assert set(ARMS) <= set(style.LOOKS)
+    looks = {arm: style.LOOKS[arm] for arm in ARMS}
+    assert len({look.marker for look in looks.values()}) == len(looks)
+    for name, seen in SEEN.items():
+        for (first, a), (second, b) in combinations(looks.items(), 2):
+            assert np.linalg.norm(lab(a.colour, seen) - lab(b.colour, seen)) > 11, (name, first, second)
+
+
+def test_the_interactive_page_knows_every_marker_and_line() -> None:
+    script = (Path(style.__file__).parent / "web" / "app.js").read_text(encoding="utf-8")
+    shapes = re.search(r"const SHAPES = \{(.*?)\n  \};", script, flags=re.DOTALL)
+    dashes = re.search(r"const DASHES = \{(.*?)\};", script)
+    assert shapes and dashes
+    markers = set(re.findall(r'(?:^|[\s,])"?([^\s",\[]+?)"?: (?:polygon|\[)', shapes.group(1))) | {
+        "o"
+    }  # a circle is no polygon
+    lines = set(re.findall(r'"([^"]+)": "', dashes.group(1)))
+    for look in (*style.LOOKS.values(), *style.SPARE):
+        assert look.marker in markers
+        assert look.line in lines
+
+
 def test_pdfs_embed_their_fonts_as_truetype_and_are_as_wide_as_a_column_of_text(rendered: Path) -> None:
     for path in (rendered / "figures").glob("*.pdf"):
         content = path.read_bytes()
@@ -92,7 +138,7 @@ def test_every_labelled_axis_has_a_unit_or_is_a_ratio(loaded: data.Data) -> None
     lines = data.families(loaded.speed)[0]
     peaks = data.families(tables.plain_memory(loaded))[0]
     drawn = [scaling.draw(lines, scaling.TIME), scaling.draw(lines, scaling.RATIO), scaling.draw(peaks, scaling.MEMORY)]
-    drawn += [penalties.draw_cost(tables.penalty_costs(loaded)), penalties.draw_sparsity(loaded.sparsity)]
+    drawn.append(penalties.draw_cost(tables.penalty_costs(loaded)))
     labels = {text for figure in drawn for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text}
     assert len(labels) > 10
     assert [text for text in labels if "(" not in text and " / " not in text] == []

@@ -72,14 +72,14 @@ def test_reproducibility_answers_from_the_rows(full_run: Any, rendered: Path) ->
     assert "git checkout 0123abc" in text
     assert "python -m benchmarks run --preset smoke" in text
     assert "Example CPU, 2 cores, 8 GiB" in text
-    assert "Seeds of weights and data: 0, 1." in text
-    assert "Batch 32, 128, 512; layers 32-32-1, 4-4-1, 64-64-1, 8-8-1; grid size 3, 5, 20; spline order 3." in text
+    assert "Seeds of weights and data: 0, 1, 2, 3, 4." in text
+    assert "Batch 32, 128, 400, 512; layers 32-32-1, 4-5-1, 64-64-1, 8-8-1; grid size 3, 5, 20; spline order 3." in text
     speed = [row for row in full_run.rows if row.case.kind == "speed"]
     minutes = cells.number(1.5 * len(speed) / 60)
     assert re.search(rf"\| speed +\| {len(speed)} +\| {minutes} +\| 1.50 +\|", text)
     assert f"{len(full_run.rows)} cases: " in text
     assert "2 oom" not in text
-    assert re.search(r"1 gate_failed, 1 oom, 1 timeout, 2 unsupported", text)
+    assert re.search(r"1 gate_failed, 1 oom, 1 timeout, 3 unsupported", text)
 
 
 def test_reproducibility_says_what_was_not_measured(
@@ -87,7 +87,7 @@ def test_reproducibility_says_what_was_not_measured(
 ) -> None:
     absent = section((rendered / "REPRODUCIBILITY.md").read_text(encoding="utf-8"), "Not measured")
     assert "No GPU was measured." in absent
-    assert "No case of kind simulated, frontier." in absent
+    assert "No case of kind head_cost, simulated, frontier, images." in absent
     assert "No case in float64." in absent
     assert "No line along: order, depth." in absent
     run.add(speed_case(), speed=times())

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.cases import Case
-from benchmarks.report import data, render, views
+from benchmarks.report import data, render, sparsity, views
 
 Times = Callable[..., tuple[Any, ...]]
 
@@ -90,11 +90,40 @@ def test_every_point_is_embedded_with_its_interval_status_and_case(full_run: Any
 
 
 def test_a_view_has_the_columns_that_it_names(full_run: Any, tmp_path: Path) -> None:
-    for view in views.views(data.load(full_run.write(tmp_path))):
+    loaded = data.load(full_run.write(tmp_path))
+    for view in views.views(loaded, sparsity.studies(loaded)):
         named = {view.x, view.series, *view.filters, *(shown.column for shown in view.quantities)}
         named |= {end for shown in view.quantities for end in shown.ends or ()}
         assert named <= set(view.frame.columns)
         assert set(view.preferred) <= set(view.filters)
+
+
+def test_the_studys_curves_are_those_of_its_figure(full_run: Any, rendered: Path) -> None:
+    found = {view["key"]: decoded(view) for view in content(rendered)["views"]}["sparsity"]
+    drawn = pd.read_csv(rendered / "figures" / "sparsity_by_task-cpu-float32-1-thread.csv")
+    drawn = drawn.assign(norm=drawn["penalty"].str.removesuffix("+entropy"), edges=drawn["x"])
+    merged = found[found["entropy"] == "with"].merge(drawn, on=["task", "norm", "edges"], validate="one_to_one")
+    assert len(merged) == len(drawn) == 2 * 4 * 3  # tasks, penalties, edge counts
+    for name, column in (("test", "y"), ("test_low", "low"), ("test_high", "high")):
+        assert ((merged[name].astype(float) / merged[column] - 1).abs() < 1e-5).all()
+    # What was run without its entropy term is no penalty alone.
+    assert set(found.loc[found["entropy"] == "without", "norm"]) == {"none"}
+    asked = {row.case_key: row.case.sweep for row in full_run.rows if row.case.sweep}
+    assert (found["case_key"].map(lambda key: asked[key].task) == found["task"]).all()
+
+
+def test_a_penalty_whose_runs_all_failed_has_no_value(run: Any, full_run: Any, tmp_path: Path) -> None:
+    for row in full_run.rows:
+        if row.case.sweep and row.case.arm == "efficient_kan" and row.case.sweep.task == "product":
+            dead = row.case.sweep.penalty == "sample_std+entropy"
+            run.add(row.case, **{"status": "timeout", "reason": "slow"} if dead else {"sparsity": row.sparsity})
+    loaded = data.load(run.write(tmp_path))
+    (view,) = views.views(loaded, sparsity.studies(loaded))
+    lost = view.frame["norm"] == "sample_std"
+    assert view.frame.loc[lost, ["test", "before_high"]].isna().all(axis=None)
+    assert set(view.frame.loc[lost, "status"]) == {"timeout"}
+    assert set(view.frame.loc[lost, "reason"]) == {"5 of 5 runs failed"}
+    assert view.frame.loc[~lost, ["test", "before_high"]].notna().all(axis=None)
 
 
 def test_every_series_and_run_is_described(rendered: Path) -> None:

@@ -94,6 +94,33 @@ def test_a_penalised_peak_rests_on_the_plain_one_too(full_run: Any, tmp_path: Pa
     assert not any(kind == "speed" for kind, *_ in kinds)
 
 
+def test_behind_the_study_stand_its_own_networks_in_its_setting(
+    run: Any, full_run: Any, rendered: Path, tmp_path: Path
+) -> None:
+    of = {row.case_key: row for row in full_run.rows}
+    studied = [one for one in sidecars(rendered).values() if one["name"].startswith("sparsity")]
+    assert len(studied) == 12
+    for one in studied:
+        rows = [of[key] for key in one["case_keys"]]
+        assert {row.case.kind for row in rows} == {"sparsity"}
+        assert {row.status for row in rows} == {"ok"}
+        theirs = {"pykan[speed]"} if "cross_check" in one["name"] else set()
+        assert {row.case.arm for row in rows} == {"efficient_kan"} | theirs
+    for row in full_run.rows:
+        if row.case.sweep:
+            other = row.case.model_copy(update={"point": row.case.point.model_copy(update={"dtype": "float64"})})
+            for case in (row.case, other):
+                run.add(case, status=row.status, reason=row.reason, sparsity=row.sparsity)
+    out = run.write(tmp_path)
+    render(out)
+    rows = {row.case_key: row for row in run.rows}
+    for one in sidecars(out).values():
+        if one["name"].startswith("sparsity"):
+            dtypes = {rows[key].case.point.dtype for key in one["case_keys"]}
+            assert dtypes == {"float64" if "float64" in one["name"] else "float32"}
+            assert re.match(r"[FT]\d+-cpu-float", one["id"])
+
+
 def test_a_citation_has_caption_files_rows_and_bibtex(rendered: Path) -> None:
     text = cite.cite("f3", rendered)
     source = sidecars(rendered)["F3-cpu-float32-1-thread"]
@@ -118,7 +145,10 @@ def test_reports_of_several_machines_are_cited_apart(full_run: Any, tmp_path: Pa
 
 @pytest.mark.parametrize("wanted", ["F99", "memory", ""])
 def test_an_unknown_id_is_refused_with_those_there_are(rendered: Path, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"id: expected one of F1-cpu-float32-1-thread, .*T11, got"):
+    known = sidecars(rendered)
+    ordered = sorted(known, key=lambda one: (one[0], int(re.findall(r"\d+", one)[0])))
+    message = f"id: expected one of {', '.join(ordered)}, got {wanted!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         cite.cite(wanted, rendered)
     with pytest.raises(SystemExit, match="2"):
         app(["cite", "F99", "--out", str(rendered)])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.report import data, sparsity, sparsity_figures, style
+from benchmarks.report import data, ids, sparsity, sparsity_figures, style
 from benchmarks.study import verdict
 
 
@@ -63,6 +64,7 @@ def test_every_figure_says_its_seeds_and_failures(study: sparsity.Study) -> None
     for stem, _, frame, caption in drawn:
         assert "failed" in caption, stem
         assert not frame.empty, stem
+        assert re.match(r"F\d+-cpu$", ids.figure_id(f"{stem}-cpu")), stem
 
 
 def test_penalties_look_different_and_the_same_with_and_without_entropy() -> None:
