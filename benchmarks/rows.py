@@ -25,7 +25,7 @@ Division = Literal["closed", "bound", "different_maths"]
 
 
 class GateError(Record):
-    """Error of one tensor of the arm: max|d| / max|ref| against the float64 oracle. Or of all: see `benchmarks.measure.gate`."""
+    """Error of one tensor of the arm, max|d| / max|ref| against the float64 oracle; or of all: `benchmarks.measure.gate`."""
 
     tensor: str = Field(
         description="'output', 'input.grad', 'penalty' or '<layer>.<parameter>.grad', or which mean of all of them is judged"

@@ -116,10 +116,9 @@ def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty
 
 def _mean_ratio(errors: dict[str, float], yardstick: dict[str, float]) -> float:
     """Geometric mean of ``errors / yardstick``, an error below `FLOOR` counting as that; NaN if an error is."""
-    logs = [
-        math.log(max(FLOOR, error) / yardstick[name]) if math.isfinite(error) else math.nan for name, error in errors.items()
-    ]
-    return math.exp(sum(logs) / len(logs))
+    if not all(math.isfinite(error) for error in errors.values()):
+        return math.nan
+    return math.exp(sum(math.log(max(FLOOR, error) / yardstick[name]) for name, error in errors.items()) / len(errors))
 
 
 def _rows(source: KAN, data: Data) -> int:

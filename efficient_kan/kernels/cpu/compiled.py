@@ -56,8 +56,8 @@ def summing(function: _Function) -> _Function:
 def compiled(function: _Function, *, reassociate: bool = False) -> _Function:
     """Compile a function when it is first called; cached across processes where a folder for it can be written.
 
-    With ``reassociate`` sums may be reordered, always in the same way (see :func:`summing`). What the function closes over is part of the cache's
-    key, and STAMP must be: ``assert stamp`` in it sees to that.
+    With ``reassociate`` sums may be reordered, always in the same way (see :func:`summing`). What the function closes over is
+    part of the cache's key, and STAMP must be: ``assert stamp`` in it sees to that.
     """
     options = _REASSOCIATED if reassociate else _OPTIONS
     try:

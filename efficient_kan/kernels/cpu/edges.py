@@ -64,7 +64,8 @@ class _EdgeStd(torch.autograd.Function):
         sizes = weight.new_zeros(knots.shape, dtype=torch.float64)
         of_runs = [weight.new_zeros((*knots.shape, n), dtype=torch.float64) for n in moments.numbers(order)]
         _run(moments.deviations(order), (x, base, knots, weight), (deviations, means, gradient, sizes, *of_runs))
-        ctx.save_for_backward(x, base, knots, weight, gradient, deviations, means, sizes)
+        pulls_back = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        ctx.save_for_backward(x, base, knots, weight, gradient, *((deviations, means, sizes) if pulls_back else (None,) * 3))
         ctx.order = order
         return deviations
 

@@ -107,7 +107,7 @@ def combine(
             offset = builder.load(emit.place(offsets, loop.index))
             last = emit.place(weights, builder.add(builder.mul(loop.index, block), base_row))
             first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-            # An input's terms are added among themselves first: fewer roundings of the whole sum, and a short chain for the processor.
+            # An input's terms are added among themselves first: the whole sum is rounded less often, and waits less.
             of_input: list[Any] = []
             for t, row in enumerate(_rows(emit, weights, last, offset, stride, many)):
                 value = emit.spread(builder.load(emit.place(first, t)))
