@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmarks.cases import Case
-from benchmarks.forkserver import ENDED, ERRORS, OUTCOME, READY, STARTED, Request
+from benchmarks.forkserver import ENDED, ERRORS, MEASURING, OUTCOME, READY, STARTED, Request
 from benchmarks.rows import Outcome
 from benchmarks.sources import ROOT
 from benchmarks.worker import Job
@@ -62,7 +62,9 @@ class Server:
         if not first.startswith(STARTED):
             return self._lost(), time.perf_counter() - begin
         self._pid = int(first.split()[1])
-        last = self._answer(job.case.timeout_s - (time.perf_counter() - begin))
+        last, limit = self._answer(_START_S), _START_S
+        if last == MEASURING:
+            last, limit = self._answer(job.case.timeout_s), job.case.timeout_s
         timed_out = last == "" and self._process is not None and self._process.poll() is None
         if timed_out:
             self._kill_case()
@@ -72,7 +74,7 @@ class Server:
         if not last.startswith(ENDED):
             return self._lost(), seconds
         if timed_out:
-            return Outcome(status="timeout", reason=f"no result after {job.case.timeout_s:g} s"), seconds
+            return Outcome(status="timeout", reason=f"no result after {limit:g} s"), seconds
         return _read(int(last.split()[1]), folder), seconds
 
     def _ready(self) -> Outcome | None:
@@ -189,6 +191,6 @@ def modules(case: Case, requires: Sequence[str]) -> tuple[str, ...]:
     """
     if case.point.device != "cpu":
         return ("numpy", "torch")
-    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor"]
+    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor", "numba"]
     # Only modules known to be harmless: an import that crashes must be a row of the case that asks for it.
     return (*names, *(name for name in ("kan",) if name in requires))

@@ -1,10 +1,10 @@
 """Fork a fresh process for every case from one that has imported the libraries and done nothing else.
 
 `python -m benchmarks.forkserver MODULE...` imports the modules, writes the line `ready`, and then answers each request, one
-line of JSON on standard input (see `Request`), with the lines `started PID` and, when that process is gone, `ended CODE`
-(negative: the signal). Importing torch and pykan takes seconds and forking milliseconds, so a process of its own for every
-case costs little. A forked process shares nothing that a measurement could change: no thread runs here, no device is
-initialised, and this project's own modules are imported after the fork.
+line of JSON on standard input (see `Request`), with the lines `started PID`; `measuring`, once that process has all it needs,
+compiled code included; and, when it is gone, `ended CODE` (negative: the signal). Importing torch and pykan takes seconds and
+forking milliseconds, so a process of its own for every case costs little. A forked process shares nothing that a measurement
+could change: no thread runs here, no device is initialised, and this project's own modules are imported after the fork.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from benchmarks.cases import Record
 from benchmarks.worker import Job, die_with_parent, work
 
-READY, STARTED, ENDED = "ready", "started", "ended"
+READY, STARTED, MEASURING, ENDED = "ready", "started", "measuring", "ended"
 OUTCOME, ERRORS = "outcome.json", "stderr"
 
 
@@ -47,14 +47,13 @@ def main() -> None:
             request = Request.model_validate_json(line)
             pid = os.fork()
             if pid == 0:
-                os.close(answers.fileno())
-                _run(request)
+                _run(request, answers)
             print(STARTED, pid, file=answers)
             _, status = os.waitpid(pid, 0)
             print(ENDED, os.waitstatus_to_exitcode(status), file=answers)
 
 
-def _run(request: Request) -> NoReturn:
+def _run(request: Request, answers: TextIO) -> NoReturn:
     """Do the job in this forked process and end it; never return into the server's loop."""
     code = 1
     try:
@@ -65,13 +64,18 @@ def _run(request: Request) -> NoReturn:
         os.close(_redirect(0, os.devnull))
         os.close(_redirect(2, f"{request.folder}/{ERRORS}", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
         os.environ["TMPDIR"] = tempfile.tempdir = request.folder
-        work(request.job, Path(request.folder) / OUTCOME)
+        work(request.job, Path(request.folder) / OUTCOME, lambda: _tell_measuring(answers))
         code = 0
     except BaseException:  # noqa: BLE001  # the parent reads it from the file and from the exit status
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _tell_measuring(answers: TextIO) -> None:
+    print(MEASURING, file=answers)
+    answers.close()
 
 
 def _redirect(descriptor: int, path: str, flags: int = os.O_RDWR) -> int:

@@ -35,20 +35,23 @@ class Job(Record):
     shared: str | None = None
 
 
-def work(job: Job, target: Path) -> None:
-    """Measure the case of `job` in this process and write its outcome to the file `target`."""
-    outcome = measure(job)
+def work(job: Job, target: Path, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Measure the case of `job` in this process and write its outcome to the file `target`; see `measure`."""
+    outcome = measure(job, on_ready)
     aside = target.with_suffix(".part")
     aside.write_text(outcome.model_dump_json(), encoding="utf-8")
     aside.replace(target)
 
 
-def measure(job: Job) -> Outcome:
-    """Measure the case of `job` here. What goes wrong becomes an outcome with a status and a reason."""
-    return _caught(lambda: _measure(job))
+def measure(job: Job, on_ready: Callable[[], None] = lambda: None) -> Outcome:
+    """Measure the case of `job` here. What goes wrong becomes an outcome with a status and a reason.
+
+    `on_ready` is called once libraries are imported and compiled code is there, for their time is not the case's.
+    """
+    return _caught(lambda: _measure(job, on_ready))
 
 
-def _measure(job: Job) -> Outcome:
+def _measure(job: Job, on_ready: Callable[[], None]) -> Outcome:
     plugin = Path(job.plugin) if job.plugin else None
     if plugin is not None:
         load_plugin(plugin)
@@ -58,6 +61,7 @@ def _measure(job: Job) -> Outcome:
 
     preload(job.case)
     _set_up(job)
+    on_ready()
     return measure_case(job.case)
 
 

@@ -58,6 +58,7 @@ def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, plan
         case("segfault"),
         case("crash_on_import"),
         case("hang", timeout_s=4.0),
+        case("slow_to_import", timeout_s=2.5),
     ]
     counts = runner.run("test", cases, tmp_path, jobs=2, plugin=planted, command="pytest")
     rows = {(row.case.arm, row.case.point.batch): row for row in results.load_rows(tmp_path)}
@@ -72,12 +73,13 @@ def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, plan
     assert statuses[("crash_on_import", 8)] == "error"
     assert "exit status 3" in rows[("crash_on_import", 8)].reason
     assert statuses[("hang", 8)] == "timeout"
-    assert sum(counts.values()) == 6
+    assert statuses[("slow_to_import", 8)] == "ok"  # imports and compiling are not the case's time
+    assert sum(counts.values()) == 7
     assert not (tmp_path / "raw" / ".work").exists()
     assert results.load_environments(tmp_path)[rows[("die", 8)].run_id].command == "pytest"
     frame = results.memory_frame(list(rows.values()))
-    assert len(frame) == 6
-    assert frame["peak_bytes"].notna().sum() == 1
+    assert len(frame) == 7
+    assert frame["peak_bytes"].notna().sum() == 2
 
 
 def test_a_failure_rules_out_what_is_larger(tmp_path: Path, planted: Path) -> None:

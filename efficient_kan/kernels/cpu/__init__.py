@@ -11,11 +11,18 @@ from efficient_kan.kernels.cpu.policy import takes as takes
 
 
 def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32) -> None:
-    """Compile, or load from the cache, what layers of this order and dtype need. It takes seconds, once per machine."""
+    """Compile, or load from the cache, what layers of this order and dtype and the sample penalties need.
+
+    Compiling takes seconds, once per machine.
+    """
     from efficient_kan.linear import KANLinear
+    from efficient_kan.penalties import SampleL1, SampleStd
 
     generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
     for grid_size in (1, 8 * (spline_order + 2)):  # a dense layer and a sparse one
         layer = KANLinear(1, 1, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
-        x = torch.zeros(1, 1, dtype=dtype, requires_grad=True)
+        x = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
         layer(x).sum().backward()
+        for penalty in (SampleL1(), SampleStd()):
+            y, value = layer.forward_with_penalty(x, penalty)
+            (y.sum() + value).backward()
