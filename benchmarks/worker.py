@@ -107,7 +107,9 @@ def _set_up(job: Job) -> None:
     if on_gpu and not torch.cuda.is_available():
         raise Unsupported(f"device {point.device}: this torch finds no GPU")
     if on_gpu:
-        torch.cuda.set_device(point.device)  # the allocator's statistics and events are those of the current device
+        # The allocator's statistics and events are those of the current device; "cuda" alone, which is it, cannot be set.
+        if (index := torch.device(point.device).index) is not None:
+            torch.cuda.set_device(index)
         torch.backends.cuda.matmul.allow_tf32 = False  # the gate compares float32 with float32
         return  # CUDA reserves address space far beyond what it uses, so RLIMIT_AS would kill it
     if job.memory_limit_bytes is not None:

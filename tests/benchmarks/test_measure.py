@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import worker
 from benchmarks.cases import Case, Point
 from benchmarks.measure import memory, speed
 from benchmarks.plugins import load_plugin
@@ -88,6 +89,16 @@ def test_the_arm_that_sets_the_limits_in_float32_is_checked_in_float64(monkeypat
     monkeypatch.setitem(arms.ARMS, "pykan[speed]", dataclasses.replace(yardstick, builder=slightly_off))
     outcome = measure(Job(case=speed_case("pykan[speed]", point=point)))
     assert (outcome.status, outcome.speed) == ("gate_failed", ())
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cuda", []), ("cuda:1", [1])])
+def test_a_gpu_is_chosen_where_one_is_named(device: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.set_device refuses "cuda" without a number, which is the current device."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", asked.append, raising=False)
+    worker._set_up(Job(case=speed_case("efficient_kan", point=TINY.model_copy(update={"device": device}))))
+    assert asked == chosen
 
 
 def test_no_memory_is_oom_and_an_exception_is_an_error() -> None:
