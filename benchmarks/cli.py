@@ -181,7 +181,7 @@ def _duration(seconds: float) -> str:
 def run(selection: Selection = Selection(), *, out: Path | None = None, retry: bool = False) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
-    The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start.
+    The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start, 130 if it was interrupted.
 
     Parameters
     ----------
@@ -232,6 +232,10 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
         except (ValueError, Locked) as error:
             progress.stop()
             _refuse(console, error)
+        except KeyboardInterrupt:
+            progress.stop()
+            console.print("interrupted: the same command goes on where this one stopped", highlight=False)
+            raise SystemExit(130) from None
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)

@@ -54,19 +54,20 @@ class Run:
 
     def cases(self, cases: Sequence[Case]) -> None:
         """Measure `cases`: timed ones alone and in order, then up to `jobs` of the others at once."""
+        pool = ThreadPoolExecutor(self.jobs)
         try:
             for case in cases:
                 if case.kind in TIMED:
                     self._case(case)
             self._close()
-            with ThreadPoolExecutor(self.jobs) as pool:
-                for done in [pool.submit(self._case, case) for case in cases if case.kind not in TIMED]:
-                    done.result()
+            for done in [pool.submit(self._case, case) for case in cases if case.kind not in TIMED]:
+                done.result()
         except BaseException:
             self._stopped = True
             raise
         finally:
-            self._close()
+            self._close()  # before waiting for the threads, which wait for the processes that this ends
+            pool.shutdown(cancel_futures=True)
 
     def _case(self, case: Case) -> None:
         if self._stopped:
@@ -84,7 +85,7 @@ class Run:
             plugin=str(self.plugin) if self.plugin else None,
             source_hash=source_hash(case, self.plugin),
             memory_limit_bytes=int(0.9 * psutil.virtual_memory().available / share),
-            shared=str(self.store.raw.resolve() / ".backbones"),
+            shared=str(self.store.raw.resolve() / ".shared"),
         )
         try:
             server = self._server(case)

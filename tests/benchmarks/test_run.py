@@ -163,6 +163,28 @@ def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
     assert rows.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["memory", "speed"])
+def test_an_interrupted_run_ends_at_once_and_makes_no_row_of_what_it_was_at(tmp_path: Path, kind: str) -> None:
+    preset, out = tmp_path / "tiny.toml", tmp_path / "out"
+    hanging = {"memory": "", "speed": 'blocks = 1\nbaseline = "mlp[width]"\n'}[kind]
+    head, _, section = PRESET.partition("[memory]\n")
+    section = section.replace('"gemm_bound", "mlp[width]"', '"mlp[width]", "hang"') + hanging
+    preset.write_text(f"{head}[lines]\nbatch = [8, 16, 32, 64]\n[{kind}]\n{section}")
+    rows = out / "raw" / "rows.jsonl"
+    command = [*_command(preset, out), "--plugin", str(PLANTED)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1.0)  # it is at the arm that hangs by now
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=20)
+    assert run.returncode == 130, errors
+    assert "interrupted: the same command goes on" in errors
+    assert {row.case.arm for row in results.load_rows(out)} == {"mlp[width]"}
+    assert not (out / "raw" / ".work").exists()
+
+
 def test_a_locked_folder_is_refused(tmp_path: Path) -> None:
     preset = tmp_path / "tiny.toml"
     preset.write_text(PRESET)
@@ -233,7 +255,7 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     cases = presets.expand(presets.load("smoke"))
-    sources._text_hash.cache_clear()
+    sources.text_hash.cache_clear()
     assert done.stdout.count(" B=") == len(cases)
     assert all(runner.key_of(case) in done.stdout for case in cases)
     assert f"{len(cases)} cases ({len(cases)} ok); largest predicted peak here" in done.stdout
