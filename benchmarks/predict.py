@@ -95,7 +95,7 @@ class _Rates:
 _FLOPS = 5e10  # of one core in float32
 _STACKED_VALUE = 4.5e-8  # seconds per sample and hidden node of a step of one of many stacked networks
 _RATES = {
-    "efficient_kan": _Rates(6e-4, 0.0, 1.2e-8),
+    "efficient_kan": _Rates(6e-4, 0.0, 6e-9),
     "efficient_kan[native]": _Rates(6e-4, 0.0, 1.2e-8),
     "pykan[default]": _Rates(3e-3, 4e-8, 4e-8, 1.5e-4),
     "pykan[nosave]": _Rates(3e-3, 2e-8, 4e-8, 1.5e-4),
@@ -128,6 +128,10 @@ _PENALTY_SECONDS = 2e-9  # seconds per edge and sample that a penalty adds
 _SHARE = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
 _START = 0.4  # fork, imports of this project, network and data
 _GATE = 3.0  # forward and backward of arm, oracle and yardstick, in steps of the oracle
+_GATE_EDGE = 7e-7  # seconds per edge to build the yardstick
+# The gate compares as many samples as these numbers of elements allow, see `benchmarks.measure.gate`, which imports torch.
+EDGE_VALUES = 2**25
+FEATURE_VALUES = 2**22
 
 
 def step_seconds(arm: str, case: Case) -> float:
@@ -137,10 +141,25 @@ def step_seconds(arm: str, case: Case) -> float:
     rates = _RATES.get(arm, _DEFAULT_RATES)
     total = 0.0
     for i, o in pairwise(point.layers):
-        e, t, parameters = point.batch * i * o, point.batch * i * features, i * o * features
+        # Compiled code computes with the k + 1 bases that are not zero, and the base activation.
+        used = min(features, point.spline_order + 2) if arm == "efficient_kan" else features
+        e, t, parameters = point.batch * i * o, point.batch * i * used, i * o * features
         total += rates.layer + rates.e * e + rates.t * t + rates.edge * i * o
-        total += 6 * e * (1 if arm == "mlp[width]" else features) / _FLOPS + parameters * 2e-9
+        total += 6 * e * (1 if arm == "mlp[width]" else used) / _FLOPS + parameters * 2e-9
         total += _PENALTY_SECONDS * e * features if case.penalty in ("sample_l1", "sample_std") else 0.0
+    return total
+
+
+def _gate_seconds(case: Case) -> float:
+    """Return the predicted time of the gate of a timed case."""
+    point = case.point
+    edges = [i * o for i, o in pairwise(point.layers)]
+    features = max(i * (point.grid_size + point.spline_order) for i in point.layers[:-1])
+    rows = min(point.batch, max(1, min(EDGE_VALUES // max(edges), FEATURE_VALUES // features)))
+    compared = case.model_copy(update={"point": point.model_copy(update={"batch": rows})})
+    total = _GATE * step_seconds("cox_de_boor", compared) + step_seconds("pykan[speed]", compared) + _GATE_EDGE * sum(edges)
+    if rows < point.batch:
+        total += step_seconds(case.arm, case) + step_seconds(case.baseline or case.arm, case)
     return total
 
 
@@ -171,7 +190,7 @@ def seconds(case: Case) -> float:
     if case.kind == "memory":
         return _START + sum(0.2 + 10 * step * _SHARE[mode] for mode in case.modes)
     both = step + step_seconds(case.baseline or case.arm, case)
-    total = _START + _GATE * step_seconds("cox_de_boor", case)
+    total = _START + _gate_seconds(case)
     for mode in case.modes:
         block = 2 * max(both * _SHARE[mode], 2 * case.min_sample_ms / 1e3)
         blocks = min(case.blocks, math.ceil(case.budget_s / block)) if case.budget_s else case.blocks

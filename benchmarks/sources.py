@@ -42,7 +42,7 @@ _YARDSTICKS = ("cox_de_boor", "pykan[speed]")
 
 
 @cache
-def _text_hash(module: str) -> str:
+def text_hash(module: str) -> str:
     """Hash of a module, or of all modules of a package, by dotted name below the repository root. Nothing is imported."""
     path = ROOT.joinpath(*module.split("."))
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
@@ -65,7 +65,7 @@ def _arms(case: Case) -> list[Arm]:
 def source_hash(case: Case, plugin: Path | None = None) -> str:
     """Return a hash over the source of the measurement and of every arm that decides what it gives."""
     modules = {*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in _arms(case) for module in arm.sources)}
-    parts = [_text_hash(module) for module in sorted(modules)]
+    parts = [text_hash(module) for module in sorted(modules)]
     if plugin is not None:
         parts.append(hashlib.sha256(plugin.read_bytes()).hexdigest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

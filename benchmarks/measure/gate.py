@@ -18,8 +18,13 @@ small one: the arm then runs the whole batch too, and what it gives for these sa
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.metadata
+import json
 import math
+import os
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +32,7 @@ from torch import Tensor, nn
 from benchmarks.cases import Penalty
 from benchmarks.measure.workload import Data
 from benchmarks.rows import Gate, GateError
+from benchmarks.sources import text_hash
 from efficient_kan import KAN, knots
 from reference.arm import Arm, get_arm
 
@@ -59,59 +65,113 @@ def yardstick_is_installed() -> bool:
 
 
 def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty = "none") -> Gate:
-    """Compare `module`, the network of `arm` with the weights of `source`, with the oracle: errors, limits and verdict.
+    """Compare one arm, see `Standard`."""
+    return Standard(source, data, penalty).check(arm, module)
 
-    With a penalty its value is compared too, and gradients are those of outputs and penalty together, see `evaluate`.
+
+class Standard:
+    """What the networks with the weights of `source` are compared with on `data`: the oracle, and in float32 pykan's errors.
+
+    Both are computed once, when first needed, however many networks are checked.
     """
-    rows = _rows(source, data)
-    everything, data = data, Data(data.x[:rows], data.target[:rows])
-    whole = max(1, rows)
-    got = evaluate(arm, module, data, penalty, whole)
-    oracle = get_arm("cox_de_boor")
-    # A penalty is no sum over samples, so only plain gradients can be accumulated over chunks to save memory.
-    chunk = _ROWS_AT_ONCE if penalty == "none" else whole
-    exact = Data(data.x.double(), data.target.double())
-    truth = evaluate(oracle, oracle.build(copy.deepcopy(source).double()), exact, penalty, chunk)
-    errors = _errors(got, truth)
-    in_batch: dict[str, float] = {}
-    if rows < len(everything.x) and penalty == "none":
-        part = evaluate(arm, module, everything, penalty, len(everything.x))
-        of_samples = ("output", "input.grad")
-        in_batch = _errors({name: part[name][:rows] for name in of_samples}, {name: truth[name] for name in of_samples})
 
-    def pykan_errors() -> dict[str, float]:
+    def __init__(self, source: KAN, data: Data, penalty: Penalty = "none") -> None:
+        rows = _rows(source, data)
+        self._source, self._penalty, self._everything = source, penalty, data
+        self._data = Data(data.x[:rows], data.target[:rows])
+        self._exact = Data(self._data.x.double(), self._data.target.double())
+        self._whole = max(1, rows)
+        # A penalty is no sum over samples, so only plain gradients can be accumulated over chunks to save memory.
+        self._chunk = _ROWS_AT_ONCE if penalty == "none" else self._whole
+
+    @cached_property
+    def _truth(self) -> dict[str, Tensor]:
+        oracle = get_arm("cox_de_boor")
+        return evaluate(oracle, oracle.build(copy.deepcopy(self._source).double()), self._exact, self._penalty, self._chunk)
+
+    @cached_property
+    def _yardstick(self) -> dict[str, float]:
+        kept = self._kept_yardstick()
+        if kept is not None and kept.exists():
+            found: dict[str, float] = json.loads(kept.read_bytes())
+            return found
         pykan = get_arm(_YARDSTICK)
-        return _errors(evaluate(pykan, pykan.build(source), data, penalty, chunk), truth)
+        errors = _errors(evaluate(pykan, pykan.build(self._source), self._data, self._penalty, self._chunk), self._truth)
+        limited = {name: max(FLOOR, error) for name, error in errors.items()}
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            aside = kept.with_suffix(f".{os.getpid()}")
+            aside.write_text(json.dumps(limited), encoding="utf-8")
+            aside.replace(kept)
+        return limited
 
-    if data.x.dtype == torch.float64:
-        limits, rule = dict.fromkeys(errors, FLOAT64_LIMIT), f"float64: {FLOAT64_LIMIT:g}"
-    elif arm.name == _YARDSTICK or not yardstick_is_installed():
-        limits = {f"{name} (float32)": SANE for name in errors}
-        rounded = {f"{name} (float32)": error for name, error in errors.items()}
-        twin = _float64_twin(source)
-        doubled = evaluate(arm, arm.build(twin), exact, penalty, chunk)
-        errors = _errors(doubled, evaluate(oracle, oracle.build(twin), exact, penalty, chunk))
-        limits |= dict.fromkeys(errors, FLOAT64_LIMIT)
-        errors |= rounded
-        why = "which sets the limits in float32" if arm.name == _YARDSTICK else f"without pykan {_YARDSTICK_VERSION}"
-        rule = f"{arm.name}, {why}: {FLOAT64_LIMIT:g} when built in float64, {SANE:g} in float32"
-    else:
-        yardstick = {name: max(FLOOR, error) for name, error in pykan_errors().items()}
-        limits = {name: min(SANE, FACTOR_OF_ONE * error) for name, error in yardstick.items()}
-        errors[MEAN], limits[MEAN] = _mean_ratio(errors, yardstick), FACTOR
-        rule = (
-            f"float32: {FACTOR:g} x the errors of {_YARDSTICK} in the geometric mean, {FACTOR_OF_ONE:g} x for one tensor, "
-            f"at most {SANE:g}; its errors count as at least {FLOOR:.1e}"
+    def _kept_yardstick(self) -> Path | None:
+        """Return the file, in the folder that the cases of a run share, for the errors of pykan with these very numbers.
+
+        At wide layers they cost more than the measurement, and every arm and process of a point needs the same.
+        """
+        folder = os.environ.get("BENCHMARKS_SHARED")
+        if folder is None:
+            return None
+        digest = hashlib.blake2b(digest_size=16)
+        modules = ("efficient_kan", "reference", "benchmarks.measure.gate")
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pykan")}
+        setting = [versions, self._penalty, torch.get_num_threads(), str(self._data.x.device), *map(text_hash, modules)]
+        digest.update(json.dumps(setting).encode())
+        for tensor in (*self._source.state_dict().values(), self._data.x, self._data.target):
+            digest.update(
+                f"{tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
+            )
+        return Path(folder) / f"yardstick-{digest.hexdigest()}.json"
+
+    def _of_twin(self, arm: Arm) -> dict[str, float]:
+        """Errors of `arm` built in float64."""
+        twin, oracle = _float64_twin(self._source), get_arm("cox_de_boor")
+        doubled = evaluate(arm, arm.build(twin), self._exact, self._penalty, self._chunk)
+        return _errors(doubled, evaluate(oracle, oracle.build(twin), self._exact, self._penalty, self._chunk))
+
+    def _in_batch(self, arm: Arm, module: nn.Module) -> dict[str, float]:
+        """Errors of what `module` gives for the samples compared when they are a part of the batch; empty if they are all."""
+        rows, everything = len(self._data.x), self._everything
+        if rows == len(everything.x) or self._penalty != "none":
+            return {}
+        part = evaluate(arm, module, everything, self._penalty, len(everything.x))
+        of_samples = ("output", "input.grad")
+        return _errors({name: part[name][:rows] for name in of_samples}, {name: self._truth[name] for name in of_samples})
+
+    def check(self, arm: Arm, module: nn.Module) -> Gate:
+        """Compare `module`, the network of `arm` with the weights of the source: errors, limits and verdict.
+
+        With a penalty its value is compared too, and gradients are those of outputs and penalty together, see `evaluate`.
+        """
+        errors = _errors(evaluate(arm, module, self._data, self._penalty, self._whole), self._truth)
+        in_batch = self._in_batch(arm, module)
+        if self._data.x.dtype == torch.float64:
+            limits, rule = dict.fromkeys(errors, FLOAT64_LIMIT), f"float64: {FLOAT64_LIMIT:g}"
+        elif arm.name == _YARDSTICK or not yardstick_is_installed():
+            limits = {f"{name} (float32)": SANE for name in errors}
+            rounded = {f"{name} (float32)": error for name, error in errors.items()}
+            errors = self._of_twin(arm)
+            limits |= dict.fromkeys(errors, FLOAT64_LIMIT)
+            errors |= rounded
+            why = "which sets the limits in float32" if arm.name == _YARDSTICK else f"without pykan {_YARDSTICK_VERSION}"
+            rule = f"{arm.name}, {why}: {FLOAT64_LIMIT:g} when built in float64, {SANE:g} in float32"
+        else:
+            limits = {name: min(SANE, FACTOR_OF_ONE * error) for name, error in self._yardstick.items()}
+            errors[MEAN], limits[MEAN] = _mean_ratio(errors, self._yardstick), FACTOR
+            rule = (
+                f"float32: {FACTOR:g} x the errors of {_YARDSTICK} in the geometric mean, {FACTOR_OF_ONE:g} x for one tensor, "
+                f"at most {SANE:g}; its errors count as at least {FLOOR:.1e}"
+            )
+        for name, error in in_batch.items():
+            rounded_limit = limits.get(f"{name} (float32)", limits[name])  # the arm as it is, not its twin in float64
+            errors[f"{name} in the whole batch"], limits[f"{name} in the whole batch"] = error, rounded_limit
+        found = tuple(
+            GateError(tensor=name, error=error if math.isfinite(error) else None, limit=limits[name])
+            for name, error in errors.items()
         )
-    for name, error in in_batch.items():
-        rounded_limit = limits.get(f"{name} (float32)", limits[name])  # the arm as it is, not its twin in float64
-        errors[f"{name} in the whole batch"], limits[f"{name} in the whole batch"] = error, rounded_limit
-    found = tuple(
-        GateError(tensor=name, error=error if math.isfinite(error) else None, limit=limits[name])
-        for name, error in errors.items()
-    )
-    passed = all(e.error is not None and e.error <= e.limit for e in found)
-    return Gate(passed=passed, rule=rule, errors=found, rows=rows)
+        passed = all(e.error is not None and e.error <= e.limit for e in found)
+        return Gate(passed=passed, rule=rule, errors=found, rows=len(self._data.x))
 
 
 def _mean_ratio(errors: dict[str, float], yardstick: dict[str, float]) -> float:

@@ -61,7 +61,7 @@ def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Pa
     ungated = CASE.model_copy(update={"arm": "gemm_bound"})  # its baseline is gated all the same
 
     def hashes() -> tuple[str, str, str]:
-        sources._text_hash.cache_clear()
+        sources.text_hash.cache_clear()
         return sources.source_hash(CASE), sources.source_hash(mlp), sources.source_hash(ungated)
 
     before = hashes()
@@ -75,7 +75,7 @@ def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Pa
     yardstick = tmp_path / "reference" / "pykan.py"
     yardstick.write_text(yardstick.read_text() + "\n# changed\n")
     assert hashes()[0] != after[0]
-    sources._text_hash.cache_clear()
+    sources.text_hash.cache_clear()
 
 
 @pytest.mark.parametrize("name", list(ARMS))
@@ -217,6 +217,14 @@ def test_predictions_have_the_right_size(arm: str, measured_mib: float) -> None:
     predicted = predict.peak_bytes(case)
     assert predicted is not None
     assert 0.5 < predicted / 2**20 / measured_mib < 2
+
+
+def test_the_gate_is_predicted_with_the_samples_that_it_takes() -> None:
+    from benchmarks.measure import gate  # which imports torch
+
+    assert (predict.EDGE_VALUES, predict.FEATURE_VALUES) == (gate.EDGE_VALUES, gate.FEATURE_VALUES)
+    fine = CASE.model_copy(update={"point": Point(batch=16384, layers=(16, 16, 16), grid_size=200), "min_sample_ms": 2.0})
+    assert predict.seconds(fine) < 20  # measured: 3 s
 
 
 def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Point
+from benchmarks.cases import Case, Point
 from benchmarks.measure import gate, workload
+from benchmarks.worker import Job, measure
 from efficient_kan import KAN
 from efficient_kan.knots import extend, interior_of
 from reference import ours
@@ -176,3 +179,36 @@ def test_what_an_arm_does_with_the_whole_batch_is_checked_too(monkeypatch: pytes
         assert passes or found.worst.tensor.endswith("in the whole batch")
         yardstick = gate.check(get_arm("pykan[speed]"), get_arm("pykan[speed]").build(source), source, data)
         assert yardstick.passed
+
+
+def test_oracle_and_yardstick_are_computed_once_for_all_arms_of_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[str] = []
+    evaluate = gate.evaluate
+
+    def counted(arm: Arm, *rest: Any) -> Any:
+        evaluated.append(arm.name)
+        return evaluate(arm, *rest)
+
+    monkeypatch.setattr(gate, "evaluate", counted)
+    point = Point(batch=16, layers=(3, 2), grid_size=3)
+    case = Case(kind="speed", arm="efficient_kan[native]", baseline="efficient_kan", point=point, modes=("step",), blocks=1)
+    outcome = measure(Job(case=case))
+    assert outcome.status == "ok", outcome.reason
+    assert sorted(evaluated) == ["cox_de_boor", "efficient_kan", "efficient_kan[native]", "pykan[speed]"]
+
+
+def test_the_errors_of_the_yardstick_are_shared_by_the_cases_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARKS_SHARED", str(tmp_path / "shared"))
+    arm, point = get_arm("efficient_kan"), Point(batch=16, layers=(3, 2), grid_size=3)
+
+    def verdict(seed: int) -> gate.Gate:
+        source = workload.network(point, seed)
+        return gate.check(arm, arm.build(source), source, workload.data(point, seed))
+
+    first = verdict(0)
+    (kept,) = (tmp_path / "shared").iterdir()
+    written = kept.stat().st_mtime_ns
+    assert verdict(0) == first
+    assert kept.stat().st_mtime_ns == written
+    assert verdict(1) != first
+    assert len(list((tmp_path / "shared").iterdir())) == 2
