@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -62,8 +61,7 @@ class Simulation:
         self._point = point.model_copy(update={"device": "meta"})
         if "kan" in arm.requires:
             # pykan fits splines by least squares while it is built, which has no form for meta tensors.
-            with _no_collection():
-                built = arm.build(workload.network(point.model_copy(update={"device": "cpu"}), seed))
+            built = arm.build(workload.network(point.model_copy(update={"device": "cpu"}), seed))
         else:
             dtype: torch.dtype = getattr(torch, point.dtype)
             source = KAN(list(point.layers), point.grid_size, point.spline_order, device="meta", dtype=dtype)
@@ -107,18 +105,6 @@ def _compute_natively(module: nn.Module) -> None:
             layer.kernel = "native"
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the collector away from pykan's functions of every edge: it would look at them all again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 _Result = TypeVar("_Result")
 
 
@@ -137,7 +123,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def _meta_copy(module: _Module) -> _Module:
-    """Return `module` with meta tensors in place of its parameters and buffers; what it shares, the copy shares."""
+    """Return `module` with meta tensors in place of parameters, buffers and attributes; what it shares, the copy shares."""
     memo: dict[int, object] = {}
 
     def meta(tensor: Tensor) -> Tensor:
@@ -150,4 +136,9 @@ def _meta_copy(module: _Module) -> _Module:
     for part in module.modules():
         # pykan's functions of every edge, in lists that nobody changes.
         memo |= {id(value): value for name, value in vars(part).items() if name.startswith("funs")}
-    return copy.deepcopy(module, memo)
+        memo |= {id(value): meta(value) for value in vars(part).values() if isinstance(value, Tensor)}
+    copied = copy.deepcopy(module, memo)
+    for part in copied.modules():
+        if "device" in vars(part):  # where layers of pykan make tensors
+            part.device = "meta"  # type: ignore[assignment]
+    return copied
