@@ -126,6 +126,21 @@ def test_layers_with_different_symbolic_functions_are_followed_edge_by_edge() ->
     assert shortcuts.equal_edges(module) == (1,)
 
 
+def test_tensors_in_plain_attributes_and_a_remembered_device_are_followed() -> None:
+    class Layer(torch.nn.Module):  # as those of pykan 0.0.5
+        def __init__(self) -> None:
+            super().__init__()
+            self.order, self.device = torch.arange(3), "cpu"
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, self.order] * torch.ones(3, device=self.device)
+
+    layer = Layer()
+    copied = simulate._meta_copy(layer)
+    assert copied(torch.empty(2, 3, device="meta")).is_meta
+    assert (layer.device, layer.order.device.type) == ("cpu", "cpu")
+
+
 def test_results_are_reused_for_equal_shapes_alone() -> None:
     x = torch.empty(30, 4, device="meta")
     with MetaStorages() as live:
