@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu.compiled import Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
 FAST = ("cpu",)
@@ -287,6 +289,46 @@ def test_a_forked_child_computes_the_same() -> None:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0
+
+
+def test_a_child_forked_after_a_run_on_torchs_threads_computes_the_same() -> None:
+    code = """
+        import os, signal, sys, torch
+        from efficient_kan import KANLinear
+        from efficient_kan.kernels.cpu import threads
+        torch.set_num_threads(2)
+        # Sparse and small: nothing for torch's own threads, which would not return in the child.
+        layer = KANLinear(20, 16, 40, kernel="cpu", generator=torch.Generator().manual_seed(0))
+        x = torch.rand(1500, 20, generator=torch.Generator().manual_seed(1))
+        expected = layer(x).detach()
+        assert threads._used_openmp == (threads._openmp() is not None)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            assert threads._lost_openmp == threads._used_openmp
+            same = torch.equal(layer(x).detach(), expected)
+            assert threads._pool is not None
+            os._exit(0 if same else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0
+
+
+def test_parts_cover_the_range_once_on_threads_of_torch() -> None:
+    def count(out_at: int, factor: int, start: int, stop: int) -> None:
+        out = at(out_at, 0)
+        for n in range(start, stop):
+            out[n] += factor
+
+    entry, number = Entry(count), torch.get_num_threads()
+    try:
+        for parts in (2, 3, 7):  # more than there are cores too
+            torch.set_num_threads(parts)
+            counts = torch.zeros(1001, dtype=torch.int64)
+            threads.run(entry, 1001, counts.data_ptr(), 5)
+            assert counts.eq(5).all()
+    finally:
+        torch.set_num_threads(number)
 
 
 @pytest.mark.parametrize("grid_size", [5, 40])

@@ -18,7 +18,6 @@ unpacked or checked, and loops over pointers compile to what they would be in C.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,21 +27,12 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
+from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
 
 COUNTED = 64  # up to so many knots counting them is faster than a search by halves
 LANES = 64  # rows of a table that are worked out together
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def at(_: Any, address: Any, like: Any) -> Any:
-    """``at(address, like)``: the pointer to numbers of the type of ``like`` at an integer address."""
-    signature = types.CPointer(like)(address, like)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return signature, generate
+_LEAST = 512  # rows of a table that are worth a thread
 
 
 def row_length(spline_order: int) -> int:
@@ -176,19 +166,20 @@ def slope_along(_: Any, s: Any, row: Any, order: Any, weights: Any) -> Any:
 
 
 @cache
-def _tabulate(order: int, real: Any) -> Callable[..., None]:
+def _tabulate(order: int, real: Any) -> Entry:
     k, width, stamp = order, order + 1, STAMP
     length = row_length(order)
     largest = np.finfo(real).max
 
-    def tabulate(knots_at: int, table_at: int, inputs: int, knots: int) -> None:
+    def tabulate(knots_at: int, table_at: int, inputs: int, knots: int, first_input: int, stop_input: int) -> None:
         assert stamp
         t_row, table = at(knots_at, real(0)), at(table_at, real(0))
         count = inputs * knots
         t = np.empty(LANES + 2 * k + 1)
         inverse, middle, scale, unit = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
         p = np.empty((width, width, LANES))  # polynomial r, power m
-        for start in range(0, count, LANES):
+        end = stop_input * knots
+        for start in range(first_input * knots, end, LANES):
             # Knots of neighbouring inputs run into each other here: bases that do not exist use those, no others do.
             for lane in range(LANES + 2 * k + 1):
                 t[lane] = t_row[min(max(start + lane - k + 1, 0), count - 1)]
@@ -221,7 +212,7 @@ def _tabulate(order: int, real: Any) -> Callable[..., None]:
                                 if m > 0:
                                     value -= unit[lane] * p[r, m - 1, lane]
                             p[r, m, lane] = value
-            for lane in range(min(LANES, count - start)):
+            for lane in range(min(LANES, end - start)):
                 i, cell = divmod(start + lane, knots)
                 cell += 1  # the interval from knot `cell - 1`
                 row = (i * (knots + 1) + cell) * length
@@ -240,7 +231,7 @@ def _tabulate(order: int, real: Any) -> Callable[..., None]:
                         for m in range(width):
                             table[row + 2 + m * width + basis - first] = real(p[r, m, lane])
 
-    return compiled(tabulate)
+    return Entry(tabulate)
 
 
 def pieces(knots: Tensor, order: int) -> Tensor:
@@ -248,5 +239,6 @@ def pieces(knots: Tensor, order: int) -> Tensor:
     inputs, count = knots.shape
     table = knots.new_empty((inputs * (count + 1), row_length(order)))
     if stored(table):
-        _tabulate(order, REAL[knots.dtype])(knots.data_ptr(), table.data_ptr(), inputs, count)
+        function = _tabulate(order, REAL[knots.dtype])
+        threads.run(function, inputs, knots.data_ptr(), table.data_ptr(), inputs, count, least=_LEAST // count)
     return table

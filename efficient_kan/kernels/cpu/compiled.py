@@ -7,6 +7,7 @@ none of them can be written, it is compiled again in every process.
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numba import njit
+from numba import cfunc, njit, types
+from numba.extending import intrinsic
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -65,6 +67,38 @@ def compiled(function: _Function, *, reassociate: bool = False) -> _Function:
     except RuntimeError:  # numba found no folder that it may write to
         made = njit(**options)(function)
     return made
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def at(_: Any, address: Any, like: Any) -> Any:
+    """``at(address, like)``: the pointer to numbers of the type of ``like`` at an integer address."""
+    signature = types.CPointer(like)(address, like)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return signature, generate
+
+
+class Entry:
+    """A compiled function of integers alone (addresses and sizes), which machine code can call at ``address``.
+
+    Called from Python it releases the GIL.
+    """
+
+    def __init__(self, function: Callable[..., None], *, reassociate: bool = False) -> None:
+        self.arity = len(inspect.signature(function).parameters)
+        signature = types.void(*[types.int64] * self.arity)
+        options = _REASSOCIATED if reassociate else _OPTIONS
+        try:
+            self._made = cfunc(signature, cache=True, **options)(function)
+        except RuntimeError:  # as above
+            self._made = cfunc(signature, **options)(function)
+        self.address: int = self._made.address
+        self._call = self._made.ctypes
+
+    def __call__(self, *integers: int) -> None:
+        self._call(*integers)
 
 
 def stored(tensor: torch.Tensor) -> bool:

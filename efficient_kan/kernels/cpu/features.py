@@ -6,7 +6,6 @@ input: its bases and, last, its base activation. Features are ``(B, I, M)``, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import COUNTED, at, locate, row_length, slope_along, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
+from efficient_kan.kernels.cpu.basis import COUNTED, locate, row_length, slope_along, values
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
 
 _TILE = 32  # inputs handled together, so that their knots and pieces stay in the nearest cache
 _LEAST = 4096  # elements of x that are worth a thread
@@ -85,7 +84,7 @@ def _prepare(
 
 
 @cache
-def _expand(order: int, real: Any) -> Callable[..., None]:
+def _expand(order: int, real: Any) -> Entry:
     size, length, stamp = np.dtype(real).itemsize, row_length(order), STAMP
 
     def expand(
@@ -136,11 +135,11 @@ def _expand(order: int, real: Any) -> Callable[..., None]:
                     values(s, row, order, at(place + places[lane], real(0)))
                     out[lane * features + features - 1] = active[lane]
 
-    return compiled(expand)
+    return Entry(expand)
 
 
 @cache
-def _pull_back(order: int, real: Any) -> Callable[..., None]:
+def _pull_back(order: int, real: Any) -> Entry:
     size, length, stamp = np.dtype(real).itemsize, row_length(order), STAMP
 
     def pull_back(
@@ -190,7 +189,7 @@ def _pull_back(order: int, real: Any) -> Callable[..., None]:
                         share = sigmoid(x[lane])
                         of_x[lane] += active[lane] * (share * (real(1) + x[lane] * (real(1) - share)))
 
-    return compiled(pull_back)
+    return Entry(pull_back)
 
 
 class Block:

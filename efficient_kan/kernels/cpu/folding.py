@@ -5,7 +5,6 @@ Shape legend: ``O`` outputs, ``I`` inputs, ``N = G + k`` coefficients of an edge
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels.cpu import policy, threads
-from efficient_kan.kernels.cpu.basis import at
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, stored
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, stored
 
 _LEAST = 2**14  # numbers that are worth a thread
 
@@ -69,7 +67,7 @@ def _place(tensor: Tensor | None) -> int:
 
 
 @cache
-def _folded(real: Any) -> Callable[..., None]:
+def _folded(real: Any) -> Entry:
     size, stamp = np.dtype(real).itemsize, STAMP
 
     def folded(
@@ -87,11 +85,11 @@ def _folded(real: Any) -> Callable[..., None]:
                 out[n] = spline[n] * scale
             out[length] = base[edge] * mask[edge]
 
-    return compiled(folded)
+    return Entry(folded)
 
 
 @cache
-def _unfolded(real: Any) -> Callable[..., None]:
+def _unfolded(real: Any) -> Entry:
     size, stamp = np.dtype(real).itemsize, STAMP
 
     def unfolded(
@@ -122,4 +120,4 @@ def _unfolded(real: Any) -> Callable[..., None]:
                 of_spline[n] = grad[n] * scale
             of_base[edge] = grad[length] * mask[edge]
 
-    return compiled(unfolded, reassociate=True)
+    return Entry(unfolded, reassociate=True)

@@ -10,7 +10,6 @@ the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,8 +20,8 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import at, first_basis, local, locate_run, row_length, slopes, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, compiled, inlined, stored
+from efficient_kan.kernels.cpu.basis import first_basis, local, locate_run, row_length, slopes, values
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, spread_rows
 
 _PANEL = 64  # samples
@@ -94,7 +93,7 @@ def _fill(
 
 
 @cache
-def _multiply(order: int, real: Any) -> Callable[..., None]:
+def _multiply(order: int, real: Any) -> Entry:
     """``y += features @ weights`` for rows ``start..stop`` of ``y`` ``(B, S)``."""
     terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
     lanes = VECTOR_BYTES // size
@@ -134,11 +133,11 @@ def _multiply(order: int, real: Any) -> Callable[..., None]:
                         else:
                             combine(y, weights, places, of, width, features, stride, terms, 1)
 
-    return compiled(multiply)
+    return Entry(multiply)
 
 
 @cache
-def _weigh(order: int, real: Any) -> Callable[..., None]:
+def _weigh(order: int, real: Any) -> Entry:
     """The gradient of the weights of inputs ``start..stop``, ``of_weight += features^T g``."""
     terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
     lanes = VECTOR_BYTES // size
@@ -179,11 +178,11 @@ def _weigh(order: int, real: Any) -> Callable[..., None]:
                         else:
                             spread_rows(weights, g, places, of, samples, width, last, stride, terms, 1)
 
-    return compiled(weigh)
+    return Entry(weigh)
 
 
 @cache
-def _trace_back(order: int, real: Any) -> Callable[..., None]:
+def _trace_back(order: int, real: Any) -> Entry:
     """The gradient of the samples (and of a given base) for rows ``start..stop`` of ``x``."""
     terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
     lanes = VECTOR_BYTES // size
@@ -227,7 +226,7 @@ def _trace_back(order: int, real: Any) -> Callable[..., None]:
                         else:
                             contract(g, weights, places, of, width, features, stride, of_x, terms, 1)
 
-    return compiled(trace_back)
+    return Entry(trace_back)
 
 
 def rows(weight: Tensor) -> Tensor:

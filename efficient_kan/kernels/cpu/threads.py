@@ -1,21 +1,34 @@
 """Runs a compiled function over parts of a range on as many threads as torch uses.
 
-The functions release the GIL, so threads of Python do. Parts are consecutive and of equal size, and depend on the number of
-threads alone: results are the same in every run with the same number. Nothing is started before it is needed, and a process
-that was forked starts threads of its own.
+Parts are consecutive and of equal size, and depend on the number of threads alone: results are the same in every run with the
+same number. Functions of integers run on the threads that torch's own operators run on (OpenMP), so that the two never contend
+for a core: those threads wait actively after each product, and threads of another kind would have to push them aside. Where
+torch was built without GNU's OpenMP, in a process forked after such a run, whose threads did not survive the fork, and for
+functions of arrays, threads of Python serve; compiled functions release the GIL. Nothing is started before it is needed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at
+
+_HEAD = 5  # integers before the arguments of a run: function, number and size of the team's threads, length, parts
 
 _pool: ThreadPoolExecutor | None = None
 _size = 0
+_used_openmp = _lost_openmp = False
 
 
 def run(function: Callable[..., Any], length: int, *arguments: Any, least: int = 1) -> None:
@@ -24,12 +37,90 @@ def run(function: Callable[..., Any], length: int, *arguments: Any, least: int =
     if parts <= 1:
         function(*arguments, 0, length)
         return
+    openmp = None if _lost_openmp or not isinstance(function, Entry) else _openmp()
+    if openmp is not None and isinstance(function, Entry):
+        _run_openmp(openmp, function, length, parts, arguments)
+        return
     bounds = [length * n // parts for n in range(parts + 1)]
     pool = _threads(parts - 1)
     waiting = [pool.submit(function, *arguments, bounds[n], bounds[n + 1]) for n in range(1, parts)]
     function(*arguments, bounds[0], bounds[1])
     for part in waiting:
         part.result()
+
+
+class _OpenMP(NamedTuple):
+    parallel: Any  # GOMP_parallel(function, data, threads, flags)
+    thread_number: int  # addresses of omp_get_thread_num() and omp_get_num_threads()
+    team_size: int
+
+
+@cache
+def _openmp() -> _OpenMP | None:
+    """GNU's OpenMP as torch uses it, if it does: found through torch's own library, for a process may hold several."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")):
+        try:
+            library = ctypes.CDLL(str(path))
+            parallel, number, size = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
+        except (OSError, AttributeError):
+            continue
+        parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        parallel.restype = None
+        return _OpenMP(parallel, _address(number), _address(size))
+    return None
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _run_openmp(openmp: _OpenMP, function: Entry, length: int, parts: int, arguments: tuple[int, ...]) -> None:
+    global _used_openmp
+    _used_openmp = True
+    head = (function.address, openmp.thread_number, openmp.team_size, length, parts)
+    data = (ctypes.c_int64 * (_HEAD + len(arguments)))(*head, *arguments)
+    openmp.parallel(_share(len(arguments)).address, ctypes.addressof(data), parts, 0)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _ask(_: Any, address: Any) -> Any:
+    """Call the C function ``int f(void)`` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), []), ir.IntType(64))
+
+    return types.int64(address), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _call(_: Any, address: Any, arguments: Any, count: Any, start: Any, stop: Any) -> Any:
+    """Call the function at an address with ``count`` integers from the pointer ``arguments`` on, ``start`` and ``stop``."""
+    number = count.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [integer] * (number + 2))
+        loaded = [builder.load(builder.gep(args[1], [integer(n)])) for n in range(number)]
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [*loaded, args[3], args[4]])
+        return context.get_dummy_value()
+
+    return types.void(address, arguments, count, start, stop), generate
+
+
+@cache
+def _share(arity: int) -> Any:
+    """What each thread of a team does: its parts of a run described at an address."""
+    head, stamp = _HEAD, STAMP
+
+    def share(data_at: int) -> None:
+        assert stamp
+        data = at(data_at, 0)
+        length, parts = data[3], data[4]
+        for part in range(_ask(data[1]), parts, _ask(data[2])):
+            _call(data[0], at(data_at + head * 8, 0), arity, length * part // parts, length * (part + 1) // parts)
+
+    return Entry(share)
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
@@ -43,8 +134,9 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 def _forget() -> None:
     """The threads of a parent do not exist in a forked child."""
-    global _pool, _size
+    global _pool, _size, _lost_openmp
     _pool, _size = None, 0
+    _lost_openmp = _lost_openmp or _used_openmp
 
 
 os.register_at_fork(after_in_child=_forget)
