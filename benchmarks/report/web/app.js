@@ -354,7 +354,9 @@
     const failures = failed.length ? ` ${failed.length} without a value, drawn as × at the top.` : "";
     const shade = floors.length ? " The grey band is the noise floor." : "";
     const ends = quantity.interval ? ` Bars and bands: ${quantity.interval}.` : "";
-    element("summary").textContent = `${known.length} values of ${names.length} series.${ends}${shade}${failures}`;
+    const zeros = logy ? rows.filter((row) => row[quantity.column] !== null && row[quantity.column] <= 0).length : 0;
+    const below = zeros ? ` ${zeros} at 0, which a logarithmic axis does not have.` : "";
+    element("summary").textContent = `${known.length} values of ${names.length} series.${ends}${shade}${failures}${below}`;
     fillTable(rows, names);
     remember();
   }
@@ -370,6 +372,9 @@
     head.append(line("th", header.filter((_, at) => used[at]), "col"));
     const body = document.createElement("tbody");
     body.append(...sorted.map((row) => line("td", cells(row).filter((_, at) => used[at]))));
+    [...head.rows[0].cells].forEach((cell, at) => {
+      if (body.rows.length && [...body.rows].every((row) => row.cells[at].className === "number")) cell.className = "number";
+    });
     element("table").replaceChildren(caption, head, body);
   }
 
