@@ -45,7 +45,10 @@ def draw_named(part: pd.DataFrame) -> Figure:
 
 
 def draw_frontier(part: pd.DataFrame) -> Figure:
-    """Draw the largest batch over the layer width for each arm, one panel for each memory size."""
+    """Draw the largest batch over the layer width for each arm, one panel for each memory size.
+
+    At the bottom, in the colour of its arm: an x for a case without a value, a 0 where not even one sample fits.
+    """
     capacities = sorted(part["capacity_gib"].unique())
     chosen = looks(list(part["arm"].unique()))
     rows = math.ceil(len(capacities) / _COLUMNS)
@@ -55,14 +58,16 @@ def draw_frontier(part: pd.DataFrame) -> Figure:
         axes.set_visible(False)
     for axes, capacity in zip(grid.flat, capacities, strict=False):
         here = part[part["capacity_gib"] == capacity]
-        missing = [arm for arm in chosen if here.loc[here["arm"] == arm, "largest_batch"].isna().any()]
+        missing = [arm for arm in chosen if not here.loc[here["arm"] == arm, "largest_batch"].gt(0).all()]
         for arm, look in chosen.items():
             own = here[here["arm"] == arm].sort_values("width")
-            axes.plot(own["width"], own["largest_batch"], color=look.colour, marker=look.marker, linestyle=look.line)
-            if arm in missing:
-                failed = own.loc[own["largest_batch"].isna(), "width"]
-                height = 0.05 + 0.08 * missing.index(arm)
-                axes.plot(failed, [height] * len(failed), "x", color=look.colour, transform=axes.get_xaxis_transform())
+            batches = own["largest_batch"].where(own["largest_batch"] > 0)
+            axes.plot(own["width"], batches, color=look.colour, marker=look.marker, linestyle=look.line)
+            height = 0.05 + 0.08 * missing.index(arm) if arm in missing else 0.0
+            for marker, places in (("x", own["largest_batch"].isna()), ("$0$", own["largest_batch"] == 0)):
+                widths = own["width"][places]
+                edge = axes.get_xaxis_transform()
+                axes.plot(widths, [height] * len(widths), marker=marker, linestyle="", color=look.colour, transform=edge)
         axes.set_title(f"{capacity} GiB")
     widths = sorted(part["width"].unique())
     grid[0, 0].set_xlim(widths[0] / 1.25, widths[-1] * 1.25)
@@ -76,6 +81,8 @@ def draw_frontier(part: pd.DataFrame) -> Figure:
     handles = [Line2D([], [], color=k.colour, marker=k.marker, linestyle=k.line, label=arm) for arm, k in chosen.items()]
     if part["largest_batch"].isna().any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
+    if part["largest_batch"].eq(0).any():
+        handles.append(Line2D([], [], color="black", marker="$0$", linestyle="", label="not even one sample fits"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +28,28 @@ _SCALING = (
         "time",
         "time",
         scaling.TIME,
-        "Time of one call, median, each arm in a process of its own: compare arms by the ratios below.",
+        "Time of one call over {along}: median and, as bars and bands, quartiles of the samples. Each arm ran in a process of "
+        "its own: the ratios that were measured in pairs compare arms.",
     ),
     (
         "ratio",
         "time_ratio",
         scaling.RATIO,
-        "Time over that of `efficient_kan`, measured in interleaved pairs: above 1 the arm is slower. The grey band is the "
-        "noise floor: what `efficient_kan` measured against itself reached, at the same point where that was measured.",
+        "Time over that of `efficient_kan`, over {along}, measured in interleaved pairs: above 1 the arm is slower. Bars and "
+        "coloured bands are 95 % intervals. The grey band is the noise floor: what `efficient_kan` measured against itself "
+        "reached, at the same point where that was measured.",
     ),
-    ("memory", "memory", scaling.MEMORY, "Peak memory of one call, parameters and optimiser state included, exact bytes."),
+    (
+        "memory",
+        "memory",
+        scaling.MEMORY,
+        "Peak memory of one call over {along}, parameters and optimiser state included, exact bytes.",
+    ),
 )
 
 
 _FOREIGN = {"time": ["floor", "verdict"], "ratio": [], "memory": ["simulated_peak_bytes"]}
+_SIZES = {"batch": "batch size", "width": "layer width", "grid": "grid size", "order": "spline order", "depth": "depth"}
 _COLUMNS = 3  # panels side by side that stay readable at the width of a page
 
 
@@ -69,13 +78,20 @@ def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
             drawable = [lines[at : at + _COLUMNS] for lines in families(part) for at in range(0, len(lines), _COLUMNS)]
             for index, lines in enumerate(drawable):
                 name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
-                style.save(scaling.draw(lines, quantity), _drawn(lines), folder, name)
-                failures = " An x at the top marks a case without a value." if part[quantity.column].isna().any() else ""
-                yield Entry(section, name, f"{text}{failures} Setting: {setting}.")
+                drawn = _drawn(lines)
+                style.save(scaling.draw(lines, quantity), drawn, folder, name)
+                failures = " An x at the top marks a case without a value." if drawn[quantity.column].isna().any() else ""
+                yield Entry(section, name, f"{text.format(along=_along(lines))}{failures} Setting: {setting}.")
 
 
 def _drawn(lines: list[Line]) -> pd.DataFrame:
     return pd.concat([line.frame.assign(axis=line.axis) for line in lines], ignore_index=True)
+
+
+def _along(lines: list[Line]) -> str:
+    """'batch size, layer width and grid size'."""
+    *first, last = (_SIZES[line.axis] for line in lines)
+    return " and ".join(filter(None, (", ".join(first), last)))
 
 
 def _resident(data: Data, folder: Path) -> Iterator[Entry]:
@@ -100,9 +116,9 @@ def _resident(data: Data, folder: Path) -> Iterator[Entry]:
             yield Entry(
                 "memory",
                 name,
-                "Resident set of the process as `memory_profiler` sampled it while training steps were repeated, at "
-                f"B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). A sampler misses short peaks: the "
-                "exact bytes are in the table.",
+                "Resident set of the process, above what it was before the first call, as `memory_profiler` sampled it while "
+                f"training steps were repeated, at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). A "
+                "sampler misses short peaks: the exact bytes are in the table.",
             )
 
 
@@ -143,6 +159,9 @@ def _named(data: Data, folder: Path) -> Iterator[Entry]:
         )
 
 
+_NOT_ONE = " A 0 at the bottom: not even one sample fits."
+
+
 def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
     if data.frontier.empty:
         return
@@ -154,7 +173,7 @@ def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
             "capacity",
             stem,
             f"Largest batch of which one training step fits into a memory size, by simulation: {depth} layers of equal width, "
-            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}. "
+            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}.{_NOT_ONE if part['largest_batch'].eq(0).any() else ''} "
             f"{simulated_as(str(policy), int(part.iloc[0]['rounding_bytes']))}",
         )
 
@@ -183,18 +202,21 @@ def _images(data: Data, folder: Path) -> Iterator[Entry]:
     frame = images.summarised(runs)
     for key, part in frame.groupby(["setting", "data", "task", "fold", "scope", "backbone"], sort=True):
         setting, name, task, fold, scope, backbone = map(str, key)
-        if part["accuracy_mean"].isna().all():
-            continue
+        if part.loc[part["penalty"] == "none", "accuracy_mean"].isna().all():
+            continue  # an axis without a value says less than the table of failed cases
         chosen = f"{name} {task}" if name == "hyperkvasir" else name
         stem = f"images-{slug(f'{chosen} fold {fold} {scope} {backbone} {setting}')}"
         style.save(images.draw(part), part, folder, stem)
+        drawn = part[part["penalty"] == "none"]
+        alone = " (none from a single seed)" if drawn["accuracy_high"].eq(math.inf).any() else ""
+        failures = " An x has no value." if drawn["accuracy_mean"].isna().any() else ""
         trained = "heads on the frozen features of one network" if scope == "frozen" else "whole networks"
         yield Entry(
             "images",
             stem,
-            f"Accuracy of {trained} on `{chosen}`, fold {fold} held out ({part.iloc[0]['test_images']:,} images), by head and "
-            f"preparation of the features: means over seeds with 95 % intervals. The MLP has the parameters of the KAN. "
-            f"{backbone}. Setting: {setting}.",
+            f"Accuracy of {trained} on `{chosen}`, fold {fold} held out ({part['test_images'].max():,.0f} images), by head and "
+            f"preparation of the features: means over seeds with 95 % intervals{alone}.{failures} The MLP has the parameters "
+            f"of the KAN. {backbone}. Setting: {setting}.",
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from benchmarks.report import sparsity
 from benchmarks.report.cells import code, number
 from benchmarks.report.data import POINT, Data
 from benchmarks.report.ids import table_id
@@ -23,6 +24,8 @@ def findings(tables: Mapping[str, Table]) -> str:
         *_centre(tables["summary"].frame),
         *_overall(tables["overall"].frame),
         *_penalties(tables["penalty_cost"].frame),
+        *(line for name, table in tables.items() if name.partition("-")[0] == "sparsity_verdict" for line in _job(table)),
+        *_images(tables["images"].frame),
         *_named(tables["simulated"].frame),
         *_frontier(tables["frontier"].frame),
         *_equivalence(tables["equivalence"].frame),
@@ -101,8 +104,8 @@ def _centre(summary: pd.DataFrame) -> Iterator[str]:
         ]
         for record in records:
             ratio, low, high = (number(float(record[f"{mode}_{end}"])) for end in ("ratio", "ratio_low", "ratio_high"))
-            memory = float(record[f"{mode}_memory_ratio"])
-            peak = f", {number(memory)} times the peak memory" if math.isfinite(memory) else ", peak memory without a value"
+            memory, status = float(record[f"{mode}_memory_ratio"]), record["memory_status"]
+            peak = f", {number(memory)} times the peak memory" if math.isfinite(memory) else f", no peak memory ({status})"
             note = notes.get(str(record[f"{mode}_verdict"]), "")
             lines.append(f"`{record['arm']}`: **{ratio} times** the time (95 %: {low} to {high}){note}{peak}")
         yield "\n  - ".join(lines)
@@ -135,6 +138,46 @@ def _penalties(costs: pd.DataFrame) -> Iterator[str]:
             shown.append(f"`{name}` {_interval({str(k): v for k, v in record.items()})} times as long{peak}")
         where = _where(dict(zip(POINT, key, strict=True)))
         yield f"A penalty makes a training step of `{BASELINE}` take: {'; '.join(shown)} ({where}). {_table('penalty_cost')}"
+
+
+def _job(table: Table) -> Iterator[str]:
+    """The verdict of each family on the main question of the study: L1 of the weights beside L1 of the samples."""
+    frame = table.frame
+    if frame.empty:
+        return
+    main = (frame["candidate"] == frame["candidate"].iloc[0]) & (frame["reference"] == frame["reference"].iloc[0])
+    lines = [
+        "Does L1 on the weights do the job of L1 on the samples? Test error at equal numbers of edges, against that with L1 on "
+        f"the samples. {_table(table.name)}"
+    ]
+    for record, effect in zip(frame[main].to_dict("records"), sparsity.percent(frame[main]), strict=True):
+        counts = "" if pd.isna(record["tasks"]) else f" (tasks × seeds: {record['tasks']:.0f} × {record['seeds']:.0f})"
+        beside = record["reference_against_none"]
+        lines.append(
+            f"{record['family']}: **{record['verdict']}**"
+            + (f", {effect}{counts}" if counts else "")
+            + (f"; L1 on the samples against no penalty: {beside}" if beside != "–" else "")
+        )
+    yield "\n  - ".join(lines)
+
+
+def _images(frame: pd.DataFrame) -> Iterator[str]:
+    """The accuracy of a KAN head minus that of an MLP with as many parameters, by the preparation of the features."""
+    if frame.empty:
+        return
+    compared = frame[(frame["head"] == "kan") & (frame["penalty"] == "none") & frame["over_mlp"].notna()]
+    for key, part in compared.groupby(["setting", "data", "task", "fold", "scope", "backbone"], sort=False):
+        _, data, _, fold, scope, backbone = key
+        shown = []
+        for record in part.to_dict("records"):
+            value, low, high = (f"{100 * record[name]:+.2f}" for name in ("over_mlp", "over_mlp_low", "over_mlp_high"))
+            ends = f"{low} to {high}" if math.isfinite(record["over_mlp_high"]) else "one seed"
+            shown.append(f"{str(record['preparation']).replace('_', ' ')} {value} ({ends})")
+        trained = "alone, on frozen features" if scope == "frozen" else "with the whole network"
+        yield (
+            f"On `{data}`, fold {fold}, a KAN head trained {trained} ({backbone}) has an accuracy that differs from that of an "
+            f"MLP of as many parameters by, in points (95 % over seeds), by preparation: {'; '.join(shown)}. {_table('images')}"
+        )
 
 
 def _named(frame: pd.DataFrame) -> Iterator[str]:

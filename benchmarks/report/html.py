@@ -132,6 +132,8 @@ def _column(values: pd.Series[Any]) -> dict[str, Any] | list[Any]:
 def _rounded(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
+    if value == int(value):
+        return int(value)  # a count: every digit of it is in the tables and sentences too
     rounded = float(f"{value:.{_DIGITS - 1}e}")
     return int(rounded) if rounded == int(rounded) else rounded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,13 @@ PUBLISHED = (
 
 
 def runs_frame(data: Data) -> pd.DataFrame:
-    """One line per trained network: what it is, and its metrics on the test fold (NaN if it diverged)."""
+    """One line per network to train: what it is, and its metrics on the test fold (NaN if it diverged or its case failed)."""
     settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
+    measured = ["diverged", "head_parameters", "epoch", "active_edges", "total_edges", "seconds", *_VALUES]
     lines: list[dict[str, Any]] = []
     for row in data.rows:
         study, result = row.case.images, row.images
-        if study is None or result is None:
+        if study is None:
             continue
         below = study.backbone
         shared = {
@@ -53,26 +55,23 @@ def runs_frame(data: Data) -> pd.DataFrame:
             "backbone": f"ResNet-{below.depth}, stem {below.stem}, width {below.width:g}",
             "head": study.head,
             "preparation": study.preparation,
-            "test_images": result.images[2],
-            "backbone_accuracy": result.backbone_accuracy,
+            "test_images": result.images[2] if result else math.nan,
+            "backbone_accuracy": result.backbone_accuracy if result else math.nan,
         }
-        names = [
-            "seed",
-            "penalty",
-            "strength",
-            "diverged",
-            "head_parameters",
-            "epoch",
-            "active_edges",
-            "total_edges",
-            "seconds",
-        ]
-        lines += [shared | {name: getattr(run, name) for name in (*names, *_VALUES)} for run in result.runs]
+        names = ["seed", "penalty", "strength"]
+        if result:
+            lines += [shared | {name: getattr(run, name) for name in (*names, *measured)} for run in result.runs]
+            continue
+        missing = dict.fromkeys(measured, math.nan) | {"diverged": False}
+        for (penalty, strength), seed in product(study.penalties, study.seeds):
+            lines.append(shared | dict(zip(names, (seed, penalty, strength), strict=True)) | missing)
     return pd.DataFrame(lines)
 
 
 def summarised(runs: pd.DataFrame) -> pd.DataFrame:
     """One line per head, preparation and penalty: means over seeds, and Student's 95 % interval of the mean accuracy.
+
+    Intervals end where no accuracy can be. `known` counts the runs with a value.
 
     `over_mlp` is the mean difference in accuracy to the MLP with the same preparation and seed (no preparation for an updated
     grid), without a penalty, with its interval.
@@ -84,26 +83,27 @@ def summarised(runs: pd.DataFrame) -> pd.DataFrame:
         prepared = "none" if line["preparation"] == "update_grid" else line["preparation"]
         same = plain[(plain[_GROUP[:6]] == list(key[:6])).all(axis=1) & (plain["preparation"] == prepared)]
         pairs = part.merge(same[["seed", "accuracy"]], on="seed", suffixes=("", "_mlp"))
-        line |= dict(zip(("accuracy_mean", "accuracy_low", "accuracy_high"), _interval(part["accuracy"]), strict=True))
-        ends = _interval(pairs["accuracy"] - pairs["accuracy_mlp"]) if line["head"] != "mlp" else (math.nan,) * 3
+        line |= dict(zip(("accuracy_mean", "accuracy_low", "accuracy_high"), _interval(part["accuracy"], 0), strict=True))
+        ends = _interval(pairs["accuracy"] - pairs["accuracy_mlp"], -1) if line["head"] != "mlp" else (math.nan,) * 3
         line |= dict(zip(("over_mlp", "over_mlp_low", "over_mlp_high"), ends, strict=True))
         line |= {f"{name}_mean": part[name].astype(float).mean() for name in _VALUES[1:]}
-        line |= {name: part[name].median() for name in ("active_edges", "total_edges", "seconds")}
+        line |= {name: part[name].astype(float).median() for name in ("active_edges", "total_edges", "seconds")}
         line |= {"head_parameters": part["head_parameters"].iloc[0], "test_images": part["test_images"].iloc[0]}
-        lines.append(line | {"runs": len(part), "diverged": int(part["diverged"].sum()), "case_key": part["case_key"].iloc[0]})
+        line |= {"runs": len(part), "known": int(part["accuracy"].notna().sum()), "diverged": int(part["diverged"].sum())}
+        lines.append(line | {"case_key": part["case_key"].iloc[0]})
     return pd.DataFrame(lines)
 
 
-def _interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Mean and Student's 95 % interval of the mean; infinite with a single value."""
+def _interval(values: Iterable[float], least: float) -> tuple[float, float, float]:
+    """Mean and Student's 95 % interval of the mean within [`least`, 1]; infinite with a single value."""
     known = np.array([value for value in values if not pd.isna(value)], dtype=float)
     if not known.size:
         return (math.nan,) * 3
     mean = float(known.mean())
-    reach = (
-        float(stats.t.ppf(0.975, known.size - 1) * known.std(ddof=1) / math.sqrt(known.size)) if known.size > 1 else math.inf
-    )
-    return mean, mean - reach, mean + reach
+    if known.size == 1:
+        return mean, -math.inf, math.inf
+    reach = float(stats.t.ppf(0.975, known.size - 1) * known.std(ddof=1) / math.sqrt(known.size))
+    return mean, max(mean - reach, least), min(mean + reach, 1.0)
 
 
 def images(data: Data) -> Table:
@@ -119,7 +119,7 @@ def images(data: Data) -> Table:
         "head": code(frame["head"]),
         "preparation": list(frame["preparation"]),
         "penalty": [p if p == "none" else f"{p} {s:g}" for p, s in zip(frame["penalty"], frame["strength"], strict=True)],
-        "parameters of the head": [f"{count:,.0f}" for count in frame["head_parameters"]],
+        "parameters of the head": ["–" if pd.isna(count) else f"{count:,.0f}" for count in frame["head_parameters"]],
         "accuracy, % (95 % over seeds)": _percent(frame, "accuracy_mean", "accuracy_low", "accuracy_high"),
         "minus that of the MLP (95 %)": _percent(frame, "over_mlp", "over_mlp_low", "over_mlp_high"),
         "macro F1": numbers(frame["macro_f1_mean"]),
@@ -128,7 +128,7 @@ def images(data: Data) -> Table:
             "–" if pd.isna(t) else text
             for t, text in zip(frame["total_edges"], parts_of(frame["active_edges"], frame["total_edges"]), strict=True)
         ],
-        "seeds": parts_of(frame["runs"] - frame["diverged"], frame["runs"]),
+        "seeds": parts_of(frame["known"], frame["runs"]),
     }
     return Table("images", frame, view)
 
@@ -152,6 +152,7 @@ def published(data: Data) -> Table:
         for name, *values in PUBLISHED
     ]
     own = runs[(runs["data"] == "hyperkvasir") & (runs["task"] == "23") & (runs["penalty"] == "none")]
+    own = own[own["accuracy"].notna()]
     for key, part in own.groupby(["backbone", "scope", "head", "preparation"], sort=False):
         backbone, scope, head, preparation = map(str, key)
         name = f"{backbone}, {head}, {preparation}, {scope.replace('_', ' ')}"
@@ -218,21 +219,27 @@ def head_cost(data: Data) -> Table:
 
 
 def draw(part: pd.DataFrame) -> Figure:
-    """Draw the accuracy of each head and preparation (rows), without penalties, with its interval."""
-    part = part[(part["penalty"] == "none") & part["accuracy_mean"].notna()]
+    """Draw the accuracy of each head and preparation (rows), without penalties, with its interval; an x has no value."""
+    part = part[part["penalty"] == "none"]
     order = [name for name in ("none", "layer", "tanh", "batch", "update_grid") if name in set(part["preparation"])]
     figure = Figure(figsize=(WIDTH_INCHES, 0.32 * len(order) + 0.9), layout="constrained")
     axes = figure.subplots()
-    for rank, (head, look) in enumerate(HEADS.items()):
+    heads = {head: look for head, look in HEADS.items() if head in set(part["head"])}
+    for rank, (head, look) in enumerate(heads.items()):
         own = part[part["head"] == head]
-        places = own["preparation"].map(order.index) + 0.22 * (rank - 1)
+        places = own["preparation"].map(order.index) + 0.22 * (rank - (len(heads) - 1) / 2)
         known = own["accuracy_high"].apply(math.isfinite)
         axes.hlines(places[known], 100 * own["accuracy_low"][known], 100 * own["accuracy_high"][known], color=look.colour)
         axes.plot(100 * own["accuracy_mean"], places, look.marker, color=look.colour)
+        missing = places[own["accuracy_mean"].isna()]
+        axes.plot([0.97] * len(missing), missing, "x", color=look.colour, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
+    axes.set_ylabel("preparation of\nthe features")
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.set_xlabel("accuracy on the test fold (%)")
     axes.grid(visible=False, axis="y")
-    handles = [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in HEADS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    handles = [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in heads.items()]
+    if part["accuracy_mean"].isna().any():
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure

@@ -11,7 +11,7 @@ from benchmarks.report.html import Part
 from benchmarks.report.provenance import Source
 
 _NOT_RESULTS = ("smoke", "micro")  # what trial runs write beside the reports
-_SHOWN = ("time_ratio", "memory")  # of these kinds the first figure is on the page
+_SHOWN = ("time_ratio", "memory", "sparsity_effects")  # of these kinds the first figure is on the page
 
 
 def has_rows(out: Path) -> bool:

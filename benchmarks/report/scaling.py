@@ -126,7 +126,7 @@ def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dic
         if not (quantity.ratio and (own["arm"] == own["baseline"]).all()):
             handles.append(Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=arm))
     if quantity.interval:
-        handles.append(Patch(color=GREY, alpha=0.4, label=quantity.interval, linewidth=0))
+        handles.append(Line2D([], [], color="black", marker="|", markersize=7, linestyle="", label=quantity.interval))
     if quantity.ratio and frame["floor"].notna().any():
         handles.append(Patch(color=GREY, alpha=0.25, label="noise floor", linewidth=0))
     if frame[quantity.column].isna().any():

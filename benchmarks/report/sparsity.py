@@ -187,7 +187,7 @@ def tables(study: Study, *, named: bool = False) -> Iterator[Table]:
         yield replace(made, name=f"{made.name}-{slug(study.setting)}") if named else made
 
 
-def _percent(frame: pd.DataFrame) -> list[str]:
+def percent(frame: pd.DataFrame) -> list[str]:
     """'+12 % (+3 to +22)' of each effect."""
     ends = frame[["effect", "effect_low", "effect_high"]].itertuples(index=False, name=None)
     return ["–" if pd.isna(value) else f"{_change(value)} % ({_change(low)} to {_change(high)})" for value, low, high in ends]
@@ -216,7 +216,7 @@ def _verdicts(study: Study) -> Table:
         "family": list(frame["family"]),
         "penalty": [label(name) for name in frame["candidate"]],
         "compared with": [label(name) for name in frame["reference"]],
-        "error at equal edges (95 %)": _percent(frame),
+        "error at equal edges (95 %)": percent(frame),
         "p worse": _p(frame["p_worse"]),
         "p within margin": _p(frame["p_within"]),
         "tasks × seeds": _units(frame),
@@ -237,7 +237,7 @@ def _against_none(study: Study) -> Table:
     view: View = {
         "family": list(frame["family"]),
         "penalty": [label(name) for name in frame["candidate"]],
-        "error against no penalty (95 %)": _percent(frame),
+        "error against no penalty (95 %)": percent(frame),
         "probability of improvement (95 %)": _chance(frame),
         "p worse": _p(frame["p_worse"]),
         "p better": _p(frame["p_better"]),

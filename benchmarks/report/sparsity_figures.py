@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ _ASKED = (
     ("sample_std", "importance"),
 )
 _COLUMNS = 4
+_MARKERS = 8  # along one curve: more would hide the curves below
 ERROR = "test error (1: a constant)"
 
 Drawn = tuple[str, Figure, pd.DataFrame, str]  # stem, figure, what it draws, caption
@@ -73,7 +75,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         f"Test error after the refit against edges left, task by task, penalties with their entropy term: {chosen}. Lines are "
-        f"interquartile means over seeds, bands 95 % bootstrap intervals ({seeds}).",
+        f"interquartile means over seeds, bands 95 % bootstrap intervals, left out for no penalty ({seeds}).",
     )
     figure, drawn = sweep(study)
     yield (
@@ -166,7 +168,7 @@ def effects(study: Study) -> Figure:
     frame = study.against_none
     order = list(dict.fromkeys(frame["candidate"]))
     families = [name for name in study.families if name in set(frame["family"])]
-    figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.75), layout="constrained")
     grid = figure.subplots(1, len(families), squeeze=False, sharey=True)
     for axes, family in zip(grid[0], families, strict=True):
         axes.axvline(1, color=GREY, linewidth=0.8)
@@ -182,9 +184,9 @@ def effects(study: Study) -> Figure:
         log_axis(axes, "x")
         axes.set_title(family)
         axes.grid(visible=False, axis="y")
-    grid[0, len(families) // 2].set_xlabel("test error at equal edges / that without a penalty")
+    figure.supxlabel("test error at equal edges / that without a penalty", fontsize=mpl.rcParams["axes.labelsize"])
     grid[0, 0].set_yticks(range(len(order)), [label(name) for name in order])
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_ylim(len(order) - 0.5, -0.5)
     return figure
 
 
@@ -203,7 +205,7 @@ def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
                     axes.axhline(math.exp(found.y[0]), color=BLACK, linewidth=1.0)
                     drawn.append(_frame(found, np.exp, {"family": family, "penalty": penalty}))
                 else:
-                    drawn.append(_plot(axes, found, penalty, np.exp, {"family": family}, marked=True))
+                    drawn.append(_plot(axes, found, penalty, np.exp, {"family": family}))
             axes.set_title(f"{family}, {entropy} entropy")
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -213,7 +215,7 @@ def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
         _decades(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel("test error, mean over\nthe curve (geometric)")
-    _legend(figure, study.penalties, marked=True)
+    _legend(figure, study.penalties, plain="none")
     return figure, pd.concat(drawn, ignore_index=True)
 
 
@@ -228,13 +230,13 @@ def agreement(study: Study) -> tuple[Figure, pd.DataFrame]:
             found = sparsity.agreement_band(study, penalty, pair)
             own = _pair_look(pair)
             keys = {"trained with": penalty, "first": pair[0], "second": pair[1]}
-            drawn.append(_draw(axes, found, own, lambda y: y, keys, marked=True))
+            drawn.append(_draw(axes, found, own, lambda y: y, keys))
         axes.set_title(f"trained with {_trained(penalty)}")
         axes.set_xlabel("share of the training")
         axes.axhline(0, color=GREY, linewidth=0.6)
     grid[0, 0].set_ylabel("rank correlation of two\nnorms of the same edges")
     handles = [
-        Line2D([], [], color=own.colour, marker=own.marker, linestyle=own.line, label=f"{_short(pair[0])}, {_short(pair[1])}")
+        Line2D([], [], color=own.colour, marker=own.marker, linestyle=own.line, label=f"{_short(pair[0])} – {_short(pair[1])}")
         for pair in _ASKED
         for own in (_pair_look(pair),)
     ]
@@ -308,9 +310,8 @@ def _plot(
     keys: dict[str, str],
     *,
     bands: bool = True,
-    marked: bool = False,
 ) -> pd.DataFrame:
-    return _draw(axes, found, look(penalty), scale, keys | {"penalty": penalty}, bands=bands, marked=marked)
+    return _draw(axes, found, look(penalty), scale, keys | {"penalty": penalty}, bands=bands)
 
 
 def _draw(
@@ -321,13 +322,11 @@ def _draw(
     keys: dict[str, str],
     *,
     bands: bool = True,
-    marked: bool = False,
 ) -> pd.DataFrame:
     if found is None:
         return pd.DataFrame()
-    axes.plot(
-        found.x, scale(found.y), color=own.colour, linestyle=own.line, marker=own.marker if marked else "", markersize=2.5
-    )
+    (line,) = axes.plot(found.x, scale(found.y), color=own.colour, linestyle=own.line, marker=own.marker, markersize=2.5)
+    line.set_markevery(max(1, len(found.x) // _MARKERS))
     if bands:
         axes.fill_between(found.x, scale(found.low), scale(found.high), color=own.colour, alpha=0.13, linewidth=0)
     return _frame(found, scale, keys)
@@ -338,10 +337,10 @@ def _frame(found: Band, scale: Callable[..., np.ndarray], keys: dict[str, str]) 
     return pd.DataFrame(values).assign(**keys)
 
 
-def _legend(figure: Figure, penalties: Sequence[str], *, marked: bool = False) -> None:
+def _legend(figure: Figure, penalties: Sequence[str], *, plain: str = "") -> None:
     """One entry a norm; where both forms of a norm are drawn, dashes are explained by the caption."""
     norms = [name for name in ("none", *NORMS) if any(one.removesuffix(ENTROPY) == name for one in penalties)]
-    markers = {name: LOOKS[name].marker if marked and name != "none" else "" for name in norms}
+    markers = {name: LOOKS[name].marker if name != plain else "" for name in norms}
     handles = [Line2D([], [], color=LOOKS[name].colour, marker=markers[name], label=label(name)) for name in norms]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 

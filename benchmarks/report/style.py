@@ -109,11 +109,13 @@ def log_axis(axes: Axes, axis: str, ticks: list[float] | None = None) -> None:
     decades = math.log10(high / low)
     if ticks is not None:
         which.set_ticks(ticks)
-    elif decades < 0.7:
+    elif decades < 0.35:
         which.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     else:
         steps = (
-            (1.0, 2.0, 3.0, 5.0)
+            (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+            if decades < 0.7
+            else (1.0, 2.0, 3.0, 5.0)
             if decades < 1.2
             else (1.0, 2.0, 5.0)
             if decades < 1.7
@@ -122,14 +124,15 @@ def log_axis(axes: Axes, axis: str, ticks: list[float] | None = None) -> None:
             else (1.0,)
         )
         which.set_major_locator(LogLocator(subs=steps, numticks=12))
-    which.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    powers = high >= 1e6
+    which.set_major_formatter(FuncFormatter(lambda value, _: _power(value) if powers else f"{value:.6g}"))
     which.set_minor_locator(NullLocator())
 
 
-def _plain(value: float) -> str:
-    """A number as it is, or a power of ten from a million on."""
-    power = math.log10(value) if value > 0 else 0.0
-    return f"$10^{{{power:.0f}}}$" if power >= 6 and power == round(power) else f"{value:.6g}"
+def _power(value: float) -> str:
+    """A positive number as a power of ten, with a factor before it where it is none."""
+    factor, _, power = f"{value:.5e}".partition("e")
+    return ("" if float(factor) == 1 else f"{float(factor):g} \\times ").join(("$", f"10^{{{int(power)}}}$"))
 
 
 _METADATA: dict[str, dict[str, Any]] = {

@@ -58,7 +58,8 @@ def summary(data: Data) -> Table:
         parameter_count=("parameter_count", "max"),
         status=("status", lambda statuses: ", ".join(sorted(set(statuses)))),
     )
-    frame = frame.reset_index()
+    peaks = cases[cases["kind"] == "memory"].groupby(keys)["status"].first().rename("memory_status")
+    frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = plain_memory(data)
     for mode in MODES:
         frame = _joined(frame, data.speed, mode, keys, ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict"])

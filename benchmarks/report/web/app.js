@@ -46,6 +46,12 @@
     return String(Number(value.toPrecision(6)));
   }
 
+  /* A tick of the y axis: beside a turned label there is room for five letters. */
+  function tickText(value) {
+    const [size, unit] = [[1e9, " G"], [1e6, " M"], [1e4, " k"]].find(([least]) => value >= least) ?? [1, ""];
+    return `${plainText(value / (unit === " k" ? 1e3 : size))}${unit}`;
+  }
+
   function intervalText(row, quantity) {
     if (!quantity.ends.length || row[quantity.ends[0]] === null) return "";
     return `${numberText(row[quantity.ends[0]])} to ${numberText(row[quantity.ends[1]])}`;
@@ -281,7 +287,7 @@
       const at = y(tick);
       if (at < inside.top) continue;
       svg.append(node("line", { class: "grid", x1: inside.left, x2: inside.right, y1: at, y2: at }));
-      svg.append(node("text", { x: inside.left - 6, y: at + 4, "text-anchor": "end" }, plainText(tick)));
+      svg.append(node("text", { x: inside.left - 6, y: at + 4, "text-anchor": "end" }, tickText(tick)));
     }
     let last = -Infinity;
     const measured = places.length <= 12;
@@ -354,7 +360,9 @@
     const failures = failed.length ? ` ${failed.length} without a value, drawn as × at the top.` : "";
     const shade = floors.length ? " The grey band is the noise floor." : "";
     const ends = quantity.interval ? ` Bars and bands: ${quantity.interval}.` : "";
-    element("summary").textContent = `${known.length} values of ${names.length} series.${ends}${shade}${failures}`;
+    const zeros = logy ? rows.filter((row) => row[quantity.column] !== null && row[quantity.column] <= 0).length : 0;
+    const below = zeros ? ` ${zeros} at 0, which a logarithmic axis does not have.` : "";
+    element("summary").textContent = `${known.length} values of ${names.length} series.${ends}${shade}${failures}${below}`;
     fillTable(rows, names);
     remember();
   }
@@ -370,6 +378,9 @@
     head.append(line("th", header.filter((_, at) => used[at]), "col"));
     const body = document.createElement("tbody");
     body.append(...sorted.map((row) => line("td", cells(row).filter((_, at) => used[at]))));
+    [...head.rows[0].cells].forEach((cell, at) => {
+      if (body.rows.length && [...body.rows].every((row) => row.cells[at].className === "number")) cell.className = "number";
+    });
     element("table").replaceChildren(caption, head, body);
   }
 

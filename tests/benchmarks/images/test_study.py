@@ -214,7 +214,7 @@ def test_the_report_shows_heads_with_intervals_beside_the_published_table(smoke:
     ]
     mean, reach = np.mean(own), 12.7062047 * np.std(own, ddof=1) / np.sqrt(2)  # Student's t with one degree of freedom
     assert line[["accuracy_mean", "accuracy_low", "accuracy_high"]].tolist() == pytest.approx(
-        [mean, mean - reach, mean + reach]
+        [mean, max(mean - reach, 0), min(mean + reach, 1)]
     )
     costs = pd.read_csv(smoke / "tables" / "head_cost.csv")
     assert set(costs["arm"]) == {"efficient_kan", "pykan[speed]"}

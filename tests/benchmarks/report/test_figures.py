@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.cases import Case, Point
-from benchmarks.report import capacity, data, penalties, scaling, style, tables
-from benchmarks.rows import SimulatedSeries
+from benchmarks.report import capacity, data, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
+from benchmarks.rows import FrontierPoint, SimulatedSeries
 from reference.arm import ARMS
 
 
@@ -157,9 +161,85 @@ def test_named_peaks_are_points_in_the_order_of_the_arms(run: Any, tmp_path: Pat
     assert [text.get_text() for text in axes.texts] == ["1.00", "no value: see failed cases", "16.0"]
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.03, "0.03"), (16384, "16384"), (1e6, "$10^{6}$"), (3e6, "3e+06")])
-def test_ticks_are_plain_numbers_or_powers_of_ten(value: float, text: str) -> None:
-    assert style._plain(value) == text
+@pytest.mark.parametrize(
+    ("ends", "texts"),
+    [
+        ((0.02, 0.6), ["0.02", "0.05", "0.1", "0.2", "0.5"]),
+        ((2.1, 9.5), ["3", "4", "6", "8"]),
+        ((9e3, 2e8), ["$10^{4}$", "$10^{5}$", "$10^{6}$", "$10^{7}$", "$10^{8}$"]),
+        ((3e6, 6e7), ["$5 \\times 10^{6}$", "$10^{7}$", "$2 \\times 10^{7}$", "$5 \\times 10^{7}$"]),
+    ],
+)
+def test_the_ticks_of_one_axis_are_all_plain_numbers_or_all_powers_of_ten(ends: tuple[float, float], texts: list[str]) -> None:
+    axes = Figure().subplots()
+    axes.set_xlim(*ends)
+    style.log_axis(axes, "x")
+    shown = zip(axes.get_xticks(), axes.xaxis.get_ticklabels(), strict=True)
+    assert [label.get_text() for tick, label in shown if ends[0] <= tick <= ends[1]] == texts
+
+
+def test_what_does_not_fit_at_all_is_drawn_as_a_zero(run: Any, tmp_path: Path) -> None:
+    for arm, batch in (("efficient_kan", 7), ("pykan[speed]", 0), ("pykan[default]", None)):
+        where = Point(batch=1, layers=(8, 8), grid_size=5)
+        case = Case(kind="frontier", arm=arm, point=where, modes=("step",), capacities_gib=(8,))
+        found = [] if batch is None else [FrontierPoint(capacity_gib=8, batch=batch, peak_bytes=1, next_peak_bytes=None)]
+        run.add(case, frontier=found, **({"status": "timeout", "reason": "no result"} if batch is None else {}))
+    figure = capacity.draw_frontier(data.load(run.write(tmp_path)).frontier)
+    (axes,) = figure.axes
+    colours = {name: look.colour for name, look in style.LOOKS.items()}
+    found = {
+        line.get_marker(): line.get_color() for line in axes.lines if len(line.get_xdata()) and line.get_linestyle() == "None"
+    }
+    assert found == {"$0$": colours["pykan[speed]"], "x": colours["pykan[default]"]}
+    assert {"not even one sample fits", "no value: see failed cases"} <= set(legend(figure))
+
+
+def cut_off(figure: Figure) -> bool:
+    """Whether anything drawn reaches beyond the figure."""
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    used = figure.get_tightbbox(canvas.get_renderer())
+    width, height = figure.get_size_inches()
+    return bool(min(used.x0, used.y0) < -0.01 or max(used.x1 - width, used.y1 - height) > 0.01)
+
+
+def test_nothing_of_a_figure_is_cut_off(loaded: data.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(style, "save", lambda figure, _, folder, name: drawn.update({name: figure}))
+    (study,) = sparsity.studies(loaded)
+    figures.draw_all(loaded, [study], tmp_path)
+    frames = {
+        name: pd.concat([getattr(study, name), getattr(study, name).assign(family="real")]) for name in ("runs", "against_none")
+    }
+    with style.applied():
+        drawn["two families"] = sparsity_figures.effects(replace(study, **frames))
+    assert len(drawn) > 5
+    assert [name for name, figure in drawn.items() if cut_off(figure)] == []
+
+
+def heads(**accuracies: tuple[float, ...]) -> pd.DataFrame:
+    """Runs of heads on one data set, one seed for each accuracy."""
+    shared = {"setting": "cpu", "data": "digits", "task": "23", "fold": 0, "scope": "frozen", "backbone": "ResNet-18"}
+    shared |= {"preparation": "batch", "penalty": "none", "strength": 0.0, "case_key": "0", "test_images": 9, "diverged": False}
+    values = dict.fromkeys((*images._VALUES[1:], "active_edges", "total_edges", "seconds", "head_parameters"), 0.5)
+    return pd.DataFrame(
+        [
+            shared | values | {"head": head, "seed": seed, "accuracy": accuracy}
+            for head, found in accuracies.items()
+            for seed, accuracy in enumerate(found)
+        ]
+    )
+
+
+def test_intervals_of_accuracies_end_where_none_can_be_and_heads_without_a_value_are_marked() -> None:
+    frame = images.summarised(heads(linear=(0.1, 0.9), mlp=(0.5,), kan=(math.nan, math.nan))).set_index("head")
+    assert (frame.loc["linear", "accuracy_low"], frame.loc["linear", "accuracy_high"]) == (0, 1)
+    assert frame.loc["mlp", "accuracy_high"] == math.inf
+    assert list(frame["known"]) == [2, 1, 0]
+    figure = images.draw(frame.reset_index())
+    assert [colour for _, colour in marks(figure.axes[0])] == [images.HEADS["kan"].colour]
+    assert legend(figure) == ["linear", "mlp", "kan", "no value: see failed cases"]
+    assert legend(images.draw(images.summarised(heads(kan=(0.5, 0.6))))) == ["kan"]
 
 
 def legend(figure: Figure) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +35,36 @@ def test_findings_come_first_and_start_with_an_interval(rendered: Path) -> None:
 def test_every_finding_names_its_table(rendered: Path) -> None:
     found = section((rendered / "README.md").read_text(encoding="utf-8"), "Findings").strip()
     items = [line for line in found.splitlines() if line.startswith("- ")]
-    assert len(items) == 4
+    assert len(items) == 5
     for item in items:
         name = re.search(r"\[T\d+\]\((tables/\w+\.md)\)", item)
         assert name
         assert (rendered / name.group(1)).is_file()
+
+
+def test_the_verdict_of_the_study_is_among_the_findings(rendered: Path) -> None:
+    found = section((rendered / "README.md").read_text(encoding="utf-8"), "Findings")
+    _, _, verdicts = found.partition("- Does L1 on the weights do the job of L1 on the samples?")
+    frame = pd.read_csv(rendered / "tables" / "sparsity_verdict.csv")
+    main = frame[(frame["candidate"] == "weight_l1+entropy") & frame["effect"].notna()]
+    assert not main.empty
+    for line in main.to_dict("records"):
+        effect, low, high = (f"{100 * math.expm1(line[end]):+.1f}" for end in ("effect", "effect_low", "effect_high"))
+        assert f"  - {line['family']}: **{line['verdict']}**, {effect} % ({low} to {high})" in verdicts
+
+
+def test_a_memory_that_was_not_measured_is_not_called_a_failure(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    for arm, status in (("pykan[speed]", None), ("cox_de_boor", "oom")):
+        timed = run.add(speed_case(arm), speed=times(2.0)).case
+        if status:
+            run.add(timed.model_copy(update={"kind": "memory", "baseline": None}), status=status, reason="no memory")
+    render(run.write(tmp_path))
+    found = section((tmp_path / "README.md").read_text(encoding="utf-8"), "Findings")
+    assert re.search(r"`pykan\[speed\]`: .*, no peak memory \(not measured\)", found)
+    assert re.search(r"`cox_de_boor`: .*, no peak memory \(oom\)", found)
 
 
 def test_the_range_over_all_points_counts_every_point(full_run: Any, tmp_path: Path) -> None:
@@ -61,7 +87,8 @@ def test_the_range_names_the_points_of_its_ends(
     line = findings.overall(data.load(run.write(tmp_path))).frame.iloc[0]
     assert (line["lowest_at"], line["highest_at"]) == ("B = 32, 32-32-1, G = 5, k = 3", "B = 512, 32-32-1, G = 5, k = 3")
     assert (line["faster"], line["within_noise"], line["slower"]) == (1, 1, 1)
-    made = {name: tables.Table(name, pd.DataFrame(), {}) for name in ("simulated", "frontier", "equivalence", "penalty_cost")}
+    absent = ("simulated", "frontier", "equivalence", "penalty_cost", "images")
+    made = {name: tables.Table(name, pd.DataFrame(), {}) for name in absent}
     loaded = data.load(tmp_path)
     text = findings.findings(made | {"summary": tables.summary(loaded), "overall": findings.overall(loaded)})
     assert "slower beyond the noise at 1, within it at 1, faster at 1, without a value at 0" in text
