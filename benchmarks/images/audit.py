@@ -23,8 +23,11 @@ def audit(images: FileSet, workers: int = 4) -> list[Problem]:
 
 def contents(paths: Sequence[Path], workers: int = 4) -> list[Problem]:
     """Return the problems in the contents of these files: empty, no image, cut off, not a JPEG, equal to another."""
-    with ThreadPoolExecutor(workers) as pool:
-        checked = list(pool.map(_check, paths))
+    # Around the pool: threads share the filters of warnings, and would restore each other's.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow warns where it repairs
+        with ThreadPoolExecutor(workers) as pool:
+            checked = list(pool.map(_check, paths))
     problems = [problem for problem, _ in checked if problem]
     first: dict[bytes, Path] = {}
     for path, (_, digest) in zip(paths, checked, strict=True):
@@ -47,11 +50,9 @@ def _check(path: Path) -> tuple[Problem | None, bytes]:
         return Problem("empty file", str(path)), b""
     digest = hashlib.sha256(data).digest()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow warns where it repairs
-            with Image.open(path) as image:
-                image.load()
-                kind = image.format
+        with Image.open(path) as image:
+            image.load()
+            kind = image.format
     except UnidentifiedImageError:
         return Problem("not an image", str(path)), digest
     except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:

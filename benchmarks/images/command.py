@@ -205,7 +205,7 @@ def train_images(
             if training.history:
                 console.print(f"{len(training.history)} epochs are in {out} already")
             trained = training.run()
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             progress.stop()
             _refuse(console, error)
     print(f"epoch {trained.epoch + 1} of {trained.epochs}, chosen on the validation set; all results in {out}")

@@ -216,9 +216,9 @@ def train_head(settings: Settings, given: Features, epochs: int) -> HeadRun:
             loss.backward()
             optimiser.step()
             scheduler.step()
-        if not np.isfinite(float(loss.detach())):
-            return HeadRun(diverged=True, seconds=time.perf_counter() - begin, **start)
         p, lost = _probabilities(model, val_x, val_y)
+        if not np.isfinite([float(loss.detach()), lost]).all():
+            return HeadRun(diverged=True, seconds=time.perf_counter() - begin, **start)
         score = (metrics.evaluate(val_y.cpu().numpy(), p).macro_f1, -lost)
         if score > best:
             best, chosen = score, epoch

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -192,13 +193,18 @@ class Training:
 
     @torch.no_grad()
     def predict(self, indices: Indices) -> Predictions:
-        """Return what the network says about these images, in evaluation mode."""
+        """Return what the network says about these images, in evaluation mode.
+
+        Raises FloatingPointError if that is not finite.
+        """
         self.model.eval()
         rows, labels, loss = [], [], 0.0
         for x, y, _ in plain_batches(self.views, indices, max(self.settings.batch, 128), self.workers):
             with self._precision():
                 logits = self.model(x.to(self.device))
             logits = logits.double().cpu()
+            if not logits.isfinite().all():
+                raise FloatingPointError("training diverged: logits are not finite")
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
             rows.append(logits.softmax(1).numpy())
             labels.append(y.numpy())
@@ -270,7 +276,10 @@ class Training:
 
 
 def build(settings: Settings, channels: int, classes: int) -> ResNetKAN:
-    """Return the untrained network of `settings`, from its seed; with `weights`, the published ones in the backbone."""
+    """Return the untrained network of `settings`, from its seed; with `weights`, the published ones in the backbone.
+
+    Raises ValueError if that file does not hold the backbone's weights.
+    """
     generator = torch.Generator().manual_seed(settings.seed)
     model = ResNetKAN(
         settings.depth, classes, "linear", stem=settings.stem, width=settings.width, in_channels=channels, generator=generator
@@ -278,9 +287,12 @@ def build(settings: Settings, channels: int, classes: int) -> ResNetKAN:
     # The head comes last from the generator: networks that differ in it alone start from the same backbone.
     model.head = head(settings, model.head.in_features, classes, generator)
     if settings.weights is not None:
-        state = torch.load(settings.weights, map_location="cpu", weights_only=True)
         own = model.backbone.state_dict()
-        model.backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=True)
+        try:
+            state = torch.load(settings.weights, map_location="cpu", weights_only=True)
+            model.backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=True)
+        except (OSError, AttributeError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(f"weights: expected those of this backbone, got {settings.weights}: {error}") from error
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.images.audit import audit
+from benchmarks.images.audit import audit, contents
 from benchmarks.images.labels import BY_FOLDER, CLASSES, task_classes
 from benchmarks.images.offline import OFFLINE, offline
 from benchmarks.images.sets import DamagedError
 from benchmarks.images.trees import HyperKvasir, KvasirV2, read_split
-from tests.benchmarks.images.generated import hyperkvasir, jpeg, kvasir_v2, stem_of
+from tests.benchmarks.images.generated import hyperkvasir, jpeg, kvasir_v2, named, stem_of
 
 
 def test_the_class_table_is_that_of_the_data_set() -> None:
@@ -236,6 +237,20 @@ def test_damage_is_reported_by_file(tmp_path: Path, damage: Callable[[Path, Path
         assert [p for p in caught.value.problems if p.kind == kind and name in p.file]
     else:
         assert len(HyperKvasir(root)) == before
+
+
+def test_what_the_decoder_warns_of_is_corrupt_in_every_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{n}.jpg" for n in range(64)]
+    for path in paths:
+        path.write_bytes(named(jpeg(0, side=600), path.name))  # large enough for threads to overlap
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of the tests, where no filter makes errors of them
+        before = list(warnings.filters)
+        assert contents(paths, workers=8) == []
+        assert list(warnings.filters) == before
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600 * 600 - 1)
+        problems = contents(paths, workers=8)
+    assert [(problem.kind, problem.file) for problem in problems] == [("corrupt image", str(path)) for path in paths]
 
 
 def test_an_image_that_cannot_be_decoded_stops_with_its_name(tmp_path: Path) -> None:

@@ -210,6 +210,39 @@ def test_networks_that_differ_in_the_head_start_from_the_same_backbone(head: Any
         assert model.head.get_parameter("net.0.weight").shape[0] == equal_width(32, 10, wanted)
 
 
+def test_published_weights_go_into_the_backbone_and_other_files_are_named(tmp_path: Path) -> None:
+    state = build(tiny(seed=1), 1, 10).backbone.state_dict()
+    path = tmp_path / "weights.pt"
+    kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}  # as before torch 0.4.1
+    torch.save(kept | {"fc.weight": torch.zeros(1000, 32), "fc.bias": torch.zeros(1000)}, path)
+    found = build(tiny(weights=str(path)), 1, 10)
+    assert all(torch.equal(value, state[name]) for name, value in found.backbone.state_dict().items())
+    plain = build(tiny(), 1, 10).head.state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in found.head.state_dict().items())
+    for content in ({"conv1.weight": torch.zeros(1)}, {}, torch.zeros(1)):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="weights: expected those of this backbone, got"):
+            build(tiny(weights=str(path)), 1, 10)
+    path.write_text("no weights")
+    for file in (path, tmp_path / "absent.pt"):
+        with pytest.raises(ValueError, match="weights: expected those of this backbone, got"):
+            build(tiny(weights=str(file)), 1, 10)
+
+
+def test_a_network_that_is_not_finite_after_an_epoch_has_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny(epochs=1)
+    training = Training(settings, settings.open())
+
+    def ruin(self: Training) -> None:
+        with torch.no_grad():
+            self.model.head.get_parameter("net.layers.0.base_weight").fill_(torch.nan)
+
+    monkeypatch.setattr(Training, "_update_grid", ruin)
+    training.settings = settings.model_copy(update={"grid_updates": 1})
+    with pytest.raises(FloatingPointError, match="training diverged"):
+        training.run()
+
+
 @pytest.mark.parametrize("penalty", ["weight_l1", "sample_l1", "sample_std"])
 def test_penalties_reach_the_training(penalty: Any) -> None:
     settings = tiny(epochs=1)
