@@ -121,11 +121,13 @@ def band(x: NDArray[np.float64], tasks_: Sequence[NDArray[np.float64]], name: st
 
 
 def log_errors(part: pd.DataFrame, curve: str, rule: rules.Rule) -> NDArray[np.float64]:
-    """ln(error) along `curve` of each run, clipped as declared: `(runs, counts)`."""
-    rows = [[rule.ceiling if error is None else error for error in errors or ()] for errors in part[curve]]
+    """ln(error) along `curve` of each run, clipped as declared, failed ones at the ceiling: `(runs, counts)`."""
     width = len(part["edge_counts"].iloc[0])
-    values = np.array([row or [rule.ceiling] * width for row in rows])
-    return np.asarray(np.log(np.clip(values, rule.floor, rule.ceiling)))
+    rows = [
+        [rule.ceiling] * width if lost else [rule.ceiling if error is None else error for error in errors]
+        for errors, lost in zip(part[curve], part["failed"], strict=True)
+    ]
+    return np.asarray(np.log(np.clip(np.array(rows), rule.floor, rule.ceiling)))
 
 
 def task_band(study: Study, penalty: str, task: str, curve: str = "test") -> Band | None:
@@ -250,8 +252,13 @@ def _against_none(study: Study) -> Table:
 def _by_task(study: Study) -> Table:
     """Medians over seeds of the choices, per task and penalty."""
     levels = [f"edges_{level:g}" for level in study.rule.levels]
+    known = set(study.runs.loc[study.runs["exact_structure"].notna(), "task"])
     choices = study.choices.assign(
-        exact=[math.nan if value is None else float(value) for value in study.choices["exact_structure"]],
+        # A choice that failed has no structure to judge, and is no success.
+        exact=[
+            float(bool(value) and not lost) if task in known else math.nan
+            for task, value, lost in study.choices[["task", "exact_structure", "failed"]].itertuples(index=False)
+        ],
         auc=study.choices["relevance_auc"].astype(float),
         total=[counts[-1] for counts in study.choices["edge_counts"]],
         error=np.exp(study.choices["test_area"]),

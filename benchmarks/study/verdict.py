@@ -45,22 +45,22 @@ def with_areas(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     ceiling.
     """
     frame = frame[frame["status"] != "unsupported"]
+    failed = (frame["status"] != "ok") | frame["diverged"].fillna(True).astype(bool)
     curves = {"validation_area": "validation", "test_area": "test", "before_area": "before"}
     made = {
         name: [
-            area(counts, errors if errors is not None else [None] * len(counts), rule)
-            for counts, errors in zip(frame["edge_counts"], frame[curve], strict=True)
+            area(counts, [None] * len(counts) if lost else errors, rule)
+            for counts, errors, lost in zip(frame["edge_counts"], frame[curve], failed, strict=True)
         ]
         for name, curve in curves.items()
     }
     made |= {
         f"edges_{level:g}": [
-            fewest_edges(counts, errors, level) if errors is not None else math.inf
-            for counts, errors in zip(frame["edge_counts"], frame["test"], strict=True)
+            math.inf if lost else fewest_edges(counts, errors, level)
+            for counts, errors, lost in zip(frame["edge_counts"], frame["test"], failed, strict=True)
         ]
         for level in rule.levels
     }
-    failed = (frame["status"] != "ok") | frame["diverged"].fillna(True).astype(bool)
     families = [tasks.get_task(name).family if name in _known() else "unknown" for name in frame["task"]]
     return frame.assign(**made, failed=failed, family=families)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ def test_bands_hold_their_curve_and_are_the_same_each_time(study: sparsity.Study
     again = sparsity.task_band(study, "none", "product"), sparsity.task_band(study, "none", "product")
     assert again[0] is not None and again[1] is not None
     assert (again[0].low == again[1].low).all()
+
+
+def test_a_choice_that_failed_is_drawn_at_the_ceiling_and_is_no_success(study: sparsity.Study) -> None:
+    lost = replace(study, choices=study.choices.assign(failed=True, exact_structure=None))
+    found = sparsity.task_band(lost, "none", "product")
+    assert found is not None
+    assert (found.y == math.log(study.rule.ceiling)).all()
+    frames = [{table.name: table.frame for table in sparsity.tables(one)}["sparsity_tasks"] for one in (study, lost)]
+    assert (frames[0]["exact"] > 0).all()
+    assert (frames[1]["exact"] == 0).all(), "left out, the rate would be that of the rest"
 
 
 def test_every_figure_says_its_seeds_and_failures(study: sparsity.Study) -> None:

@@ -90,7 +90,8 @@ def test_a_penalty_that_always_fails_counts_as_the_ceiling() -> None:
     for line in lines:
         line |= {"diverged": True} | dict.fromkeys(("before", "validation", "test"), (None,) * len(COUNTS))
     timed_out = [line | {"status": "timeout", "diverged": None, "test": None} for line in lines]
-    for group in (lines, timed_out):
+    finite_once_pruned = [line | {"diverged": True} for line in runs("p", lambda seed, task, strength: 0.5)]
+    for group in (lines, timed_out, finite_once_pruned):
         found = choices(group)
         assert set(found["test_area"]) == {0.0}
         assert found["failed"].all()
