@@ -45,7 +45,11 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "sparsity_verdict": (15, "Does L1 on the weights do the job? The verdict per family of tasks."),
     "sparsity_penalties": (16, "Every penalty against no penalty."),
     "sparsity_tasks": (17, "Every penalty on every task: medians over seeds at the chosen strengths."),
-    "sparsity_ends": (18, "Do the strengths reach from no effect to collapse?"),
+    "sparsity_ends": (
+        18,
+        "Do the strengths reach from no effect to collapse? Collapse is that of the penalty's own norm: `weight_l1` leaves the base "
+        "weights out, so that a network under it may go on predicting with those.",
+    ),
     "sparsity_cross_check": (19, "pykan itself against this package's form of its penalty."),
     "sparsity_declared": (20, "The tasks of the study, as declared."),
     "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
