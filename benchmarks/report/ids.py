@@ -47,8 +47,8 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "sparsity_tasks": (17, "Every penalty on every task: medians over seeds at the chosen strengths."),
     "sparsity_ends": (
         18,
-        "Do the strengths reach from no effect to collapse? Collapse is that of the penalty's own norm: `weight_l1` leaves the base "
-        "weights out, so that a network under it may go on predicting with those.",
+        "Do the strengths reach from no effect to collapse? Collapse is that of the penalty's own norm: `weight_l1` leaves the "
+        "base weights out, so that a network under it may go on predicting with those.",
     ),
     "sparsity_cross_check": (19, "pykan itself against this package's form of its penalty."),
     "sparsity_declared": (20, "The tasks of the study, as declared."),
