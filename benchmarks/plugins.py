@@ -1,4 +1,4 @@
-"""Arms from outside: a Python file that calls `reference.arm.register`."""
+"""Arms and tasks from outside: a Python file that calls `reference.arm.register` or `benchmarks.tasks.register`."""
 
 from __future__ import annotations
 

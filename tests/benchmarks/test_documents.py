@@ -95,7 +95,7 @@ def test_the_committed_reports_are_what_the_rows_give(machines: list[Path], tmp_
 
 def test_the_example_of_an_arm_and_a_preset_runs(tmp_path: Path) -> None:
     blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", HOW_TO, flags=re.DOTALL) for kind in ("python", "toml")}
-    assert [len(found) for found in blocks.values()] == [1, 1]
+    assert [len(found) for found in blocks.values()] == [2, 1]
     (tmp_path / "double.py").write_text(blocks["python"][0], encoding="utf-8")
     (tmp_path / "double.toml").write_text(blocks["toml"][0], encoding="utf-8")
     (commands,) = re.findall(r"```\n(python -m benchmarks run .*?)```", HOW_TO, flags=re.DOTALL)
@@ -108,6 +108,18 @@ def test_the_example_of_an_arm_and_a_preset_runs(tmp_path: Path) -> None:
     assert set(summary["batch"]) == {32, 64, 128}
     assert (summary.loc["efficient_kan[double]", "status"] == "ok").all()
     assert (summary.loc["efficient_kan[double]", "step_ratio"] > 0).all()
+
+
+def test_the_example_of_a_task_is_planned_with_every_penalty(tmp_path: Path) -> None:
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", HOW_TO, flags=re.DOTALL) if "chirp" in block)
+    (tmp_path / "chirp.py").write_text(example, encoding="utf-8")
+    (command,) = re.findall(r"```\n(python -m benchmarks plan .*?)\n```", HOW_TO)
+    words = command.replace("chirp.py", str(tmp_path / "chirp.py")).split()
+    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    planned = [line for line in done.stdout.splitlines() if " chirp " in line]
+    assert len(planned) == 9
+    assert all("3-4-1" in line for line in planned)
 
 
 def test_the_how_tos_links_lead_to_files() -> None:
