@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import results
+from benchmarks.cases import Case
 from benchmarks.rows import Environment, Row
 
 # Axis -> (column along it, columns that are fixed on one of its lines).
@@ -124,12 +125,21 @@ def processor(environment: Environment) -> str:
 
 
 def _newest(rows: Sequence[Row]) -> list[Row]:
-    """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions."""
+    """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions.
+
+    A sweep replaces one of other strengths: together they would give a penalty more strengths to choose from than others have.
+    """
     latest: dict[tuple[str, int, str], Row] = {}
     for row in sorted(rows, key=lambda row: row.finished_at):
-        latest[row.case.cell, row.case.process, row.machine] = row
+        latest[_without_strengths(row.case).cell, row.case.process, row.machine] = row
     kept = {row.case_key for row in latest.values()}
     return [row for row in rows if row.case_key in kept]
+
+
+def _without_strengths(case: Case) -> Case:
+    if case.sweep is None:
+        return case
+    return case.model_copy(update={"sweep": case.sweep.model_copy(update={"strengths": ()})})
 
 
 def _settings(rows: Sequence[Row]) -> dict[str, str]:

@@ -103,7 +103,9 @@ def _overview(data: Data) -> str:
         f"Setting: {'; '.join(sorted(set(data.cases['setting'])))}. Machine: {'; '.join(_machines(data))}.",
     ]
     if data.superseded:
-        lines.append(f"{data.superseded} older measurements of the same cases are stored too and not shown.")
+        lines.append(
+            f"{data.superseded} older measurements of the same cases, or of other strengths, are stored too and not shown."
+        )
     scaled = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
     apart = int((~scaled[[f"on_{axis}" for axis in AXES]].any(axis=1)).sum())
     if apart:

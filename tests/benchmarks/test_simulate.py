@@ -272,6 +272,13 @@ def test_a_case_that_cannot_fit_anywhere_is_simulated_all_the_same(arm: str, lea
         assert measure(Job(case=case)).simulated == outcome.simulated
 
 
+@pytest.mark.parametrize("budget", [0, 2**26], ids=["lean", "default"])
+def test_the_published_case_takes_less_than_600_mb_of_activations_on_a_cpu(budget: int) -> None:
+    with kernels.set_feature_budget(budget):
+        peak = simulate.simulated_peak(get_arm("efficient_kan"), PUBLISHED, "step", policy="cpu")
+    assert peak.peak - peak.before < 600e6  # gradients included
+
+
 def test_the_frontier_of_an_arm_is_where_its_own_simulation_says() -> None:
     point = Point(batch=1, layers=(16, 16), grid_size=5)
     case = Case(kind="frontier", arm="efficient_kan", point=point, modes=("step",), capacities_gib=(1, 2), rounding_bytes=512)

@@ -26,6 +26,26 @@ def test_the_newest_measurement_of_a_case_is_shown(
     assert loaded.superseded == 1
 
 
+def test_a_sweep_replaces_one_of_other_strengths(run: Any, full_run: Any, tmp_path: Path) -> None:
+    sweeps = [row for row in full_run.rows if row.case.sweep is not None and row.sparsity is not None]
+    for row in sweeps:
+        run.add(row.case, sparsity=row.sparsity)
+    old = next(row for row in sweeps if row.case.sweep.penalty == "weight_l1+entropy" and row.case.sweep.task == "product")
+    moved = {strength: strength / 10 for strength in old.case.sweep.strengths}
+    sweep = old.case.sweep.model_copy(update={"strengths": tuple(moved.values())})
+    runs = tuple(one.model_copy(update={"strength": moved[one.strength]}) for one in old.sparsity.runs)
+    run.add(
+        old.case.model_copy(update={"sweep": sweep}),
+        sparsity=old.sparsity.model_copy(update={"runs": runs}),
+        finished_at="2026-01-02T09:00:00+00:00",
+    )
+    loaded = data.load(run.write(tmp_path))
+    assert loaded.superseded == 1
+    shown = loaded.sparsity[loaded.sparsity["penalty"] == "weight_l1+entropy"].groupby("task")["strength"].agg(set)
+    assert shown["product"] == set(moved.values())
+    assert shown["exp_sin"] == set(moved)
+
+
 @pytest.mark.parametrize(
     ("factor", "verdict"), [(1.5, "slower"), (0.5, "faster"), (1.0, "within noise")], ids=["slow", "fast", "equal"]
 )
