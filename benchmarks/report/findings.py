@@ -194,20 +194,24 @@ def _named(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def _frontier(frame: pd.DataFrame) -> Iterator[str]:
-    """The largest batch at the smallest memory and the largest width at which every arm has a value above zero."""
+    """The largest batch at the smallest memory and the largest width at which every arm that has one at all is above zero."""
     if frame.empty:
         return
     for setting, part in frame.groupby("setting", sort=False):
         least = part[part["capacity_gib"] == part["capacity_gib"].min()]
+        without = [arm for arm, at in least.groupby("arm", sort=False) if at["largest_batch"].isna().all()]
+        least = least[~least["arm"].isin(without)]
         complete = [width for width, at in least.groupby("width") if at["largest_batch"].gt(0).all()]
         if not complete:
             continue
         chosen = least[least["width"] == max(complete)]
         batches = ", ".join(f"`{arm}` {batch:,.0f}" for arm, batch in zip(chosen["arm"], chosen["largest_batch"], strict=True))
         first = chosen.to_dict("records")[0]
+        silent = f"; no value for {', '.join(f'`{arm}`' for arm in without)}" if without else ""
+        where = f"{first['layers']}, G = {first['grid_size']}, k = {first['spline_order']}; {setting}"
         yield (
-            f"Into {first['capacity_gib']} GiB fits, by simulation, one training step of at most this many samples: {batches} "
-            f"({first['layers']}, G = {first['grid_size']}, k = {first['spline_order']}; {setting}). {_table('frontier')}"
+            f"Into {first['capacity_gib']} GiB fits, simulated, a training step of at most so many samples: {batches}{silent} "
+            f"({where}). {_table('frontier')}"
         )
 
 

@@ -225,7 +225,8 @@ def _verdicts(study: Study) -> Table:
         "verdict": [f"**{text}**" for text in frame["verdict"]],
         "the reference against no penalty": beside,
     }
-    return Table("sparsity_verdict", frame.assign(reference_against_none=beside), view)
+    ratios = {f"error_ratio{end}": np.exp(frame[f"effect{end}"]) for end in ("", "_low", "_high")}
+    return Table("sparsity_verdict", frame.assign(**ratios, reference_against_none=beside), view)
 
 
 def _units(frame: pd.DataFrame) -> list[str]:

@@ -44,6 +44,7 @@ KNOWN: dict[str, tuple[str, str] | None] = {
     "Python 3.11": ("pyproject.toml", ">=3.11"),
     "8 to 141 GiB": ("benchmarks/presets/__init__.py", "(8, 16, 24, 40, 80, 141)"),
     "(95 %:": ("benchmarks/stats.py", "confidence: float = 0.95"),
+    "(geometric means, 95 %)": ("benchmarks/study/rule.toml", "confidence = 0.95"),
     "(equations 2.17–2.20)": None,
     "(pip 25.1 or later)": None,
     "on 14 tasks and five seeds": ("tests/benchmarks/study/test_tasks.py", "assert len(ALL) == 14"),

@@ -130,3 +130,16 @@ def test_every_figure_and_table_is_among_the_claims(rendered: Path) -> None:
     for folder, suffix in (("figures", "png"), ("tables", "md")):
         for path in (rendered / folder).glob("*.csv"):
             assert f"]({folder}/{path.stem}.{suffix})" in claims
+
+
+def test_arms_without_any_largest_batch_are_named_beside_those_with_one() -> None:
+    shared = {"setting": "cpu", "capacity_gib": 8, "grid_size": 5, "spline_order": 3}
+    batches = {("a", 16): 900.0, ("a", 64): 30.0, ("b", 16): 800.0, ("b", 64): 0.0, ("c", 16): None, ("c", 64): None}
+    frame = pd.DataFrame(
+        [
+            shared | {"arm": arm, "width": width, "layers": f"{width}-{width}", "largest_batch": batch}
+            for (arm, width), batch in batches.items()
+        ]
+    )
+    (sentence,) = findings._frontier(frame)
+    assert "`a` 900, `b` 800; no value for `c` (16-16, G = 5" in sentence
