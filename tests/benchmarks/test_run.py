@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -172,7 +173,9 @@ def test_an_interrupted_run_ends_at_once_and_makes_no_row_of_what_it_was_at(tmp_
     preset.write_text(f"{head}[lines]\nbatch = [8, 16, 32, 64]\n[{kind}]\n{section}")
     rows = out / "raw" / "rows.jsonl"
     command = [*_command(preset, out), "--plugin", str(PLANTED)]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where this runs in the background of a shell, the interrupt is ignored, which a child would inherit.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     deadline = time.monotonic() + 60
     while not (rows.exists() and rows.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -3,7 +3,7 @@
 Parts are consecutive and of equal size, and depend on the number of threads alone: results are the same in every run with the
 same number. Functions of integers run on the threads that torch's own operators run on (OpenMP), so that the two never contend
 for a core: those threads wait actively after each product, and threads of another kind would have to push them aside. Where
-torch was built without GNU's OpenMP, in a process forked after such a run, whose threads did not survive the fork, and for
+torch has no such OpenMP, in a child forked from a process that may have had its threads, which do not survive a fork, and for
 functions of arrays, threads of Python serve; compiled functions release the GIL. Nothing is started before it is needed.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,7 +29,8 @@ _HEAD = 5  # integers before the arguments of a run: function, number and size o
 
 _pool: ThreadPoolExecutor | None = None
 _size = 0
-_used_openmp = _lost_openmp = False
+_lost_openmp = False
+_python_threads = 1
 
 
 def run(function: Callable[..., Any], length: int, *arguments: Any, least: int = 1) -> None:
@@ -37,8 +39,7 @@ def run(function: Callable[..., Any], length: int, *arguments: Any, least: int =
     if parts <= 1:
         function(*arguments, 0, length)
         return
-    openmp = None if _lost_openmp or not isinstance(function, Entry) else _openmp()
-    if openmp is not None and isinstance(function, Entry):
+    if isinstance(function, Entry) and not _lost_openmp and (openmp := _openmp()) is not None:
         _run_openmp(openmp, function, length, parts, arguments)
         return
     bounds = [length * n // parts for n in range(parts + 1)]
@@ -75,11 +76,17 @@ def _address(function: Any) -> int:
 
 
 def _run_openmp(openmp: _OpenMP, function: Entry, length: int, parts: int, arguments: tuple[int, ...]) -> None:
-    global _used_openmp
-    _used_openmp = True
-    head = (function.address, openmp.thread_number, openmp.team_size, length, parts)
-    data = (ctypes.c_int64 * (_HEAD + len(arguments)))(*head, *arguments)
-    openmp.parallel(_share(len(arguments)).address, ctypes.addressof(data), parts, 0)
+    assert len(arguments) + 2 == function.arity
+    data = _integers(_HEAD + len(arguments))(
+        function.address, openmp.thread_number, openmp.team_size, length, parts, *arguments
+    )
+    # As many threads as torch asks for, though some have no part: GNU's OpenMP ends and starts threads where sizes differ.
+    openmp.parallel(_share(len(arguments)).address, ctypes.addressof(data), torch.get_num_threads(), 0)
+
+
+@cache
+def _integers(count: int) -> Any:
+    return ctypes.c_int64 * count
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -132,11 +139,24 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return _pool
 
 
+def _count() -> None:
+    global _python_threads
+    _python_threads = threading.active_count()
+
+
 def _forget() -> None:
-    """The threads of a parent do not exist in a forked child."""
+    """The threads of a parent do not exist in a forked child.
+
+    If the parent has some that Python does not know of, they may be those of OpenMP, whoever started them; libraries that mind
+    forks, such as OpenBLAS, have ended theirs by now.
+    """
     global _pool, _size, _lost_openmp
     _pool, _size = None, 0
-    _lost_openmp = _lost_openmp or _used_openmp
+    try:
+        threads = sum(1 for _ in Path(f"/proc/{os.getppid()}/task").iterdir())
+    except OSError:
+        threads = _python_threads + 1
+    _lost_openmp = _lost_openmp or threads > _python_threads
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_count, after_in_child=_forget)
