@@ -170,14 +170,14 @@ class KANLinear(nn.Module):
         """
         if update_grid:
             self.update_grid(x)
-        return self._linear(self.layer_inputs(x)).view(*x.shape[:-1], self.out_features)
+        return _in_shape_of(x, self._linear(self.layer_inputs(x)))
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
         known = hasattr(penalty, "layer_loss") and not isinstance(penalty, type)
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
         inputs = self.layer_inputs(x)
-        y = self._linear(inputs).view(*x.shape[:-1], self.out_features)
+        y = _in_shape_of(x, self._linear(inputs))
         return y, penalty.layer_loss(self, inputs)
 
     def regularization_loss(self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0) -> Tensor:
@@ -191,7 +191,7 @@ class KANLinear(nn.Module):
     def layer_inputs(self, x: Tensor) -> LayerInputs:
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
         self._check_input(x)
-        flat = x.reshape(-1, self.in_features).to(self.grid.dtype)
+        flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).to(self.grid.dtype)
         base: Tensor | None = None
         if not _is_plain_silu(self.base_activation):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
@@ -269,6 +269,11 @@ class KANLinear(nn.Module):
             f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, spline_order={self.spline_order}, "
             f"bias={self.bias is not None}, kernel={self.kernel!r}"
         )
+
+
+def _in_shape_of(x: Tensor, y: Tensor) -> Tensor:
+    """``y`` with the leading dimensions of ``x``."""
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -136,10 +136,10 @@ def report() -> Report:
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
     """Let a kernel keep a layer's features from the forward to the backward pass if they take up to ``size`` bytes.
 
-    Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone and takes a little
-    longer. The default is 64 MiB a layer; 0 keeps none. It holds for all layers of the process from the call on, or, as
-    ``with set_feature_budget(size): ...``, inside the block; blocks of samples and inputs, and so the rounding, are the same
-    either way. The kernel ``native`` never keeps features.
+    Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone. The default is
+    2 MiB a layer, about what a core's own cache holds: more takes as long to read back as to expand. 0 keeps none. It holds
+    for all layers of the process from the call on, or, as ``with set_feature_budget(size): ...``, inside the block; blocks of
+    samples and inputs, and so the rounding, are the same either way. The kernel ``native`` never keeps features.
 
     Raises:
         ValueError: if ``size`` is not an integer >= 0.
@@ -163,7 +163,7 @@ def feature_budget() -> int:
     return _feature_budget
 
 
-_feature_budget = 2**26
+_feature_budget = 2**21
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -12,13 +12,29 @@ from numba.extending import intrinsic, overload
 
 from efficient_kan.kernels.cpu.compiled import inlined
 
-# exp(r) for |r| <= log(2) / 2 by Taylor's series; what is left out is 5e-9 in float32 (degree 7) and 4e-18 in float64 (13).
-_SERIES = tuple(1 / math.factorial(n) for n in range(14))
-# log(2) in two parts, the first so short that n times it is exact for every n that occurs.
-_HIGH32, _LOW32 = 0.693359375, -2.1219444005469058e-4
-_HIGH64, _LOW64 = 0.6931471803691238, 1.9082149292705877e-10
-# A number of this size has no binary places behind the point: adding it rounds.
-_ROUND32, _ROUND64 = 1.5 * 2.0**23, 1.5 * 2.0**52
+
+class Exponential(NamedTuple):
+    """``exp(x) = 2**n exp(r)`` with ``n`` the whole number next to ``x / log(2)``."""
+
+    range: tuple[float, float]  # beyond it the result is 0 or infinite
+    series: tuple[float, ...]  # Taylor's, of exp(r) for |r| <= log(2) / 2
+    high: float  # log(2) in two parts, the first so short that n times it is exact for every n that occurs
+    low: float
+    rounding: float  # a number of this size has no binary places behind the point: adding it rounds
+
+
+def _series(degree: int) -> tuple[float, ...]:
+    return tuple(1 / math.factorial(n) for n in range(degree + 1))
+
+
+# What the series leave out is 5e-9 in float32 and 4e-18 in float64.
+_SINGLE = Exponential((-104.0, 90.0), _series(7), 0.693359375, -2.1219444005469058e-4, 1.5 * 2.0**23)
+_DOUBLE = Exponential((-746.0, 711.0), _series(13), 0.6931471803691238, 1.9082149292705877e-10, 1.5 * 2.0**52)
+
+
+def exponential(itemsize: int) -> Exponential:
+    """The numbers for float32 or float64."""
+    return _SINGLE if itemsize == 4 else _DOUBLE
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -37,13 +53,13 @@ def _two_to_the(_: Any, exponent: Any) -> Any:
 
 @inlined
 def _exp32(x: Any) -> Any:
-    real = type(x)
-    x = min(max(x, real(-104)), real(90))  # beyond them it is 0 or infinite
-    n = (x * real(1 / math.log(2)) + real(_ROUND32)) - real(_ROUND32)
-    r = x - n * real(_HIGH32) - n * real(_LOW32)
-    series = real(_SERIES[7])
+    real, of = type(x), _SINGLE
+    x = min(max(x, real(of.range[0])), real(of.range[1]))
+    n = (x * real(1 / math.log(2)) + real(of.rounding)) - real(of.rounding)
+    r = x - n * real(of.high) - n * real(of.low)
+    series = real(of.series[7])
     for power in range(6, -1, -1):
-        series = series * r + real(_SERIES[power])
+        series = series * r + real(of.series[power])
     whole = np.int32(n)
     half = whole >> np.int32(1)  # 2**n itself may be out of range
     return series * _two_to_the(np.int32(half)) * _two_to_the(np.int32(whole - half))
@@ -51,12 +67,13 @@ def _exp32(x: Any) -> Any:
 
 @inlined
 def _exp64(x: Any) -> Any:
-    x = min(max(x, -746.0), 711.0)
-    n = (x * (1 / math.log(2)) + _ROUND64) - _ROUND64
-    r = x - n * _HIGH64 - n * _LOW64
-    series = _SERIES[13]
+    of = _DOUBLE
+    x = min(max(x, of.range[0]), of.range[1])
+    n = (x * (1 / math.log(2)) + of.rounding) - of.rounding
+    r = x - n * of.high - n * of.low
+    series = of.series[13]
     for power in range(12, -1, -1):
-        series = series * r + _SERIES[power]
+        series = series * r + of.series[power]
     whole = np.int64(n)
     half = whole >> 1
     return series * _two_to_the(half) * _two_to_the(whole - half)

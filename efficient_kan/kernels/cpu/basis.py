@@ -18,14 +18,17 @@ unpacked or checked, and loops over pointers compile to what they would be in C.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
@@ -234,6 +237,27 @@ def _tabulate(order: int, real: Any) -> Entry:
     return Entry(tabulate)
 
 
+def remembered(make: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """Keep what ``make(knots, order)`` returns for as long as the tensor of knots lives and holds the same numbers.
+
+    They are compared with a copy, because a tensor may be written to without its version telling.
+    """
+    made = WeakTensorKeyDictionary()
+
+    def remembering(knots: Tensor, order: int) -> Tensor:
+        if not stored(knots):
+            return make(knots, order)
+        found = made.get(knots)
+        if found is None or found[0] != order or not torch.equal(found[1], knots):
+            with torch.inference_mode(False):  # it may be needed for gradients later
+                made[knots] = found = (order, knots.clone(), make(knots, order))
+        table: Tensor = found[2]
+        return table
+
+    return remembering
+
+
+@remembered
 def pieces(knots: Tensor, order: int) -> Tensor:
     """The table of ``knots`` ``(I, T)``, contiguous: ``(I * (T + 1), row_length(k))`` of the same dtype."""
     inputs, count = knots.shape

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import COUNTED, locate, row_length, slope_along, values
+from efficient_kan.kernels.cpu.basis import COUNTED, locate, pieces, row_length, slope_along, values
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
 
 _TILE = 32  # inputs handled together, so that their knots and pieces stay in the nearest cache
@@ -198,13 +198,23 @@ class Block:
     ``x`` (and ``base``, if given) are contiguous ``(B, I)``; ``rows`` and ``columns`` are slices of them with ends.
     """
 
-    def __init__(self, x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, order: int) -> None:
-        self.x, self.base, self.knots, self.table, self.order = x, base, knots, table, order
+    def __init__(self, x: Tensor, base: Tensor | None, knots: Tensor, order: int, table: Tensor | None = None) -> None:
+        self.x, self.base, self.knots, self.order = x, base, knots, order
+        self.table = pieces(knots, order) if table is None else table
         self._inputs, self._count = knots.shape
         self._row = (self._count + 1) * row_length(order)
 
+    def size(self, rows: slice, columns: slice) -> int:
+        """How many numbers :meth:`matrix` needs."""
+        return int((rows.stop - rows.start) * (columns.stop - columns.start) * (self._count - self.order))
+
+    def matrix(self, room: Tensor, start: int, rows: slice, columns: slice) -> Tensor:
+        """A matrix ``(samples, I * M)``, in ``room`` from ``start`` on, for features of the block or for their gradients."""
+        samples, features = rows.stop - rows.start, (columns.stop - columns.start) * (self._count - self.order)
+        return room.as_strided((samples, features), (features, 1), start)
+
     def expand(self, rows: slice, columns: slice, out: Tensor) -> None:
-        """Write the features of the block to ``out``, contiguous; without ``base`` they have SiLU of ``x``."""
+        """Write the features of the block to ``out``, from :meth:`matrix`; without ``base`` they have SiLU of ``x``."""
         if not stored(out):
             return
         skip, size = rows.start * self._inputs + columns.start, self.x.element_size()
@@ -214,7 +224,7 @@ class Block:
         threads.run(function, samples, *sources, out.data_ptr(), *sizes, least=_LEAST // sizes[0])
 
     def pull_back(self, rows: slice, columns: slice, gradient: Tensor, of_x: Tensor, of_base: Tensor | None) -> None:
-        """From the ``gradient`` of the block's features to its part of those of ``x`` and base ``(B, I)``.
+        """From the ``gradient`` of the block's features, in :meth:`matrix`, to its part of those of ``x`` and base ``(B, I)``.
 
         Without ``of_base`` what SiLU passes on is in ``of_x``.
         """

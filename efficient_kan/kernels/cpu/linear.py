@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import policy, sparse
+from efficient_kan.kernels.cpu import features, planes, policy, sparse
 from efficient_kan.kernels.cpu.basis import pieces
-from efficient_kan.kernels.cpu.features import Block
+
+Block = planes.Block | features.Block
+
+
+def _block(x: Tensor, base: Tensor | None, knots: Tensor, order: int, table: Tensor | None = None) -> Block:
+    kind = planes.Block if planes.AVAILABLE else features.Block
+    return kind(x, base, knots, order, table)
 
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
@@ -25,7 +31,8 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     if not differentiable:
         if function is _Sparse:
             return _sparse_outputs(x, base, knots, pieces(knots, order), sparse.rows(weight), weight.shape[0], order)
-        return _dense_outputs(Block(x, base, knots, pieces(knots, order), order), weight, None)
+        block = _block(x, base, knots, order)
+        return _dense_outputs(block, _Parts(block, weight), weight, keeps=False)[0]
     y: Tensor = function.apply(x, base, knots, weight, order)  # type: ignore[no-untyped-call]
     return y
 
@@ -33,68 +40,105 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
-        block = Block(x, base, knots, pieces(knots, order), order)
-        kept: list[Tensor] | None = [] if ctx.needs_input_grad[3] and policy.keeps(x, weight) else None
-        y = _dense_outputs(block, weight, kept)
-        ctx.save_for_backward(x, base, knots, weight, block.table, *(kept or ()))
-        ctx.order, ctx.keeps = order, kept is not None
+        block = _block(x, base, knots, order)
+        parts = _Parts(block, weight)
+        keeps = ctx.needs_input_grad[3] and policy.keeps(parts.total, x)
+        y, room = _dense_outputs(block, parts, weight, keeps)
+        ctx.save_for_backward(x, base, knots, weight, block.table, room if keeps else None)
+        ctx.order = order
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight, table, *kept = ctx.saved_tensors
+        x, base, knots, weight, table, kept = ctx.saved_tensors
         needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
         if torch.is_grad_enabled() or policy.transformed(grad):
             return _differentiable(ctx, LayerInputs(x, base, knots, weight, ctx.order), grad)
         grad = grad.contiguous()
-        block = Block(x, base, knots, table, ctx.order)
+        block = _block(x, base, knots, ctx.order, table)
+        parts = _Parts(block, weight)
         of_x = torch.empty_like(x) if needs_x or needs_base else None
         of_base = None if base is None or of_x is None else torch.empty_like(base)
         of_weight = torch.empty_like(weight) if needs_weight else None
-        for number, (rows, columns) in enumerate(policy.blocks(x, weight)):
-            if of_weight is not None:
-                _add_weight_gradient(block, rows, columns, grad[rows], of_weight, kept[number] if ctx.keeps else None)
-            if of_x is not None:
-                of_features = torch.mm(grad[rows], weight[:, columns].flatten(1))
-                block.pull_back(rows, columns, of_features, of_x, of_base)
-                del of_features
+        features = _Room(block, x.new_empty(parts.largest) if kept is None else kept, reused=kept is None)
+        of_features = _Room(block, x.new_empty(0 if of_x is None else parts.largest), reused=True)
+        weights = parts.of_inputs(weight)
+        targets = None if of_weight is None else parts.of_inputs(of_weight)
+        for rows, of_y in zip(parts.rows, grad.split(parts.height), strict=True):
+            across = of_y.T
+            for n, columns in enumerate(parts.columns):
+                if targets is not None:
+                    matrix = features.matrix(rows, columns)
+                    if kept is None:
+                        block.expand(rows, columns, matrix)
+                    _add_product(across, matrix, targets[n], first=rows.start == 0)
+                if of_x is not None:
+                    matrix = of_features.matrix(rows, columns)
+                    torch.mm(of_y, weights[n], out=matrix)
+                    block.pull_back(rows, columns, matrix, of_x, of_base)
         return of_x if needs_x else None, of_base if needs_base else None, None, of_weight, None
 
 
-def _dense_outputs(block: Block, weight: Tensor, kept: list[Tensor] | None) -> Tensor:
-    """Outputs, block by block. The features of the blocks are appended to ``kept``, if there is such a list."""
-    x = block.x
-    y = x.new_empty((x.shape[0], weight.shape[0]))
-    for rows, columns in policy.blocks(x, weight):
-        features = _add_outputs(block, rows, columns, weight, y)
-        if kept is not None:
-            kept.append(features)
-        del features
-    return y
+class _Parts:
+    """How a layer's samples and inputs are split; all inputs of some samples come after each other."""
+
+    def __init__(self, block: Block, weight: Tensor) -> None:
+        samples, inputs = block.x.shape
+        self.height, self._width = policy.block_shape(block.x, weight)
+        self.rows = _slices(samples, self.height) or [slice(0, 0)]
+        self.columns = _slices(inputs, self._width)
+        sizes = [block.size(rows, columns) for rows in self.rows for columns in self.columns]
+        self.largest, self.total = max(sizes, default=0), sum(sizes)
+
+    def of_inputs(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """Weights ``(O, I, M)`` as a matrix ``(O, inputs * M)`` for each part of the inputs."""
+        parts: tuple[Tensor, ...] = weight.flatten(1).split(self._width * weight.shape[2], 1)
+        return parts
 
 
-def _add_outputs(block: Block, rows: slice, columns: slice, weight: Tensor, y: Tensor) -> Tensor:
-    """Add a block's outputs, those of the first inputs being the first, and return its features."""
-    features, target = _expanded(block, rows, columns, weight), y[rows]
-    torch.addmm(target, features, weight[:, columns].flatten(1).T, beta=1 if columns.start else 0, out=target)
-    return features
+class _Room:
+    """Where blocks of features lie: one after the other in the order they are asked for or, if ``reused``, in one place."""
+
+    def __init__(self, block: Block, room: Tensor, reused: bool) -> None:
+        self._block, self._room, self._reused, self._start = block, room, reused, 0
+        self._made: dict[tuple[int, int], Tensor] = {}
+
+    def matrix(self, rows: slice, columns: slice) -> Tensor:
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        if self._reused and shape in self._made:
+            return self._made[shape]
+        self._made[shape] = made = self._block.matrix(self._room, self._start, rows, columns)
+        self._start += 0 if self._reused else self._block.size(rows, columns)
+        return made
 
 
-def _add_weight_gradient(
-    block: Block, rows: slice, columns: slice, grad: Tensor, of_weight: Tensor, features: Tensor | None
-) -> None:
-    """Add a block's share of the gradient of the weight; that of the first samples is the first."""
-    if features is None:
-        features = _expanded(block, rows, columns, of_weight)
-    target = of_weight[:, columns].flatten(1)
-    torch.addmm(target, grad.T, features, beta=1 if rows.start else 0, out=target)
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def _expanded(block: Block, rows: slice, columns: slice, weight: Tensor) -> Tensor:
-    """The features of a block as a matrix."""
-    flat = weight.new_empty((rows.stop - rows.start, (columns.stop - columns.start) * weight.shape[2]))
-    block.expand(rows, columns, flat)
-    return flat
+def _dense_outputs(block: Block, parts: _Parts, weight: Tensor, keeps: bool) -> tuple[Tensor, Tensor]:
+    """Outputs, block by block, and the features of all blocks or, unless it ``keeps`` them, of some.
+
+    They are one allocation: allocators give small ones back to the system and have to ask for them again in the next step.
+    """
+    y = block.x.new_empty((block.x.shape[0], weight.shape[0]))
+    room = block.x.new_empty(parts.total if keeps else parts.largest)
+    features = _Room(block, room, reused=not keeps)
+    weights = [part.T for part in parts.of_inputs(weight)]
+    for rows, target in zip(parts.rows, y.split(parts.height), strict=True):
+        for columns, part in zip(parts.columns, weights, strict=True):
+            matrix = features.matrix(rows, columns)
+            block.expand(rows, columns, matrix)
+            _add_product(matrix, part, target, first=columns.start == 0)
+    return y, room
+
+
+def _add_product(left: Tensor, right: Tensor, total: Tensor, first: bool) -> None:
+    """Add ``left @ right`` to ``total``, which the ``first`` product overwrites."""
+    if first:
+        torch.mm(left, right, out=total)
+    else:
+        torch.addmm(total, left, right, out=total)
 
 
 class _Sparse(torch.autograd.Function):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from efficient_kan import kernels
-from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels import LayerInputs
 
 _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
 _TYPES = (Tensor, nn.Parameter, FakeTensor)
 # Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**21
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
 
 
@@ -59,19 +57,17 @@ def sparse(weight: Tensor, order: int) -> bool:
     return weight.shape[2] > 3 * (order + 2)
 
 
-def keeps(x: Tensor, weight: Tensor) -> bool:
-    """Whether the features of all samples are kept from the forward to the backward pass."""
-    return x.numel() * weight.shape[2] * x.element_size() <= kernels.feature_budget()
+def keeps(features: int, x: Tensor) -> bool:
+    """Whether so many numbers, the features of all samples, are kept from the forward to the backward pass."""
+    return features * x.element_size() <= kernels.feature_budget()
 
 
-def blocks(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices over samples and inputs, all inputs of some samples after each other."""
+def block_shape(x: Tensor, weight: Tensor) -> tuple[int, int]:
+    """How many samples and inputs are worked on together, at most."""
     rows, inputs = x.shape
     feature = weight.shape[2] * x.element_size()
     height = min(rows, max(_LEAST_ROWS, _BLOCK_BYTES // (_LEAST_INPUTS * feature)))
     width = max(_LEAST_INPUTS, _BLOCK_BYTES // (max(height, 1) * feature) // _LEAST_INPUTS * _LEAST_INPUTS)
     if width >= inputs:
-        width, height = inputs, max(_LEAST_ROWS, _BLOCK_BYTES // (inputs * feature))
-    for some in native._blocks(rows, height):
-        for columns in native._blocks(inputs, width):
-            yield some, columns
+        return max(_LEAST_ROWS, _BLOCK_BYTES // (max(inputs, 1) * feature)), max(inputs, 1)
+    return height, width

@@ -30,7 +30,7 @@ def _vector_bytes() -> int:
 VECTOR_BYTES = _vector_bytes()
 
 
-class _Emitter:
+class Emitter:
     """Shorthand for LLVM instructions on vectors of one element type."""
 
     def __init__(self, builder: Any, real: Any) -> None:
@@ -77,7 +77,7 @@ class _Emitter:
         return [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
 
 
-def _rows(emit: _Emitter, weights: Any, last: Any, offset: Any, stride: Any, terms: int) -> list[Any]:
+def _rows(emit: Emitter, weights: Any, last: Any, offset: Any, stride: Any, terms: int) -> list[Any]:
     """Pointers to the rows of all terms."""
     found = [emit.place(weights, offset)]
     for _ in range(terms - 2):
@@ -97,7 +97,7 @@ def combine(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         y, weights, offsets, values, count, features, stride = args[:7]
-        emit = _Emitter(builder, y.type.pointee)
+        emit = Emitter(builder, y.type.pointee)
         sums = emit.registers(wide)
         for n, register in enumerate(sums):
             builder.store(emit.load(emit.place(y, n * emit.lanes)), register)
@@ -142,7 +142,7 @@ def contract(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         g, weights, offsets, values, count, features, stride, result = args[:8]
-        emit = _Emitter(builder, g.type.pointee)
+        emit = Emitter(builder, g.type.pointee)
         gradient = [emit.load(emit.place(g, n * emit.lanes)) for n in range(wide)]
         block = builder.mul(features, stride)
         base_row = builder.mul(builder.sub(features, _INDEX(1)), stride)
@@ -191,7 +191,7 @@ def spread_rows(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         of_weights, g, offsets, values, count, step, last, stride = args[:8]
-        emit = _Emitter(builder, g.type.pointee)
+        emit = Emitter(builder, g.type.pointee)
         base_row = emit.place(of_weights, last)
         sums = emit.registers(wide)
         for n, register in enumerate(sums):
