@@ -213,15 +213,21 @@ def test_batched_gradients_equal_a_loop(kernel: str, grid_size: int) -> None:
 
 @every_kernel
 @pytest.mark.parametrize("scaler", [True, False])
+@pytest.mark.parametrize(("grid_size", "across"), [(5, False), (70, False), (70, True)], ids=["short", "long", "across"])
 @dtypes
-def test_folded_weights_and_their_gradients(kernel: str, scaler: bool, dtype: torch.dtype) -> None:
-    layer = KANLinear(5, 3, dtype=dtype, enable_standalone_scale_spline=scaler, generator=source())
+def test_folded_weights_and_their_gradients(
+    kernel: str, scaler: bool, grid_size: int, across: bool, dtype: torch.dtype
+) -> None:
+    """Also for gradients with outputs side by side, as the sparse product's are."""
+    layer = KANLinear(5, 3, grid_size, dtype=dtype, enable_standalone_scale_spline=scaler, generator=source())
     layer.edge_mask[1, 2] = 0
     arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
     results = []
     for name in (kernel, "native"):
         folded = kernels.fold(name, *arguments)
         cotangent = torch.randn(folded.shape, generator=source(1), dtype=torch.float64).to(dtype)
+        if across:
+            cotangent = cotangent.permute(1, 2, 0).contiguous().permute(2, 0, 1)
         results.append((folded, *torch.autograd.grad(folded, list(layer.parameters()), cotangent)))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)

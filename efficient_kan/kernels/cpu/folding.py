@@ -16,6 +16,7 @@ from efficient_kan.kernels.cpu import policy, threads
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, stored
 
 _LEAST = 2**14  # numbers that are worth a thread
+_RUN = 64  # coefficients whose gradients for all outputs stay in the nearest cache
 
 
 def fold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
@@ -41,15 +42,20 @@ class _Fold(torch.autograd.Function):
         spline_weight, scaler, mask, base_weight = ctx.saved_tensors
         if torch.is_grad_enabled() or policy.transformed(grad):
             return _plain_gradients(spline_weight, scaler, mask, grad)
-        grad = grad.contiguous()
+        across = grad.stride(0) == 1 and grad.shape[0] > 1  # the sparse product's, outputs side by side
+        grad = grad if across else grad.contiguous()
         of_spline, of_base = torch.empty_like(spline_weight), torch.empty_like(base_weight)
         of_scaler = None if scaler is None else torch.empty_like(scaler)
         if stored(of_spline):
             sources = (grad.data_ptr(), _place(spline_weight), _place(scaler), _place(mask))
-            function = _unfolded(REAL[grad.dtype])
-            edges, length = base_weight.numel(), spline_weight.shape[2]
             targets = (of_spline.data_ptr(), _place(of_scaler), of_base.data_ptr())
-            threads.run(function, edges, *sources, *targets, length, least=_LEAST // length)
+            outputs, inputs, length = spline_weight.shape
+            if across:
+                function, sizes = _unfolded_across(REAL[grad.dtype]), (outputs, inputs, length, grad.stride(1), grad.stride(2))
+                threads.run(function, inputs, *sources, *targets, *sizes, least=max(1, _LEAST // (outputs * length)))
+            else:
+                function = _unfolded(REAL[grad.dtype])
+                threads.run(function, outputs * inputs, *sources, *targets, length, least=_LEAST // length)
         return of_spline, of_scaler, None, of_base
 
 
@@ -121,3 +127,55 @@ def _unfolded(real: Any) -> Entry:
             of_base[edge] = grad[length] * mask[edge]
 
     return Entry(unfolded, reassociate=True)
+
+
+@cache
+def _unfolded_across(real: Any) -> Entry:
+    """As :func:`_unfolded` for gradients with outputs side by side, of inputs ``start..stop``."""
+    size, stamp = np.dtype(real).itemsize, STAMP
+
+    def unfolded_across(
+        grad_at: int,
+        spline_at: int,
+        scaler_at: int,
+        mask_at: int,
+        of_spline_at: int,
+        of_scaler_at: int,
+        of_base_at: int,
+        outputs: int,
+        inputs: int,
+        length: int,
+        of_input: int,
+        of_feature: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        assert stamp
+        mask, of_base = at(mask_at, real(0)), at(of_base_at, real(0))
+        totals = np.empty(outputs, real)
+        for i in range(start, stop):
+            for o in range(outputs):
+                totals[o] = real(0)
+            for first in range(0, length, _RUN):
+                count = min(_RUN, length - first)
+                grad = at(grad_at + (i * of_input + first * of_feature) * size, real(0))
+                for o in range(outputs):
+                    edge = o * inputs + i
+                    place = (edge * length + first) * size
+                    of_spline, scale = at(of_spline_at + place, real(0)), mask[edge]
+                    if scaler_at:
+                        spline, total = at(spline_at + place, real(0)), real(0)
+                        for n in range(count):
+                            total += grad[n * of_feature + o] * spline[n]
+                        totals[o] += total
+                        scale *= at(scaler_at, real(0))[edge]
+                    for n in range(count):
+                        of_spline[n] = grad[n * of_feature + o] * scale
+            base = at(grad_at + (i * of_input + length * of_feature) * size, real(0))
+            for o in range(outputs):
+                edge = o * inputs + i
+                of_base[edge] = base[o] * mask[edge]
+                if scaler_at:
+                    at(of_scaler_at, real(0))[edge] = totals[o] * mask[edge]
+
+    return Entry(unfolded_across, reassociate=True)

@@ -24,7 +24,8 @@ from efficient_kan.kernels.cpu.basis import first_basis, local, locate_run, row_
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, spread_rows
 
-_PANEL = 64  # samples
+_PANEL = 64  # samples of a panel of many inputs
+_LONGEST = 1024  # samples of a panel of one input
 _CACHE = 2**14  # bytes of weights of a panel
 _MOST = 16  # inputs of a panel
 
@@ -39,6 +40,13 @@ def stride(outputs: int, dtype: torch.dtype) -> int:
 def _panel_inputs(features: int, stride: int, inputs: int, lanes: int, size: int) -> int:
     row = min(stride, 4 * lanes) * size * features
     return min(max(_CACHE // row, 1), min(_MOST, inputs))
+
+
+@inlined
+def _panel_samples(features: int, stride: int, lanes: int, size: int) -> int:
+    """The more samples, the larger the weights of an input, which are fetched from further away once for each panel."""
+    row = min(stride, 4 * lanes) * size * features
+    return min(max(row // _CACHE, 1) * _PANEL, _LONGEST)
 
 
 @inlined
@@ -104,12 +112,12 @@ def _multiply(order: int, real: Any) -> Entry:
     ) -> None:  # fmt: skip
         assert stamp
         features, zero = count - order, real(0)
-        most = _panel_inputs(features, stride, inputs, lanes, size)
-        offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
-        column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
+        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
+        offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
+        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
         found_at = found.ctypes.data
-        for sample in range(start, stop, _PANEL):
-            samples = min(_PANEL, stop - sample)
+        for sample in range(start, stop, panel):
+            samples = min(panel, stop - sample)
             for n in range(0, inputs, most):
                 width = min(most, inputs - n)
                 base_panel = base_at + (sample * inputs + n) * size if base_at else 0
@@ -193,12 +201,12 @@ def _trace_back(order: int, real: Any) -> Entry:
     ) -> None:  # fmt: skip
         assert stamp
         features, zero = count - order, real(0)
-        most = _panel_inputs(features, stride, inputs, lanes, size)
-        offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
-        column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
+        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
+        offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
+        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
         found_at = found.ctypes.data
-        for sample in range(start, stop, _PANEL):
-            samples = min(_PANEL, stop - sample)
+        for sample in range(start, stop, panel):
+            samples = min(panel, stop - sample)
             for n in range(0, inputs, most):
                 width = min(most, inputs - n)
                 _fill(
