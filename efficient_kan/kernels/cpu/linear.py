@@ -64,7 +64,7 @@ class _Dense(torch.autograd.Function):
         of_features = _Room(block, x.new_empty(0 if of_x is None else parts.largest), reused=True)
         weights = parts.of_inputs(weight)
         targets = None if of_weight is None else parts.of_inputs(of_weight)
-        for rows, of_y in zip(parts.rows, grad.split(parts.height), strict=True):
+        for rows, of_y in zip(parts.rows, _split(grad, parts.height, 0), strict=True):
             across = of_y.T
             for n, columns in enumerate(parts.columns):
                 if targets is not None:
@@ -92,8 +92,7 @@ class _Parts:
 
     def of_inputs(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Weights ``(O, I, M)`` as a matrix ``(O, inputs * M)`` for each part of the inputs."""
-        parts: tuple[Tensor, ...] = weight.flatten(1).split(self._width * weight.shape[2], 1)
-        return parts
+        return _split(weight.flatten(1), self._width * weight.shape[2], 1)
 
 
 class _Room:
@@ -112,6 +111,13 @@ class _Room:
         return made
 
 
+def _split(tensor: Tensor, size: int, dim: int) -> tuple[Tensor, ...]:
+    if tensor.shape[dim] <= size:  # most are, and splitting takes as long as a small product
+        return (tensor,)
+    parts: tuple[Tensor, ...] = tensor.split(size, dim)
+    return parts
+
+
 def _slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
@@ -125,7 +131,7 @@ def _dense_outputs(block: Block, parts: _Parts, weight: Tensor, keeps: bool) -> 
     room = block.x.new_empty(parts.total if keeps else parts.largest)
     features = _Room(block, room, reused=not keeps)
     weights = [part.T for part in parts.of_inputs(weight)]
-    for rows, target in zip(parts.rows, y.split(parts.height), strict=True):
+    for rows, target in zip(parts.rows, _split(y, parts.height, 0), strict=True):
         for columns, part in zip(parts.columns, weights, strict=True):
             matrix = features.matrix(rows, columns)
             block.expand(rows, columns, matrix)
