@@ -15,7 +15,7 @@ Block = planes.Block | features.Block
 
 
 def _block(x: Tensor, base: Tensor | None, knots: Tensor, order: int, table: Tensor | None = None) -> Block:
-    kind = planes.Block if planes.AVAILABLE else features.Block
+    kind = planes.Block if planes.takes(knots) else features.Block
     return kind(x, base, knots, order, table)
 
 
@@ -27,7 +27,7 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     differentiable = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (base is not None and base.requires_grad)
     )
-    function = _Sparse if policy.sparse(weight, order) else _Dense
+    function = _Sparse if policy.sparse(x.shape[0], weight, order) else _Dense
     if not differentiable:
         if function is _Sparse:
             return _sparse_outputs(x, base, knots, pieces(knots, order), sparse.rows(weight), weight.shape[0], order)

@@ -34,6 +34,7 @@ AVAILABLE = bool(llvm.get_host_cpu_features().get("avx512f"))
 
 _SAMPLES = 256  # of an input that are worked on together: their features and the input's table stay in the nearest cache
 _ALIASED = 2048  # bytes; rows that are a multiple of it apart compete for the same places of that cache
+_MOST_REGISTERS = 4  # of a row of the table
 _INDEX = ir.IntType(64)
 
 
@@ -370,6 +371,11 @@ def _lanes(dtype: torch.dtype) -> int:
 def _registers(count: int, dtype: torch.dtype) -> int:
     """Vectors of a row of the table, a power of two."""
     return 1 << (-(-(count + 1) // _lanes(dtype)) - 1).bit_length()
+
+
+def takes(knots: Tensor) -> bool:
+    """Whether the processor has what it takes, and rows of the table are few vectors."""
+    return AVAILABLE and _registers(knots.shape[1], knots.dtype) <= _MOST_REGISTERS
 
 
 @remembered
