@@ -17,8 +17,7 @@ from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
 from efficient_kan.kernels.cpu import moments, policy, signs, threads
-from efficient_kan.kernels.cpu.compiled import stored
-from efficient_kan.kernels.cpu.lanes import lanes
+from efficient_kan.kernels.cpu.compiled import REAL, Entry, stored
 
 # Inputs that are worth a thread.
 _LEAST = 4
@@ -40,7 +39,7 @@ class _EdgeL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
         norms, gradient = weight.new_empty(weight.shape[:2]), weight.new_empty(weight.shape)
-        _run(signs.sums(order, _lanes(weight)), (x, base, knots, weight), (norms, gradient))
+        _run(signs.sums(order, REAL[weight.dtype]), (x, base, knots, weight), (norms, gradient))
         ctx.save_for_backward(x, base, knots, weight, gradient)
         ctx.order = order
         return norms
@@ -52,7 +51,8 @@ class _EdgeL1(torch.autograd.Function):
             return _differentiable(native.edge_l1, ctx, (x, base, knots, weight), grad)
         of_x, of_base = _like_samples(ctx, x, base)
         if of_x is not None:
-            _run(signs.slopes(ctx.order, _lanes(weight)), (x, base, knots, weight), (grad / x.shape[0], of_x, of_base))
+            scale = (grad / x.shape[0]).contiguous()
+            _run(signs.slopes(ctx.order, REAL[x.dtype]), (x, base, knots, weight), (scale, of_x, of_base))
         return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
 
 
@@ -61,9 +61,8 @@ class _EdgeStd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
         deviations, gradient = weight.new_empty(weight.shape[:2]), weight.new_empty(weight.shape)
         means = weight.new_empty((weight.shape[1], weight.shape[0]), dtype=torch.float64)
-        sizes = weight.new_zeros(knots.shape, dtype=torch.float64)
-        of_runs = [weight.new_zeros((*knots.shape, n), dtype=torch.float64) for n in moments.numbers(order)]
-        _run(moments.deviations(order), (x, base, knots, weight), (deviations, means, gradient, sizes, *of_runs))
+        sizes = weight.new_empty(knots.shape, dtype=torch.float64)
+        _run(moments.deviations(order, REAL[x.dtype]), (x, base, knots, weight), (deviations, means, gradient, sizes))
         pulls_back = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         ctx.save_for_backward(x, base, knots, weight, gradient, *((deviations, means, sizes) if pulls_back else (None,) * 3))
         ctx.order = order
@@ -78,22 +77,20 @@ class _EdgeStd(torch.autograd.Function):
         if of_x is not None:
             nonzero = deviations > 0
             scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
-            _run(moments.pull_back(ctx.order), (x, base, knots, weight), (scale, means, sizes, of_x, of_base))
+            targets = (scale.contiguous(), means, sizes, of_x, of_base)
+            _run(moments.pull_back(ctx.order, REAL[x.dtype]), (x, base, knots, weight), targets)
         return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
 
 
-def _run(function: Callable[..., None], inputs: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> None:
-    """Call a compiled pass for all inputs; ``x`` stands in for a base that is SiLU and for its gradient."""
-    x, base, knots, weight = inputs
-    assert x is not None
-    if not all(stored(tensor) for tensor in (*inputs, *others) if tensor is not None):
+def _run(function: Entry, inputs: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> None:
+    """Call a compiled pass for all inputs, with ``others`` contiguous; what is None has address 0."""
+    tensors = [None if tensor is None else tensor.contiguous() for tensor in inputs]
+    x, _, knots, weight = tensors
+    assert x is not None and knots is not None and weight is not None
+    if not all(stored(tensor) for tensor in (*tensors, *others) if tensor is not None):
         return
-    arrays = [(x if tensor is None else tensor).detach().contiguous().numpy() for tensor in (x, base, knots, weight, *others)]
-    threads.run(function, x.shape[1], *arrays[:2], base is None, *arrays[2:], least=_LEAST)
-
-
-def _lanes(weight: Tensor) -> int:
-    return lanes(8 * weight.element_size())
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*tensors, *others)]
+    threads.run(function, x.shape[1], *addresses, *x.shape, weight.shape[0], knots.shape[1], least=_LEAST)
 
 
 def _like_samples(ctx: Any, x: Tensor, base: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -15,13 +15,13 @@ errors of a covariance can exceed a small variance. Nothing grows with the squar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
+from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
 from efficient_kan.kernels.cpu.lanes import add_mean, add_square, contract, lanes
 from efficient_kan.kernels.cpu.runs import (
     CHUNK,
@@ -136,58 +136,70 @@ def _origin(rows: Any, sizes: Any, T: int) -> Any:
 
 
 @cache
-def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
-    """Fill ``deviation (O, I)``, the means ``middle (I, O)`` and ``gradient (O, I, M)``, that of the deviation.
+def deviations(order: int, real: Any) -> Entry:
+    """``fill(x, base, knots, weight, deviation, middle, gradient, sizes, B, I, O, T, first, stop)``: addresses, sizes, a part.
 
-    ``sizes (I, T)``, ``means (I, T, D)`` and ``scatters (I, T, D (D + 1) / 2)`` start as zeros and keep the moments.
+    Fills ``deviation (O, I)``, ``gradient (O, I, M)``, that of the deviation, and in float64 the means ``middle (I, O)`` and
+    the numbers of samples in runs ``sizes (I, T)``, for inputs ``first <= i < stop``. A ``base`` of 0 is SiLU.
     """
+    D, stamp = order + 1, STAMP
 
     def fill(
-        x: Any,
-        base: Any,
-        silu: bool,
-        knots: Any,
-        weight: Any,
-        deviation: Any,
-        middle: Any,
-        gradient: Any,
-        sizes: Any,
-        means: Any,
-        scatters: Any,
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        weight_at: int,
+        deviation_at: int,
+        middle_at: int,
+        gradient_at: int,
+        sizes_at: int,
+        B: int,
+        I: int,
+        O: int,
+        T: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        B, (O, _, M), T = x.shape[0], weight.shape, knots.shape[1]
+        M, silu = T - order, base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, M))
+        deviation, gradient = carray(at(deviation_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), (O, I, M))
+        middle, sizes = carray(at(middle_at, 0.0), (I, O)), carray(at(sizes_at, 0.0), (I, T))
+        means, scatters = np.empty((COLUMNS, T, D)), np.empty((COLUMNS, T, D * (D + 1) // 2))
         size = min(B, CHUNK)
         scratch = _scratch(size, T, order)
-        xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
+        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
         P = (O + LANES - 1) // LANES * LANES
         rows, of_rows = np.zeros((T + order, P)), np.empty((T + order, P))
         square, mu = np.empty(P), np.empty(P)
         for left in range(first, stop, COLUMNS):
             width = min(COLUMNS, stop - left)
+            sizes[left : left + width] = 0.0
+            means[:] = 0.0
+            scatters[:] = 0.0
             for top in range(0, B, size):
                 n = min(size, B - top)
                 bases_of(x, base, silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
-                    run_moments(xs[c][:n], bases[c][:n], knots[i], order, sizes[i], means[i], scatters[i], scratch)
-            for i in range(left, left + width):
+                    run_moments(xs[c][:n], bases[c][:n], knots[i], order, sizes[i], means[c], scatters[c], scratch)
+            for c in range(width):
+                i = left + c
                 _rows_of(weight, i, order, rows)
                 origin = _origin(rows, sizes[i], T)
                 mu[:] = 0.0
                 for run in range(T):
                     if sizes[i, run] > 0:
                         share = sizes[i, run] / B
-                        add_mean(order, rows, _first_row(run, T), origin, means[i, run], share, mu)
+                        add_mean(order, rows, _first_row(run, T), origin, means[c, run], share, mu)
                 middle[i] = mu[:O]
                 of_rows[:] = 0.0
                 square[:] = 0.0
                 for run in range(T):
                     if sizes[i, run] > 0:
-                        at, of_run, count = _first_row(run, T), scatters[i, run], sizes[i, run]
-                        add_square(order, rows, at, origin, means[i, run], of_run, count, mu, square, of_rows)
+                        row, of_run, count = _first_row(run, T), scatters[c, run], sizes[i, run]
+                        add_square(order, rows, row, origin, means[c, run], of_run, count, mu, square, of_rows)
                 for o in range(O):
                     value = np.sqrt(0.0 if square[o] < 0.0 else square[o] / (B - 1))
                     deviation[o, i] = value
@@ -196,37 +208,51 @@ def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
                         gradient[o, i, m] = of_rows[order + m, o] * factor
                     gradient[o, i, M - 1] = of_rows[rows.shape[0] - 1, o] * factor
 
-    return compiled(fill, reassociate=True)
+    return Entry(fill, reassociate=True)
 
 
 @cache
-def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
-    """Gradients with respect to ``x`` and ``base``; ``scale (O, I)`` is the incoming one over deviation and ``B - 1``.
+def pull_back(order: int, real: Any) -> Entry:
+    """``fill(x, base, knots, weight, scale, middle, sizes, of_x, of_base, B, I, O, T, first, stop)``: gradients of samples.
+
+    ``scale (O, I)`` is the incoming gradient over deviation and ``B - 1``. Where ``base`` is 0, so is ``of_base``.
 
     The gradient with respect to ``phi_b`` is ``scale (phi_b - mu)``, and both ``phi`` and its slope are linear in the run's
     coefficients: summed over outputs, ``form = sum_o scale (v_0 - mu, u) u^T`` is all that a sample meets.
     """
+    D, stamp = order + 1, STAMP
 
     def fill(
-        x: Any,
-        base: Any,
-        silu: bool,
-        knots: Any,
-        weight: Any,
-        scale: Any,
-        middle: Any,
-        sizes: Any,
-        of_x: Any,
-        of_base: Any,
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        weight_at: int,
+        scale_at: int,
+        middle_at: int,
+        sizes_at: int,
+        of_x_at: int,
+        of_base_at: int,
+        B: int,
+        I: int,
+        O: int,
+        T: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        B, O, T, D = x.shape[0], weight.shape[0], knots.shape[1], order + 1
+        silu = base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, T - order))
+        scale, middle, sizes = (
+            carray(at(scale_at, real(0)), (O, I)),
+            carray(at(middle_at, 0.0), (I, O)),
+            carray(at(sizes_at, 0.0), (I, T)),
+        )
+        of_x, of_base = carray(at(of_x_at, real(0)), (B, I)), carray(at(of_x_at if silu else of_base_at, real(0)), (B, I))
         size = min(B, CHUNK)
         counts, places, starts, sorted_x, sorted_base, values, _ = _scratch(size, T, order)
         slopes = np.empty((D, RUN))
-        xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
+        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
         # A run is written in whole vectors: what is too much is overwritten by the next one.
         of_sorted_x, of_sorted_base, of_samples = np.empty(size + LANES), np.empty(size + LANES), np.empty(size)
         rows, u = np.zeros((T + order, O)), np.empty((D, O))
@@ -246,9 +272,8 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                         factors[o] = scale[o, i]
                     for run in range(T):
                         if sizes[i, run] > 0:
-                            at = _first_row(run, T)
                             _coefficients(rows, run, T, order, u)
-                            start_row = rows[at]
+                            start_row = rows[_first_row(run, T)]
                             for o in range(O):
                                 rest[o] = start_row[o] - origin[o] - mu[o]
                             for a in range(D):
@@ -285,10 +310,4 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                 if not silu:
                     into_columns(bases, top, left, width, n, of_base)
 
-    return compiled(fill, reassociate=True)
-
-
-def numbers(order: int) -> tuple[int, int]:
-    """Of a mean and of a scatter matrix."""
-    D = order + 1
-    return D, D * (D + 1) // 2
+    return Entry(fill, reassociate=True)
