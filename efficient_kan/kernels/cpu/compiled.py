@@ -103,4 +103,4 @@ class Entry:
 
 def stored(tensor: torch.Tensor) -> bool:
     """Whether there are numbers to write: fake tensors and those on ``meta`` have a shape alone."""
-    return type(tensor) is torch.Tensor and tensor.device.type == "cpu"
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
