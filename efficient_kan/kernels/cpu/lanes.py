@@ -205,7 +205,7 @@ class _Samples:
 def block_moments(
     typingctx: Any, order: Any, x: Any, base: Any, start: Any, n: Any, middle: Any, scale: Any, mean: Any, scatter: Any
 ) -> Any:
-    """``block_moments(order, x, base, start, n, middle, scale, mean, scatter)``: of the features of ``n`` samples from ``start`` on.
+    """``block_moments(order, x, base, start, n, middle, scale, mean, scatter)``: of ``n`` samples from ``start`` on.
 
     Features as in :class:`_Samples`, lanes are samples; ``x`` and ``base`` have room for whole vectors. Fills ``mean (k+1,)``
     and the lower triangle ``scatter ((k+1) (k+2) / 2,)`` of sums of products of what is left beside the means.

@@ -135,12 +135,28 @@ def _rows_of(weight: Any, left: int, columns: int, order: int, rows: Any) -> Non
 
     Rows are ``k`` of zeros, the bases, ``k`` of zeros, the base activation.
     """
-    O, M, last = weight.shape[0], weight.shape[2], rows.shape[1] - 1
+    (O, I, M), (_, R, stride) = weight.shape, rows.shape
+    source, target = weight.ravel(), rows.ravel()
     for o in range(O):
         for c in range(columns):
+            begin, place = np.uint64((o * I + left + c) * M), np.uint64((c * R + order) * stride + o)
             for m in range(M - 1):
-                rows[c, order + m, o] = weight[o, left + c, m]
-            rows[c, last, o] = weight[o, left + c, M - 1]
+                target[place + np.uint64(m * stride)] = source[begin + np.uint64(m)]
+            target[np.uint64((c * R + R - 1) * stride + o)] = source[begin + np.uint64(M - 1)]
+
+
+@summing
+def _write_gradient(of_rows: Any, factors: Any, left: int, columns: int, order: int, gradient: Any) -> None:
+    """The inverse of :func:`_rows_of`, times ``factors (columns, >= O)``."""
+    (O, I, M), (_, R, stride) = gradient.shape, of_rows.shape
+    source, target = of_rows.ravel(), gradient.ravel()
+    for o in range(O):
+        for c in range(columns):
+            begin, place = np.uint64((o * I + left + c) * M), np.uint64((c * R + order) * stride + o)
+            factor = factors[c, o]
+            for m in range(M - 1):
+                target[begin + np.uint64(m)] = source[place + np.uint64(m * stride)] * factor
+            target[begin + np.uint64(M - 1)] = source[np.uint64((c * R + R - 1) * stride + o)] * factor
 
 
 @summing
@@ -168,6 +184,15 @@ def _coefficients(rows: Any, run: int, T: int, order: int, u: Any) -> None:
 def _origin(rows: Any, sizes: Any, T: int) -> Any:
     """A value that every edge takes often: its first coefficient in the fullest run."""
     return rows[_first_row(np.argmax(sizes), T)]
+
+
+@summing
+def _roots(square: Any, divisor: int, roots: Any, factors: Any) -> None:
+    """Deviations, and what turns half the gradient of the sum of squares into theirs."""
+    for o in range(square.shape[0]):
+        value = np.sqrt(0.0 if square[o] < 0.0 else square[o] / divisor)
+        roots[o] = value
+        factors[o] = 1.0 / (value * divisor) if value > 0.0 else 0.0
 
 
 @cache
@@ -212,7 +237,7 @@ def deviations(order: int, real: Any) -> Entry:
         # Between rows a vector is left free: rows a power of two apart would share few lines of the cache.
         columns = max(1, min(COLUMNS, _ROWS // (16 * (T + order) * (P + LANES))))
         rows, of_rows = np.zeros((columns, T + order, P + LANES)), np.empty((columns, T + order, P + LANES))
-        square, mu, factors = np.empty(P), np.empty(P), np.empty((columns, P))
+        square, mu, roots, factors = np.empty(P), np.empty(P), np.empty((columns, P)), np.empty((columns, P))
         for left in range(first, stop, COLUMNS):
             width = min(COLUMNS, stop - left)
             sizes[left : left + width] = 0.0
@@ -250,16 +275,11 @@ def deviations(order: int, real: Any) -> Entry:
                         if sizes[i, run] > 0:
                             row, of_run, number = _first_row(run, T), scatters[c, run], sizes[i, run]
                             add_square(order, own, row, origin, means[c, run], of_run, number, mu, square, of_own)
-                    for o in range(O):
-                        value = np.sqrt(0.0 if square[o] < 0.0 else square[o] / (B - 1))
-                        deviation[o, i] = value
-                        factors[group, o] = 1.0 / (value * (B - 1)) if value > 0.0 else 0.0
+                    _roots(square, B - 1, roots[group], factors[group])
                 for o in range(O):
                     for group in range(count):
-                        factor = factors[group, o]
-                        for m in range(M - 1):
-                            gradient[o, left + begin + group, m] = of_rows[group, order + m, o] * factor
-                        gradient[o, left + begin + group, M - 1] = of_rows[group, T + order - 1, o] * factor
+                        deviation[o, left + begin + group] = roots[group, o]
+                _write_gradient(of_rows, factors, left + begin, count, order, gradient)
 
     return Entry(fill, reassociate=True)
 

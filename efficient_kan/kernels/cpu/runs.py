@@ -138,10 +138,11 @@ def sort_samples(x: Any, base: Any, knots: Any, runs: Any, starts: Any, sorted_x
     """Copy samples and base activations in the order of their runs, and fill ``starts``."""
     _find_runs(x, knots, runs, starts)
     for b in range(x.shape[0]):
-        place = starts[runs[b]]
+        run = np.uint32(runs[b])  # unsigned, for else negative numbers would count from the end
+        place = np.uint32(starts[run])
         sorted_x[place] = x[b]
         sorted_base[place] = base[b]
-        starts[runs[b]] = place + 1
+        starts[run] = place + np.uint32(1)
     _restart(starts)
 
 
