@@ -9,8 +9,9 @@ run's first basis, ``f (D,)`` its other ``k`` bases and the base activation, ``u
 .. math::
     \sum_b (\phi_b - \mu)^2 = \sum_j u_j^T C_j u_j + n_j (\mu_j - \mu)^2, \qquad \mu_j = v_{0j} + u_j^T m_j.
 
-No constant enters a square, neither of an edge nor of a feature, so nothing cancels; sums are in float64, because rounding
-errors of a covariance can exceed a small variance. Nothing grows with the square of ``M``.
+Moments are summed up of the powers of ``s``, the place in the run's interval, which are centred first; those of ``f`` follow,
+since bases are polynomials in ``s``. No constant enters a square, neither of an edge nor of a feature, so nothing cancels; sums
+are in float64, because rounding errors of a covariance can exceed a small variance. Nothing grows with the square of ``M``.
 """
 
 from __future__ import annotations
@@ -114,19 +115,6 @@ def _to_bases(knots: Any, run: int, order: int, mean: Any, scatter: Any, room: A
             at += 1
     for r in range(order):
         scatter[at + r] = along[r, order]
-
-
-@summing
-def _scratch(size: int, T: int, order: int) -> Any:
-    return (
-        np.empty(size, np.int32),
-        np.empty(size, np.int32),
-        np.empty(T + 1, np.int32),
-        np.empty(size, np.float64),
-        np.empty(size, np.float64),
-        np.empty((order + 2, RUN), np.float64),
-        np.empty((0, RUN), np.float64),
-    )
 
 
 @summing
@@ -323,7 +311,8 @@ def pull_back(order: int, real: Any) -> Entry:
         )
         of_x, of_base = carray(at(of_x_at, real(0)), (B, I)), carray(at(of_x_at if silu else of_base_at, real(0)), (B, I))
         size = min(B, CHUNK)
-        counts, places, starts, sorted_x, sorted_base, values, _ = _scratch(size, T, order)
+        counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
+        sorted_x, sorted_base, values = np.empty(size), np.empty(size), np.empty((order + 2, RUN))
         slopes = np.empty((D, RUN))
         xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
         # A run is written in whole vectors: what is too much is overwritten by the next one.
