@@ -322,6 +322,30 @@ def test_a_child_forked_after_use_of_torchs_threads_computes_the_same(used_by: s
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0
 
 
+@pytest.mark.skipif("USE_OPENMP=ON" not in torch.__config__.show() or sys.platform != "linux", reason="needs GNU's OpenMP")
+def test_finds_the_openmp_of_torch() -> None:
+    assert threads._openmp() is not None
+
+
+def test_a_team_smaller_than_asked_for_does_all_parts() -> None:
+    code = """
+        import torch
+        from efficient_kan.kernels.cpu import threads
+        from efficient_kan.kernels.cpu.compiled import Entry, at
+        def count(out_at, start, stop):
+            out = at(out_at, 0)
+            for n in range(start, stop):
+                out[n] += 1
+        torch.set_num_threads(3)
+        counts = torch.zeros(100, dtype=torch.int64)
+        threads.run(Entry(count), 100, counts.data_ptr())
+        assert counts.eq(1).all(), counts
+    """
+    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, check=False, timeout=120, env=environment).returncode == 0
+
+
 def test_parts_cover_the_range_once_on_threads_of_torch() -> None:
     def count(out_at: int, factor: int, start: int, stop: int) -> None:
         out = at(out_at, 0)
