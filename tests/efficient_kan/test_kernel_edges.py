@@ -206,13 +206,20 @@ def test_the_same_bits_on_any_number_of_threads(name: str) -> None:
     inputs = make(300, 23, 9, 5, 3)
     threads, results = torch.get_num_threads(), []
     try:
-        for count in (1, 2, 3):
+        for count in (1, 2, 3, 4):
             torch.set_num_threads(count)
             results.append(evaluate(getattr(cpu, name), inputs))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(other[n], value) for n, value in results[0].items())
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_parameters_are_tensors_like_others(name: str) -> None:
+    inputs, norm = make(30, 3, 4, 4, 3), getattr(cpu, name)
+    as_parameters = inputs._replace(x=torch.nn.Parameter(inputs.x), weight=torch.nn.Parameter(inputs.weight))
+    assert torch.equal(norm(as_parameters), norm(inputs))
 
 
 @pytest.mark.parametrize("silu", [True, False])

@@ -2,6 +2,7 @@
 
 import torch
 
+from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.edges import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.edges import edge_std as edge_std
 from efficient_kan.kernels.cpu.folding import fold as fold
@@ -26,3 +27,4 @@ def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32) -> None:
         for penalty in (SampleL1(), SampleStd()):
             y, value = layer.forward_with_penalty(x, penalty)
             (y.sum() + value).backward()
+    threads.warm_up()

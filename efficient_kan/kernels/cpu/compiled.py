@@ -55,20 +55,6 @@ def summing(function: _Function) -> _Function:
     return compiled
 
 
-def compiled(function: _Function, *, reassociate: bool = False) -> _Function:
-    """Compile a function when it is first called; cached across processes where a folder for it can be written.
-
-    With ``reassociate`` sums may be reordered, always in the same way (see :func:`summing`). What the function closes over is
-    part of the cache's key, and STAMP must be: ``assert stamp`` in it sees to that.
-    """
-    options = _REASSOCIATED if reassociate else _OPTIONS
-    try:
-        made: _Function = njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        made = njit(**options)(function)
-    return made
-
-
 @intrinsic  # type: ignore[untyped-decorator]
 def at(_: Any, address: Any, like: Any) -> Any:
     """``at(address, like)``: the pointer to numbers of the type of ``like`` at an integer address."""
@@ -80,19 +66,38 @@ def at(_: Any, address: Any, like: Any) -> Any:
     return signature, generate
 
 
+def _name_apart(function: Callable[..., None]) -> None:
+    """Give each specialisation a file of its own in the cache.
+
+    numba keeps an index of all functions of one name, and of two processes that add to it at once one loses its entry, or has
+    it point to the code of the other.
+    """
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    values = [(name, cell.cell_contents) for name, cell in cells if name != "stamp"]
+    function.__qualname__ += f"-{zlib.crc32(repr(values).encode()):08x}"
+
+
+# Numbers of arguments of the entries that there are.
+ARITIES: set[int] = set()
+
+
 class Entry:
     """A compiled function of integers alone (addresses and sizes), which machine code can call at ``address``.
 
-    Called from Python it releases the GIL.
+    It is compiled at once, and cached across processes where a folder for it can be written. With ``reassociate`` sums may be
+    reordered, always in the same way (see :func:`summing`). What the function closes over is part of the cache's key, and STAMP
+    must be: ``assert stamp`` in it sees to that. Called from Python it releases the GIL.
     """
 
     def __init__(self, function: Callable[..., None], *, reassociate: bool = False) -> None:
         self.arity = len(inspect.signature(function).parameters)
+        ARITIES.add(self.arity)
+        _name_apart(function)
         signature = types.void(*[types.int64] * self.arity)
         options = _REASSOCIATED if reassociate else _OPTIONS
         try:
             self._made = cfunc(signature, cache=True, **options)(function)
-        except RuntimeError:  # as above
+        except RuntimeError:  # numba found no folder that it may write to
             self._made = cfunc(signature, **options)(function)
         self.address: int = self._made.address
         self._call = self._made.ctypes
@@ -103,4 +108,4 @@ class Entry:
 
 def stored(tensor: torch.Tensor) -> bool:
     """Whether there are numbers to write: fake tensors and those on ``meta`` have a shape alone."""
-    return type(tensor) is torch.Tensor and tensor.device.type == "cpu"
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"

@@ -10,6 +10,7 @@ the sizes are. Derivatives of higher order are those of the kernel `native`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
 from efficient_kan.kernels.cpu import moments, policy, signs, threads
-from efficient_kan.kernels.cpu.compiled import stored
-from efficient_kan.kernels.cpu.lanes import lanes
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, stored
 
 # Inputs that are worth a thread.
 _LEAST = 4
+# Edges whose gradients are worth a thread.
+_LEAST_EDGES = 2048
 
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
@@ -40,7 +42,7 @@ class _EdgeL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
         norms, gradient = weight.new_empty(weight.shape[:2]), weight.new_empty(weight.shape)
-        _run(signs.sums(order, _lanes(weight)), (x, base, knots, weight), (norms, gradient))
+        _run(signs.sums(order, REAL[weight.dtype]), (x, base, knots, weight), (norms, gradient))
         ctx.save_for_backward(x, base, knots, weight, gradient)
         ctx.order = order
         return norms
@@ -52,8 +54,9 @@ class _EdgeL1(torch.autograd.Function):
             return _differentiable(native.edge_l1, ctx, (x, base, knots, weight), grad)
         of_x, of_base = _like_samples(ctx, x, base)
         if of_x is not None:
-            _run(signs.slopes(ctx.order, _lanes(weight)), (x, base, knots, weight), (grad / x.shape[0], of_x, of_base))
-        return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
+            scale = (grad / x.shape[0]).contiguous()
+            _run(signs.slopes(ctx.order, REAL[x.dtype]), (x, base, knots, weight), (scale, of_x, of_base))
+        return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
 
 
 class _EdgeStd(torch.autograd.Function):
@@ -61,9 +64,8 @@ class _EdgeStd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
         deviations, gradient = weight.new_empty(weight.shape[:2]), weight.new_empty(weight.shape)
         means = weight.new_empty((weight.shape[1], weight.shape[0]), dtype=torch.float64)
-        sizes = weight.new_zeros(knots.shape, dtype=torch.float64)
-        of_runs = [weight.new_zeros((*knots.shape, n), dtype=torch.float64) for n in moments.numbers(order)]
-        _run(moments.deviations(order), (x, base, knots, weight), (deviations, means, gradient, sizes, *of_runs))
+        sizes = weight.new_empty(knots.shape, dtype=torch.float64)
+        _run(moments.deviations(order, REAL[x.dtype]), (x, base, knots, weight), (deviations, means, gradient, sizes))
         pulls_back = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         ctx.save_for_backward(x, base, knots, weight, gradient, *((deviations, means, sizes) if pulls_back else (None,) * 3))
         ctx.order = order
@@ -78,22 +80,46 @@ class _EdgeStd(torch.autograd.Function):
         if of_x is not None:
             nonzero = deviations > 0
             scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
-            _run(moments.pull_back(ctx.order), (x, base, knots, weight), (scale, means, sizes, of_x, of_base))
-        return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
+            targets = (scale.contiguous(), means, sizes, of_x, of_base)
+            _run(moments.pull_back(ctx.order, REAL[x.dtype]), (x, base, knots, weight), targets)
+        return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
 
 
-def _run(function: Callable[..., None], inputs: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> None:
-    """Call a compiled pass for all inputs; ``x`` stands in for a base that is SiLU and for its gradient."""
-    x, base, knots, weight = inputs
-    assert x is not None
-    if not all(stored(tensor) for tensor in (*inputs, *others) if tensor is not None):
+def _run(function: Entry, inputs: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> None:
+    """Call a compiled pass for all inputs, with ``others`` contiguous; what is None has address 0."""
+    tensors = [None if tensor is None else tensor.contiguous() for tensor in inputs]
+    x, _, knots, weight = tensors
+    assert x is not None and knots is not None and weight is not None
+    if not all(stored(tensor) for tensor in (*tensors, *others) if tensor is not None):
         return
-    arrays = [(x if tensor is None else tensor).detach().contiguous().numpy() for tensor in (x, base, knots, weight, *others)]
-    threads.run(function, x.shape[1], *arrays[:2], base is None, *arrays[2:], least=_LEAST)
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (*tensors, *others)]
+    threads.run(function, x.shape[1], *addresses, *x.shape, weight.shape[0], knots.shape[1], least=_LEAST)
 
 
-def _lanes(weight: Tensor) -> int:
-    return lanes(8 * weight.element_size())
+@cache
+def _scale_edges(real: Any) -> Entry:
+    """``scale(gradient, factors, out, M, start, stop)``: rows of ``gradient (O I, M)`` times ``factors (O I,)``."""
+    stamp = STAMP
+
+    def scale(gradient_at: int, factors_at: int, out_at: int, M: int, start: int, stop: int) -> None:
+        assert stamp
+        gradient, factors, out = at(gradient_at, real(0)), at(factors_at, real(0)), at(out_at, real(0))
+        for edge in range(start, stop):
+            factor = factors[edge]
+            for m in range(edge * M, edge * M + M):
+                out[m] = gradient[m] * factor
+
+    return Entry(scale)
+
+
+def _scaled(gradient: Tensor, grad: Tensor) -> Tensor:
+    """``gradient * grad.unsqueeze(-1)``: torch takes several times as long, for its loops are over so few features."""
+    factors, out = grad.contiguous(), torch.empty_like(gradient)
+    if stored(gradient) and stored(factors):
+        addresses = (gradient.data_ptr(), factors.data_ptr(), out.data_ptr())
+        function, edges = _scale_edges(REAL[gradient.dtype]), factors.numel()
+        threads.run(function, edges, *addresses, gradient.shape[-1], least=_LEAST_EDGES)
+    return out
 
 
 def _like_samples(ctx: Any, x: Tensor, base: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -57,9 +57,9 @@ class _Vectors:
         pointer = self.builder.bitcast(self.at(data, index), self.type.as_pointer())
         self.builder.store(value, pointer, align=self.bits // 8)
 
-    def spread(self, value: Any) -> Any:
-        """``value`` in every lane."""
-        undefined = ir.Constant(self.type, ir.Undefined)
+    def spread(self, value: Any, kind: Any = None) -> Any:
+        """``value`` in every lane, of a vector of the type ``kind`` if that is not of real numbers."""
+        undefined = ir.Constant(kind or self.type, ir.Undefined)
         first = self.builder.insert_element(undefined, value, ir.IntType(32)(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.width), None))
 
@@ -162,6 +162,85 @@ def pull(typingctx: Any, order: Any, features: Any, slopes: Any, b: Any, vectors
 
     result = types.UniTuple(features.dtype, 2)  # type: ignore[attr-defined]
     return result(order, features, slopes, types.intp, vectors, scale, types.intp), generate
+
+
+class _Samples:
+    """Of sorted samples ``s = (x - middle) scale``, its powers 1 to k, and the base activation; ``s`` is 0 if ``scale`` is.
+
+    Powers are rounded and not contracted with what is subtracted, so that those of equal samples are equal.
+    """
+
+    def __init__(self, code: _Vectors, order: int, arrays: Any, start: Any, n: Any, middle: Any, scale: Any) -> None:
+        self.code, self.order, self.start, self.n = code, order, start, n
+        (self.x, _), (self.base, _) = arrays
+        self.middle, self.scale = code.spread(middle), code.spread(scale)
+        self.inside = code.builder.fcmp_ordered("!=", scale, scale.type(0.0))
+        self.lanes = ir.Constant(ir.VectorType(_INT, code.width), list(range(code.width)))
+
+    def features(self, b: Any) -> list[Any]:
+        builder = self.code.builder
+        place = builder.add(self.start, b)
+        s = builder.fmul(builder.fsub(self.code.load(self.x, place), self.middle), self.scale)
+        s = builder.select(self.inside, s, self.code.zero)
+        powers = [s]
+        for _ in range(self.order - 1):
+            powers.append(builder.fmul(powers[-1], s))
+        return [*powers, self.code.load(self.base, place)]
+
+    def first(self) -> list[Any]:
+        """The features of the first sample, in every lane."""
+        builder = self.code.builder
+        return [self.code.spread(builder.extract_element(f, ir.IntType(32)(0))) for f in self.features(_INT(0))]
+
+    def less(self, b: Any, origin: list[Any]) -> list[Any]:
+        """Features less ``origin``, zero beyond the last sample."""
+        builder = self.code.builder
+        left = self.code.spread(builder.sub(self.n, b), self.lanes.type)
+        exists = builder.icmp_signed("<", self.lanes, left)
+        differences = [builder.fsub(f, o) for f, o in zip(self.features(b), origin, strict=True)]
+        return [builder.select(exists, d, self.code.zero) for d in differences]
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def block_moments(
+    typingctx: Any, order: Any, x: Any, base: Any, start: Any, n: Any, middle: Any, scale: Any, mean: Any, scatter: Any
+) -> Any:
+    """``block_moments(order, x, base, start, n, middle, scale, mean, scatter)``: of ``n`` samples from ``start`` on.
+
+    Features as in :class:`_Samples`, lanes are samples; ``x`` and ``base`` have room for whole vectors. Fills ``mean (k+1,)``
+    and the lower triangle ``scatter ((k+1) (k+2) / 2,)`` of sums of products of what is left beside the means.
+    """
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        code = _Vectors(context, builder, kinds[1].dtype)
+        arrays = [code.array(kinds[n], args[n]) for n in (1, 2)]
+        (means, _), (products, _) = (code.array(kinds[n], args[n]) for n in (7, 8))
+        samples = _Samples(code, k, arrays, *args[3:7])
+        step = _INT(code.width)
+        first, totals = samples.first(), [code.accumulator() for _ in range(k + 1)]
+        with cgutils.for_range_slice(builder, _INT(0), args[4], step, intp=_INT) as (b, _):
+            for total, value in zip(totals, samples.less(b, first), strict=True):
+                builder.store(builder.fadd(builder.load(total), value), total)
+        centre, number = [], builder.sitofp(args[4], code.scalar)
+        for a in range(k + 1):
+            origin = builder.extract_element(first[a], ir.IntType(32)(0))
+            value = builder.fadd(origin, builder.fdiv(code.sum(totals[a]), number))
+            builder.store(value, code.at(means, _INT(a)))
+            centre.append(code.spread(value))
+        entries = [(a, c) for a in range(k + 1) for c in range(a + 1)]
+        sums = [code.accumulator() for _ in entries]
+        with cgutils.for_range_slice(builder, _INT(0), args[4], step, intp=_INT) as (b, _):
+            f = samples.less(b, centre)
+            for total, (a, c) in zip(sums, entries, strict=True):
+                code.accumulate(total, f[a], f[c])
+        for place, total in enumerate(sums):
+            builder.store(code.sum(total), code.at(products, _INT(place)))
+        return context.get_dummy_value()
+
+    arguments = (order, x, base, types.intp, types.intp, types.float64, types.float64, mean, scatter)
+    return types.void(*arguments), generate
 
 
 class _Run:

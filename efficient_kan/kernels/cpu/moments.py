@@ -9,20 +9,21 @@ run's first basis, ``f (D,)`` its other ``k`` bases and the base activation, ``u
 .. math::
     \sum_b (\phi_b - \mu)^2 = \sum_j u_j^T C_j u_j + n_j (\mu_j - \mu)^2, \qquad \mu_j = v_{0j} + u_j^T m_j.
 
-No constant enters a square, neither of an edge nor of a feature, so nothing cancels; sums are in float64, because rounding
-errors of a covariance can exceed a small variance. Nothing grows with the square of ``M``.
+Moments are summed up of the powers of ``s``, the place in the run's interval, which are centred first; those of ``f`` follow,
+since bases are polynomials in ``s``. No constant enters a square, neither of an edge nor of a feature, so nothing cancels; sums
+are in float64, because rounding errors of a covariance can exceed a small variance. Nothing grows with the square of ``M``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
-from efficient_kan.kernels.cpu.lanes import add_mean, add_square, contract, lanes
+from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
+from efficient_kan.kernels.cpu.lanes import add_mean, add_square, block_moments, contract, lanes
 from efficient_kan.kernels.cpu.runs import (
     CHUNK,
     COLUMNS,
@@ -32,80 +33,118 @@ from efficient_kan.kernels.cpu.runs import (
     run_bases,
     scatter_to,
     sort_into_runs,
+    sort_samples,
     through_silu,
 )
 
 LANES = lanes(64)
+# Bytes of coefficients and their gradients that live at a time: what a core's own cache holds.
+_ROWS = 2**19
 
 
 @summing
-def _merge(features: Any, n: int, size: int, mean: Any, scatter: Any) -> None:
-    """Add ``features (D, n)``, which are centred in place, to the moments of ``size`` samples (Chan et al. 1979)."""
-    D = mean.shape[0]
-    total = size + n
-    shift = np.empty(D)
+def _merge(n: int, block_mean: Any, block_scatter: Any, size: Any, mean: Any, scatter: Any) -> None:
+    """Add the moments of ``n`` samples to those of ``size`` samples (Chan et al. 1979)."""
+    D, total, at = mean.shape[0], size + n, 0
     for a in range(D):
-        row = features[a]
-        pilot = row[0]
-        middle = 0.0
-        for b in range(n):
-            middle += row[b] - pilot
-        middle = pilot + middle / n
-        for b in range(n):
-            row[b] -= middle
-        shift[a] = middle - mean[a]
-    at = 0
-    for a in range(D):
-        left = features[a]
         for c in range(a + 1):
-            right = features[c]
-            product = 0.0
-            for b in range(n):
-                product += left[b] * right[b]
-            scatter[at] += product + shift[a] * shift[c] * (size * n / total)
+            shifts = (block_mean[a] - mean[a]) * (block_mean[c] - mean[c])
+            scatter[at] += block_scatter[at] + shifts * (size * n / total)
             at += 1
     for a in range(D):
-        mean[a] += shift[a] * (n / total)
+        mean[a] += (block_mean[a] - mean[a]) * (n / total)
 
 
 @summing
-def run_moments(x: Any, base: Any, knots: Any, order: int, sizes: Any, means: Any, scatters: Any, scratch: Any) -> None:
-    """Of one input's samples, added to ``sizes (T,)``, ``means (T, D)``, ``scatters (T, D (D + 1) / 2)``."""
-    T = knots.shape[0]
-    counts, places, starts, sorted_x, sorted_base, values, no_slopes = scratch
-    sort_into_runs(x, knots, counts, starts, places)
-    scatter_to(places, x, sorted_x)
-    scatter_to(places, base, sorted_base)
-    for run in range(T):
-        for start in range(starts[run], starts[run + 1], RUN):
-            end = min(start + RUN, starts[run + 1])
-            run_bases(sorted_x[start:end], knots, run, order, values, no_slopes)
-            values[order + 1, : end - start] = sorted_base[start:end]
-            _merge(values[1:], end - start, sizes[run], means[run], scatters[run])
-            sizes[run] += end - start
+def _cell(knots: Any, run: int) -> Any:
+    """Middle and scale of a run's interval, where ``s = (x - middle) scale`` is in [-1/2, 1/2); scale 0 without bases."""
+    if run == knots.shape[0] - 1:
+        return 0.0, 0.0
+    left, right = np.float64(knots[run]), np.float64(knots[run + 1])
+    return left + (right - left) / 2, 1.0 / (right - left)
 
 
 @summing
-def _scratch(size: int, T: int, order: int) -> Any:
-    return (
-        np.empty(size, np.int32),
-        np.empty(size, np.int32),
-        np.empty(T + 1, np.int32),
-        np.empty(size, np.float64),
-        np.empty(size, np.float64),
-        np.empty((order + 2, RUN), np.float64),
-        np.empty((0, RUN), np.float64),
-    )
+def _polynomials(knots: Any, run: int, order: int, values: Any, carried: Any) -> None:
+    """``values[r, p]``: the coefficient of ``s**p`` in basis ``r`` of a run, as in `runs.run_bases` with ``carried (D,)``."""
+    last, (middle, scale) = knots.shape[0] - 1, _cell(knots, run)
+    width = 1.0 / scale
+    values[:] = 0.0
+    values[0, 0] = 1.0
+    for p in range(1, order + 1):
+        carried[:] = 0.0
+        for r in range(p):
+            left = np.float64(knots[max(run + 1 - p + r, 0)])
+            right = np.float64(knots[min(run + 1 + r, last)])
+            row, inverse = values[r], 1.0 / (right - left)
+            below = 0.0
+            for q in range(p + 1):
+                ratio = row[q] * inverse
+                row[q] = carried[q] + (right - middle) * ratio - width * below
+                carried[q] = (middle - left) * ratio + width * below
+                below = ratio
+        values[p] = carried
 
 
 @summing
-def _rows_of(weight: Any, i: int, order: int, rows: Any) -> None:
-    """``weight[:, i]`` as ``(rows, O)`` in float64: ``k`` zero rows, the bases, ``k`` zero rows, the base activation."""
-    O, M = weight.shape[0], weight.shape[2]
+def _to_bases(knots: Any, run: int, order: int, mean: Any, scatter: Any, room: Any) -> None:
+    """Turn moments of powers of ``s`` and of the base activation into those of ``f``, in place."""
+    if run == knots.shape[0] - 1:
+        return
+    values, carried, along = room
+    _polynomials(knots, run, order, values, carried)
+    D = order + 1
+    for r in range(order):
+        total = values[r + 1, 0]
+        for p in range(order):
+            total += values[r + 1, p + 1] * mean[p]
+        carried[r] = total
+        for c in range(D):
+            total = 0.0
+            for p in range(order):
+                total += values[r + 1, p + 1] * scatter[max(p, c) * (max(p, c) + 1) // 2 + min(p, c)]
+            along[r, c] = total
+    at = 0
+    for r in range(order):
+        mean[r] = carried[r]
+        for q in range(r + 1):
+            total = 0.0
+            for p in range(order):
+                total += values[q + 1, p + 1] * along[r, p]
+            scatter[at] = total
+            at += 1
+    for r in range(order):
+        scatter[at + r] = along[r, order]
+
+
+@summing
+def _rows_of(weight: Any, left: int, columns: int, order: int, rows: Any) -> None:
+    """``weight[:, left : left + columns]`` as ``(columns, rows, O)`` in float64.
+
+    Rows are ``k`` of zeros, the bases, ``k`` of zeros, the base activation.
+    """
+    (O, I, M), (_, R, stride) = weight.shape, rows.shape
+    source, target = weight.ravel(), rows.ravel()
     for o in range(O):
-        for m in range(M - 1):
-            rows[order + m, o] = weight[o, i, m]
-        rows[rows.shape[0] - 1, o] = weight[o, i, M - 1]
+        for c in range(columns):
+            begin, place = np.uint64((o * I + left + c) * M), np.uint64((c * R + order) * stride + o)
+            for m in range(M - 1):
+                target[place + np.uint64(m * stride)] = source[begin + np.uint64(m)]
+            target[np.uint64((c * R + R - 1) * stride + o)] = source[begin + np.uint64(M - 1)]
+
+
+@summing
+def _write_gradient(of_rows: Any, factors: Any, left: int, columns: int, order: int, gradient: Any) -> None:
+    """The inverse of :func:`_rows_of`, times ``factors (columns, >= O)``."""
+    (O, I, M), (_, R, stride) = gradient.shape, of_rows.shape
+    source, target = of_rows.ravel(), gradient.ravel()
+    for o in range(O):
+        for c in range(columns):
+            begin, place = np.uint64((o * I + left + c) * M), np.uint64((c * R + order) * stride + o)
+            factor = factors[c, o]
+            for m in range(M - 1):
+                target[begin + np.uint64(m)] = source[place + np.uint64(m * stride)] * factor
+            target[begin + np.uint64(M - 1)] = source[np.uint64((c * R + R - 1) * stride + o)] * factor
 
 
 @summing
@@ -135,101 +174,151 @@ def _origin(rows: Any, sizes: Any, T: int) -> Any:
     return rows[_first_row(np.argmax(sizes), T)]
 
 
-@cache
-def deviations(order: int, stamp: int = STAMP) -> Callable[..., None]:
-    """Fill ``deviation (O, I)``, the means ``middle (I, O)`` and ``gradient (O, I, M)``, that of the deviation.
+@summing
+def _roots(square: Any, divisor: int, roots: Any, factors: Any) -> None:
+    """Deviations, and what turns half the gradient of the sum of squares into theirs."""
+    for o in range(square.shape[0]):
+        value = np.sqrt(0.0 if square[o] < 0.0 else square[o] / divisor)
+        roots[o] = value
+        factors[o] = 1.0 / (value * divisor) if value > 0.0 else 0.0
 
-    ``sizes (I, T)``, ``means (I, T, D)`` and ``scatters (I, T, D (D + 1) / 2)`` start as zeros and keep the moments.
+
+@cache
+def deviations(order: int, real: Any) -> Entry:
+    """``fill(x, base, knots, weight, deviation, middle, gradient, sizes, B, I, O, T, first, stop)``: addresses, sizes, a part.
+
+    Fills ``deviation (O, I)``, ``gradient (O, I, M)``, that of the deviation, and in float64 the means ``middle (I, O)`` and
+    the numbers of samples in runs ``sizes (I, T)``, for inputs ``first <= i < stop``. A ``base`` of 0 is SiLU.
     """
+    D, stamp = order + 1, STAMP
 
     def fill(
-        x: Any,
-        base: Any,
-        silu: bool,
-        knots: Any,
-        weight: Any,
-        deviation: Any,
-        middle: Any,
-        gradient: Any,
-        sizes: Any,
-        means: Any,
-        scatters: Any,
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        weight_at: int,
+        deviation_at: int,
+        middle_at: int,
+        gradient_at: int,
+        sizes_at: int,
+        B: int,
+        I: int,
+        O: int,
+        T: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        B, (O, _, M), T = x.shape[0], weight.shape, knots.shape[1]
+        M, silu = T - order, base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, M))
+        deviation, gradient = carray(at(deviation_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), (O, I, M))
+        middle, sizes = carray(at(middle_at, 0.0), (I, O)), carray(at(sizes_at, 0.0), (I, T))
+        means, scatters = np.empty((COLUMNS, T, D)), np.empty((COLUMNS, T, D * (D + 1) // 2))
         size = min(B, CHUNK)
-        scratch = _scratch(size, T, order)
-        xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
+        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
+        counts, starts = np.empty(size, np.int32), np.empty(T + 1, np.int32)
+        sorted_x, sorted_base = np.empty(size + LANES), np.empty(size + LANES)
+        block_mean, block_scatter = np.empty(D), np.empty(D * (D + 1) // 2)
+        room = np.empty((D, D)), np.empty(D), np.empty((order, D))
         P = (O + LANES - 1) // LANES * LANES
-        rows, of_rows = np.zeros((T + order, P)), np.empty((T + order, P))
-        square, mu = np.empty(P), np.empty(P)
+        # Between rows a vector is left free: rows a power of two apart would share few lines of the cache.
+        columns = max(1, min(COLUMNS, _ROWS // (16 * (T + order) * (P + LANES))))
+        rows, of_rows = np.zeros((columns, T + order, P + LANES)), np.empty((columns, T + order, P + LANES))
+        square, mu, roots, factors = np.empty(P), np.empty(P), np.empty((columns, P)), np.empty((columns, P))
         for left in range(first, stop, COLUMNS):
             width = min(COLUMNS, stop - left)
+            sizes[left : left + width] = 0.0
+            means[:] = 0.0
+            scatters[:] = 0.0
             for top in range(0, B, size):
                 n = min(size, B - top)
                 bases_of(x, base, silu, top, left, width, n, xs, bases)
                 for c in range(width):
-                    i = left + c
-                    run_moments(xs[c][:n], bases[c][:n], knots[i], order, sizes[i], means[i], scatters[i], scratch)
-            for i in range(left, left + width):
-                _rows_of(weight, i, order, rows)
-                origin = _origin(rows, sizes[i], T)
-                mu[:] = 0.0
-                for run in range(T):
-                    if sizes[i, run] > 0:
-                        share = sizes[i, run] / B
-                        add_mean(order, rows, _first_row(run, T), origin, means[i, run], share, mu)
-                middle[i] = mu[:O]
-                of_rows[:] = 0.0
-                square[:] = 0.0
-                for run in range(T):
-                    if sizes[i, run] > 0:
-                        at, of_run, count = _first_row(run, T), scatters[i, run], sizes[i, run]
-                        add_square(order, rows, at, origin, means[i, run], of_run, count, mu, square, of_rows)
+                    of_size = sizes[left + c]
+                    sort_samples(xs[c][:n], bases[c][:n], knots[left + c], counts, starts, sorted_x, sorted_base)
+                    for run in range(T):
+                        if starts[run + 1] > starts[run]:
+                            centre, scale = _cell(knots[left + c], run)
+                            begin, number = starts[run], starts[run + 1] - starts[run]
+                            block_moments(order, sorted_x, sorted_base, begin, number, centre, scale, block_mean, block_scatter)
+                            _merge(number, block_mean, block_scatter, of_size[run], means[c, run], scatters[c, run])
+                            of_size[run] += number
+            for begin in range(0, width, columns):
+                count = min(columns, width - begin)
+                _rows_of(weight, left + begin, count, order, rows)
+                for group in range(count):
+                    c, i = begin + group, left + begin + group
+                    own, of_own = rows[group], of_rows[group]
+                    origin = _origin(own, sizes[i], T)
+                    mu[:] = 0.0
+                    for run in range(T):
+                        if sizes[i, run] > 0:
+                            _to_bases(knots[i], run, order, means[c, run], scatters[c, run], room)
+                            add_mean(order, own, _first_row(run, T), origin, means[c, run], sizes[i, run] / B, mu)
+                    middle[i] = mu[:O]
+                    of_own[:] = 0.0
+                    square[:] = 0.0
+                    for run in range(T):
+                        if sizes[i, run] > 0:
+                            row, of_run, number = _first_row(run, T), scatters[c, run], sizes[i, run]
+                            add_square(order, own, row, origin, means[c, run], of_run, number, mu, square, of_own)
+                    _roots(square, B - 1, roots[group], factors[group])
                 for o in range(O):
-                    value = np.sqrt(0.0 if square[o] < 0.0 else square[o] / (B - 1))
-                    deviation[o, i] = value
-                    factor = 1.0 / (value * (B - 1)) if value > 0.0 else 0.0
-                    for m in range(M - 1):
-                        gradient[o, i, m] = of_rows[order + m, o] * factor
-                    gradient[o, i, M - 1] = of_rows[rows.shape[0] - 1, o] * factor
+                    for group in range(count):
+                        deviation[o, left + begin + group] = roots[group, o]
+                _write_gradient(of_rows, factors, left + begin, count, order, gradient)
 
-    return compiled(fill, reassociate=True)
+    return Entry(fill, reassociate=True)
 
 
 @cache
-def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
-    """Gradients with respect to ``x`` and ``base``; ``scale (O, I)`` is the incoming one over deviation and ``B - 1``.
+def pull_back(order: int, real: Any) -> Entry:
+    """``fill(x, base, knots, weight, scale, middle, sizes, of_x, of_base, B, I, O, T, first, stop)``: gradients of samples.
+
+    ``scale (O, I)`` is the incoming gradient over deviation and ``B - 1``. Where ``base`` is 0, so is ``of_base``.
 
     The gradient with respect to ``phi_b`` is ``scale (phi_b - mu)``, and both ``phi`` and its slope are linear in the run's
     coefficients: summed over outputs, ``form = sum_o scale (v_0 - mu, u) u^T`` is all that a sample meets.
     """
+    D, stamp = order + 1, STAMP
 
     def fill(
-        x: Any,
-        base: Any,
-        silu: bool,
-        knots: Any,
-        weight: Any,
-        scale: Any,
-        middle: Any,
-        sizes: Any,
-        of_x: Any,
-        of_base: Any,
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        weight_at: int,
+        scale_at: int,
+        middle_at: int,
+        sizes_at: int,
+        of_x_at: int,
+        of_base_at: int,
+        B: int,
+        I: int,
+        O: int,
+        T: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        B, O, T, D = x.shape[0], weight.shape[0], knots.shape[1], order + 1
+        silu = base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, T - order))
+        scale, middle, sizes = (
+            carray(at(scale_at, real(0)), (O, I)),
+            carray(at(middle_at, 0.0), (I, O)),
+            carray(at(sizes_at, 0.0), (I, T)),
+        )
+        of_x, of_base = carray(at(of_x_at, real(0)), (B, I)), carray(at(of_x_at if silu else of_base_at, real(0)), (B, I))
         size = min(B, CHUNK)
-        counts, places, starts, sorted_x, sorted_base, values, _ = _scratch(size, T, order)
+        counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
+        sorted_x, sorted_base, values = np.empty(size), np.empty(size), np.empty((order + 2, RUN))
         slopes = np.empty((D, RUN))
-        xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
+        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
         # A run is written in whole vectors: what is too much is overwritten by the next one.
         of_sorted_x, of_sorted_base, of_samples = np.empty(size + LANES), np.empty(size + LANES), np.empty(size)
-        rows, u = np.zeros((T + order, O)), np.empty((D, O))
+        all_rows, u = np.zeros((1, T + order, O)), np.empty((D, O))
+        rows = all_rows[0]
         forms = np.empty((T, D, D + 1))
         scaled, factors, rest = np.empty(O), np.empty(O), np.empty(O)
         for left in range(first, stop, COLUMNS):
@@ -240,15 +329,14 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                 for c in range(width):
                     i = left + c
                     knot = knots[i]
-                    _rows_of(weight, i, order, rows)
+                    _rows_of(weight, i, 1, order, all_rows)
                     origin, mu = _origin(rows, sizes[i], T), middle[i]
                     for o in range(O):
                         factors[o] = scale[o, i]
                     for run in range(T):
                         if sizes[i, run] > 0:
-                            at = _first_row(run, T)
                             _coefficients(rows, run, T, order, u)
-                            start_row = rows[at]
+                            start_row = rows[_first_row(run, T)]
                             for o in range(O):
                                 rest[o] = start_row[o] - origin[o] - mu[o]
                             for a in range(D):
@@ -285,10 +373,4 @@ def pull_back(order: int, stamp: int = STAMP) -> Callable[..., None]:
                 if not silu:
                     into_columns(bases, top, left, width, n, of_base)
 
-    return compiled(fill, reassociate=True)
-
-
-def numbers(order: int) -> tuple[int, int]:
-    """Of a mean and of a scatter matrix."""
-    D = order + 1
-    return D, D * (D + 1) // 2
+    return Entry(fill, reassociate=True)

@@ -101,24 +101,49 @@ def count_knots(x: Any, knots: Any, counts: Any) -> None:
 
 
 @summing
-def sort_into_runs(x: Any, knots: Any, counts: Any, starts: Any, places: Any) -> None:
-    """Fill ``starts (T + 1,)``, where each run begins, and ``places (n,)``, where each sample goes."""
-    count_knots(x, knots, counts)
-    runs = knots.shape[0]
+def _find_runs(x: Any, knots: Any, runs: Any, starts: Any) -> None:
+    """``runs[b]``: the run of each sample; ``starts (T + 1,)``: where each run begins among sorted samples."""
+    count_knots(x, knots, runs)
+    T = knots.shape[0]
     starts[:] = 0
     for b in range(x.shape[0]):
-        run = counts[b] - 1 if counts[b] > 0 else runs - 1
-        counts[b] = run
+        run = runs[b] - 1 if runs[b] > 0 else T - 1
+        runs[b] = run
         starts[run + 1] += 1
-    for run in range(runs):
+    for run in range(T):
         starts[run + 1] += starts[run]
+
+
+@summing
+def _restart(starts: Any) -> None:
+    """After each start has moved to the end of its run."""
+    for run in range(starts.shape[0] - 1, 0, -1):
+        starts[run] = starts[run - 1]
+    starts[0] = 0
+
+
+@summing
+def sort_into_runs(x: Any, knots: Any, counts: Any, starts: Any, places: Any) -> None:
+    """Fill ``starts (T + 1,)``, where each run begins, and ``places (n,)``, where each sample goes."""
+    _find_runs(x, knots, counts, starts)
     for b in range(x.shape[0]):
         run = counts[b]
         places[b] = starts[run]
         starts[run] += 1
-    for run in range(runs, 0, -1):
-        starts[run] = starts[run - 1]
-    starts[0] = 0
+    _restart(starts)
+
+
+@summing
+def sort_samples(x: Any, base: Any, knots: Any, runs: Any, starts: Any, sorted_x: Any, sorted_base: Any) -> None:
+    """Copy samples and base activations in the order of their runs, and fill ``starts``."""
+    _find_runs(x, knots, runs, starts)
+    for b in range(x.shape[0]):
+        run = np.uint32(runs[b])  # unsigned, for else negative numbers would count from the end
+        place = np.uint32(starts[run])
+        sorted_x[place] = x[b]
+        sorted_base[place] = base[b]
+        starts[run] = place + np.uint32(1)
+    _restart(starts)
 
 
 @summing

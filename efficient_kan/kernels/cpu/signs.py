@@ -7,14 +7,14 @@ Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``M = G + k + 1`` feat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from efficient_kan.kernels.cpu.compiled import STAMP, compiled, summing
-from efficient_kan.kernels.cpu.lanes import pull, signs
+from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
+from efficient_kan.kernels.cpu.lanes import lanes, pull, signs
 from efficient_kan.kernels.cpu.runs import (
     CHUNK,
     COLUMNS,
@@ -43,29 +43,42 @@ def _load_vectors(weight: Any, i: int, order: int, vectors: Any) -> None:
 
 
 @cache
-def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
-    """``sum_signs(x, base, silu, knots, weight, norms, gradient, first, stop)``.
+def sums(order: int, real: Any) -> Entry:
+    """``sum_signs(x, base, knots, weight, norms, gradient, B, I, O, T, first, stop)``: addresses, sizes, a part of the inputs.
 
-    Means over samples of ``|phi|`` and of ``sign(phi) Phi``; ``W`` is the number of lanes of the weights' dtype.
-
-    ``norms (O, I)`` and ``gradient (O, I, M)`` are filled for inputs ``first <= i < stop``.
+    Means over samples of ``|phi|`` and of ``sign(phi) Phi``: ``norms (O, I)`` and ``gradient (O, I, M)`` are filled for inputs
+    ``first <= i < stop``. A ``base`` of 0 is SiLU.
     """
-    F = order + 2
+    F, W, stamp = order + 2, lanes(8 * np.dtype(real).itemsize), STAMP
 
     def sum_signs(
-        x: Any, base: Any, silu: bool, knots: Any, weight: Any, norms: Any, gradient: Any, first: int, stop: int
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        weight_at: int,
+        norms_at: int,
+        gradient_at: int,
+        B: int,
+        I: int,
+        O: int,
+        T: int,
+        first: int,
+        stop: int,
     ) -> None:
         assert stamp
-        B, (O, _, M), T = x.shape[0], weight.shape, knots.shape[1]
+        M, silu = T - order, base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, M))
+        norms, gradient = carray(at(norms_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), (O, I, M))
         tiles, rows = (O + W - 1) // W, T + order
         columns = max(1, min(COLUMNS, _SUMS // (8 * tiles * rows * W)))
         size = min(B, CHUNK)
-        xs, bases = np.empty((columns, size), x.dtype), np.empty((columns, size), x.dtype)
+        xs, bases = np.empty((columns, size), real), np.empty((columns, size), real)
         counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
-        sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, x.dtype)
+        sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, real)
         values, no_slopes = np.empty((F, RUN), np.float64), np.empty((0, RUN), np.float64)
-        features, part = np.empty((F, RUN), weight.dtype), np.empty((F, W), weight.dtype)
-        vectors = np.zeros((tiles, rows, W), weight.dtype)
+        features, part = np.empty((F, RUN), real), np.empty((F, W), real)
+        vectors = np.zeros((tiles, rows, W), real)
         totals = np.empty((columns, tiles, rows, W), np.float64)
         for left in range(first, stop, columns):
             width = min(columns, stop - left)
@@ -80,7 +93,7 @@ def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                     scatter_to(places, xs[c][:n], sorted_x)
                     scatter_to(places, bases[c][:n], sorted_base)
                     for run in range(T):
-                        at = run if run < T - 1 else 0
+                        row = run if run < T - 1 else 0
                         for start in range(starts[run], starts[run + 1], RUN):
                             end = min(start + RUN, starts[run + 1])
                             run_bases(sorted_x[start:end], knots[i], run, order, values, no_slopes)
@@ -91,12 +104,12 @@ def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                                 features[F - 1, b] = sorted_base[start + b]
                             for tile in range(tiles):
                                 part[:] = 0.0
-                                signs(order, features, end - start, vectors, tile, at, part)
+                                signs(order, features, end - start, vectors, tile, row, part)
                                 total = totals[c, tile]
                                 for r in range(F):
-                                    row = total[at + r] if r < F - 1 else total[rows - 1]
+                                    of_row = total[row + r] if r < F - 1 else total[rows - 1]
                                     for lane in range(W):
-                                        row[lane] += part[r, lane]
+                                        of_row[lane] += part[r, lane]
             for c in range(width):
                 for o in range(O):
                     tile, lane = o // W, o % W
@@ -107,41 +120,48 @@ def sums(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                     for m in range(M):
                         gradient[o, left + c, m] = totals[c, tile, order + m if m < M - 1 else rows - 1, lane] / B
 
-    return compiled(sum_signs, reassociate=True)
+    return Entry(sum_signs, reassociate=True)
 
 
 @cache
-def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
-    """``pull_back(x, base, silu, knots, weight, scale, of_x, of_base, first, stop)``: gradients with respect to samples.
+def slopes(order: int, real: Any) -> Entry:
+    """``pull_back(x, base, knots, weight, scale, of_x, of_base, B, I, O, T, first, stop)``: gradients of samples.
 
-    ``scale (O, I)`` is the gradient with respect to the norms over ``B``.
+    ``scale (O, I)`` is the gradient with respect to the norms over ``B``. Where ``base`` is 0, so is ``of_base``.
     """
-    F = order + 2
+    F, W, stamp = order + 2, lanes(8 * np.dtype(real).itemsize), STAMP
 
     def pull_back(
-        x: Any,
-        base: Any,
-        silu: bool,
-        knots: Any,
-        weight: Any,
-        scale: Any,
-        of_x: Any,
-        of_base: Any,
+        x_at: int,
+        base_at: int,
+        knots_at: int,
+        weight_at: int,
+        scale_at: int,
+        of_x_at: int,
+        of_base_at: int,
+        B: int,
+        I: int,
+        O: int,
+        T: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        B, O, T = x.shape[0], weight.shape[0], knots.shape[1]
+        silu = base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, T - order))
+        scale, of_x = carray(at(scale_at, real(0)), (O, I)), carray(at(of_x_at, real(0)), (B, I))
+        of_base = carray(at(of_x_at if silu else of_base_at, real(0)), (B, I))
         tiles, rows = (O + W - 1) // W, T + order
         size = min(B, CHUNK)
-        xs, bases = np.empty((COLUMNS, size), x.dtype), np.empty((COLUMNS, size), x.dtype)
+        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
         counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
-        sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, x.dtype)
-        sorted_of_x, sorted_of_base, of_samples = np.empty(size, x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
+        sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, real)
+        sorted_of_x, sorted_of_base, of_samples = np.empty(size, real), np.empty(size, real), np.empty(size, real)
         values, steep = np.empty((F, RUN), np.float64), np.empty((F - 1, RUN), np.float64)
-        features, derivatives = np.empty((F, RUN), weight.dtype), np.empty((F - 1, RUN), weight.dtype)
-        vectors = np.zeros((tiles, rows, W), weight.dtype)
-        factors = np.zeros((tiles, W), weight.dtype)
+        features, derivatives = np.empty((F, RUN), real), np.empty((F - 1, RUN), real)
+        vectors = np.zeros((tiles, rows, W), real)
+        factors = np.zeros((tiles, W), real)
         for left in range(first, stop, COLUMNS):
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
@@ -156,7 +176,7 @@ def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                     scatter_to(places, xs[c][:n], sorted_x)
                     scatter_to(places, bases[c][:n], sorted_base)
                     for run in range(T):
-                        at = run if run < T - 1 else 0
+                        row = run if run < T - 1 else 0
                         for start in range(starts[run], starts[run + 1], RUN):
                             end = min(start + RUN, starts[run + 1])
                             run_bases(sorted_x[start:end], knots[i], run, order, values, steep)
@@ -167,7 +187,7 @@ def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                             for b in range(end - start):
                                 features[F - 1, b] = sorted_base[start + b]
                             for b in range(end - start):
-                                pulled = pull(order, features, derivatives, b, vectors, factors, at)
+                                pulled = pull(order, features, derivatives, b, vectors, factors, row)
                                 sorted_of_x[start + b], sorted_of_base[start + b] = pulled
                     for b in range(n):
                         of_samples[b] = sorted_of_x[places[b]]
@@ -179,4 +199,4 @@ def slopes(order: int, W: int, stamp: int = STAMP) -> Callable[..., None]:
                 if not silu:
                     into_columns(bases, top, left, width, n, of_base)
 
-    return compiled(pull_back, reassociate=True)
+    return Entry(pull_back, reassociate=True)

@@ -1,10 +1,10 @@
 """Runs a compiled function over parts of a range on as many threads as torch uses.
 
 Parts are consecutive and of equal size, and depend on the number of threads alone: results are the same in every run with the
-same number. Functions of integers run on the threads that torch's own operators run on (OpenMP), so that the two never contend
-for a core: those threads wait actively after each product, and threads of another kind would have to push them aside. Where
-torch has no such OpenMP, in a child forked from a process that may have had its threads, which do not survive a fork, and for
-functions of arrays, threads of Python serve; compiled functions release the GIL. Nothing is started before it is needed.
+same number. They run on the threads that torch's own operators run on (OpenMP), so that the two never contend for a core:
+those threads wait actively after each product, and threads of another kind would have to push them aside. Where torch has no
+such OpenMP, and in a child forked from a process that may have had its threads, which do not survive a fork, threads of Python
+serve; compiled functions release the GIL. Nothing is started before it is needed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -23,31 +22,41 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at
+from efficient_kan.kernels.cpu.compiled import ARITIES, STAMP, Entry, at
 
 _HEAD = 5  # integers before the arguments of a run: function, number and size of the team's threads, length, parts
 
 _pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
 _size = 0
 _lost_openmp = False
 _python_threads = 1
 
 
-def run(function: Callable[..., Any], length: int, *arguments: Any, least: int = 1) -> None:
+def run(function: Entry, length: int, *arguments: int, least: int = 1) -> None:
     """Call ``function(*arguments, start, stop)`` for parts of ``range(length)``, several only if they are ``least`` long."""
     parts = min(torch.get_num_threads(), length // max(1, least))
     if parts <= 1:
         function(*arguments, 0, length)
         return
-    if isinstance(function, Entry) and not _lost_openmp and (openmp := _openmp()) is not None:
+    if not _lost_openmp and (openmp := _openmp()) is not None:
         _run_openmp(openmp, function, length, parts, arguments)
         return
     bounds = [length * n // parts for n in range(parts + 1)]
-    pool = _threads(parts - 1)
-    waiting = [pool.submit(function, *arguments, bounds[n], bounds[n + 1]) for n in range(1, parts)]
+    with _pool_lock:  # or another thread might replace the pool before all parts are with it
+        pool = _threads(parts - 1)
+        waiting = [pool.submit(function, *arguments, bounds[n], bounds[n + 1]) for n in range(1, parts)]
     function(*arguments, bounds[0], bounds[1])
     for part in waiting:
         part.result()
+
+
+def warm_up() -> None:
+    """Compile what threads do to share the functions that there are."""
+    if _openmp() is not None:
+        for arity in sorted(ARITIES):
+            if arity > 2:  # the shares themselves have one argument
+                _share(arity - 2)
 
 
 class _OpenMP(NamedTuple):
@@ -150,8 +159,8 @@ def _forget() -> None:
     If the parent has some that Python does not know of, they may be those of OpenMP, whoever started them; libraries that mind
     forks, such as OpenBLAS, have ended theirs by now.
     """
-    global _pool, _size, _lost_openmp
-    _pool, _size = None, 0
+    global _pool, _size, _lost_openmp, _pool_lock
+    _pool, _size, _pool_lock = None, 0, threading.Lock()
     try:
         threads = sum(1 for _ in Path(f"/proc/{os.getppid()}/task").iterdir())
     except OSError:
