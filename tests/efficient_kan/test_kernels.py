@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import planes, threads
+from efficient_kan.kernels.cpu import planes, policy, threads
 from efficient_kan.kernels.cpu.compiled import Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
@@ -36,12 +36,14 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 grids = pytest.mark.parametrize("grid_size", [1, 5, 40, 100], ids="G{}".format)
 
 
-@pytest.fixture(params=[(0, True), (2**40, True), (0, False)], ids=["lean", "kept", "portable"])
+@pytest.fixture(params=["lean", "kept", "portable", "sparse"])
 def budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Features expanded again or kept; and the code for processors that `planes` is not for."""
-    size, best = request.param
-    monkeypatch.setattr(planes, "AVAILABLE", best and planes.AVAILABLE)
-    with kernels.set_feature_budget(size):
+    """Features expanded again or kept; the code for processors that `planes` is not for; and no dense features at all."""
+    if request.param == "portable":
+        monkeypatch.setattr(planes, "AVAILABLE", False)
+    if request.param == "sparse":
+        monkeypatch.setattr(policy, "sparse", lambda *_: True)
+    with kernels.set_feature_budget(2**40 if request.param == "kept" else 0):
         yield
 
 
@@ -455,7 +457,7 @@ def test_a_budget_holds_inside_its_block_and_must_be_a_size() -> None:
 
 
 def test_what_a_layer_keeps_follows_the_budget() -> None:
-    layer = KANLinear(8, 4, generator=source())
+    layer = KANLinear(8, 256, generator=source())  # wide enough for dense features
     x = torch.rand(400, 8, generator=source(1))
     kept: list[list[int]] = []
     for size in (0, 2**40):
@@ -469,7 +471,8 @@ def test_what_a_layer_keeps_follows_the_budget() -> None:
 
 
 def test_what_is_kept_does_not_change_a_bit() -> None:
-    inputs = make_inputs((2000, 70, 5), 5, 3, torch.float32)
+    inputs = make_inputs((2000, 70, 300), 5, 3, torch.float32)
+    assert not policy.sparse(2000, inputs.weight, 3)
     results = []
     for size in (0, 2**40):
         with kernels.set_feature_budget(size):
@@ -505,6 +508,7 @@ def test_tables_of_knots_follow_what_is_written_to_them() -> None:
 def test_samples_that_do_not_fill_vectors_or_tiles(dtype: torch.dtype) -> None:
     for samples, inputs in ((1, 1), (15, 17), (16, 16), (17, 15), (257, 33), (512, 2), (1024, 40)):
         for own in (False, True):
-            given = make_inputs((samples, inputs, 3), 7, 3, dtype, base=own)
+            given = make_inputs((samples, inputs, 600), 7, 3, dtype, base=own)
+            assert not policy.sparse(samples, given.weight, 3)
             exact = outputs_and_gradients(native, in_float64(given))
             assert_close(outputs_and_gradients(kernels.resolve("cpu", given), given), exact, dtype, {"y": 10.0, "x": 1.0})

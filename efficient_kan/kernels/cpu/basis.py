@@ -9,7 +9,7 @@ are polynomials in ``s = (x - middle) * scale``, which runs from -1/2 to 1/2 thr
 any knots. Coefficients are worked out in float64 by the triangular scheme of Piegl and Tiller (*The NURBS Book*, A2.1-A2.3), on
 polynomials in place of numbers, and rounded once.
 
-:func:`pieces` makes a table of ``I * (T + 1)`` rows of ``row_length(k)`` numbers, row ``i * (T + 1) + c`` for cell ``c`` of
+A table (:func:`pieces`) is made of ``I * (T + 1)`` rows of ``row_length(k)`` numbers, row ``i * (T + 1) + c`` for cell ``c`` of
 input ``i``: ``middle``, ``scale``, then for each power 0..k the ``W`` coefficients. Cells outside have rows of zeros.
 
 Compiled functions take addresses (``Tensor.data_ptr()``) in place of arrays and read them through :func:`at`: nothing is
@@ -240,15 +240,13 @@ def _tabulate(order: int, real: Any) -> Entry:
 def remembered(make: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
     """Keep what ``make(knots, order)`` returns for as long as the tensor of knots lives and holds the same numbers.
 
-    They are compared with a copy, because a tensor may be written to without its version telling.
+    They are compared with a copy, because a tensor may be written to without its version telling. Fake ones hold none.
     """
     made = WeakTensorKeyDictionary()
 
     def remembering(knots: Tensor, order: int) -> Tensor:
-        if not stored(knots):
-            return make(knots, order)
         found = made.get(knots)
-        if found is None or found[0] != order or not torch.equal(found[1], knots):
+        if found is None or found[0] != order or (stored(knots) and not torch.equal(found[1], knots)):
             with torch.inference_mode(False):  # it may be needed for gradients later
                 made[knots] = found = (order, knots.clone(), make(knots, order))
         table: Tensor = found[2]
@@ -257,8 +255,7 @@ def remembered(make: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int],
     return remembering
 
 
-@remembered
-def pieces(knots: Tensor, order: int) -> Tensor:
+def tabulated(knots: Tensor, order: int) -> Tensor:
     """The table of ``knots`` ``(I, T)``, contiguous: ``(I * (T + 1), row_length(k))`` of the same dtype."""
     inputs, count = knots.shape
     table = knots.new_empty((inputs * (count + 1), row_length(order)))
@@ -266,3 +263,6 @@ def pieces(knots: Tensor, order: int) -> Tensor:
         function = _tabulate(order, REAL[knots.dtype])
         threads.run(function, inputs, knots.data_ptr(), table.data_ptr(), inputs, count, least=_LEAST // count)
     return table
+
+
+pieces = remembered(tabulated)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import exponential
-from efficient_kan.kernels.cpu.basis import pieces, remembered, row_length
+from efficient_kan.kernels.cpu.basis import remembered, row_length, tabulated
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
 
@@ -385,7 +385,7 @@ def table(knots: Tensor, order: int) -> Tensor:
     made = knots.new_zeros((inputs, 1 + row_length(order), _registers(count, knots.dtype) * _lanes(knots.dtype)))
     made[:, 0, :count] = knots
     made[:, 0, count:].fill_(math.nan)
-    made[:, 1:, : count + 1] = pieces(knots, order).unflatten(0, (inputs, count + 1)).transpose(1, 2)
+    made[:, 1:, : count + 1] = tabulated(knots, order).unflatten(0, (inputs, count + 1)).transpose(1, 2)
     return made
 
 
