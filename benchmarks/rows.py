@@ -40,6 +40,7 @@ class Gate(Record):
     passed: bool
     rule: str = Field(description="how the limit was set")
     rows: int | None = Field(default=None, description="on how many samples of the batch; None: on all")
+    shared: bool = Field(default=False, description="found by an earlier process of the run, for the same arm and numbers")
     errors: tuple[GateError, ...]
 
     @property

@@ -86,6 +86,7 @@ class Run:
             source_hash=source_hash(case, self.plugin),
             memory_limit_bytes=int(0.9 * psutil.virtual_memory().available / share),
             shared=str(self.store.raw.resolve() / ".shared"),
+            verdicts=str(self.store.work.resolve() / "verdicts"),
         )
         try:
             server = self._server(case)

@@ -24,8 +24,8 @@ class Job(Record):
     """What a worker is to do.
 
     `plugin` is the file with further arms, `source_hash` what the parent based the case key on (None: not compared),
-    `memory_limit_bytes` how much the process may allocate (None: no limit), and `shared` a folder for what several cases build
-    on (None: none).
+    `memory_limit_bytes` how much the process may allocate (None: no limit), `shared` a folder for what several cases build on
+    (None: none), and `verdicts` one for what the gate has found in this run (None: none).
     """
 
     case: Case
@@ -33,6 +33,7 @@ class Job(Record):
     source_hash: str | None = None
     memory_limit_bytes: int | None = None
     shared: str | None = None
+    verdicts: str | None = None
 
 
 def work(job: Job, target: Path, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -101,6 +102,8 @@ def _set_up(job: Job) -> None:
 
     if job.shared is not None:
         os.environ["BENCHMARKS_SHARED"] = job.shared
+    if job.verdicts is not None:
+        os.environ["BENCHMARKS_VERDICTS"] = job.verdicts
     point = job.case.point
     torch.set_num_threads(point.threads)
     on_gpu = torch.device(point.device).type != "cpu"

@@ -13,6 +13,10 @@ pykan holds a dozen tensors of one value per sample and edge, and the oracle doz
 no machine has room or time for at every size that is timed. So both take as many samples of the batch as keep such tensors at
 `EDGE_VALUES` and `FEATURE_VALUES` elements; how many stands in the row. An arm may compute a large batch in another way than a
 small one: the arm then runs the whole batch too, and what it gives for these samples, outputs and input gradients, must agree.
+
+A run measures an arm at a point in several processes, and its baseline beside every other arm, always with the same numbers.
+The gate would find the same each time, at more cost than the timing itself: so what it finds first holds for the whole run, and
+rows that take it over say so. Only a pass is passed on; what fails is looked at anew.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import importlib.metadata
 import json
 import math
 import os
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -99,10 +104,7 @@ class Standard:
         errors = _errors(evaluate(pykan, pykan.build(self._source), self._data, self._penalty, self._chunk), self._truth)
         limited = {name: max(FLOOR, error) for name, error in errors.items()}
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            aside = kept.with_suffix(f".{os.getpid()}")
-            aside.write_text(json.dumps(limited), encoding="utf-8")
-            aside.replace(kept)
+            _write(kept, json.dumps(limited))
         return limited
 
     def _kept_yardstick(self) -> Path | None:
@@ -113,16 +115,31 @@ class Standard:
         folder = os.environ.get("BENCHMARKS_SHARED")
         if folder is None:
             return None
-        digest = hashlib.blake2b(digest_size=16)
         modules = ("efficient_kan", "reference", "benchmarks.measure.gate")
         versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pykan")}
-        setting = [versions, self._penalty, torch.get_num_threads(), str(self._data.x.device), *map(text_hash, modules)]
-        digest.update(json.dumps(setting).encode())
-        for tensor in (*self._source.state_dict().values(), self._data.x, self._data.target):
-            digest.update(
-                f"{tuple(tensor.shape)} {tensor.dtype}".encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
-            )
-        return Path(folder) / f"yardstick-{digest.hexdigest()}.json"
+        return Path(folder) / f"yardstick-{self._digest(versions, *map(text_hash, modules))}.json"
+
+    def _kept_verdict(self, arm: Arm) -> Path | None:
+        """Return the file, in the folder of the run, for what the gate finds of `arm` with these very numbers.
+
+        Source and versions do not change within a run, but an arm may be measured by another interpreter.
+        """
+        folder = os.environ.get("BENCHMARKS_VERDICTS")
+        return None if folder is None else Path(folder) / f"{self._digest(arm.name, sys.prefix)}.json"
+
+    def _digest(self, *setting: object) -> str:
+        """Return what differs for another `setting`, network, penalty, device, number of threads, or data."""
+        numbers, where = self._numbers, str(self._everything.x.device)
+        text = json.dumps([*setting, numbers, self._penalty, torch.get_num_threads(), where])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _numbers(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in (*self._source.state_dict().values(), self._everything.x, self._everything.target):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     def _of_twin(self, arm: Arm) -> dict[str, float]:
         """Errors of `arm` built in float64."""
@@ -142,8 +159,18 @@ class Standard:
     def check(self, arm: Arm, module: nn.Module) -> Gate:
         """Compare `module`, the network of `arm` with the weights of the source: errors, limits and verdict.
 
-        With a penalty its value is compared too, and gradients are those of outputs and penalty together, see `evaluate`.
+        With a penalty its value is compared too, and gradients are those of outputs and penalty together, see `evaluate`. A
+        pass that an earlier process of the run found stands.
         """
+        kept = self._kept_verdict(arm)
+        if kept is not None and kept.exists():
+            return Gate.model_validate_json(kept.read_bytes()).model_copy(update={"shared": True})
+        verdict = self._compare(arm, module)
+        if kept is not None and verdict.passed:
+            _write(kept, verdict.model_dump_json())
+        return verdict
+
+    def _compare(self, arm: Arm, module: nn.Module) -> Gate:
         errors = _errors(evaluate(arm, module, self._data, self._penalty, self._whole), self._truth)
         in_batch = self._in_batch(arm, module)
         if self._data.x.dtype == torch.float64:
@@ -172,6 +199,14 @@ class Standard:
         )
         passed = all(e.error is not None and e.error <= e.limit for e in found)
         return Gate(passed=passed, rule=rule, errors=found, rows=len(self._data.x))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that several processes may write and read at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
 
 
 def _mean_ratio(errors: dict[str, float], yardstick: dict[str, float]) -> float:

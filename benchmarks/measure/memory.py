@@ -1,8 +1,10 @@
 """Memory of one call: exact bytes from the allocator, and what the operating system sees, under separate names.
 
-CPU: torch.profiler records every allocation and release; their running sum since before the network was built is the number of
-bytes that tensors hold, and its largest value during the call is the peak. The event tree is a semi-private interface of
-torch, so `tests/benchmarks/test_measure.py` measures allocations of known size. CUDA: the allocator's own statistics.
+CPU: torch's profiler records every allocation and release; their running sum since before the network was built is the number
+of bytes that tensors hold, and its largest value during the call is the peak. Its operator events are switched off: nobody
+asks for them, and pykan's, hundred thousands a call, cost more than the call. Both that and the event tree are semi-private
+interfaces of torch, so `tests/benchmarks/test_measure.py` measures allocations of known size. CUDA: the allocator's own
+statistics.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ from typing import Any, Self
 import psutil
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
+from torch._C._profiler import RecordScope
 
 from benchmarks.cases import Mode
 
 _WINDOW = "benchmarks.window."
+_ACTIVITIES = {torch.profiler.ProfilerActivity.CPU}
+_SCOPES = {RecordScope.USER_SCOPE}  # windows, and no operators
 Call = Callable[[], None]
 
 
@@ -41,12 +47,13 @@ class AllocationTrace:
     """
 
     def __init__(self) -> None:
-        self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
         self._peaks: dict[str, Peak] = {}
 
     def __enter__(self) -> Self:
         gc.collect()
-        self._profile.__enter__()
+        config = torch.autograd.profiler.profile(profile_memory=True).config(create_trace_id=True)
+        _prepare_profiler(config, _ACTIVITIES)
+        _enable_profiler(config, _ACTIVITIES, _SCOPES)  # type: ignore[call-arg]  # torch's stub lacks the last one
         return self
 
     def window(self, name: str) -> AbstractContextManager[Any]:
@@ -55,10 +62,10 @@ class AllocationTrace:
 
     def __exit__(self, *error: Any) -> None:
         gc.collect()
-        self._profile.__exit__(*error)
+        found = _disable_profiler()
         if error[0] is not None:
             return
-        events = list(_walk(self._profile.profiler.kineto_results.experimental_event_tree()))  # type: ignore[union-attr]
+        events = list(_walk(found.experimental_event_tree()))
         allocations = sorted(
             (
                 (event.start_time_ns, event.extra_fields.alloc_size)

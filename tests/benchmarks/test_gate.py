@@ -212,3 +212,39 @@ def test_the_errors_of_the_yardstick_are_shared_by_the_cases_of_a_run(tmp_path: 
     assert kept.stat().st_mtime_ns == written
     assert verdict(1) != first
     assert len(list((tmp_path / "shared").iterdir())) == 2
+
+
+def test_a_pass_holds_for_the_run_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARKS_VERDICTS", str(tmp_path))
+    evaluated: list[str] = []
+    evaluate = gate.evaluate
+
+    def counted(arm: Arm, *rest: Any) -> Any:
+        evaluated.append(arm.name)
+        return evaluate(arm, *rest)
+
+    monkeypatch.setattr(gate, "evaluate", counted)
+
+    def verdict(name: str, seed: int = 0, batch: int = 16) -> gate.Gate:
+        arm, point = get_arm(name), Point(batch=batch, layers=(3, 2), grid_size=3, dtype="float64")
+        source = workload.network(point, seed)
+        return gate.check(arm, arm.build(source), source, workload.data(point, seed))
+
+    first = verdict("efficient_kan")
+    assert (first.passed, first.shared) == (True, False)
+    evaluated.clear()
+    assert verdict("efficient_kan") == first.model_copy(update={"shared": True})
+    assert evaluated == []
+    # Another arm, network or batch is looked at itself.
+    assert not any(verdict(*other).shared for other in [("cox_de_boor",), ("efficient_kan", 1), ("efficient_kan", 0, 17)])
+
+
+def test_a_failure_is_looked_at_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARKS_VERDICTS", str(tmp_path))
+    point = Point(batch=16, layers=(3, 2), grid_size=3, dtype="float64")
+    arm, source, data = get_arm("efficient_kan"), workload.network(point, 0), workload.data(point, 0)
+    wrong = arm.build(workload.network(point, 1))
+    for _ in range(2):
+        found = gate.check(arm, wrong, source, data)
+        assert (found.passed, found.shared) == (False, False)
+    assert gate.check(arm, arm.build(source), source, data).passed
