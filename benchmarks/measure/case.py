@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import math
@@ -16,7 +17,7 @@ from benchmarks.cases import Case, Mode
 from benchmarks.measure import frontier, gate, memory, simulate, speed, workload
 from benchmarks.measure.live import LiveStorages
 from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
-from efficient_kan import kernels
+from efficient_kan import KAN, kernels
 from reference.arm import Arm, get_arm
 
 
@@ -111,9 +112,9 @@ def _trained(module: nn.Module) -> int:
 class _Live:
     """All that is live when the measured call starts: data, network, optimiser state and what the arm keeps between calls."""
 
-    def __init__(self, arm: Arm, case: Case, mode: Mode) -> None:
+    def __init__(self, arm: Arm, case: Case, mode: Mode, source: KAN) -> None:
         self.data = workload.data(case.point, case.seed)
-        self.module: nn.Module = arm.build(workload.network(case.point, case.seed))
+        self.module: nn.Module = arm.build(source)
         self.call = workload.call(arm, self.module, self.data, mode, case.penalty)
         self.call()  # creates the optimiser's state
         for parameter in self.module.parameters():
@@ -132,15 +133,17 @@ class _Live:
 
 def _memory(arm: Arm, case: Case) -> Outcome:
     measured = _cuda_memory if torch.device(case.point.device).type == "cuda" else _cpu_memory
-    count = _trained(arm.build(workload.network(case.point, case.seed)))
-    return Outcome(status="ok", parameter_count=count, memory=measured(arm, case))
+    count, series = measured(arm, case)
+    return Outcome(status="ok", parameter_count=count, memory=series)
 
 
-def _cpu_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
-    # The operating system's view comes first: the profiler's own records would show in it.
+def _cpu_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
+    # The operating system's view comes first: the profiler's own records, and a source that is kept, would show in it.
     seen: dict[Mode, dict[str, Any]] = {}
+    count = 0
     for mode in case.modes:
-        alive = _Live(arm, case, mode)
+        alive = _Live(arm, case, mode, workload.network(case.point, case.seed))
+        count = _trained(alive.module)
         before, peak = memory.resident_peak(alive.call)
         sampled = memory.sampled_curve(alive.call)
         seen[mode] = {
@@ -150,17 +153,19 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
             "sampled_rss": sampled,
         }
         del alive
-        seen[mode] |= _live_storages(arm, case, mode)
+    source = workload.network(case.point, case.seed)  # drawing wide layers takes ten times as long as copying them
+    for mode in case.modes:
+        seen[mode] |= _live_storages(arm, case, mode, [copy.deepcopy(source)])
     parts: dict[Mode, dict[str, Any]] = {}
     with memory.AllocationTrace() as trace:
         for mode in case.modes:
-            alive = _Live(arm, case, mode)
+            alive = _Live(arm, case, mode, copy.deepcopy(source))
             with trace.window(mode):
                 alive.call()
             parts[mode] = alive.parts(mode)
             del alive
             gc.collect()
-    return tuple(
+    return count, tuple(
         MemorySeries(
             mode=mode,
             method="profiler allocation events",
@@ -173,11 +178,13 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
     )
 
 
-def _cuda_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
+def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
     series = []
+    count = 0
     for mode in case.modes:
-        storages = _live_storages(arm, case, mode)
-        alive = _Live(arm, case, mode)
+        storages = _live_storages(arm, case, mode, [workload.network(case.point, case.seed)])
+        alive = _Live(arm, case, mode, workload.network(case.point, case.seed))
+        count = _trained(alive.module)
         peak, reserved = memory.cuda_peak(alive.call)
         parts: dict[str, Any] = alive.parts(mode)
         series.append(
@@ -193,13 +200,16 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[MemorySeries, ...]:
         )
         del alive
         gc.collect()
-    return tuple(series)
+    return count, tuple(series)
 
 
-def _live_storages(arm: Arm, case: Case, mode: Mode) -> dict[str, Any]:
-    """Return the peak as `LiveStorages` sees it, everything built under its eyes."""
+def _live_storages(arm: Arm, case: Case, mode: Mode, source: list[KAN]) -> dict[str, Any]:
+    """Return the peak as `LiveStorages` sees it, everything built under its eyes from the one of `source`.
+
+    The list is emptied, so that the network dies once it is copied: what the builder saw of it would count as alive.
+    """
     with LiveStorages() as storages:
-        alive = _Live(arm, case, mode)
+        alive = _Live(arm, case, mode, source.pop())
         gc.collect()
         storages.reset_peak()
         alive.call()

@@ -74,7 +74,7 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then count what it gave out."""
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
+        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):  # a walk costs as much as an operator
             if isinstance(leaf, Tensor):
                 self._count(leaf)
         self._note(func, promoted_copies(func, args))
