@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, POINT, Data, processor
+from benchmarks.report.data import AXES, POINT, Data, package_versions, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
 from benchmarks.report.ids import table_caption
@@ -221,7 +221,7 @@ def _provenance(data: Data) -> str:
             "commit": [f"`{env.commit}`" for env in shown],
             "processor": [processor(env) for env in shown],
             "GPU": [env.gpu or "none" for env in shown],
-            "versions": [", ".join(f"{name} {version}" for name, version in sorted(env.versions.items())) for env in shown],
+            "versions": [package_versions(env) for env in shown],
             "command": [f"`{env.command}`" for env in shown],
         }
     )

@@ -10,12 +10,10 @@ from typing import get_args
 
 from benchmarks.cases import Case, Kind
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, Data
+from benchmarks.report.data import AXES, Data, package_versions
 from benchmarks.report.provenance import Source, rows_hash
 from benchmarks.report.tables import BASELINE
 from benchmarks.rows import SCHEMA_VERSION, Environment, Row
-
-_PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib", "pykan", "inkan", "torchcurves", "memory-profiler")
 
 
 def reproducibility(data: Data, sources: Iterable[Source]) -> str:
@@ -204,10 +202,10 @@ def _times(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
 def _versions(environments: Sequence[Environment]) -> str:
     lines = []
     for environment in environments:
-        packages = dict(str(one).split("==", 1) for one in environment.details.get("packages", ()) if "==" in str(one))
-        named = environment.versions | {name: packages[name] for name in _PACKAGES if name in packages}
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(named.items()))
-        lines.append(f"`{environment.env_id}`: {versions}; all {len(packages)} packages are in raw/environments.jsonl.")
+        count = len(environment.details.get("packages", ()))
+        lines.append(
+            f"`{environment.env_id}`: {package_versions(environment)}; all {count} packages are in raw/environments.jsonl."
+        )
     return _list(dict.fromkeys(lines)) or "No environment was recorded."
 
 
