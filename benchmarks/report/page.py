@@ -161,9 +161,10 @@ def _reading(data: Data) -> str:
         f"{_drift(data)}{noise} *Beyond noise* compares the interval with the floor at the "
         "same point and mode, or the largest of the mode where none was measured there.\n\n"
         "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
-        "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
-        "scale. Ratios are means over processes of the medians of paired log-ratios; the interval is the wider of a bootstrap "
-        "over pairs and Student's t over processes."
+        "matrix products alone on ready-made features, the floor of any method that multiplies dense features and stores them, "
+        f"and no floor of one that skips their zeros or makes them anew, as `{BASELINE}` can: it may be faster or leaner; "
+        "*different maths* – not a KAN, shown for scale. Ratios are means over processes of the medians of paired log-ratios; "
+        "the interval is the wider of a bootstrap over pairs and Student's t over processes."
     )
 
 
