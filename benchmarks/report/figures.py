@@ -226,8 +226,19 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
             name,
             f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size}, k = {order} "
             f"({setting}). Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a "
-            "penalty, the time with 95 % intervals.",
+            f"penalty, the time with 95 % intervals.{_edge_crosses(part)}",
         )
+
+
+def _edge_crosses(part: pd.DataFrame) -> str:
+    """What an x at the right edge of a figure of penalty costs is; empty if there is none."""
+    lost = {"arm_ms": "status", "peak_mib": "memory_status", "ratio": "status", "memory_ratio": "memory_status"}
+    found = {status for column, source in lost.items() for status in part.loc[part[column].isna(), source]}
+    if not found:
+        return ""
+    named = ", ".join(text for status, text in _STATUSES.items() if status in found)
+    reasons = f" ({named}; reasons in {table_id('failed_cases')})" if named else ""
+    return f" An x at the right edge, in the colour of its arm, has no value{reasons}: its place along the axis means nothing."
 
 
 def _images(data: Data, folder: Path) -> Iterator[Entry]:

@@ -122,6 +122,18 @@ def test_an_arm_of_a_wide_interval_comes_after_those_that_are_surely_slower() ->
     assert re.findall(r"- `(\w)`", text) == ["b", "a", "c"]
 
 
+def test_a_linear_head_stands_beside_the_kan_with_its_size() -> None:
+    shared = {"setting": "cpu", "data": "digits", "task": "10", "fold": 0, "scope": "frozen", "backbone": "ResNet-18"}
+    shared |= {"preparation": "none", "penalty": "none", "over_mlp_low": -0.01, "over_mlp_high": 0.02}
+    heads = (("linear", 0.005, 1290), ("mlp", math.nan, 44212), ("kan", 0.01, 44160))
+    frame = pd.DataFrame([shared | {"head": h, "over_mlp": over, "head_parameters": size} for h, over, size in heads])
+    (sentence,) = findings._images(frame)
+    assert "by preparation: none +1.00 (-1.00 to +2.00). A linear head, of 1,290 parameters instead of 44,160" in sentence
+    assert "differs from the MLP by: none +0.50 (-1.00 to +2.00). [T12]" in sentence
+    (sentence,) = findings._images(frame[frame["head"] != "linear"])
+    assert "linear" not in sentence
+
+
 def test_the_memory_limit_of_a_case_is_named(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:
     run.add(speed_case(), speed=times())
     render(run.write(tmp_path))
