@@ -123,7 +123,7 @@ def _overall(frame: pd.DataFrame) -> Iterator[str]:
             continue
         record = {str(key): value for key, value in line.items()}
         shared = line["no_value_of_baseline"]
-        either = f", at {shared} of which `{BASELINE}` has none either (see failed cases)" if shared else ""
+        either = f", at {shared} of which `{BASELINE}` has none either ({_table('failed_cases')})" if shared else ""
         yield (
             f"Over {line['points']} points the {MODES[str(line['mode'])]} of `{arm}` takes from {_interval(record, 'lowest_')} "
             f"({line['lowest_at']}) to {_interval(record, 'highest_')} times ({line['highest_at']}) the time of `{BASELINE}`: "
