@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 
 from benchmarks.report.cells import number
 from benchmarks.report.scaling import MODES
-from benchmarks.report.style import GREY, WIDTH_INCHES, log_axis, looks
+from benchmarks.report.style import WIDTH_INCHES, log_axis, log_axis_apart, looks
 
 _GIB = 2**30
 _COLUMNS = 3
+_ROOM = 0.3  # share of a panel that the marks of cases without a value take at most
 
 
 def draw_named(part: pd.DataFrame) -> Figure:
@@ -47,7 +48,7 @@ def draw_named(part: pd.DataFrame) -> Figure:
 def draw_frontier(part: pd.DataFrame) -> Figure:
     """Draw the largest batch over the layer width for each arm, one panel for each memory size.
 
-    At the bottom, in the colour of its arm: an x for a case without a value, a 0 where not even one sample fits.
+    Below a line under the data, in the colour of its arm: an x for a case without a value, a 0 where not even one sample fits.
     """
     capacities = sorted(part["capacity_gib"].unique())
     chosen = looks(list(part["arm"].unique()))
@@ -56,14 +57,15 @@ def draw_frontier(part: pd.DataFrame) -> Figure:
     grid = figure.subplots(rows, min(_COLUMNS, len(capacities)), squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat[len(capacities) :]:
         axes.set_visible(False)
+    missing = [arm for arm in chosen if not part.loc[part["arm"] == arm, "largest_batch"].gt(0).all()]
+    step = min(0.08, _ROOM / max(1, len(missing)))
     for axes, capacity in zip(grid.flat, capacities, strict=False):
         here = part[part["capacity_gib"] == capacity]
-        missing = [arm for arm in chosen if not here.loc[here["arm"] == arm, "largest_batch"].gt(0).all()]
         for arm, look in chosen.items():
             own = here[here["arm"] == arm].sort_values("width")
             batches = own["largest_batch"].where(own["largest_batch"] > 0)
             axes.plot(own["width"], batches, color=look.colour, marker=look.marker, linestyle=look.line)
-            height = 0.05 + 0.08 * missing.index(arm) if arm in missing else 0.0
+            height = step * (missing.index(arm) + 0.5) if arm in missing else 0.0
             for marker, places in (("x", own["largest_batch"].isna()), ("$0$", own["largest_batch"] == 0)):
                 widths = own["width"][places]
                 edge = axes.get_xaxis_transform()
@@ -72,8 +74,10 @@ def draw_frontier(part: pd.DataFrame) -> Figure:
     widths = sorted(part["width"].unique())
     grid[0, 0].set_xlim(widths[0] / 1.25, widths[-1] * 1.25)
     log_axis(grid[0, 0], "x", widths)
-    grid[0, 0].set_yscale("log")
-    log_axis(grid[0, 0], "y")
+    if part["largest_batch"].gt(0).any():
+        log_axis_apart(list(grid.flat), "below", step * len(missing))
+    else:
+        grid[0, 0].set_yticks([])  # marks alone: no scale to read
     for axes in grid[-1]:
         axes.set_xlabel("layer width (units)")
     for axes in grid[:, 0]:
@@ -88,17 +92,20 @@ def draw_frontier(part: pd.DataFrame) -> Figure:
 
 
 def draw_resident(part: pd.DataFrame) -> Figure:
-    """Draw the resident set of each arm's process over time while one call is repeated, above what it was before."""
+    """Draw the resident set of each arm's process over time while one call is repeated, above its lowest in that time.
+
+    Not above what it was before: a call may give back pages that building the network had left, by which all after it would
+    be drawn too low, even below zero.
+    """
     chosen = looks(list(part["arm"].unique()))
     figure = Figure(figsize=(WIDTH_INCHES, 2.1), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(0, color=GREY, linewidth=0.6)
     for arm, look in chosen.items():
         own = part[part["arm"] == arm].sort_values("seconds")
-        above = (own["rss_bytes"] - own["rss_before_bytes"]) / 2**20
+        above = (own["rss_bytes"] - own["rss_bytes"].min()) / 2**20
         (curve,) = axes.plot(own["seconds"] * 1e3, above, color=look.colour, linestyle=look.line, linewidth=0.8, label=arm)
         curve.set(marker=look.marker, markevery=max(1, len(own) // 12))
     axes.set_xlabel("time since the first call began (ms)")
-    axes.set_ylabel("resident set above\nthat before (MiB)")
+    axes.set_ylabel("resident set above\nits lowest (MiB)")
     figure.legend(loc="outside lower center", ncols=4)
     return figure

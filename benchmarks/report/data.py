@@ -29,6 +29,10 @@ AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "depth": ("depth", ("batch", "width", "grid_size", "spline_order")),
 }
 POINT = ["setting", "batch", "layers", "grid_size", "spline_order"]
+_PACKAGES = (
+    *("torch", "numpy", "numba", "scipy", "pandas", "matplotlib"),
+    *("pykan", "inkan", "torchcurves", "memory-profiler"),
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,13 @@ def processor(environment: Environment) -> str:
     """Name of the processor and number of usable cores, as the environment recorded them."""
     cores = environment.details.get("cores_usable")
     return f"{environment.details.get('cpu') or 'unknown processor'}" + (f", {cores} cores" if cores else "")
+
+
+def package_versions(environment: Environment) -> str:
+    """Python and the packages that a measurement or a report rests on, with the versions that the environment recorded."""
+    packages = dict(str(one).split("==", 1) for one in environment.details.get("packages", ()) if "==" in str(one))
+    named = environment.versions | {name: packages[name] for name in _PACKAGES if name in packages}
+    return ", ".join(f"{name} {version}" for name, version in sorted(named.items()))
 
 
 def _newest(rows: Sequence[Row]) -> list[Row]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.report import capacity, images, penalties, scaling, sparsity_figures, style, tables
+from benchmarks.report.cells import code
 from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
+from benchmarks.report.ids import table_id
 from benchmarks.report.sparsity import Study
 
 
@@ -50,6 +52,15 @@ _SCALING = (
 
 _FOREIGN = {"time": ["floor", "verdict"], "ratio": [], "memory": ["simulated_peak_bytes"]}
 _SIZES = {"batch": "batch size", "width": "layer width", "grid": "grid size", "order": "spline order", "depth": "depth"}
+_STATUSES: Mapping[str, str] = {
+    "oom": "out of memory",
+    "killed": "killed",
+    "timeout": "out of time",
+    "unsupported": "not supported",
+    "gate_failed": "gate failed",
+    "error": "error",
+    "skipped_by_frontier": "not tried as a smaller case had failed",
+}
 _COLUMNS = 3  # panels side by side that stay readable at the width of a page
 
 
@@ -80,8 +91,19 @@ def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
                 name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
                 drawn = _drawn(lines)
                 style.save(scaling.draw(lines, quantity), drawn, folder, name)
-                failures = " An x at the top marks a case without a value." if drawn[quantity.column].isna().any() else ""
+                failures = _crosses(drawn[drawn[quantity.column].isna()])
                 yield Entry(section, name, f"{text.format(along=_along(lines))}{failures} Setting: {setting}.")
+
+
+def _crosses(failed: pd.DataFrame) -> str:
+    """What an x at the top of a panel is; empty if there is none."""
+    if failed.empty:
+        return ""
+    found = [text for status, text in _STATUSES.items() if status in set(failed["status"])]
+    return (
+        f" An x at the top of a panel, in the colour of its arm, is a case without a value ({', '.join(found)}; reasons in "
+        f"{table_id('failed_cases')}): its height, above the line, means nothing."
+    )
 
 
 def _drawn(lines: list[Line]) -> pd.DataFrame:
@@ -116,8 +138,9 @@ def _resident(data: Data, folder: Path) -> Iterator[Entry]:
             yield Entry(
                 "memory",
                 name,
-                "Resident set of the process, above what it was before the first call, as `memory_profiler` sampled it while "
-                f"training steps were repeated, at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). A "
+                "Resident set of the process, above its lowest since the first call began, as `memory_profiler` sampled it "
+                f"over repeated training steps at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). Not "
+                "above what it was before: a call may give back to the system what building the network had left over. A "
                 "sampler misses short peaks: the exact bytes are in the table.",
             )
 
@@ -159,9 +182,6 @@ def _named(data: Data, folder: Path) -> Iterator[Entry]:
         )
 
 
-_NOT_ONE = " A 0 at the bottom: not even one sample fits."
-
-
 def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
     if data.frontier.empty:
         return
@@ -173,9 +193,24 @@ def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
             "capacity",
             stem,
             f"Largest batch of which one training step fits into a memory size, by simulation: {depth} layers of equal width, "
-            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}.{_NOT_ONE if part['largest_batch'].eq(0).any() else ''} "
+            f"G = {grid_size}, k = {order}, {part.iloc[0]['dtype']}.{_below_the_line(part)} "
             f"{simulated_as(str(policy), int(part.iloc[0]['rounding_bytes']))}",
         )
+
+
+def _below_the_line(part: pd.DataFrame) -> str:
+    """What the marks below the data of a frontier mean, for the arms that have any."""
+    texts = []
+    if part["largest_batch"].isna().any():
+        words = {**_STATUSES, "unsupported": "cannot be simulated"}
+        failed = part[part["largest_batch"].isna() & (part["status"] != "ok")]
+        named = "; ".join(
+            f"{words[str(status)]}: {', '.join(code(sorted(set(own['arm']))))}" for status, own in failed.groupby("status")
+        )
+        texts.append(f"an x has no value ({named}; reasons in {table_id('failed_cases')})")
+    if part["largest_batch"].eq(0).any():
+        texts.append("at a 0 not even one sample fits")
+    return f" Below the line, where heights mean nothing: {', '.join(texts)}." if texts else ""
 
 
 def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
@@ -191,8 +226,19 @@ def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
             name,
             f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size}, k = {order} "
             f"({setting}). Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a "
-            "penalty, the time with 95 % intervals.",
+            f"penalty, the time with 95 % intervals.{_edge_crosses(part)}",
         )
+
+
+def _edge_crosses(part: pd.DataFrame) -> str:
+    """What an x at the right edge of a figure of penalty costs is; empty if there is none."""
+    lost = {"arm_ms": "status", "peak_mib": "memory_status", "ratio": "status", "memory_ratio": "memory_status"}
+    found = {status for column, source in lost.items() for status in part.loc[part[column].isna(), source]}
+    if not found:
+        return ""
+    named = ", ".join(text for status, text in _STATUSES.items() if status in found)
+    reasons = f" ({named}; reasons in {table_id('failed_cases')})" if named else ""
+    return f" An x at the right edge, in the colour of its arm, has no value{reasons}: its place along the axis means nothing."
 
 
 def _images(data: Data, folder: Path) -> Iterator[Entry]:
@@ -210,14 +256,24 @@ def _images(data: Data, folder: Path) -> Iterator[Entry]:
         drawn = part[part["penalty"] == "none"]
         alone = " (none from a single seed)" if drawn["accuracy_high"].eq(math.inf).any() else ""
         failures = " An x has no value." if drawn["accuracy_mean"].isna().any() else ""
+        cut = ", cut at 100 %" if drawn["accuracy_high"].eq(1).any() else ""
+        least, most = drawn.loc[drawn["known"] > 0, "known"].agg(["min", "max"])
+        seeds = f"{least} to {most} seeds" if least < most else f"{most} seed{'s' * (most > 1)}"
         trained = "heads on the frozen features of one network" if scope == "frozen" else "whole networks"
         yield Entry(
             "images",
             stem,
             f"Accuracy of {trained} on `{chosen}`, fold {fold} held out ({part['test_images'].max():,.0f} images), by head and "
-            f"preparation of the features: means over seeds with 95 % intervals{alone}.{failures} The MLP has the parameters "
-            f"of the KAN. {backbone}. Setting: {setting}.",
+            f"preparation of the features: means over {seeds} with 95 % intervals{alone}{cut}.{failures} The axis does not "
+            f"start at 0. {_parameters(drawn)} {backbone}. Setting: {setting}.",
         )
+
+
+def _parameters(drawn: pd.DataFrame) -> str:
+    """The sizes of the heads; those of cases without a value are not known."""
+    sizes = drawn.dropna(subset=["head_parameters"]).groupby("head")["head_parameters"].max()
+    named = ", ".join(f"{head} {sizes[head]:,.0f}" for head in images.HEADS if head in sizes)
+    return f"Parameters of the heads: {named}."
 
 
 def _sparsity(studies: Sequence[Study], folder: Path) -> Iterator[Entry]:

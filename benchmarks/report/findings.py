@@ -39,6 +39,9 @@ def overall(data: Data) -> Table:
         return Table("overall", pd.DataFrame(), {})
     mode = _fullest(data.speed)
     times = data.speed[(data.speed["mode"] == mode) & (data.speed["arm"] != data.speed["baseline"])]
+    own = data.speed[(data.speed["mode"] == mode) & (data.speed["arm"] == data.speed["baseline"]) & data.speed["ratio"].isna()]
+    times = times.merge(own[POINT].drop_duplicates(), on=POINT, how="left", indicator="baseline_failed")
+    times = times.assign(baseline_failed=times["baseline_failed"] == "both")
     lines = [_range(str(setting), str(arm), part) for (setting, arm), part in times.groupby(["setting", "arm"], sort=False)]
     frame = pd.DataFrame(lines)
     if frame.empty:
@@ -54,6 +57,7 @@ def overall(data: Data) -> Table:
         "at (highest)": [line["highest_at"] for line in lines],
     }
     view |= {name: [str(line[name.replace(" ", "_")]) for line in lines] for name in (*_VERDICTS, "no value")}
+    view[f"of these none of `{BASELINE}` either"] = [str(line["no_value_of_baseline"]) for line in lines]
     return Table("overall", frame, view)
 
 
@@ -70,7 +74,8 @@ def _range(setting: str, arm: str, part: pd.DataFrame) -> dict[str, object]:
         line[f"{name}_at"] = _where({str(key): value for key, value in values.items()}) if values else "–"
         line |= {f"{name}_{end}": values.get(end, math.nan) for end in ("ratio", "ratio_low", "ratio_high")}
     line |= {verdict.replace(" ", "_"): int((part["verdict"] == verdict).sum()) for verdict in _VERDICTS}
-    return line | {"no_value": int(part["ratio"].isna().sum())}
+    missing = part["ratio"].isna()
+    return line | {"no_value": int(missing.sum()), "no_value_of_baseline": int((missing & part["baseline_failed"]).sum())}
 
 
 def _where(record: Mapping[str, object]) -> str:
@@ -96,11 +101,11 @@ def _centre(summary: pd.DataFrame) -> Iterator[str]:
     for _, part in closed.groupby(POINT, sort=False):
         records = [
             {str(name): value for name, value in record.items()}
-            for record in part.sort_values(f"{mode}_ratio", kind="stable", ascending=False).to_dict("records")
+            for record in part.sort_values(f"{mode}_ratio_low", kind="stable", ascending=False).to_dict("records")
         ]
         lines = [
             f"A {MODES[mode]} at {_where(records[0])} ({records[0]['setting']}), beside one of `{BASELINE}` with the same "
-            f"weights. {_table('summary')}"
+            f"weights, in the order of the interval's lower end. {_table('summary')}"
         ]
         for record in records:
             ratio, low, high = (number(float(record[f"{mode}_{end}"])) for end in ("ratio", "ratio_low", "ratio_high"))
@@ -117,11 +122,13 @@ def _overall(frame: pd.DataFrame) -> Iterator[str]:
         if not arm.startswith("pykan[speed]") or not math.isfinite(line["median"]):
             continue
         record = {str(key): value for key, value in line.items()}
+        shared = line["no_value_of_baseline"]
+        either = f", at {shared} of which `{BASELINE}` has none either ({_table('failed_cases')})" if shared else ""
         yield (
             f"Over {line['points']} points the {MODES[str(line['mode'])]} of `{arm}` takes from {_interval(record, 'lowest_')} "
             f"({line['lowest_at']}) to {_interval(record, 'highest_')} times ({line['highest_at']}) the time of `{BASELINE}`: "
             f"slower beyond the noise at {line['slower']}, within it at {line['within_noise']}, faster at {line['faster']}, "
-            f"without a value at {line['no_value']} ({line['setting']}). {_table('overall')}"
+            f"without a value at {line['no_value']}{either} ({line['setting']}). {_table('overall')}"
         )
 
 
@@ -162,22 +169,35 @@ def _job(table: Table) -> Iterator[str]:
 
 
 def _images(frame: pd.DataFrame) -> Iterator[str]:
-    """The accuracy of a KAN head minus that of an MLP with as many parameters, by the preparation of the features."""
+    """The accuracy of a KAN head, and of a linear one, minus that of an MLP with the KAN's parameters, by preparation."""
     if frame.empty:
         return
-    compared = frame[(frame["head"] == "kan") & (frame["penalty"] == "none") & frame["over_mlp"].notna()]
-    for key, part in compared.groupby(["setting", "data", "task", "fold", "scope", "backbone"], sort=False):
+    keys = ["setting", "data", "task", "fold", "scope", "backbone"]
+    compared = frame[(frame["penalty"] == "none") & frame["over_mlp"].notna()]
+    for key, part in compared.groupby(keys, sort=False):
         _, data, _, fold, scope, backbone = key
-        shown = []
-        for record in part.to_dict("records"):
-            value, low, high = (f"{100 * record[name]:+.2f}" for name in ("over_mlp", "over_mlp_low", "over_mlp_high"))
-            ends = f"{low} to {high}" if math.isfinite(record["over_mlp_high"]) else "one seed"
-            shown.append(f"{str(record['preparation']).replace('_', ' ')} {value} ({ends})")
+        kan, linear = (part[part["head"] == head] for head in ("kan", "linear"))
+        if kan.empty:
+            continue
+        beside = ""
+        if not linear.empty:
+            sizes = (f"{own['head_parameters'].max():,.0f}" for own in (linear, kan))
+            beside = ". A linear head, of {} parameters instead of {}, differs from the MLP by: ".format(*sizes)
+            beside += "; ".join(_differences(linear))
         trained = "alone, on frozen features" if scope == "frozen" else "with the whole network"
         yield (
             f"On `{data}`, fold {fold}, a KAN head trained {trained} ({backbone}) has an accuracy that differs from that of an "
-            f"MLP of as many parameters by, in points (95 % over seeds), by preparation: {'; '.join(shown)}. {_table('images')}"
+            f"MLP of as many parameters by, in points (95 % over seeds), by preparation: {'; '.join(_differences(kan))}{beside}"
+            f". {_table('images')}"
         )
+
+
+def _differences(part: pd.DataFrame) -> Iterator[str]:
+    """'batch +0.05 (-0.60 to +0.71)' for each preparation: points of accuracy above that of the MLP."""
+    for record in part.to_dict("records"):
+        value, low, high = (f"{100 * record[name]:+.2f}" for name in ("over_mlp", "over_mlp_low", "over_mlp_high"))
+        ends = f"{low} to {high}" if math.isfinite(record["over_mlp_high"]) else "one seed"
+        yield f"{str(record['preparation']).replace('_', ' ')} {value} ({ends})"
 
 
 def _named(frame: pd.DataFrame) -> Iterator[str]:

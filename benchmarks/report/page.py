@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, POINT, Data, processor
+from benchmarks.report.data import AXES, POINT, Data, package_versions, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
 from benchmarks.report.ids import table_caption
@@ -161,9 +161,10 @@ def _reading(data: Data) -> str:
         f"{_drift(data)}{noise} *Beyond noise* compares the interval with the floor at the "
         "same point and mode, or the largest of the mode where none was measured there.\n\n"
         "Divisions: *closed* – same weights, knots, data and optimiser, and the arm passed the equivalence gate; *bound* – the "
-        "matrix products alone on ready-made features, the floor of any dense method; *different maths* – not a KAN, shown for "
-        "scale. Ratios are means over processes of the medians of paired log-ratios; the interval is the wider of a bootstrap "
-        "over pairs and Student's t over processes."
+        "matrix products alone on ready-made features, the floor of any method that multiplies dense features and stores them, "
+        f"and no floor of one that skips their zeros or makes them anew, as `{BASELINE}` can: it may be faster or leaner; "
+        "*different maths* – not a KAN, shown for scale. Ratios are means over processes of the medians of paired log-ratios; "
+        "the interval is the wider of a bootstrap over pairs and Student's t over processes."
     )
 
 
@@ -221,7 +222,7 @@ def _provenance(data: Data) -> str:
             "commit": [f"`{env.commit}`" for env in shown],
             "processor": [processor(env) for env in shown],
             "GPU": [env.gpu or "none" for env in shown],
-            "versions": [", ".join(f"{name} {version}" for name, version in sorted(env.versions.items())) for env in shown],
+            "versions": [package_versions(env) for env in shown],
             "command": [f"`{env.command}`" for env in shown],
         }
     )

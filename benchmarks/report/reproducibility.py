@@ -10,12 +10,10 @@ from typing import get_args
 
 from benchmarks.cases import Case, Kind
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, Data
+from benchmarks.report.data import AXES, Data, package_versions
 from benchmarks.report.provenance import Source, rows_hash
 from benchmarks.report.tables import BASELINE
 from benchmarks.rows import SCHEMA_VERSION, Environment, Row
-
-_PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib", "pykan", "inkan", "torchcurves", "memory-profiler")
 
 
 def reproducibility(data: Data, sources: Iterable[Source]) -> str:
@@ -33,7 +31,7 @@ def reproducibility(data: Data, sources: Iterable[Source]) -> str:
         f"Rows are JSON lines of schema {SCHEMA_VERSION} (`benchmarks/schema/`); SHA-256 of the {len(data.rows):,} rows shown, "
         f"in the order of their case keys: `{rows_hash(data.rows)}`.",
         "## Experimental setting",
-        _setting(data.rows),
+        _setting(data.rows, environments),
         "## Error bars and statistics",
         _statistics(data),
         "## Compute resources",
@@ -99,7 +97,7 @@ def _commands(environments: Sequence[Environment]) -> str:
     return text
 
 
-def _setting(rows: Sequence[Row]) -> str:
+def _setting(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
     cases = [row.case for row in rows]
     points = [case.point for case in cases]
     timed = [case for case in cases if case.kind in ("speed", "penalty_cost")]
@@ -119,7 +117,23 @@ def _setting(rows: Sequence[Row]) -> str:
             f"{blocks} ABBA blocks of two pairs or {budget} a mode; calls are looped until a sample lasts {least}."
         )
     lines.append(f"Time limit of a case: {_span((case.timeout_s for case in cases), ' s')}.")
+    if any(point.device == "cpu" for point in points):
+        lines.append(_memory_limit(environments))
     return _list(lines)
+
+
+def _memory_limit(environments: Sequence[Environment]) -> str:
+    """How much a case on a CPU may allocate, and who may run into that."""
+    sizes = [environment.details.get("memory_available_bytes") for environment in environments]
+    free = [round(size / 2**30, 1) for size in sizes if size]
+    known = f" (when a run started, {_span(free, ' GiB')} were)" if free else ""
+    return (
+        f"Memory limit of a case on a CPU: 0.9 times what is free when the case starts{known}, divided among the untimed cases "
+        "that the preset's `jobs` lets run at once; it limits the address space beyond what the libraries map. Measured arms, "
+        f"and pykan where it is simulated, copy their weights from one `{BASELINE}` network that is drawn in float64: any arm, "
+        "an MLP too, can run out of memory while that is made, before its own first tensor. Such an `oom` says nothing about "
+        "the arm."
+    )
 
 
 def _seeds(case: Case) -> tuple[int, ...]:
@@ -204,10 +218,10 @@ def _times(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
 def _versions(environments: Sequence[Environment]) -> str:
     lines = []
     for environment in environments:
-        packages = dict(str(one).split("==", 1) for one in environment.details.get("packages", ()) if "==" in str(one))
-        named = environment.versions | {name: packages[name] for name in _PACKAGES if name in packages}
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(named.items()))
-        lines.append(f"`{environment.env_id}`: {versions}; all {len(packages)} packages are in raw/environments.jsonl.")
+        count = len(environment.details.get("packages", ()))
+        lines.append(
+            f"`{environment.env_id}`: {package_versions(environment)}; all {count} packages are in raw/environments.jsonl."
+        )
     return _list(dict.fromkeys(lines)) or "No environment was recorded."
 
 

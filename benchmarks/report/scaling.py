@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from benchmarks.report.data import Line
-from benchmarks.report.style import GREY, WIDTH_INCHES, Look, log_axis, looks
+from benchmarks.report.style import GREY, WIDTH_INCHES, Look, log_axis, log_axis_apart, looks
 
 MODES = {
     "inference": "inference",
@@ -65,7 +65,7 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
         part = frame[frame["mode"] == mode]
         failing = set(part.loc[part[quantity.column].isna(), "arm"])
         step = min(0.08, _ROOM / max(1, len(failing)))
-        marks = {arm: 0.97 - step * rank for rank, arm in enumerate(arm for arm in chosen if arm in failing)}
+        marks = {arm: 1 - step * (rank + 0.5) for rank, arm in enumerate(arm for arm in chosen if arm in failing)}
         for column, line in enumerate(lines):
             axes = grid[row, column]
             _panel(axes, line, line.frame[line.frame["mode"] == mode], quantity, chosen, marks)
@@ -75,7 +75,10 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
                 axes.set_xlabel(X_LABELS[line.axis])
         baseline = next(iter(frame["baseline"].dropna()), "") if quantity.ratio else ""
         grid[row, 0].set_ylabel(f"{MODES[mode]}\n{quantity.label.format(baseline=baseline)}")
-        _finish_y(grid[row, 0], room=step * len(marks), empty=bool(part[quantity.column].isna().all()))
+        if part[quantity.column].isna().all():
+            grid[row, 0].set_yticks([])  # marks alone: no scale to read
+        else:
+            log_axis_apart(list(grid[row]), "above", step * len(marks))
     _legend(figure, frame, quantity, chosen)
     return figure
 
@@ -106,17 +109,6 @@ def _panel(
             failed = own.loc[own[quantity.column].isna(), line.x].unique()
             edge = axes.get_xaxis_transform()
             axes.plot(failed, [marks[arm]] * len(failed), "x", color=look.colour, transform=edge, zorder=4)
-
-
-def _finish_y(axes: Axes, room: float, *, empty: bool) -> None:
-    """Logarithmic y axis, with a share `room` of it left free at the top for the marks of failures."""
-    if empty:
-        axes.set_yticks([])  # marks alone: no scale to read
-        return
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** (room / (1 - room)))
-    log_axis(axes, "y")
 
 
 def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dict[str, Look]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -13,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.report import sparsity, style
+from benchmarks.report import sparsity
 from benchmarks.report.sparsity import Band, Study, label
-from benchmarks.report.style import BLACK, BLUE, GREEN, GREY, LOOKS, ORANGE, VERMILION, WIDTH_INCHES, Look, log_axis
+from benchmarks.report.style import BLACK, GREY, LOOKS, WIDTH_INCHES, Look, log_axis
 from benchmarks.study.penalties import ENTROPY, NORMS
 
 # Norms whose agreement with the paper's, and with the importance that prunes, is asked.
@@ -29,6 +30,7 @@ _ASKED = (
     ("sample_std", "importance"),
 )
 _COLUMNS = 4
+_STRENGTH_MARKERS = "osD^vPX*<>"
 _MARKERS = 8  # along one curve: more would hide the curves below
 ERROR = "test error (1: a constant)"
 
@@ -101,8 +103,8 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             figure,
             drawn,
             "pykan 0.2.8 itself, trained with its own penalty from the same weights, beside this package's form of it: test "
-            "error after the refit against edges left, geometric means over seeds, one colour for each strength "
-            f"({study.failed(study.original)} of pykan).",
+            "error after the refit against edges left, geometric means over seeds, one colour and marker for each strength of "
+            f"the penalty, darker where it is weaker (pykan: {study.failed(study.original)}).",
         )
 
 
@@ -152,7 +154,8 @@ def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFram
         failed = int(part["failed"].sum())
         axes.set_title(f"{task} ({part['family'].iloc[0]})" + (f", {failed} failed" if failed else ""))
         total = part["edge_counts"].iloc[0][-1]
-        log_axis(axes, "x", [tick for tick in (1, 3, 10, 30, 100, 300) if tick <= total])
+        # Half decades of three decades would run into each other.
+        log_axis(axes, "x", [tick for tick in ((1, 10, 100) if total >= 300 else (1, 3, 10, 30, 100)) if tick <= total])
         _error_axis(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel("test error")
@@ -271,7 +274,8 @@ def cross_check(study: Study) -> tuple[Figure, pd.DataFrame]:
     original = study.original
     names = sorted(original["task"].unique())
     strengths = sorted(original["strength"].unique())
-    colours = dict(zip(strengths, (BLUE, GREEN, ORANGE, VERMILION, *[look.colour for look in style.SPARE]), strict=False))
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(strengths)))  # the rest of the map is too pale on white
+    looks = {s: Look(shade, mark) for s, shade, mark in zip(strengths, shades, cycle(_STRENGTH_MARKERS), strict=False)}
     figure = Figure(figsize=(WIDTH_INCHES, 2.5), layout="constrained")
     grid = figure.subplots(1, len(names), squeeze=False, sharey=True)
     drawn = []
@@ -280,12 +284,13 @@ def cross_check(study: Study) -> tuple[Figure, pd.DataFrame]:
             theirs = original[(original["task"] == task) & (original["strength"] == strength)]
             same = ["task", "seed", "strength", "penalty"]
             ours = study.runs.merge(theirs[same], on=same)
-            for part, line in ((ours, {"linestyle": "-"}), (theirs, {"linestyle": "", "marker": "o", "fillstyle": "none"})):
+            marked = {"linestyle": "", "marker": looks[strength].marker, "fillstyle": "none"}
+            for part, line in ((ours, {"linestyle": "-"}), (theirs, marked)):
                 if part.empty:
                     continue
                 counts = np.array(part["edge_counts"].iloc[0], dtype=float)
                 mean = np.exp(sparsity.log_errors(part, "test", study.rule).mean(0))
-                axes.plot(counts, mean, color=colours.get(strength, GREY), **line)
+                axes.plot(counts, mean, color=looks[strength].colour, **line)
                 keys = {"task": task, "strength": strength, "arm": part["arm"].iloc[0]}
                 drawn.append(pd.DataFrame({"x": counts, "y": mean}).assign(**keys))
         axes.set_title(task)
@@ -293,10 +298,13 @@ def cross_check(study: Study) -> tuple[Figure, pd.DataFrame]:
         log_axis(axes, "x", [1, 3, 10, 25])
     _error_axis(grid[0, 0])
     grid[0, 0].set_ylabel(ERROR)
-    handles = [Line2D([], [], color=colours.get(strength, GREY), label=f"strength {strength:g}") for strength in strengths]
+    handles = [
+        Line2D([], [], color=own.colour, marker=own.marker, fillstyle="none", label=f"strength {strength:g}")
+        for strength, own in looks.items()
+    ]
     handles += [
-        Line2D([], [], color="black", label="efficient_kan"),
-        Line2D([], [], color="black", linestyle="", marker="o", fillstyle="none", label=str(original["arm"].iloc[0])),
+        Line2D([], [], color="black", label="lines: efficient_kan"),
+        Line2D([], [], color="black", linestyle="", marker="o", fillstyle="none", label=f"markers: {original['arm'].iloc[0]}"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure, pd.concat(drawn, ignore_index=True)

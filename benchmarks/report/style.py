@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
@@ -127,6 +127,24 @@ def log_axis(axes: Axes, axis: str, ticks: list[float] | None = None) -> None:
     powers = high >= 1e6
     which.set_major_formatter(FuncFormatter(lambda value, _: _power(value) if powers else f"{value:.6g}"))
     which.set_minor_locator(NullLocator())
+
+
+def log_axis_apart(grid: Sequence[Axes], side: Literal["above", "below"], room: float) -> None:
+    """Make the y axis that `grid` shares logarithmic, with a line on one `side` of the data and a share `room` free beyond it.
+
+    Marks of what has no value go there, where no tick gives them one.
+    """
+    first = grid[0]
+    log_axis(first, "y")
+    if not room:
+        return
+    low, high = first.get_ylim()
+    ticks = [tick for tick in first.get_yticks() if low <= tick <= high]
+    reach = (high / low) ** (room / (1 - room))
+    first.set_ylim(*((low, high * reach) if side == "above" else (low / reach, high)))
+    log_axis(first, "y", ticks)
+    for axes in grid:
+        axes.axhline(high if side == "above" else low, color=GREY, linewidth=0.6)
 
 
 def _power(value: float) -> str:

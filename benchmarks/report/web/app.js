@@ -357,7 +357,7 @@
     current = -1;
     hideTip();
     box.setAttribute("aria-label", `${quantity.label} over ${xLabel()}`);
-    const failures = failed.length ? ` ${failed.length} without a value, drawn as × at the top.` : "";
+    const failures = failed.length ? ` ${failed.length} without a value, drawn as × at the top, where heights mean nothing.` : "";
     const shade = floors.length ? " The grey band is the noise floor." : "";
     const ends = quantity.interval ? ` Bars and bands: ${quantity.interval}.` : "";
     const zeros = logy ? rows.filter((row) => row[quantity.column] !== null && row[quantity.column] <= 0).length : 0;

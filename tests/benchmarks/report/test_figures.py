@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cases import Case, Point
 from benchmarks.report import capacity, data, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
-from benchmarks.rows import FrontierPoint, SimulatedSeries
+from benchmarks.rows import FrontierPoint, SimulatedSeries, Status
 from reference.arm import ARMS
 
 
@@ -192,6 +193,42 @@ def test_what_does_not_fit_at_all_is_drawn_as_a_zero(run: Any, tmp_path: Path) -
     }
     assert found == {"$0$": colours["pykan[speed]"], "x": colours["pykan[default]"]}
     assert {"not even one sample fits", "no value: see failed cases"} <= set(legend(figure))
+
+
+def test_marks_of_what_has_no_value_stand_beyond_the_data_where_no_tick_is(run: Any, tmp_path: Path) -> None:
+    for arm, batch in (("efficient_kan", 7), ("pykan[default]", None)):
+        where = Point(batch=1, layers=(8, 8), grid_size=5)
+        case = Case(kind="frontier", arm=arm, point=where, modes=("step",), capacities_gib=(8,))
+        found = [] if batch is None else [FrontierPoint(capacity_gib=8, batch=batch, peak_bytes=1, next_peak_bytes=None)]
+        run.add(case, frontier=found, **({"status": "unsupported", "reason": "no values"} if batch is None else {}))
+    frame = data.load(run.write(tmp_path)).frontier
+    (axes,) = capacity.draw_frontier(frame).axes
+    (line,) = (line for line in axes.lines if list(line.get_xdata()) == [0, 1])
+    (mark,) = (line for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata()))
+    border = float(np.asarray(line.get_ydata())[0])
+    low, high = axes.get_ylim()
+    share = math.log(border / low) / math.log(high / low)
+    assert 0 < float(np.asarray(mark.get_ydata())[0]) < share
+    assert border < 7
+    assert all(tick >= border for tick in axes.get_yticks())
+    caption = figures._below_the_line(frame)
+    assert "an x has no value (cannot be simulated: `pykan[default]`; reasons in T10)" in caption
+
+
+def test_the_caption_says_what_each_cross_is(run: Any, speed_case: Callable[..., Case], times: Any, tmp_path: Path) -> None:
+    run.add(speed_case(), speed=times())
+    for batch, status in ((32, "timeout"), (512, "skipped_by_frontier")):
+        run.add(speed_case("pykan[speed]", batch=batch), status=status, reason="none")
+    speed = data.load(run.write(tmp_path)).speed
+    caption = figures._crosses(speed[speed["ratio"].isna()])
+    assert "a case without a value (out of time, not tried as a smaller case had failed; reasons in T10)" in caption
+    assert set(figures._STATUSES) == {status for status in get_args(Status) if status != "ok"}
+
+
+def test_the_resident_set_is_drawn_above_its_lowest() -> None:
+    sampled = {"seconds": [0.0, 0.1, 0.2], "rss_bytes": [size * 2**20 for size in (300, 200, 250)]}
+    (axes,) = capacity.draw_resident(pd.DataFrame(sampled).assign(arm="efficient_kan")).axes
+    assert list(axes.lines[0].get_ydata()) == [100, 0, 50]
 
 
 def cut_off(figure: Figure) -> bool:

@@ -94,6 +94,53 @@ def test_the_range_names_the_points_of_its_ends(
     assert "slower beyond the noise at 1, within it at 1, faster at 1, without a value at 0" in text
 
 
+def test_a_point_without_a_value_of_the_baseline_is_not_counted_against_the_arm_alone(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    run.add(speed_case(batch=512), status="timeout", reason="no result")
+    run.add(speed_case("pykan[speed]"), speed=times(2.0))
+    for batch in (32, 512):
+        run.add(speed_case("pykan[speed]", batch=batch), status="timeout", reason="no result")
+    table = findings.overall(data.load(run.write(tmp_path)))
+    assert dict(table.frame[["no_value", "no_value_of_baseline"]].iloc[0]) == {"no_value": 2, "no_value_of_baseline": 1}
+    (sentence,) = findings._overall(table.frame)
+    assert "without a value at 2, at 1 of which `efficient_kan` has none either" in sentence
+
+
+def test_an_arm_of_a_wide_interval_comes_after_those_that_are_surely_slower() -> None:
+    point = {"setting": "cpu", "batch": 256, "layers": "4-4", "grid_size": 5, "spline_order": 3}
+    unknown = {f"{mode}_ratio": math.nan for mode in ("inference", "forward", "forward_backward")}
+    lines = [
+        point
+        | unknown
+        | {"arm": arm, "division": "closed", "memory_status": "ok", "step_memory_ratio": 2.0, "step_verdict": "slower"}
+        | {"step_ratio": ratio, "step_ratio_low": low, "step_ratio_high": high}
+        for arm, ratio, low, high in (("a", 219.0, 88.0, 542.0), ("b", 198.0, 185.0, 211.0), ("c", 6.0, 5.0, 7.0))
+    ]
+    (text,) = findings._centre(pd.DataFrame(lines))
+    assert re.findall(r"- `(\w)`", text) == ["b", "a", "c"]
+
+
+def test_a_linear_head_stands_beside_the_kan_with_its_size() -> None:
+    shared = {"setting": "cpu", "data": "digits", "task": "10", "fold": 0, "scope": "frozen", "backbone": "ResNet-18"}
+    shared |= {"preparation": "none", "penalty": "none", "over_mlp_low": -0.01, "over_mlp_high": 0.02}
+    heads = (("linear", 0.005, 1290), ("mlp", math.nan, 44212), ("kan", 0.01, 44160))
+    frame = pd.DataFrame([shared | {"head": h, "over_mlp": over, "head_parameters": size} for h, over, size in heads])
+    (sentence,) = findings._images(frame)
+    assert "by preparation: none +1.00 (-1.00 to +2.00). A linear head, of 1,290 parameters instead of 44,160" in sentence
+    assert "differs from the MLP by: none +0.50 (-1.00 to +2.00). [T12]" in sentence
+    (sentence,) = findings._images(frame[frame["head"] != "linear"])
+    assert "linear" not in sentence
+
+
+def test_the_memory_limit_of_a_case_is_named(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:
+    run.add(speed_case(), speed=times())
+    render(run.write(tmp_path))
+    setting = section((tmp_path / "REPRODUCIBILITY.md").read_text(encoding="utf-8"), "Experimental setting")
+    assert "Memory limit of a case on a CPU: 0.9 times what is free" in setting
+
+
 def test_reproducibility_answers_from_the_rows(full_run: Any, rendered: Path) -> None:
     text = (rendered / "REPRODUCIBILITY.md").read_text(encoding="utf-8")
     assert "git checkout 0123abc" in text
