@@ -214,6 +214,13 @@ def micro(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bars(session: nox.Session) -> None:
+    """Print how the CPU kernels stand against bare products and other implementations: `nox -s bars -- [--threads 2]`."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks.bars", *session.posargs)
+
+
+@nox.session(default=False)
 def compare(session: nox.Session) -> None:
     """Say which cells changed beyond the noise floor: `nox -s compare -- OLD NEW [options]`; exit 1 if any did."""
     install(session, "report", package=False)
