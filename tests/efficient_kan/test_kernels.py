@@ -512,3 +512,15 @@ def test_samples_that_do_not_fill_vectors_or_tiles(dtype: torch.dtype) -> None:
             assert not policy.sparse(samples, given.weight, 3)
             exact = outputs_and_gradients(native, in_float64(given))
             assert_close(outputs_and_gradients(kernels.resolve("cpu", given), given), exact, dtype, {"y": 10.0, "x": 1.0})
+
+
+@pytest.mark.parametrize("grid_size", [2, 5, 40])
+def test_sums_over_many_samples_round_no_more_than_dense_ones(grid_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs((30_000, 4, 8), grid_size, 3, torch.float32)
+    exact = outputs_and_gradients(native, in_float64(inputs), ("weight",))["weight"]
+    errors = []
+    for chosen in (True, False):
+        monkeypatch.setattr(policy, "sparse", lambda *_, chosen=chosen: chosen)
+        found = outputs_and_gradients(kernels.resolve("cpu", inputs), inputs, ("weight",))["weight"]
+        errors.append(float((found.double() - exact).square().mean().sqrt()))
+    assert errors[0] <= 2 * errors[1]

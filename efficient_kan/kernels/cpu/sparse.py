@@ -28,6 +28,8 @@ _PANEL = 64  # samples of a panel of many inputs
 _LONGEST = 1024  # samples of a panel of one input
 _CACHE = 2**14  # bytes of weights of a panel
 _MOST = 16  # inputs of a panel
+_PARTS = 8  # panels whose gradients are summed up before they are added to those of the others
+_SUMMED = 64  # features of an input up to which that is done
 
 
 def stride(outputs: int, dtype: torch.dtype) -> int:
@@ -160,8 +162,13 @@ def _weigh(order: int, real: Any) -> Entry:
         offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
         column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
         found_at = found.ctypes.data
+        # Sums over many samples are sums of sums: rounding errors of a long one would add up. Fine grids spread samples thinly.
+        summed = features <= _SUMMED
+        part = np.zeros(most * features * stride if summed else 0, real)
         for n in range(start, stop, most):
             width = min(most, stop - n)
+            panel_at = of_weight_at + n * features * stride * size
+            target_at = np.int64(part.ctypes.data) if summed else panel_at
             for sample in range(0, rows, _PANEL):
                 samples = min(_PANEL, rows - sample)
                 base_panel = base_at + (sample * inputs + n) * size if base_at else 0
@@ -171,7 +178,7 @@ def _weigh(order: int, real: Any) -> Entry:
                     column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for o in range(0, stride, 4 * lanes):
-                    weights = at(of_weight_at + (n * features * stride + o) * size, zero)
+                    weights = at(target_at + o * size, zero)
                     vectors = min(4, (stride - o) // lanes)
                     g = at(g_at + (sample * stride + o) * size, zero)
                     for i in range(width):
@@ -185,6 +192,11 @@ def _weigh(order: int, real: Any) -> Entry:
                             spread_rows(weights, g, places, of, samples, width, last, stride, terms, 2)
                         else:
                             spread_rows(weights, g, places, of, samples, width, last, stride, terms, 1)
+                if summed and ((sample // _PANEL + 1) % _PARTS == 0 or sample + _PANEL >= rows):
+                    of_panel = at(panel_at, zero)
+                    for place in range(width * features * stride):
+                        of_panel[place] += part[place]
+                        part[place] = zero
 
     return Entry(weigh)
 

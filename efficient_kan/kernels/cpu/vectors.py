@@ -185,7 +185,7 @@ def spread_rows(
     """For samples ``b < count`` of one input: ``row(b, t) += values[b, t] * g[b]`` in ``of_weights``.
 
     Offsets and values of the next sample are ``step`` inputs further on, ``g`` has rows of ``stride``, and ``last`` is where
-    the row of the base activation starts, whose sum stays in registers.
+    the row of the base activation starts, whose sum over these samples stays in registers.
     """
     wide, many = width.literal_value, terms.literal_value
 
@@ -194,8 +194,8 @@ def spread_rows(
         emit = Emitter(builder, g.type.pointee)
         base_row = emit.place(of_weights, last)
         sums = emit.registers(wide)
-        for n, register in enumerate(sums):
-            builder.store(emit.load(emit.place(base_row, n * emit.lanes)), register)
+        for register in sums:
+            builder.store(ir.Constant(emit.vector, [0.0] * emit.lanes), register)
         with cgutils.for_range(builder, count) as loop:
             at = builder.mul(loop.index, step)
             offset = builder.load(emit.place(offsets, at))
@@ -213,7 +213,8 @@ def spread_rows(
                         place = emit.place(row, n * emit.lanes)
                         emit.store(emit.plus(emit.load(place), product), place)
         for n, register in enumerate(sums):
-            emit.store(builder.load(register), emit.place(base_row, n * emit.lanes))
+            place = emit.place(base_row, n * emit.lanes)
+            emit.store(emit.plus(emit.load(place), builder.load(register)), place)
         return context.get_dummy_value()
 
     signature = types.void(of_weights, g, offsets, values, types.intp, types.intp, types.intp, types.intp, terms, width)
