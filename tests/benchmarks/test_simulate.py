@@ -49,10 +49,10 @@ def allocator_peaks(arm: str, point: Point, calls: Sequence[Call]) -> dict[Call,
     cases = [Case(kind="memory", arm=arm, point=point, modes=(mode,), penalty=penalty) for mode, penalty in calls]
     for case in cases:
         # Compiles where nothing is cached yet, which leaves cycles behind that hold tensors.
-        measured._Live(get_arm(arm), case, case.modes[0])
+        measured._Live(get_arm(arm), case, case.modes[0], workload.network(case.point, case.seed))
     with memory.AllocationTrace() as trace:
         for case, (mode, penalty) in zip(cases, calls, strict=True):
-            alive = measured._Live(get_arm(arm), case, mode)
+            alive = measured._Live(get_arm(arm), case, mode, workload.network(case.point, case.seed))
             with trace.window(f"{mode} {penalty}"):
                 alive.call()
             del alive
