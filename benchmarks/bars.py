@@ -123,7 +123,8 @@ def _ratio(arm: Call, baseline: Call, blocks: int) -> stats.Interval:
     series = speed.measure(
         arm, baseline, speed.cpu_clock, mode="forward_backward", blocks=blocks, warmup=3, min_sample_ms=10, budget_s=20
     )
-    return stats.paired_ratio([(series.arm_ns, series.baseline_ns)], np.random.default_rng(0))
+    times = np.array(series.arm_ns) / series.arm_loops, np.array(series.baseline_ns) / series.baseline_loops
+    return stats.paired_ratio([times], np.random.default_rng(0))
 
 
 def _report(what: str, found: dict[Shape, stats.Interval], bar: str) -> None:
