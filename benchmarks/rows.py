@@ -40,7 +40,12 @@ class Gate(Record):
     passed: bool
     rule: str = Field(description="how the limit was set")
     rows: int | None = Field(default=None, description="on how many samples of the batch; None: on all")
-    shared: bool = Field(default=False, description="found by an earlier process of the run, for the same arm and numbers")
+    # Written where it is true only: rows from before keep their text, and with it the digests in reports.
+    shared: bool = Field(
+        default=False,
+        exclude_if=lambda shared: not shared,
+        description="found by an earlier process of the run, for the same arm and numbers",
+    )
     errors: tuple[GateError, ...]
 
     @property

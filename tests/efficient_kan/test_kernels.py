@@ -503,7 +503,6 @@ def test_tables_of_knots_follow_what_is_written_to_them() -> None:
         moved = moved * 1.1
 
 
-@pytest.mark.skipif(not planes.AVAILABLE, reason="needs AVX-512")
 @dtypes
 def test_samples_that_do_not_fill_vectors_or_tiles(dtype: torch.dtype) -> None:
     for samples, inputs in ((1, 1), (15, 17), (16, 16), (17, 15), (257, 33), (512, 2), (1024, 40)):
@@ -524,3 +523,16 @@ def test_sums_over_many_samples_round_no_more_than_dense_ones(grid_size: int, mo
         found = outputs_and_gradients(kernels.resolve("cpu", inputs), inputs, ("weight",))["weight"]
         errors.append(float((found.double() - exact).square().mean().sqrt()))
     assert errors[0] <= 2 * errors[1]
+
+
+@pytest.mark.parametrize(("grid_size", "outputs"), [(5, 300), (40, 3)], ids=["dense", "sparse"])
+def test_a_call_with_fake_tensors_leaves_a_layer_as_it_is(grid_size: int, outputs: int) -> None:
+    x = torch.rand(300, 4, generator=source(1))
+    for used_before in (False, True):
+        layer = KANLinear(4, outputs, grid_size, kernel="cpu", generator=source())
+        expected = copy.deepcopy(layer)(x)
+        if used_before:
+            layer(x)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert layer(mode.from_tensor(x)).shape == (300, outputs)
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)

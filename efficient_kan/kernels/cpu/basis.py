@@ -240,11 +240,14 @@ def _tabulate(order: int, real: Any) -> Entry:
 def remembered(make: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
     """Keep what ``make(knots, order)`` returns for as long as the tensor of knots lives and holds the same numbers.
 
-    They are compared with a copy, because a tensor may be written to without its version telling. Fake ones hold none.
+    They are compared with a copy, because a tensor may be written to without its version telling. Fake ones hold none, and
+    where everything that is made is fake, nothing is kept for a tensor that is not.
     """
     made = WeakTensorKeyDictionary()
 
     def remembering(knots: Tensor, order: int) -> Tensor:
+        if stored(knots) and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+            return make(knots, order)
         found = made.get(knots)
         if found is None or found[0] != order or (stored(knots) and not torch.equal(found[1], knots)):
             with torch.inference_mode(False):  # it may be needed for gradients later

@@ -60,7 +60,8 @@ class _Dense(torch.autograd.Function):
         of_x = torch.empty_like(x) if needs_x or needs_base else None
         of_base = None if base is None or of_x is None else torch.empty_like(base)
         of_weight = torch.empty_like(weight) if needs_weight else None
-        features = _Room(block, x.new_empty(parts.largest) if kept is None else kept, reused=kept is None)
+        again = x.new_empty(parts.largest if needs_weight else 0) if kept is None else kept
+        features = _Room(block, again, reused=kept is None)
         of_features = _Room(block, x.new_empty(0 if of_x is None else parts.largest), reused=True)
         weights = parts.of_inputs(weight)
         targets = None if of_weight is None else parts.of_inputs(of_weight)

@@ -72,8 +72,8 @@ def block_shape(x: Tensor, weight: Tensor) -> tuple[int, int]:
     """How many samples and inputs are worked on together, at most."""
     rows, inputs = x.shape
     feature = weight.shape[2] * x.element_size()
-    height = min(rows, max(_LEAST_ROWS, _BLOCK_BYTES // (_LEAST_INPUTS * feature)))
-    width = max(_LEAST_INPUTS, _BLOCK_BYTES // (max(height, 1) * feature) // _LEAST_INPUTS * _LEAST_INPUTS)
+    height = max(1, min(rows, max(_LEAST_ROWS, _BLOCK_BYTES // (_LEAST_INPUTS * feature))))
+    width = max(_LEAST_INPUTS, _BLOCK_BYTES // (height * feature) // _LEAST_INPUTS * _LEAST_INPUTS)
     if width >= inputs:
         return max(_LEAST_ROWS, _BLOCK_BYTES // (max(inputs, 1) * feature)), max(inputs, 1)
     return height, width
