@@ -40,6 +40,8 @@ def main() -> None:
         for name in sys.argv[1:]:
             with contextlib.suppress(Exception):  # the process that needs it imports it again and says what is wrong
                 importlib.import_module(name)
+        if "numba" in sys.modules:
+            sys.modules["numba"].njit(lambda: None).compile(())  # it imports much of itself only when it first compiles
         gc.collect()
         gc.freeze()  # the collector need not walk all of torch between the samples
         print(READY, file=answers)

@@ -197,7 +197,8 @@ class KANLinear(nn.Module):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
             same = isinstance(base, Tensor) and base.shape == flat.shape
             _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
-        weight = kernels.fold(self.kernel, self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+        parameters = (self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+        weight = kernels.fold(self.kernel, *parameters, spline_order=self.spline_order, samples=flat.shape[0])
         return LayerInputs(flat, base, self.grid, weight, self.spline_order)
 
     def folded_weight(self) -> Tensor:

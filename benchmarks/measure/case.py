@@ -30,7 +30,8 @@ def preload(case: Case) -> None:
     if "step" in case.modes or case.kind in ("sparsity", "images"):
         importlib.import_module("torch._dynamo")  # the first optimiser does so
     if "efficient_kan" in names and case.point.device == "cpu":
-        kernels.warm_up(case.point.spline_order, getattr(torch, case.point.dtype))
+        penalised = case.penalty != "none" or case.kind in ("sparsity", "images")
+        kernels.warm_up(case.point.spline_order, getattr(torch, case.point.dtype), penalties=penalised)
     gated = case.kind in ("speed", "penalty_cost") and any(arm.exact for arm in arms)
     if gated:
         gate.preload(case.point.dtype)

@@ -104,26 +104,38 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
     return native
 
 
-def fold(name: str, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
-    """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters."""
+def fold(
+    name: str,
+    spline_weight: Tensor,
+    scaler: Tensor | None,
+    mask: Tensor,
+    base_weight: Tensor,
+    *,
+    spline_order: int = 3,
+    samples: int = 0,
+) -> Tensor:
+    """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters.
+
+    How it lies in memory is the kernel's choice; it may depend on the number of ``samples`` that it will be multiplied with.
+    """
     if name in ("auto", "cpu") and device_type(spline_weight) == "cpu":
         kernel = _kernel("cpu")
         if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
-            folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight)
+            folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight, spline_order=spline_order, samples=samples)
             return folded
     scale = mask if scaler is None else scaler * mask
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
 
-def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32) -> None:
+def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalties: bool = True) -> None:
     """Have the compiled kernel for CPUs ready for layers of this order and dtype, before a fork or a measurement, say.
 
     Without it the first call of a layer takes the seconds that compiling takes, or the fraction of one to load what was
-    compiled before. Does nothing if there is no such kernel.
+    compiled before; most of them go to the sample ``penalties``, for who needs these. Does nothing if there is no such kernel.
     """
     kernel = _kernel("cpu")
     if kernel is not None:
-        kernel.warm_up(spline_order, dtype)
+        kernel.warm_up(spline_order, dtype, penalties)
 
 
 def report() -> Report:

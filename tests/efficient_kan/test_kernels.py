@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import planes, policy, threads
+from efficient_kan.kernels.cpu import planes, policy, sparse, threads
 from efficient_kan.kernels.cpu.compiled import Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
@@ -236,6 +236,43 @@ def test_folded_weights_and_their_gradients(
 
 
 @every_kernel
+@dtypes
+@pytest.mark.parametrize("outputs", [3, 70, 80])
+@pytest.mark.parametrize("scaler", [True, False])
+def test_folded_weights_that_a_kernel_lays_out_for_many_samples(
+    kernel: str, scaler: bool, outputs: int, dtype: torch.dtype
+) -> None:
+    layer = KANLinear(5, outputs, 70, dtype=dtype, enable_standalone_scale_spline=scaler, generator=source())
+    layer.edge_mask[1, 2] = 0
+    arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
+    results = []
+    for samples in (1000, 0):
+        folded = kernels.fold(kernel, *arguments, samples=samples)
+        cotangent = torch.randn(folded.shape, generator=source(1), dtype=torch.float64).to(dtype)
+        results.append((folded, *torch.autograd.grad(folded, list(layer.parameters()), cotangent)))
+    assert results[0][0].stride(0) == 1 and results[1][0].is_contiguous()
+    for ours, expected in zip(*results, strict=True):
+        assert torch.equal(ours, expected)
+
+
+@dtypes
+@pytest.mark.parametrize("base", [False, True], ids=["silu", "own-base"])
+@pytest.mark.parametrize("shape", [(2500, 3, 64), (70, 2, 100), (1, 2, 80)], ids=str)
+def test_samples_taken_in_the_order_of_their_cells(shape: tuple[int, int, int], base: bool, dtype: torch.dtype) -> None:
+    """Grids so fine that the weights of an input exceed the nearest cache: panels of many samples, of a few, of one."""
+    inputs = make_inputs(shape, 1000, 3, dtype, base=base)
+    assert policy.sparse(shape[0], inputs.weight.shape, 3)
+    assert 64 * inputs.weight.shape[2] * inputs.x.element_size() >= sparse._FAR
+    exact = outputs_and_gradients(native, in_float64(inputs))
+    chosen = kernels.resolve("cpu", inputs)
+    assert_close(outputs_and_gradients(chosen, inputs), exact, dtype, {"y": 10.0, "x": 1e3})
+    inputs.x[0, 0] = math.nan
+    y, expected = chosen.spline_linear(inputs), native.spline_linear(in_float64(inputs))
+    assert torch.equal(y.isnan(), expected.isnan())
+    torch.testing.assert_close(y[1:].double(), expected[1:], rtol=1e-4, atol=1e-4)
+
+
+@every_kernel
 @pytest.mark.parametrize("grid_size", [5, 40])
 def test_strided_samples(kernel: str, grid_size: int) -> None:
     layer = KANLinear(3, 4, grid_size, kernel=kernel, dtype=torch.float64, generator=source())
@@ -277,6 +314,35 @@ def test_threads_change_nothing_but_rounding(grid_size: int) -> None:
             assert_close(results[0], exact, torch.float32)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("order", [1, 5])
+def test_after_warming_up_nothing_is_left_to_compile(order: int) -> None:
+    code = f"""
+        import torch
+        from efficient_kan import KANLinear, SampleL1, SampleStd, kernels
+        from efficient_kan.kernels.cpu.compiled import Entry
+        kernels.warm_up({order}, penalties=False)
+        made, initialise = [], Entry.__init__
+        Entry.__init__ = lambda *arguments, **options: (made.append(arguments), initialise(*arguments, **options))[1]
+        torch.set_num_threads(2)
+        for grid_size in (1, 5, 11, 23, 40, 80, 1000):
+            for batch in (1, 3, 64, 1000):
+                for outputs in (16, 300):
+                    layer = KANLinear(3, outputs, grid_size, {order}, kernel="cpu")
+                    layer(torch.rand(batch, 3, requires_grad=True)).sum().backward()
+        assert not made
+        kernels.warm_up({order})
+        assert made
+        made.clear()
+        for grid_size in (5, 80):
+            layer = KANLinear(3, 20, grid_size, {order}, kernel="cpu")
+            for penalty in (SampleL1(), SampleStd()):
+                y, value = layer.forward_with_penalty(torch.rand(100, 3, requires_grad=True), penalty)
+                (y.sum() + value).backward()
+        assert not made
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_a_forked_child_computes_the_same() -> None:
@@ -472,7 +538,7 @@ def test_what_a_layer_keeps_follows_the_budget() -> None:
 
 def test_what_is_kept_does_not_change_a_bit() -> None:
     inputs = make_inputs((2000, 70, 300), 5, 3, torch.float32)
-    assert not policy.sparse(2000, inputs.weight, 3)
+    assert not policy.sparse(2000, inputs.weight.shape, 3)
     results = []
     for size in (0, 2**40):
         with kernels.set_feature_budget(size):
@@ -508,7 +574,7 @@ def test_samples_that_do_not_fill_vectors_or_tiles(dtype: torch.dtype) -> None:
     for samples, inputs in ((1, 1), (15, 17), (16, 16), (17, 15), (257, 33), (512, 2), (1024, 40)):
         for own in (False, True):
             given = make_inputs((samples, inputs, 600), 7, 3, dtype, base=own)
-            assert not policy.sparse(samples, given.weight, 3)
+            assert not policy.sparse(samples, given.weight.shape, 3)
             exact = outputs_and_gradients(native, in_float64(given))
             assert_close(outputs_and_gradients(kernels.resolve("cpu", given), given), exact, dtype, {"y": 10.0, "x": 1.0})
 

@@ -89,10 +89,13 @@ def test_state_dicts_of_efficient_kan_load_and_compute_the_same(scaler: str, G: 
     kan = KAN(widths, grid_size=G, spline_order=k, enable_standalone_scale_spline=scaler != "absent", dtype=dtype)
     kan.kan_layers[0].edge_mask.zero_()  # loading brings an unpruned network
     kan.load_state_dict(state, strict=True)
-    x = samples(50, 4, dtype=dtype)
+    x = samples(2000, 4, dtype=dtype)
     truth = formula({key: value.double() for key, value in state.items()}, x.double(), k)
-    error, plain = ((y - truth).abs().max().item() / truth.abs().max().item() for y in (kan(x), formula(state, x, k)))
-    assert error <= (1e-12 if dtype == torch.float64 else max(3 * plain, 4 * torch.finfo(dtype).eps))
+    if dtype == torch.float64:
+        assert (kan(x) - truth).abs().max() <= 1e-12 * truth.abs().max()
+    else:  # the second layer magnifies what the first rounds, here or there: all errors are compared, not the two largest
+        error, plain = ((y - truth).square().mean().sqrt() for y in (kan(x), formula(state, x, k)))
+        assert error <= 1.5 * plain
 
 
 def test_a_meta_network_takes_over_the_tensors_of_a_state_dict() -> None:

@@ -22,12 +22,13 @@ def _block(x: Tensor, base: Tensor | None, knots: Tensor, order: int, table: Ten
 def spline_linear(inputs: LayerInputs) -> Tensor:
     """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)``; see :func:`efficient_kan.kernels.native.spline_linear`."""
     x, base, knots, weight, order = inputs
-    x, knots, weight = x.contiguous(), knots.contiguous(), weight.contiguous()
+    x, knots = x.contiguous(), knots.contiguous()
     base = None if base is None else base.contiguous()
     differentiable = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (base is not None and base.requires_grad)
     )
-    function = _Sparse if policy.sparse(x.shape[0], weight, order) else _Dense
+    function = _Sparse if policy.sparse(x.shape[0], weight.shape, order) else _Dense
+    weight = weight if function is _Sparse else weight.contiguous()
     if not differentiable:
         if function is _Sparse:
             return _sparse_outputs(x, base, knots, pieces(knots, order), sparse.rows(weight), weight.shape[0], order)

@@ -27,8 +27,8 @@ from torch import Tensor
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import exponential
 from efficient_kan.kernels.cpu.basis import remembered, row_length, tabulated
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, stored
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter, moved, turned
 
 AVAILABLE = bool(llvm.get_host_cpu_features().get("avx512f"))
 
@@ -254,53 +254,6 @@ def _pull_back_run(
     return types.void(x, of_base, integer, table, integer, integer, grad, integer, of_x, order, registers), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _turn(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
-    """Transpose a square of as many rows as a vector has numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, target, target_stride = args
-        emit = Emitter(builder, source.type.pointee)
-        lanes, index = emit.lanes, ir.IntType(32)
-        rows = [emit.load(emit.place(source, builder.mul(source_stride, _INDEX(n)))) for n in range(lanes)]
-        halves = [
-            ir.Constant(ir.VectorType(index, lanes), [n // 2 + lanes * (n % 2) for n in range(start, start + lanes)])
-            for start in (0, lanes)
-        ]
-        # Shuffling the whole square like a pack of cards turns the bits of an element's place by one.
-        for _ in range(lanes.bit_length() - 1):
-            pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
-            rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
-        for n, row in enumerate(rows):
-            emit.store(row, emit.place(target, builder.mul(target_stride, _INDEX(n))))
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, target, types.intp), generate
-
-
-@inlined
-def _turned(source: Any, source_stride: int, target: Any, target_stride: int, rows: int, columns: int, lanes: int) -> None:
-    """``rows`` by ``columns`` numbers at ``source``, transposed, to ``target``."""
-    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
-    for row in range(0, whole_rows, lanes):
-        for column in range(0, whole_columns, lanes):
-            _turn(
-                _moved(source, row * source_stride + column), source_stride,
-                _moved(target, column * target_stride + row), target_stride,
-            )  # fmt: skip
-    for row in range(rows):
-        for column in range(whole_columns if row < whole_rows else 0, columns):
-            target[column * target_stride + row] = source[row * source_stride + column]
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _moved(_: Any, pointer: Any, offset: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return pointer(pointer, types.intp), generate
-
-
 @cache
 def _expand(order: int, real: Any, registers: int) -> Entry:
     size, stamp, lanes = np.dtype(real).itemsize, STAMP, VECTOR_BYTES // np.dtype(real).itemsize
@@ -318,12 +271,12 @@ def _expand(order: int, real: Any, registers: int) -> Entry:
             tile, sample = part // chunks * lanes, part % chunks * _SAMPLES
             width, height = min(lanes, inputs - tile), min(_SAMPLES, samples - sample)
             skip = (sample * all_inputs + tile) * size
-            _turned(at(x_at + skip, zero), all_inputs, x, _SAMPLES, height, width, lanes)
+            turned(at(x_at + skip, zero), all_inputs, x, _SAMPLES, height, width, lanes)
             if base_at:
-                _turned(at(base_at + skip, zero), all_inputs, base, _SAMPLES, height, width, lanes)
+                turned(at(base_at + skip, zero), all_inputs, base, _SAMPLES, height, width, lanes)
             for n in range(width):
                 _expand_run(
-                    _moved(x, n * _SAMPLES), _moved(base, n * _SAMPLES), 0 if base_at else 1,
+                    moved(x, n * _SAMPLES), moved(base, n * _SAMPLES), 0 if base_at else 1,
                     at(table_at + (tile + n) * length * size, zero), count, -(-height // lanes),
                     at(out_at + ((tile + n) * features * stride + sample) * size, zero), stride, order, registers,
                 )  # fmt: skip
@@ -349,17 +302,17 @@ def _pull_back(order: int, real: Any, registers: int) -> Entry:
             tile, sample = part // chunks * lanes, part % chunks * _SAMPLES
             width, height = min(lanes, inputs - tile), min(_SAMPLES, samples - sample)
             skip = (sample * all_inputs + tile) * size
-            _turned(at(x_at + skip, zero), all_inputs, x, _SAMPLES, height, width, lanes)
+            turned(at(x_at + skip, zero), all_inputs, x, _SAMPLES, height, width, lanes)
             for n in range(width):
                 _pull_back_run(
-                    _moved(x, n * _SAMPLES), _moved(of_base, n * _SAMPLES), 0 if of_base_at else 1,
+                    moved(x, n * _SAMPLES), moved(of_base, n * _SAMPLES), 0 if of_base_at else 1,
                     at(table_at + (tile + n) * length * size, zero), count, -(-height // lanes),
                     at(gradient_at + ((tile + n) * features * stride + sample) * size, zero), stride,
-                    _moved(of_x, n * _SAMPLES), order, registers,
+                    moved(of_x, n * _SAMPLES), order, registers,
                 )  # fmt: skip
-            _turned(of_x, _SAMPLES, at(of_x_at + skip, zero), all_inputs, width, height, lanes)
+            turned(of_x, _SAMPLES, at(of_x_at + skip, zero), all_inputs, width, height, lanes)
             if of_base_at:
-                _turned(of_base, _SAMPLES, at(of_base_at + skip, zero), all_inputs, width, height, lanes)
+                turned(of_base, _SAMPLES, at(of_base_at + skip, zero), all_inputs, width, height, lanes)
 
     return Entry(pull_back)
 

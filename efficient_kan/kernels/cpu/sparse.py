@@ -5,7 +5,9 @@ Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded 
 and its base activation. Weights are ``(I, M, S)``, so that the row of every feature is one run of memory.
 
 All loops go over panels of a few dozen samples and inputs, whose terms and weights stay in the nearest cache: first terms of
-the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`.
+the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`. Where the weights of a
+single input are too many for that, the samples of a panel are taken in the order of their cells, so that its weights pass by
+once, one after the other.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, s
 
 _PANEL = 64  # samples of a panel of many inputs
 _LONGEST = 1024  # samples of a panel of one input
+_SORTED = 2048  # of one whose samples are sorted
+_FAR = 5 * 2**15  # bytes of weights of an input from which on they are
 _CACHE = 2**14  # bytes of weights of a panel
 _MOST = 16  # inputs of a panel
 _PARTS = 8  # panels whose gradients are summed up before they are added to those of the others
@@ -48,7 +52,32 @@ def _panel_inputs(features: int, stride: int, inputs: int, lanes: int, size: int
 def _panel_samples(features: int, stride: int, lanes: int, size: int) -> int:
     """The more samples, the larger the weights of an input, which are fetched from further away once for each panel."""
     row = min(stride, 4 * lanes) * size * features
-    return min(max(row // _CACHE, 1) * _PANEL, _LONGEST)
+    return _SORTED if _sorts(features, stride, lanes, size) else min(max(row // _CACHE, 1) * _PANEL, _LONGEST)
+
+
+@inlined
+def _sorts(features: int, stride: int, lanes: int, size: int) -> bool:
+    return min(stride, 4 * lanes) * size * features >= _FAR
+
+
+@inlined
+def _sort(column: Any, cells: Any, samples: int, count: int, starts: Any, rows: Any) -> None:
+    """Put samples and cells, and their numbers in ``rows``, into the order of the cells, those of one as they come.
+
+    By counting, with what is behind the ``samples`` first places as room.
+    """
+    for cell in range(count + 2):
+        starts[cell] = 0
+    for b in range(samples):
+        starts[cells[b] + 1] += 1
+    for cell in range(count + 1):
+        starts[cell + 1] += starts[cell]
+    for b in range(samples):
+        place = starts[cells[b]]
+        starts[cells[b]] = place + 1
+        rows[place], column[samples + place], cells[samples + place] = b, column[b], cells[b]
+    for b in range(samples):
+        column[b], cells[b] = column[samples + b], cells[samples + b]
 
 
 @inlined
@@ -67,12 +96,17 @@ def _fill(
     column: Any,
     cells: Any,
     active: Any,
+    starts: Any,
+    rows: Any,
     offsets: Any,
     terms_at: int,
     size: int,
     zero: Any,
 ) -> None:
-    """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start."""
+    """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start.
+
+    They come in the order of ``rows``, which is that of the cells where ``starts``, room for one number a cell, is not empty.
+    """
     k = literally(order)
     features, terms, length, one = count - order, order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
     for n in range(width):
@@ -80,10 +114,12 @@ def _fill(
         for b in range(samples):
             column[b] = x[b * inputs]
         locate_run(column, at(knots_at + n * count * size, zero), count, samples, cells)
+        if len(starts) > 0:
+            _sort(column, cells, samples, count, starts, rows)
         if base_at:
             base = at(base_at + n * size, zero)
             for b in range(samples):
-                active[b] = zero if derivative else base[b * inputs]
+                active[b] = zero if derivative else base[rows[b] * inputs]
         else:
             for b in range(samples):
                 share = sigmoid(column[b])
@@ -116,7 +152,8 @@ def _multiply(order: int, real: Any) -> Entry:
         features, zero = count - order, real(0)
         most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
+        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
+        starts, rows = np.empty(count + 2 if _sorts(features, stride, lanes, size) else 0, np.int64), np.arange(panel)
         found_at = found.ctypes.data
         for sample in range(start, stop, panel):
             samples = min(panel, stop - sample)
@@ -126,14 +163,14 @@ def _multiply(order: int, real: Any) -> Entry:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    column, cells, active, offsets, found_at, size, zero,
+                    column, cells, active, starts, rows, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for o in range(0, stride, 4 * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
                     vectors = min(4, (stride - o) // lanes)
-                    for b in range(samples):
-                        y = at(y_at + ((sample + b) * stride + o) * size, zero)
-                        places, of = at(offsets.ctypes.data + b * width * 8, 0), at(found_at + b * width * terms * size, zero)
+                    for p in range(samples):
+                        y = at(y_at + ((sample + rows[p]) * stride + o) * size, zero)
+                        places, of = at(offsets.ctypes.data + p * width * 8, 0), at(found_at + p * width * terms * size, zero)
                         if vectors == 4:
                             combine(y, weights, places, of, width, features, stride, terms, 4)
                         elif vectors == 3:
@@ -146,6 +183,22 @@ def _multiply(order: int, real: Any) -> Entry:
     return Entry(multiply)
 
 
+@inlined
+def _spread(
+    weights: Any, g: Any, samples: Any, places: Any, of: Any, count: int, width: int, last: int, stride: int, terms: int,
+    vectors: int,
+) -> None:  # fmt: skip
+    many = literally(terms)
+    if vectors == 4:
+        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 4)
+    elif vectors == 3:
+        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 3)
+    elif vectors == 2:
+        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 2)
+    else:
+        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 1)
+
+
 @cache
 def _weigh(order: int, real: Any) -> Entry:
     """The gradient of the weights of inputs ``start..stop``, ``of_weight += features^T g``."""
@@ -154,13 +207,15 @@ def _weigh(order: int, real: Any) -> Entry:
 
     def weigh(
         x_at: int, base_at: int, knots_at: int, table_at: int, g_at: int, of_weight_at: int,
-        rows: int, inputs: int, count: int, stride: int, start: int, stop: int,
+        batch: int, inputs: int, count: int, stride: int, start: int, stop: int,
     ) -> None:  # fmt: skip
         assert stamp
         features, zero = count - order, real(0)
-        most = _panel_inputs(features, stride, inputs, lanes, size)
-        offsets, found = np.empty(_PANEL * most, np.int64), np.empty(_PANEL * most * terms, real)
-        column, cells, active = np.empty(_PANEL, real), np.empty(_PANEL, np.int32), np.empty(_PANEL, real)
+        sorts = _sorts(features, stride, lanes, size)
+        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _SORTED if sorts else _PANEL
+        offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
+        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
+        starts, rows = np.empty(count + 2 if sorts else 0, np.int64), np.arange(panel)
         found_at = found.ctypes.data
         # Sums over many samples are sums of sums: rounding errors of a long one would add up. Fine grids spread samples thinly.
         summed = features <= _SUMMED
@@ -169,13 +224,13 @@ def _weigh(order: int, real: Any) -> Entry:
             width = min(most, stop - n)
             panel_at = of_weight_at + n * features * stride * size
             target_at = np.int64(part.ctypes.data) if summed else panel_at
-            for sample in range(0, rows, _PANEL):
-                samples = min(_PANEL, rows - sample)
+            for sample in range(0, batch, panel):
+                samples = min(panel, batch - sample)
                 base_panel = base_at + (sample * inputs + n) * size if base_at else 0
                 _fill(
                     x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    column, cells, active, offsets, found_at, size, zero,
+                    column, cells, active, starts, rows, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for o in range(0, stride, 4 * lanes):
                     weights = at(target_at + o * size, zero)
@@ -184,15 +239,12 @@ def _weigh(order: int, real: Any) -> Entry:
                     for i in range(width):
                         places, of = at(offsets.ctypes.data + i * 8, 0), at(found_at + i * terms * size, zero)
                         last = ((i + 1) * features - 1) * stride
-                        if vectors == 4:
-                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 4)
-                        elif vectors == 3:
-                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 3)
-                        elif vectors == 2:
-                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 2)
+                        if sorts:
+                            order_at = at(rows.ctypes.data, 0)
+                            _spread(weights, g, order_at, places, of, samples, width, last, stride, terms, vectors)
                         else:
-                            spread_rows(weights, g, places, of, samples, width, last, stride, terms, 1)
-                if summed and ((sample // _PANEL + 1) % _PARTS == 0 or sample + _PANEL >= rows):
+                            _spread(weights, g, None, places, of, samples, width, last, stride, terms, vectors)
+                if summed and ((sample // panel + 1) % _PARTS == 0 or sample + panel >= batch):
                     of_panel = at(panel_at, zero)
                     for place in range(width * features * stride):
                         of_panel[place] += part[place]
@@ -215,7 +267,8 @@ def _trace_back(order: int, real: Any) -> Entry:
         features, zero = count - order, real(0)
         most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
+        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
+        starts, rows = np.empty(count + 2 if _sorts(features, stride, lanes, size) else 0, np.int64), np.arange(panel)
         found_at = found.ctypes.data
         for sample in range(start, stop, panel):
             samples = min(panel, stop - sample)
@@ -224,7 +277,7 @@ def _trace_back(order: int, real: Any) -> Entry:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_at, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, True,
-                    column, cells, active, offsets, found_at, size, zero,
+                    column, cells, active, starts, rows, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for b in range(samples):
                     of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
@@ -233,10 +286,10 @@ def _trace_back(order: int, real: Any) -> Entry:
                 for o in range(0, stride, 4 * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
                     vectors = min(4, (stride - o) // lanes)
-                    for b in range(samples):
-                        g = at(g_at + ((sample + b) * stride + o) * size, zero)
-                        of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
-                        places, of = at(offsets.ctypes.data + b * width * 8, 0), at(found_at + b * width * terms * size, zero)
+                    for p in range(samples):
+                        g = at(g_at + ((sample + rows[p]) * stride + o) * size, zero)
+                        of_x = at(of_x_at + ((sample + rows[p]) * inputs + n) * size, zero)
+                        places, of = at(offsets.ctypes.data + p * width * 8, 0), at(found_at + p * width * terms * size, zero)
                         if vectors == 4:
                             contract(g, weights, places, of, width, features, stride, of_x, terms, 4)
                         elif vectors == 3:
@@ -250,10 +303,13 @@ def _trace_back(order: int, real: Any) -> Entry:
 
 
 def rows(weight: Tensor) -> Tensor:
-    """Weights ``(O, I, M)`` as ``(I, M, S)``, zero beyond ``O``."""
+    """Weights ``(O, I, M)`` as ``(I, M, S)``, zero beyond ``O``; the very same where they lie so in memory."""
     outputs, inputs, features = weight.shape
+    lying = weight.permute(1, 2, 0)
+    if lying.is_contiguous() and outputs == stride(outputs, weight.dtype):
+        return lying
     result = weight.new_empty((inputs, features, stride(outputs, weight.dtype)))
-    result[..., :outputs].copy_(weight.permute(1, 2, 0))
+    result[..., :outputs].copy_(lying)
     result[..., outputs:].zero_()
     return result
 

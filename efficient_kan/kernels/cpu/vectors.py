@@ -1,4 +1,4 @@
-"""Combinations of rows of weights in vector registers: the inner loops of the sparse product.
+"""Combinations of rows of weights in vector registers, the inner loops of the sparse product, and transposition.
 
 Shape legend: ``I`` inputs, ``M`` features per input, ``S`` outputs rounded up to whole vectors (the stride of a row of weights
 ``(I, M, S)``), ``W = k + 1`` bases that are not zero. A *term* of a sample and an input is one of its ``W`` bases or, last, its
@@ -18,6 +18,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from efficient_kan.kernels.cpu.compiled import inlined
 
 _INDEX = ir.IntType(64)
 
@@ -173,6 +175,7 @@ def spread_rows(
     _: Any,
     of_weights: Any,
     g: Any,
+    samples: Any,
     offsets: Any,
     values: Any,
     count: Any,
@@ -182,15 +185,16 @@ def spread_rows(
     terms: Any,
     width: Any,
 ) -> Any:
-    """For samples ``b < count`` of one input: ``row(b, t) += values[b, t] * g[b]`` in ``of_weights``.
+    """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[samples[b]]`` in ``of_weights``.
 
-    Offsets and values of the next sample are ``step`` inputs further on, ``g`` has rows of ``stride``, and ``last`` is where
-    the row of the base activation starts, whose sum over these samples stays in registers.
+    With None for ``samples`` they are the first ones. Offsets and values of the next sample are ``step`` inputs further on,
+    ``g`` has rows of ``stride``, and ``last`` is where the row of the base activation starts, whose sum over these samples
+    stays in registers.
     """
-    wide, many = width.literal_value, terms.literal_value
+    wide, many, first_ones = width.literal_value, terms.literal_value, isinstance(samples, types.NoneType)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        of_weights, g, offsets, values, count, step, last, stride = args[:8]
+        of_weights, g, samples, offsets, values, count, step, last, stride = args[:9]
         emit = Emitter(builder, g.type.pointee)
         base_row = emit.place(of_weights, last)
         sums = emit.registers(wide)
@@ -200,7 +204,8 @@ def spread_rows(
             at = builder.mul(loop.index, step)
             offset = builder.load(emit.place(offsets, at))
             first = emit.place(values, builder.mul(at, _INDEX(many)))
-            source = emit.place(g, builder.mul(loop.index, stride))
+            sample = loop.index if first_ones else builder.load(emit.place(samples, loop.index))
+            source = emit.place(g, builder.mul(sample, stride))
             gradient = [emit.load(emit.place(source, n * emit.lanes)) for n in range(wide)]
             rows = _rows(emit, of_weights, base_row, offset, stride, many)
             for t, row in enumerate(rows):
@@ -217,5 +222,56 @@ def spread_rows(
             emit.store(emit.plus(emit.load(place), builder.load(register)), place)
         return context.get_dummy_value()
 
-    signature = types.void(of_weights, g, offsets, values, types.intp, types.intp, types.intp, types.intp, terms, width)
+    signature = types.void(
+        of_weights, g, samples, offsets, values, types.intp, types.intp, types.intp, types.intp, terms, width
+    )
     return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _turn(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
+    """Transpose a square of as many rows as a vector has numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_stride, target, target_stride = args
+        emit = Emitter(builder, source.type.pointee)
+        lanes, index = emit.lanes, ir.IntType(32)
+        rows = [emit.load(emit.place(source, builder.mul(source_stride, _INDEX(n)))) for n in range(lanes)]
+        halves = [
+            ir.Constant(ir.VectorType(index, lanes), [n // 2 + lanes * (n % 2) for n in range(start, start + lanes)])
+            for start in (0, lanes)
+        ]
+        # Shuffling the whole square like a pack of cards turns the bits of an element's place by one.
+        for _ in range(lanes.bit_length() - 1):
+            pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
+            rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
+        for n, row in enumerate(rows):
+            emit.store(row, emit.place(target, builder.mul(target_stride, _INDEX(n))))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), generate
+
+
+@inlined
+def turned(source: Any, source_stride: int, target: Any, target_stride: int, rows: int, columns: int, lanes: int) -> None:
+    """``rows`` by ``columns`` numbers at ``source``, transposed, to ``target``."""
+    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
+    for row in range(0, whole_rows, lanes):
+        for column in range(0, whole_columns, lanes):
+            _turn(
+                moved(source, row * source_stride + column), source_stride,
+                moved(target, column * target_stride + row), target_stride,
+            )  # fmt: skip
+    for row in range(rows):
+        for column in range(whole_columns if row < whole_rows else 0, columns):
+            target[column * target_stride + row] = source[row * source_stride + column]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def moved(_: Any, pointer: Any, offset: Any) -> Any:
+    """The pointer ``offset`` numbers further on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.intp), generate
