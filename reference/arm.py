@@ -40,8 +40,8 @@ class Arm:
 
     `sources` are the modules or packages whose text decides what the arm computes; they enter the case key. `packages` are the
     distributions, beside torch and numpy, whose version decides it too. `requires` are the packages that building imports
-    late. `environment` names the environment whose interpreter measures the arm, see `reference.environments` (None: the
-    environment that runs).
+    late. `reads_weights` is False for an arm that takes nothing but shapes, dtype and device from its source. `environment`
+    names the environment whose interpreter measures the arm, see `reference.environments` (None: the environment that runs).
     """
 
     name: str
@@ -53,6 +53,7 @@ class Arm:
     penalised: str | Callable[[nn.Module, Tensor, str], tuple[Tensor, Tensor]] | None = None
     requires: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    reads_weights: bool = True
     environment: str | None = None
 
     @property
@@ -213,6 +214,7 @@ ARMS: dict[str, Arm] = {
             summary="MLP with SiLU and the same widths",
             builder="reference.mlp:build_width",
             sources=("reference.mlp",),
+            reads_weights=False,
         ),
         Arm(
             name="mlp[params]",
@@ -220,6 +222,7 @@ ARMS: dict[str, Arm] = {
             summary="MLP with SiLU and about the same number of parameters",
             builder="reference.mlp:build_params",
             sources=("reference.mlp",),
+            reads_weights=False,
         ),
     )
 }

@@ -143,7 +143,7 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
     seen: dict[Mode, dict[str, Any]] = {}
     count = 0
     for mode in case.modes:
-        alive = _Live(arm, case, mode, workload.network(case.point, case.seed))
+        alive = _Live(arm, case, mode, workload.source(arm, case.point, case.seed))
         count = _trained(alive.module)
         before, peak = memory.resident_peak(alive.call)
         sampled = memory.sampled_curve(alive.call)
@@ -154,13 +154,18 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
             "sampled_rss": sampled,
         }
         del alive
-    source = workload.network(case.point, case.seed)  # drawing wide layers takes ten times as long as copying them
+    source = workload.source(arm, case.point, case.seed)
+
+    def again() -> KAN:
+        # Drawing wide layers takes ten times as long as copying them. A source without memory would get some in a copy.
+        return copy.deepcopy(source) if arm.reads_weights else source
+
     for mode in case.modes:
-        seen[mode] |= _live_storages(arm, case, mode, [copy.deepcopy(source)])
+        seen[mode] |= _live_storages(arm, case, mode, [again()])
     parts: dict[Mode, dict[str, Any]] = {}
     with memory.AllocationTrace() as trace:
         for mode in case.modes:
-            alive = _Live(arm, case, mode, copy.deepcopy(source))
+            alive = _Live(arm, case, mode, again())
             with trace.window(mode):
                 alive.call()
             parts[mode] = alive.parts(mode)
@@ -183,8 +188,8 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
     series = []
     count = 0
     for mode in case.modes:
-        storages = _live_storages(arm, case, mode, [workload.network(case.point, case.seed)])
-        alive = _Live(arm, case, mode, workload.network(case.point, case.seed))
+        storages = _live_storages(arm, case, mode, [workload.source(arm, case.point, case.seed)])
+        alive = _Live(arm, case, mode, workload.source(arm, case.point, case.seed))
         count = _trained(alive.module)
         peak, reserved = memory.cuda_peak(alive.call)
         parts: dict[str, Any] = alive.parts(mode)

@@ -17,16 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
-from torch._C._profiler import RecordScope
+from torch._C._profiler import RecordScope, _EventType
 
 from benchmarks.cases import Mode
 
 _WINDOW = "benchmarks.window."
 _ACTIVITIES = {torch.profiler.ProfilerActivity.CPU}
+_ALLOCATION, _CPU = _EventType.Allocation, torch.device("cpu")
 _SCOPES = {RecordScope.USER_SCOPE}  # windows, and no operators
 Call = Callable[[], None]
 
@@ -65,41 +68,44 @@ class AllocationTrace:
         found = _disable_profiler()
         if error[0] is not None:
             return
-        events = list(_walk(found.experimental_event_tree()))
-        allocations = sorted(
-            (
-                (event.start_time_ns, event.extra_fields.alloc_size)
-                for event in events
-                if event.typed[0] == torch._C._profiler._EventType.Allocation and event.extra_fields.device.type == "cpu"
-            ),
-            key=lambda allocation: allocation[0],
-        )
-        for event in events:
-            if event.name.startswith(_WINDOW):
-                name = event.name.removeprefix(_WINDOW)
-                self._peaks[name] = _peak_between(allocations, event.start_time_ns, event.end_time_ns)
+        moments: list[int] = []
+        sizes: list[int] = []
+        windows: list[Any] = []
+        for event, kind, fields in _walk(found.experimental_event_tree()):
+            if kind == _ALLOCATION:
+                if fields.device == _CPU:
+                    moments.append(event.start_time_ns)
+                    sizes.append(fields.alloc_size)
+            elif event.name.startswith(_WINDOW):
+                windows.append(event)
+        order = np.argsort(moments, kind="stable")
+        times, live = np.array(moments, dtype=np.int64)[order], np.cumsum(np.array(sizes, dtype=np.int64)[order])
+        for window in windows:
+            self._peaks[window.name.removeprefix(_WINDOW)] = _peak_between(
+                times, live, window.start_time_ns, window.end_time_ns
+            )
 
     def peak(self, name: str) -> Peak:
         """Return the peak of the window `name` of a trace that has ended. Raises KeyError if there was none."""
         return self._peaks[name]
 
 
-def _peak_between(allocations: list[tuple[int, int]], start: int, end: int) -> Peak:
-    live = sum(size for at, size in allocations if at < start)
-    before = peak = live
-    for at, size in allocations:
-        if start <= at <= end:
-            live += size
-            peak = max(peak, live)
-    return Peak(before, peak)
+def _peak_between(times: NDArray[np.int64], live: NDArray[np.int64], start: int, end: int) -> Peak:
+    """The peak from ``start`` to ``end``, where ``live[n]`` bytes are alive from ``times[n]`` on, which ascend."""
+    first, last = np.searchsorted(times, start, side="left"), np.searchsorted(times, end, side="right")
+    before = int(live[first - 1]) if first else 0
+    return Peak(before, max(before, int(live[first:last].max(initial=before))))
 
 
-def _walk(events: Any) -> Iterator[Any]:
+def _walk(events: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """All events of a tree, with what they are and what is particular to that; allocations have nothing below them."""
     stack = list(events)
     while stack:
         event = stack.pop()
-        yield event
-        stack.extend(event.children)
+        kind, fields = event.typed
+        yield event, kind, fields
+        if kind != _ALLOCATION:
+            stack.extend(event.children)
 
 
 def cuda_peak(call: Call) -> tuple[Peak, int]:

@@ -38,6 +38,21 @@ def network(point: Point, seed: int) -> KAN:
     return kan.to(device=point.device, dtype=getattr(torch, point.dtype))
 
 
+def source(arm: Arm, point: Point, seed: int) -> KAN:
+    """Return the network that `arm` is built from: `network`, or one of its shapes, dtype and device that takes no memory.
+
+    The latter is for arms that read no weights: what a KAN of the same widths takes must not decide whether an MLP fits.
+    """
+    if arm.reads_weights:
+        return network(point, seed)
+    kan = KAN(list(point.layers), point.grid_size, point.spline_order, dtype=getattr(torch, point.dtype), device="meta")
+    for module in kan.modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            same = torch.zeros((), dtype=tensor.dtype, device=point.device).expand(tensor.shape)
+            setattr(module, name, nn.Parameter(same) if isinstance(tensor, nn.Parameter) else same)
+    return kan
+
+
 def data(point: Point, seed: int) -> Data:
     """Return the data of `point`, drawn in float64 so that dtypes share it: equal for equal arguments."""
     generator = torch.Generator().manual_seed(seed)

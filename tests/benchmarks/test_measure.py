@@ -227,6 +227,12 @@ def test_known_allocations_are_measured_to_the_byte() -> None:
     assert trace.peak("empty") == memory.Peak(before=8000, peak=8000)
 
 
+def test_an_mlp_needs_no_room_for_the_kan_it_stands_beside() -> None:
+    point = Point(batch=8, layers=(16, 16), grid_size=10**8)  # 95 GiB of weights
+    (series,) = measure(Job(case=Case(kind="memory", arm="mlp[width]", point=point, modes=("step",)))).memory
+    assert series.parameter_bytes == 4 * 17 * 16
+
+
 def test_memory_parts_add_up_and_repeat_exactly() -> None:
     case = Case(kind="memory", arm="efficient_kan", point=TINY, modes=("inference", "step"))
     first, second = (measure(Job(case=case)) for _ in range(2))

@@ -102,6 +102,17 @@ def test_mlp_params_has_the_parameter_count_of_the_kan(widths: list[int]) -> Non
     assert abs(found - target) <= max(0.01 * target, widths[0] + widths[-1] + 1)
 
 
+@pytest.mark.parametrize("name", [name for name in ARMS if not ARMS[name].reads_weights])
+def test_arms_that_read_no_weights_are_the_same_from_a_source_without(name: str, data: workload.Data) -> None:
+    arm = get_arm(name)
+    assert not arm.exact
+    empty = workload.source(arm, POINT, seed=3)
+    assert sum(p.untyped_storage().nbytes() for p in empty.parameters()) <= 8 * len(list(empty.parameters()))
+    ours, full = arm.build(empty), arm.build(workload.network(POINT, seed=3))
+    assert [(n, p.shape) for n, p in ours.named_parameters()] == [(n, p.shape) for n, p in full.named_parameters()]
+    assert torch.equal(ours(data.x), full(data.x))
+
+
 def test_gemm_bound_backward_reaches_weights_and_features(data: workload.Data, source: KAN) -> None:
     module = get_arm("gemm_bound").build(source)
     x = data.x.clone().requires_grad_()
