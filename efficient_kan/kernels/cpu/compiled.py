@@ -3,6 +3,9 @@
 Functions are compiled when they are first needed, for one spline order and one dtype, which are constants in them. The machine
 code is kept in numba's cache folder (``NUMBA_CACHE_DIR``, ``__pycache__`` beside the source or a folder of the user); where
 none of them can be written, it is compiled again in every process.
+
+An array made in a compiled function is released after the last statement that names it, wherever its address still goes: so
+the address of scratch memory is taken inside the loop that uses it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def fold(
     The result is contiguous or, where the sparse product will multiply it, has the outputs side by side in memory.
     """
     outputs, inputs, length = spline_weight.shape
-    across = policy.sparse(samples, (outputs, inputs, length + 1), spline_order)
+    across = policy.folds_across(samples, (outputs, inputs, length + 1), spline_order)
     folded: Tensor = _Fold.apply(spline_weight, scaler, mask, base_weight, across)  # type: ignore[no-untyped-call]
     return folded
 
@@ -123,8 +123,9 @@ def _folded_across(real: Any) -> Entry:
         zero = real(0)
         mask, base = at(mask_at, zero), at(base_at, zero)
         square = np.empty(_SQUARE * _SQUARE, real)
-        square_at, squares = np.int64(square.ctypes.data), -(-length // _SQUARE)
+        squares = -(-length // _SQUARE)
         for i in range(start, stop):
+            square_at = np.int64(square.ctypes.data)
             out = out_at + i * (length + 1) * outputs * size
             for part in range(-(-outputs // _SQUARE) * squares):
                 top, first = part // squares * _SQUARE, part % squares * _SQUARE
@@ -208,8 +209,9 @@ def _unfolded_across(real: Any) -> Entry:
         zero = real(0)
         mask, of_base = at(mask_at, zero), at(of_base_at, zero)
         totals, square = np.empty(outputs, real), np.empty(_SQUARE * _SQUARE, real)
-        square_at, squares = np.int64(square.ctypes.data), -(-length // _SQUARE)
+        squares = -(-length // _SQUARE)
         for i in range(start, stop):
+            square_at = np.int64(square.ctypes.data)
             for o in range(outputs):
                 totals[o] = zero
             for part in range(-(-outputs // _SQUARE) * squares):

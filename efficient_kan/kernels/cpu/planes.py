@@ -266,8 +266,8 @@ def _expand(order: int, real: Any, registers: int) -> Entry:
         assert stamp
         zero, features, chunks = real(0), count - order, -(-samples // _SAMPLES)
         xs, bases = np.zeros(lanes * _SAMPLES, real), np.zeros(lanes * _SAMPLES, real)
-        x, base = at(xs.ctypes.data, zero), at(bases.ctypes.data, zero)
         for part in range(start, stop):
+            x, base = at(xs.ctypes.data, zero), at(bases.ctypes.data, zero)
             tile, sample = part // chunks * lanes, part % chunks * _SAMPLES
             width, height = min(lanes, inputs - tile), min(_SAMPLES, samples - sample)
             skip = (sample * all_inputs + tile) * size
@@ -297,8 +297,8 @@ def _pull_back(order: int, real: Any, registers: int) -> Entry:
         zero, features, chunks = real(0), count - order, -(-samples // _SAMPLES)
         most = lanes * _SAMPLES
         xs, of_xs, of_bases = np.zeros(most, real), np.empty(most, real), np.empty(most, real)
-        x, of_x, of_base = at(xs.ctypes.data, zero), at(of_xs.ctypes.data, zero), at(of_bases.ctypes.data, zero)
         for part in range(start, stop):
+            x, of_x, of_base = at(xs.ctypes.data, zero), at(of_xs.ctypes.data, zero), at(of_bases.ctypes.data, zero)
             tile, sample = part // chunks * lanes, part % chunks * _SAMPLES
             width, height = min(lanes, inputs - tile), min(_SAMPLES, samples - sample)
             skip = (sample * all_inputs + tile) * size

@@ -54,6 +54,11 @@ def transformed(grad: Tensor) -> bool:
     return batched or type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
 
 
+def folds_across(samples: int, shape: Sequence[int], order: int) -> bool:
+    """Whether weights of a ``shape`` ``(O, I, M)`` are folded for the sparse product with ``samples``; see `sparse`."""
+    return order in _ORDERS and not torch.is_autocast_enabled("cpu") and sparse(samples, shape, order)
+
+
 def sparse(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether to multiply ``samples`` and weights of a ``shape`` ``(O, I, M)`` with the bases that are not zero alone.
 

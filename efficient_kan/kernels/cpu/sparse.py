@@ -29,7 +29,7 @@ from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, s
 _PANEL = 64  # samples of a panel of many inputs
 _LONGEST = 1024  # samples of a panel of one input
 _SORTED = 2048  # of one whose samples are sorted
-_FAR = 5 * 2**15  # bytes of weights of an input from which on they are
+_FAR = 5 * 2**15  # bytes of weights of an input from which on they are; above _CACHE, for only panels of one input can be
 _CACHE = 2**14  # bytes of weights of a panel
 _MOST = 16  # inputs of a panel
 _PARTS = 8  # panels whose gradients are summed up before they are added to those of the others
@@ -154,8 +154,8 @@ def _multiply(order: int, real: Any) -> Entry:
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
         column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
         starts, rows = np.empty(count + 2 if _sorts(features, stride, lanes, size) else 0, np.int64), np.arange(panel)
-        found_at = found.ctypes.data
         for sample in range(start, stop, panel):
+            found_at = found.ctypes.data
             samples = min(panel, stop - sample)
             for n in range(0, inputs, most):
                 width = min(most, inputs - n)
@@ -216,7 +216,6 @@ def _weigh(order: int, real: Any) -> Entry:
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
         column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
         starts, rows = np.empty(count + 2 if sorts else 0, np.int64), np.arange(panel)
-        found_at = found.ctypes.data
         # Sums over many samples are sums of sums: rounding errors of a long one would add up. Fine grids spread samples thinly.
         summed = features <= _SUMMED
         part = np.zeros(most * features * stride if summed else 0, real)
@@ -225,6 +224,7 @@ def _weigh(order: int, real: Any) -> Entry:
             panel_at = of_weight_at + n * features * stride * size
             target_at = np.int64(part.ctypes.data) if summed else panel_at
             for sample in range(0, batch, panel):
+                found_at = found.ctypes.data
                 samples = min(panel, batch - sample)
                 base_panel = base_at + (sample * inputs + n) * size if base_at else 0
                 _fill(
@@ -239,11 +239,13 @@ def _weigh(order: int, real: Any) -> Entry:
                     for i in range(width):
                         places, of = at(offsets.ctypes.data + i * 8, 0), at(found_at + i * terms * size, zero)
                         last = ((i + 1) * features - 1) * stride
-                        if sorts:
-                            order_at = at(rows.ctypes.data, 0)
-                            _spread(weights, g, order_at, places, of, samples, width, last, stride, terms, vectors)
-                        else:
+                        if not sorts:
                             _spread(weights, g, None, places, of, samples, width, last, stride, terms, vectors)
+                            continue
+                        for p in range(0, samples, _PANEL):  # the row of the base activation is a sum over all of them
+                            number, order_at = min(_PANEL, samples - p), at(rows.ctypes.data + p * 8, 0)
+                            places, of = at(offsets.ctypes.data + p * 8, 0), at(found_at + p * terms * size, zero)
+                            _spread(weights, g, order_at, places, of, number, width, last, stride, terms, vectors)
                 if summed and ((sample // panel + 1) % _PARTS == 0 or sample + panel >= batch):
                     of_panel = at(panel_at, zero)
                     for place in range(width * features * stride):
@@ -269,8 +271,8 @@ def _trace_back(order: int, real: Any) -> Entry:
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
         column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
         starts, rows = np.empty(count + 2 if _sorts(features, stride, lanes, size) else 0, np.int64), np.arange(panel)
-        found_at = found.ctypes.data
         for sample in range(start, stop, panel):
+            found_at = found.ctypes.data
             samples = min(panel, stop - sample)
             for n in range(0, inputs, most):
                 width = min(most, inputs - n)
