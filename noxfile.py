@@ -92,7 +92,10 @@ def tests(session: nox.Session) -> None:
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
     workers = ["-n", "logical", "--maxprocesses", "4"]
     marks = ["-m", "not slow and not harness and not browser and not gpu"]
-    session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    single = {"OMP_NUM_THREADS": "1"}
+    if not session.posargs:  # a few chosen tests compile what they need
+        session.run("python", "-m", "tests.warm_up", env=single)
+    session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env=single)
 
 
 @nox.session(default=False)

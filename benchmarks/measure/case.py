@@ -154,6 +154,7 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
             "sampled_rss": sampled,
         }
         del alive
+    memory.keep_freed_blocks()
     source = workload.source(arm, case.point, case.seed)
 
     def again() -> KAN:

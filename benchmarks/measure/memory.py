@@ -9,6 +9,7 @@ statistics.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ from torch._C._profiler import RecordScope, _EventType
 from benchmarks.cases import Mode
 
 _WINDOW = "benchmarks.window."
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _ACTIVITIES = {torch.profiler.ProfilerActivity.CPU}
 _ALLOCATION, _CPU = _EventType.Allocation, torch.device("cpu")
 _SCOPES = {RecordScope.USER_SCOPE}  # windows, and no operators
@@ -157,6 +159,17 @@ def sampled_curve(call: Call, at_least_s: float = 0.1, interval_s: float = 0.001
 
     samples: list[tuple[float, float]] = memory_usage((repeated, (), {}), interval=interval_s, timestamps=True)
     return [(round(at - begin, 4), int(mib * 2**20)) for mib, at in samples if at >= begin]
+
+
+def keep_freed_blocks() -> None:
+    """Let glibc's allocator, if that is the one, keep what is freed from now on: bytes by the tensors do not depend on it.
+
+    A process that watches its resident set gives large blocks back at once, which makes the system clear every page anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
