@@ -42,7 +42,6 @@ KNOWN: dict[str, tuple[str, str] | None] = {
     "its training runs follow pykan's to 1e-8": ("tests/efficient_kan/test_training_runs.py", "rtol=1e-8"),
     "1e-8, 1e-6": ("tests/efficient_kan/test_training_runs.py", "1e-8"),
     "| 1.2 times |": ("tests/efficient_kan/test_memory.py", "assert ratio <= 1.2"),
-    "are of version 0.1.0": ("CHANGELOG.md", "## [0.1.0]"),
     "Python 3.11": ("pyproject.toml", ">=3.11"),
     "8 to 141 GiB": ("benchmarks/presets/__init__.py", "(8, 16, 24, 40, 80, 141)"),
     "(95 %:": ("benchmarks/stats.py", "confidence: float = 0.95"),
