@@ -225,7 +225,7 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
                 jobs=preset.jobs,
                 retry=retry,
                 plugin=selection.plugin,
-                command=f"python -m benchmarks {shlex.join(sys.argv[1:])}",
+                command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
                 on_start=on_start,
                 on_row=on_row,
             )
@@ -239,6 +239,25 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
+
+
+def _recorded(arguments: Sequence[str]) -> list[str]:
+    """The arguments as rows keep them: without the folder that rows go to, and of other absolute paths the name alone.
+
+    Rows are published, and where a file lies on one machine neither changes them nor helps to repeat them.
+    """
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        option, _, value = argument.partition("=")
+        if option == "--out":
+            if not value:
+                next(rest, None)
+        elif option.startswith("--") and Path(value).is_absolute():
+            kept.append(f"{option}={Path(value).name}")
+        else:
+            kept.append(Path(argument).name if Path(argument).is_absolute() else argument)
+    return kept
 
 
 def _place(preset: str, cases: Sequence[Case]) -> Path:

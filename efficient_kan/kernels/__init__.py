@@ -116,7 +116,8 @@ def fold(
 ) -> Tensor:
     """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters.
 
-    How it lies in memory is the kernel's choice; it may depend on the number of ``samples`` that it will be multiplied with.
+    How it lies in memory is the kernel's choice; it may depend on the number of ``samples`` that it will be multiplied with,
+    and is contiguous where that is 0.
     """
     if name in ("auto", "cpu") and device_type(spline_weight) == "cpu":
         kernel = _kernel("cpu")

@@ -162,6 +162,8 @@ def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
     third = subprocess.run(_command(preset, out), cwd=ROOT, capture_output=True, text=True, check=False)
     assert (third.returncode, third.stdout) == (0, "2 ok\n")
     assert rows.read_bytes() == before
+    recorded = {environment.command for environment in results.load_environments(out).values()}
+    assert recorded == {"python -m benchmarks run --preset tiny.toml"}
 
 
 @pytest.mark.parametrize("kind", ["memory", "speed"])

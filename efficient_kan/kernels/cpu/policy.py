@@ -56,7 +56,7 @@ def transformed(grad: Tensor) -> bool:
 
 def folds_across(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether weights of a ``shape`` ``(O, I, M)`` are folded for the sparse product with ``samples``; see `sparse`."""
-    return order in _ORDERS and not torch.is_autocast_enabled("cpu") and sparse(samples, shape, order)
+    return samples > 0 and order in _ORDERS and not torch.is_autocast_enabled("cpu") and sparse(samples, shape, order)
 
 
 def sparse(samples: int, shape: Sequence[int], order: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import environment
 from benchmarks.cases import Case
-from benchmarks.cli import _place
+from benchmarks.cli import _place, _recorded
 from benchmarks.report import machines, render
 
 Times = Callable[..., tuple[Any, ...]]
@@ -88,3 +88,11 @@ def test_a_run_without_a_folder_goes_to_that_of_its_machine(
     for device, name in (("cuda", "nvidia-h100-80gb-hbm3"), ("cuda:1", "other")):
         moved = case.model_copy(update={"point": case.point.model_copy(update={"device": device})})
         assert _place("default", [moved]) == Path("reports", name)
+
+
+def test_commands_are_recorded_without_the_paths_of_one_machine() -> None:
+    assert _recorded(["run", "--preset", "smoke", "--out", "/a/b", "--only", "memory"]) == [
+        "run", "--preset", "smoke", "--only", "memory",
+    ]  # fmt: skip
+    given = ["run", "--out=/a/b", "--plugin", "/a/mine.py", "--preset=/a/own.toml", "--batch", "8,16", "--retry"]
+    assert _recorded(given) == ["run", "--plugin", "mine.py", "--preset=own.toml", "--batch", "8,16", "--retry"]
