@@ -13,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from efficient_kan import _checks, grid_update, kernels
 from efficient_kan.fit import fit_coefficients
-from efficient_kan.kernels import LayerInputs, check_kernel, resolve
+from efficient_kan.kernels import LayerInputs, Parameters, check_kernel, resolve
 from efficient_kan.knots import interior_of, uniform_knots
 
 if TYPE_CHECKING:
@@ -170,7 +170,10 @@ class KANLinear(nn.Module):
         """
         if update_grid:
             self.update_grid(x)
-        return _in_shape_of(x, self._linear(self.layer_inputs(x)))
+        samples, base = self._samples(x)
+        y = kernels.unfolded_linear(self.kernel, samples, base, self.grid, self._edge_parameters(), self.spline_order)
+        y = self._linear(self._inputs(samples, base)) if y is None else self._plus_bias(y)
+        return _in_shape_of(x, y)
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
@@ -190,6 +193,10 @@ class KANLinear(nn.Module):
 
     def layer_inputs(self, x: Tensor) -> LayerInputs:
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
+        return self._inputs(*self._samples(x))
+
+    def _samples(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``x`` and its base activation, if a kernel cannot compute that, as matrices."""
         self._check_input(x)
         flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).to(self.grid.dtype)
         base: Tensor | None = None
@@ -197,9 +204,15 @@ class KANLinear(nn.Module):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
             same = isinstance(base, Tensor) and base.shape == flat.shape
             _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
-        parameters = (self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
-        weight = kernels.fold(self.kernel, *parameters, spline_order=self.spline_order, samples=flat.shape[0])
-        return LayerInputs(flat, base, self.grid, weight, self.spline_order)
+        return flat, base
+
+    def _edge_parameters(self) -> Parameters:
+        return Parameters(self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+
+    def _inputs(self, samples: Tensor, base: Tensor | None) -> LayerInputs:
+        parameters = self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight
+        weight = kernels.fold(self.kernel, *parameters, spline_order=self.spline_order, samples=samples.shape[0])
+        return LayerInputs(samples, base, self.grid, weight, self.spline_order)
 
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
@@ -210,7 +223,9 @@ class KANLinear(nn.Module):
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if cast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
             inputs = inputs.with_base()._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
-        y = resolve(self.kernel, inputs).spline_linear(inputs)
+        return self._plus_bias(resolve(self.kernel, inputs).spline_linear(inputs))
+
+    def _plus_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @torch.no_grad()

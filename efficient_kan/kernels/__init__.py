@@ -57,6 +57,18 @@ class LayerInputs(NamedTuple):
         return self._replace(base=torch.nn.functional.silu(self.x.to(self.weight.dtype)))
 
 
+class Parameters(NamedTuple):
+    """A layer's own parameters, of which :func:`fold` makes the weight of :class:`LayerInputs`.
+
+    Without a mask it is ones; without base weights those are the last numbers of ``spline_weight``'s rows, of ``G + k + 1``.
+    """
+
+    spline_weight: Tensor  # shape: (O, I, G+k)
+    scaler: Tensor | None  # shape: (O, I)
+    mask: Tensor | None  # shape: (O, I)
+    base_weight: Tensor | None  # shape: (O, I)
+
+
 class Kernel(Protocol):
     """The contract; see the module's description."""
 
@@ -126,6 +138,21 @@ def fold(
             return folded
     scale = mask if scaler is None else scaler * mask
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
+
+
+def unfolded_linear(
+    name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int
+) -> Tensor | None:
+    """``spline_linear`` with what :func:`fold` makes of the parameters, without making it; None where no kernel can.
+
+    Arguments are as in :class:`LayerInputs`.
+    """
+    if name in ("auto", "cpu") and device_type(x) == "cpu":
+        kernel = _kernel("cpu")
+        if kernel is not None and kernel.takes_unfolded(x, base, knots, parameters, spline_order):
+            y: Tensor = kernel.unfolded_linear(x, base, knots, parameters, spline_order)
+            return y
+    return None
 
 
 def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalties: bool = True) -> None:

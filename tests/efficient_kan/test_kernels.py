@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
-from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import planes, policy, sparse, threads
-from efficient_kan.kernels.cpu.compiled import Entry, at
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
+from efficient_kan.kernels import LayerInputs, Parameters, cpu, native
+from efficient_kan.kernels.cpu import basis, planes, policy, threads
+from efficient_kan.kernels.cpu.compiled import REAL, Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
 FAST = ("cpu",)
@@ -243,7 +243,7 @@ def test_folded_weights_and_their_gradients(
 def test_folded_weights_that_a_kernel_lays_out_for_many_samples(
     kernel: str, scaler: bool, outputs: int, dtype: torch.dtype
 ) -> None:
-    layer = KANLinear(5, outputs, 200, dtype=dtype, enable_standalone_scale_spline=scaler, generator=source())
+    layer = KANLinear(5, outputs, 40, dtype=dtype, enable_standalone_scale_spline=scaler, generator=source())
     layer.edge_mask[1, 2] = 0
     arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
     results = []
@@ -260,10 +260,9 @@ def test_folded_weights_that_a_kernel_lays_out_for_many_samples(
 @pytest.mark.parametrize("base", [False, True], ids=["silu", "own-base"])
 @pytest.mark.parametrize("shape", [(2500, 3, 64), (70, 2, 100), (1, 2, 80)], ids=str)
 def test_samples_taken_in_the_order_of_their_cells(shape: tuple[int, int, int], base: bool, dtype: torch.dtype) -> None:
-    """Grids so fine that the weights of an input exceed the nearest cache: panels of many samples, of a few, of one."""
+    """Fine grids, with folded weights: panels of many samples, of a few, of one; more outputs than a tile has."""
     inputs = make_inputs(shape, 1400, 3, dtype, base=base)
-    assert policy.sparse(shape[0], inputs.weight.shape, 3)
-    assert 4 * VECTOR_BYTES * inputs.weight.shape[2] >= sparse._FAR
+    assert policy.fine(shape[0], inputs.weight.shape, 3)
     exact = outputs_and_gradients(native, in_float64(inputs))
     chosen = kernels.resolve("cpu", inputs)
     assert_close(outputs_and_gradients(chosen, inputs), exact, dtype, {"y": 10.0, "x": 1e3})
@@ -271,6 +270,134 @@ def test_samples_taken_in_the_order_of_their_cells(shape: tuple[int, int, int], 
     y, expected = chosen.spline_linear(inputs), native.spline_linear(in_float64(inputs))
     assert torch.equal(y.isnan(), expected.isnan())
     torch.testing.assert_close(y[1:].double(), expected[1:], rtol=1e-4, atol=1e-4)
+
+
+def fine_layer(outputs: int, grid_size: int, order: int, dtype: torch.dtype, samples: int, **options: Any) -> KANLinear:
+    """A layer that multiplies with its own parameters, on random knots, with a mask that is not ones."""
+    layer = KANLinear(4, outputs, grid_size, order, kernel="cpu", dtype=dtype, generator=source(), **options)
+    rows = [random_knots("random", grid_size, order, seed)[0] for seed in range(4)]
+    layer.grid.copy_(torch.stack(rows))
+    layer.edge_mask.copy_(torch.rand(outputs, 4, generator=source(2)).round(decimals=1))
+    x = torch.zeros(samples, 4, dtype=dtype)
+    parameters = Parameters(layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
+    assert cpu.takes_unfolded(x, None, layer.grid, parameters, order)
+    return layer
+
+
+def layer_results(layer: KANLinear, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    names = ["x", *(name for name, _ in layer.named_parameters())]
+    return {"y": y.detach(), **dict(zip(names, torch.autograd.grad(y, [x, *layer.parameters()], cotangent), strict=True))}
+
+
+@dtypes
+@pytest.mark.parametrize("threads_used", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("samples", "outputs", "grid_size", "order", "options"),
+    [
+        (5000, 64, 90, 3, {}),
+        (2500, 70, 600, 3, {"base_activation": nn.Tanh}),
+        (4500, 3, 600, 2, {"enable_standalone_scale_spline": False}),
+        (33, 130, 1000, 5, {}),
+        (0, 20, 400, 1, {}),
+    ],
+    ids=["narrow", "two-tiles", "few-outputs", "few-samples", "none"],
+)
+def test_layers_that_multiply_with_their_own_parameters(
+    samples: int, outputs: int, grid_size: int, order: int, options: dict[str, Any], threads_used: int, dtype: torch.dtype
+) -> None:
+    """Panels, tiles and threads; parameters that are missing."""
+    layer = fine_layer(outputs, grid_size, order, dtype, samples, **options)
+    low, high = float(layer.grid.min()), float(layer.grid.max())
+    x = (low + (high - low) * torch.rand(samples, 4, generator=source(3))).to(dtype)
+    cotangent = torch.randn(samples, outputs, generator=source(4)).to(dtype)
+    exact = copy.deepcopy(layer).double()
+    exact.kernel = "native"
+    expected = layer_results(exact, x.double(), cotangent.double())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads_used)
+        assert_close(layer_results(layer, x, cotangent), expected, dtype, {"x": 1e3, "y": 10.0})
+        with torch.no_grad():
+            assert_close({"y": layer(x)}, {"y": expected["y"]}, dtype, {"y": 10.0})
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_frozen_parameters_and_samples_have_no_gradient() -> None:
+    layer = fine_layer(20, 100, 3, torch.float64, 300)
+    x = torch.randn(300, 4, dtype=torch.float64, generator=source(1))
+    layer(x).sum().backward()
+    expected = {name: parameter.grad.clone() for name, parameter in layer.named_parameters() if parameter.grad is not None}
+    layer.zero_grad()
+    layer.spline_weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.spline_weight.grad is None
+    for name in ("spline_scaler", "base_weight"):
+        assert torch.equal(layer.get_parameter(name).grad, expected[name])  # type: ignore[arg-type]
+    layer.requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    layer(leaf).sum().backward()
+    assert leaf.grad is not None and torch.isfinite(leaf.grad).all()
+
+
+def test_higher_and_batched_gradients_of_a_layer_with_a_fine_grid() -> None:
+    layer = fine_layer(5, 100, 3, torch.float64, 300)
+    reference = copy.deepcopy(layer)
+    reference.kernel = "native"
+    found = []
+    for each in (layer, reference):
+        x = torch.randn(300, 4, dtype=torch.float64, generator=source(1)).requires_grad_()
+        leaves = [x, *each.parameters()]
+        first = torch.autograd.grad(each(x).square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum((g.square().sum() for g in first), torch.zeros(())), leaves)
+        batched = torch.autograd.grad(
+            each(x), leaves, torch.eye(5, dtype=x.dtype)[:, None].expand(5, 300, 5), is_grads_batched=True
+        )
+        found.append([*first, *second, *batched])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10 * float(expected.detach().abs().max()))
+
+
+def test_a_layer_with_a_fine_grid_keeps_no_folded_weight() -> None:
+    layer = fine_layer(20, 100, 3, torch.float32, 300)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+        layer(torch.rand(300, 4))
+    large = [t for t in kept if t.numel() >= layer.spline_weight.numel()]
+    assert [t.data_ptr() for t in large] == [layer.spline_weight.data_ptr()]
+
+
+@dtypes
+@pytest.mark.parametrize("kind", ["uniform", "clustered", "far", "tiny", "huge", "steps"])
+def test_cells_found_by_a_guide_are_those_of_a_search(kind: str, dtype: torch.dtype) -> None:
+    count = 300
+    steps = torch.linspace(-1, 1, count, dtype=torch.float64)
+    limit = torch.finfo(dtype)
+    knots = {
+        "uniform": steps,
+        "clustered": steps**7,
+        "far": 1000 + steps,
+        "tiny": steps * limit.tiny * count,
+        "huge": steps * limit.max * 0.9,
+        "steps": torch.cat((steps[:100], 50 + steps[100:200], 1e6 + steps[200:])),
+    }[kind].to(dtype)
+    knots = knots.unique()
+    around = [knots, knots.nextafter(knots + 1), knots.nextafter(knots - 1), (knots[1:] + knots[:-1]) / 2]
+    infinite = torch.tensor([math.inf, -math.inf, math.nan, 0.0], dtype=dtype)
+    x = torch.cat((*around, infinite)).contiguous()
+    cells = torch.empty(len(x), dtype=torch.int32)
+    guide, real = basis.guides(knots[None].contiguous()), REAL[dtype]
+
+    def find(x_at: int, knots_at: int, guide_at: int, cells_at: int, count: int, samples: int) -> None:
+        zero = real(0)
+        basis.locate_guided(at(x_at, zero), at(knots_at, zero), at(guide_at, zero), count, samples, at(cells_at, np.int32(0)))
+
+    Entry(find)(x.data_ptr(), knots.data_ptr(), guide.data_ptr(), cells.data_ptr(), len(knots), len(x))
+    expected = torch.searchsorted(knots, x, right=True)
+    expected[x.isnan()] = 0
+    assert torch.equal(cells.long(), expected)
 
 
 @every_kernel
@@ -357,7 +484,8 @@ def test_threads_do_not_share_scratch_memory() -> None:
         from efficient_kan.kernels import LayerInputs, native
         torch.set_num_threads(2)
         source = torch.Generator().manual_seed(0)
-        for inputs, outputs, grid_size, samples in ((512, 64, 70, 512), (64, 300, 5, 600), (16, 64, 1400, 3000)):
+        shapes = (512, 64, 70, 512), (512, 64, 20, 512), (64, 300, 5, 600), (16, 64, 1400, 3000)
+        for inputs, outputs, grid_size, samples in shapes:
             layer = KANLinear(inputs, outputs, grid_size, generator=source)
             x = (2 * torch.rand(samples, inputs, generator=source) - 1).requires_grad_()
             arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
@@ -552,8 +680,9 @@ def test_a_budget_holds_inside_its_block_and_must_be_a_size() -> None:
         kernels.set_feature_budget(-1)
 
 
-def test_what_a_layer_keeps_follows_the_budget() -> None:
-    layer = KANLinear(8, 256, generator=source())  # wide enough for dense features
+def test_what_a_layer_keeps_follows_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "sparse", lambda *_: False)
+    layer = KANLinear(8, 256, generator=source())
     x = torch.rand(400, 8, generator=source(1))
     kept: list[list[int]] = []
     for size in (0, 2**40):
@@ -566,9 +695,9 @@ def test_what_a_layer_keeps_follows_the_budget() -> None:
     assert x.numel() * 9 not in kept[0] and x.numel() * 9 in kept[1]
 
 
-def test_what_is_kept_does_not_change_a_bit() -> None:
+def test_what_is_kept_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "sparse", lambda *_: False)
     inputs = make_inputs((2000, 70, 300), 5, 3, torch.float32)
-    assert not policy.sparse(2000, inputs.weight.shape, 3)
     results = []
     for size in (0, 2**40):
         with kernels.set_feature_budget(size):
@@ -600,11 +729,11 @@ def test_tables_of_knots_follow_what_is_written_to_them() -> None:
 
 
 @dtypes
-def test_samples_that_do_not_fill_vectors_or_tiles(dtype: torch.dtype) -> None:
+def test_samples_that_do_not_fill_vectors_or_tiles(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "sparse", lambda *_: False)
     for samples, inputs in ((1, 1), (15, 17), (16, 16), (17, 15), (257, 33), (512, 2), (1024, 40)):
         for own in (False, True):
             given = make_inputs((samples, inputs, 600), 7, 3, dtype, base=own)
-            assert not policy.sparse(samples, given.weight.shape, 3)
             exact = outputs_and_gradients(native, in_float64(given))
             assert_close(outputs_and_gradients(kernels.resolve("cpu", given), given), exact, dtype, {"y": 10.0, "x": 1.0})
 

@@ -7,8 +7,10 @@ from efficient_kan.kernels.cpu.edges import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.edges import edge_std as edge_std
 from efficient_kan.kernels.cpu.folding import fold as fold
 from efficient_kan.kernels.cpu.linear import spline_linear as spline_linear
+from efficient_kan.kernels.cpu.linear import unfolded_linear as unfolded_linear
 from efficient_kan.kernels.cpu.policy import folds as folds
 from efficient_kan.kernels.cpu.policy import takes as takes
+from efficient_kan.kernels.cpu.policy import takes_unfolded as takes_unfolded
 
 
 def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
@@ -20,12 +22,14 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     from efficient_kan.penalties import SampleL1, SampleStd
 
     generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
-    # Dense layers, which those of a single sample are, of every length of tables; and a sparse one.
-    for samples, grid_size in ((1, 1), (1, 8), (1, 24), (1, 56), (1, 64), (256, 64)):
-        layer = KANLinear(1, 2, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
-        x = torch.zeros(samples, 1, dtype=dtype, requires_grad=True)
+    # Dense layers, which those of a single sample and many outputs are, of every length of tables; and sparse ones, the last
+    # with an input for every thread.
+    dense = [(1, 1, 512, grid_size) for grid_size in (1, 8, 24, 56, 64)]
+    for samples, inputs, outputs, grid_size in (*dense, (256, 1, 2, 40), (256, torch.get_num_threads(), 2, 64)):
+        layer = KANLinear(inputs, outputs, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
+        x = torch.zeros(samples, inputs, dtype=dtype, requires_grad=True)
         layer(x).sum().backward()
         for penalty in (SampleL1(), SampleStd()) if penalties and grid_size in (1, 64) else ():
-            y, value = layer.forward_with_penalty(x.expand(256, 1), penalty)
+            y, value = layer.forward_with_penalty(x.expand(256, inputs), penalty)
             (y.sum() + value).backward()
     threads.warm_up()

@@ -90,6 +90,29 @@ def locate_run(x: Any, row: Any, knots: int, samples: int, cells: Any) -> None:
 
 
 @inlined
+def guide_length(knots: int) -> int:
+    """Numbers in a row of :func:`guides`."""
+    return 3 + 2 * knots
+
+
+@inlined
+def locate_guided(x: Any, row: Any, guide: Any, knots: int, samples: int, cells: Any) -> None:
+    """As :func:`locate_run`, by a row of :func:`guides`."""
+    low, inverse, length, zero = guide[0], guide[1], np.int32(guide[2]), type(guide[0])(0)
+    top = type(zero)(2 * knots - 1)
+    for n in range(samples):
+        bucket = (x[n] - low) * inverse
+        bucket = bucket if bucket > zero else zero  # NaN too
+        bucket = bucket if bucket < top else top
+        cells[n] = np.int32(guide[3 + np.int32(bucket)])
+    while length > 0:
+        half = (length + np.int32(1)) >> np.int32(1)
+        for n in range(samples):
+            cells[n] += np.int32(half) * np.int32(row[cells[n] + half - 1] <= x[n])
+        length -= half
+
+
+@inlined
 def local(x: float, cell: int, row: Any, knots: int) -> Any:
     """Where in its cell a sample is: ``s``, or zero outside. ``row`` points to the cell's row of the table."""
     s = (x - row[0]) * row[1]
@@ -269,3 +292,54 @@ def tabulated(knots: Tensor, order: int) -> Tensor:
 
 
 pieces = remembered(tabulated)
+
+
+@cache
+def _guide(real: Any) -> Entry:
+    size, stamp = np.dtype(real).itemsize, STAMP
+
+    def guide(knots_at: int, guides_at: int, count: int, start: int, stop: int) -> None:
+        assert stamp
+        zero, buckets = real(0), 2 * count
+        for i in range(start, stop):
+            row, target = at(knots_at + i * count * size, zero), at(guides_at + i * guide_length(count) * size, zero)
+            low, inverse, top = row[0], real(buckets) / (row[count - 1] - row[0]), real(buckets - 1)
+            below, most, bucket = 0, 0, 0
+            for n in range(count):
+                place = (row[n] - low) * inverse
+                place = place if place > zero else zero
+                of_knot = np.int32(place if place < top else top)
+                while bucket <= of_knot:
+                    target[3 + bucket] = real(n)
+                    below = n
+                    bucket += 1
+                most = max(most, n + 1 - below)
+            while bucket < buckets:
+                target[3 + bucket] = real(count)
+                bucket += 1
+            for b in range(buckets):
+                target[3 + b] = min(target[3 + b], real(count - most))
+            target[0], target[1], target[2] = low, inverse, real(most)
+
+    return Entry(guide)
+
+
+def _guided(knots: Tensor, _: int) -> Tensor:
+    inputs, count = knots.shape
+    guide = knots.new_empty((inputs, guide_length(count)))
+    if stored(guide):
+        threads.run(_guide(REAL[knots.dtype]), inputs, knots.data_ptr(), guide.data_ptr(), count, least=max(1, _LEAST // count))
+    return guide
+
+
+_guides = remembered(_guided)
+
+
+def guides(knots: Tensor) -> Tensor:
+    """What :func:`locate_guided` needs of ``knots`` ``(I, T)``, contiguous: ``(I, guide_length(T))`` of the same dtype.
+
+    The range of an input's knots is cut into ``2 T`` buckets of equal width. A row holds where the first one starts, how many
+    there are to a unit, the most knots in one of them and, for each, the number of knots below it, reduced to where as many
+    as those most are left.
+    """
+    return _guides(knots, 0)

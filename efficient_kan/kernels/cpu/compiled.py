@@ -69,6 +69,16 @@ def at(_: Any, address: Any, like: Any) -> Any:
     return signature, generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def moved(_: Any, pointer: Any, offset: Any) -> Any:
+    """The pointer ``offset`` numbers further on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.intp), generate
+
+
 def _name_apart(function: Callable[..., None]) -> None:
     """Give each specialisation a file of its own in the cache.
 
@@ -107,6 +117,11 @@ class Entry:
 
     def __call__(self, *integers: int) -> None:
         self._call(*integers)
+
+
+def addresses(*tensors: torch.Tensor | None) -> tuple[int, ...]:
+    """Where the numbers of tensors are; 0 for None."""
+    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
 
 
 def stored(tensor: torch.Tensor) -> bool:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels.cpu import policy, threads
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, stored
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, turned
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, moved, stored
+from efficient_kan.kernels.cpu.transpose import total, turned_back, turned_scaled
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 _LEAST = 2**14  # numbers that are worth a thread
-_SQUARE = 64  # outputs and coefficients that are transposed together, in the nearest cache
 
 
 def fold(
@@ -43,7 +43,7 @@ class _Fold(torch.autograd.Function):
         strides = (1, (length + 1) * outputs, outputs) if across else (inputs * (length + 1), length + 1, 1)
         folded = spline_weight.new_empty_strided((outputs, inputs, length + 1), strides)
         if stored(folded):
-            places = (_place(spline_weight), _place(scaler), _place(mask), _place(base_weight), folded.data_ptr())
+            places = addresses(spline_weight, scaler, mask, base_weight, folded)
             if across:
                 function, sizes = _folded_across(REAL[folded.dtype]), (outputs, inputs, length)
                 threads.run(function, inputs, *places, *sizes, least=max(1, _LEAST // (outputs * length)))
@@ -56,25 +56,24 @@ class _Fold(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         spline_weight, scaler, mask, base_weight = ctx.saved_tensors
         if torch.is_grad_enabled() or policy.transformed(grad):
-            return *_plain_gradients(spline_weight, scaler, mask, grad), None
+            return *plain_gradients(spline_weight, scaler, mask, grad), None
         across = grad.stride(0) == 1 and grad.shape[0] > 1  # the sparse product's, outputs side by side
         grad = grad if across else grad.contiguous()
         of_spline, of_base = torch.empty_like(spline_weight), torch.empty_like(base_weight)
         of_scaler = None if scaler is None else torch.empty_like(scaler)
         if stored(of_spline):
-            sources = (grad.data_ptr(), _place(spline_weight), _place(scaler), _place(mask))
-            targets = (of_spline.data_ptr(), _place(of_scaler), of_base.data_ptr())
+            places = addresses(grad, spline_weight, scaler, mask, of_spline, of_scaler, of_base)
             outputs, inputs, length = spline_weight.shape
             if across:
                 function, sizes = _unfolded_across(REAL[grad.dtype]), (outputs, inputs, length, grad.stride(1), grad.stride(2))
-                threads.run(function, inputs, *sources, *targets, *sizes, least=max(1, _LEAST // (outputs * length)))
+                threads.run(function, inputs, *places, *sizes, least=max(1, _LEAST // (outputs * length)))
             else:
                 function = _unfolded(REAL[grad.dtype])
-                threads.run(function, outputs * inputs, *sources, *targets, length, least=_LEAST // length)
+                threads.run(function, outputs * inputs, *places, length, least=_LEAST // length)
         return of_spline, of_scaler, None, of_base, None
 
 
-def _plain_gradients(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+def plain_gradients(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients by operations that can be differentiated again."""
     of_spline, of_base = grad[..., :-1], grad[..., -1] * mask
     if scaler is None:
@@ -83,8 +82,59 @@ def _plain_gradients(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor,
     return of_spline * (scaler * mask).unsqueeze(-1), of_scaler, None, of_base
 
 
-def _place(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+@inlined
+def edge_scales(scaler_at: int, mask_at: int, i: int, top: int, outputs: int, inputs: int, scales: Any, zero: Any) -> None:
+    """``mask * scaler`` of the edges from input ``i`` to ``outputs`` outputs from ``top`` on; without either, ones."""
+    for o in range(outputs):
+        edge = (top + o) * inputs + i
+        scales[o] = at(mask_at, zero)[edge] if mask_at else type(zero)(1)
+        if scaler_at:
+            scales[o] *= at(scaler_at, zero)[edge]
+
+
+@inlined
+def fold_input(
+    spline_at: int, mask_at: int, base_at: int, scales: Any, target: Any, i: int, top: int, outputs: int,
+    inputs: int, features: int, stride: int, lanes: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """Folded weights of these edges, ``(M, stride)`` with outputs side by side, by their :func:`edge_scales`.
+
+    Without base weights, those are the last numbers of the edges' rows of spline weights.
+    """
+    length = features - 1 if base_at else features
+    spline = at(spline_at + (top * inputs + i) * length * size, zero)
+    turned_scaled(spline, inputs * length, scales, target, stride, outputs, length, lanes)
+    of_base = moved(target, length * stride)
+    for o in range(outputs if base_at else 0):
+        edge = (top + o) * inputs + i
+        of_base[o] = at(base_at, zero)[edge] * (at(mask_at, zero)[edge] if mask_at else type(zero)(1))
+
+
+@inlined
+def unfold_input(
+    spline_at: int, mask_at: int, grad: Any, scales: Any, totals: Any, of_spline_at: int, of_scaler_at: int, of_base_at: int,
+    i: int, top: int, outputs: int, inputs: int, features: int, stride: int, lanes: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """The gradients of the parameters of these edges from that of :func:`fold_input`'s result.
+
+    ``totals`` is room for a vector for each output. There is no gradient of base weights where there are none, and so on.
+    """
+    length = features - 1 if of_base_at else features
+    place = (top * inputs + i) * length * size
+    of_spline = at(of_spline_at + place, zero)
+    if of_scaler_at:
+        spline = at(spline_at + place, zero)
+        turned_back(grad, stride, scales, spline, totals, of_spline, inputs * length, length, outputs, lanes)
+    else:
+        turned_back(grad, stride, scales, None, totals, of_spline, inputs * length, length, outputs, lanes)
+    of_row = moved(grad, length * stride)
+    for o in range(outputs):
+        edge = (top + o) * inputs + i
+        mask = at(mask_at, zero)[edge] if mask_at else type(zero)(1)
+        if of_base_at:
+            at(of_base_at, zero)[edge] = of_row[o] * mask
+        if of_scaler_at:
+            at(of_scaler_at, zero)[edge] = total(moved(totals, o * lanes)) * mask
 
 
 @cache
@@ -120,30 +170,14 @@ def _folded_across(real: Any) -> Entry:
         outputs: int, inputs: int, length: int, start: int, stop: int,
     ) -> None:  # fmt: skip
         assert stamp
-        zero = real(0)
-        mask, base = at(mask_at, zero), at(base_at, zero)
-        square = np.empty(_SQUARE * _SQUARE, real)
-        squares = -(-length // _SQUARE)
+        zero, scales = real(0), np.empty(outputs, real)
         for i in range(start, stop):
-            square_at = np.int64(square.ctypes.data)
-            out = out_at + i * (length + 1) * outputs * size
-            for part in range(-(-outputs // _SQUARE) * squares):
-                top, first = part // squares * _SQUARE, part % squares * _SQUARE
-                rows, count = min(_SQUARE, outputs - top), min(_SQUARE, length - first)
-                for row in range(rows):
-                    edge = (top + row) * inputs + i
-                    spline = at(spline_at + (edge * length + first) * size, zero)
-                    run, scale = at(square_at + row * _SQUARE * size, zero), mask[edge]
-                    if scaler_at:
-                        scale *= at(scaler_at, zero)[edge]
-                    for n in range(count):
-                        run[n] = spline[n] * scale
-                turned(
-                    at(square_at, zero), _SQUARE, at(out + (first * outputs + top) * size, zero), outputs, rows, count, lanes
-                )
-            of_base = at(out + length * outputs * size, zero)
-            for o in range(outputs):
-                of_base[o] = base[o * inputs + i] * mask[o * inputs + i]
+            scales_at = at(scales.ctypes.data, zero)
+            target = at(out_at + i * (length + 1) * outputs * size, zero)
+            edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales_at, zero)
+            fold_input(
+                spline_at, mask_at, base_at, scales_at, target, i, 0, outputs, inputs, length + 1, outputs, lanes, size, zero
+            )
 
     return Entry(folded_across)
 
@@ -206,37 +240,14 @@ def _unfolded_across(real: Any) -> Entry:
         stop: int,
     ) -> None:
         assert stamp
-        zero = real(0)
-        mask, of_base = at(mask_at, zero), at(of_base_at, zero)
-        totals, square = np.empty(outputs, real), np.empty(_SQUARE * _SQUARE, real)
-        squares = -(-length // _SQUARE)
+        zero, scales, totals = real(0), np.empty(outputs, real), np.empty(outputs * lanes, real)
         for i in range(start, stop):
-            square_at = np.int64(square.ctypes.data)
-            for o in range(outputs):
-                totals[o] = zero
-            for part in range(-(-outputs // _SQUARE) * squares):
-                top, first = part // squares * _SQUARE, part % squares * _SQUARE
-                rows, count = min(_SQUARE, outputs - top), min(_SQUARE, length - first)
-                grad = at(grad_at + (i * of_input + first * of_feature + top) * size, zero)
-                turned(grad, of_feature, at(square_at, zero), _SQUARE, count, rows, lanes)
-                for row in range(rows):
-                    edge = (top + row) * inputs + i
-                    place = (edge * length + first) * size
-                    run, of_spline = at(square_at + row * _SQUARE * size, zero), at(of_spline_at + place, zero)
-                    scale = mask[edge]
-                    if scaler_at:
-                        spline, total = at(spline_at + place, zero), zero
-                        for n in range(count):
-                            total += run[n] * spline[n]
-                        totals[top + row] += total
-                        scale *= at(scaler_at, zero)[edge]
-                    for n in range(count):
-                        of_spline[n] = run[n] * scale
-            base = at(grad_at + (i * of_input + length * of_feature) * size, zero)
-            for o in range(outputs):
-                edge = o * inputs + i
-                of_base[edge] = base[o] * mask[edge]
-                if scaler_at:
-                    at(of_scaler_at, zero)[edge] = totals[o] * mask[edge]
+            scales_at, totals_at = at(scales.ctypes.data, zero), at(totals.ctypes.data, zero)
+            grad = at(grad_at + i * of_input * size, zero)
+            edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales_at, zero)
+            unfold_input(
+                spline_at, mask_at, grad, scales_at, totals_at, of_spline_at, of_scaler_at, of_base_at,
+                i, 0, outputs, inputs, length + 1, of_feature, lanes, size, zero,
+            )  # fmt: skip
 
-    return Entry(unfolded_across, reassociate=True)
+    return Entry(unfolded_across)

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import features, planes, policy, sparse
-from efficient_kan.kernels.cpu.basis import pieces
+from efficient_kan import kernels
+from efficient_kan.kernels import LayerInputs, Parameters, native
+from efficient_kan.kernels.cpu import features, fine, planes, policy, sparse
+from efficient_kan.kernels.cpu.basis import guides, pieces
+from efficient_kan.kernels.cpu.folding import plain_gradients
+from efficient_kan.kernels.cpu.vectors import whole_vectors
 
 Block = planes.Block | features.Block
 
@@ -27,6 +30,8 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     differentiable = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (base is not None and base.requires_grad)
     )
+    if policy.fine(x.shape[0], weight.shape, order):
+        return _fine(x, base, knots, Parameters(weight.contiguous(), None, None, None), order)
     function = _Sparse if policy.sparse(x.shape[0], weight.shape, order) else _Dense
     weight = weight if function is _Sparse else weight.contiguous()
     if not differentiable:
@@ -36,6 +41,19 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
         return _dense_outputs(block, _Parts(block, weight), weight, keeps=False)[0]
     y: Tensor = function.apply(x, base, knots, weight, order)  # type: ignore[no-untyped-call]
     return y
+
+
+def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
+    """The outputs with the weight that these parameters fold to; see :func:`efficient_kan.kernels.unfolded_linear`."""
+    return _fine(x.contiguous(), None if base is None else base.contiguous(), knots.contiguous(), parameters, order)
+
+
+def _fine(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
+    tensors = [t for t in (x, base, *parameters) if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        y: Tensor = _Fine.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
+        return y
+    return fine.multiply(x, base, knots, guides(knots), pieces(knots, order), parameters, order)
 
 
 class _Dense(torch.autograd.Function):
@@ -178,6 +196,63 @@ class _Sparse(torch.autograd.Function):
         return of_x, of_base, None, of_weight, None
 
 
+class _Fine(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        base: Tensor | None,
+        knots: Tensor,
+        spline_weight: Tensor,
+        scaler: Tensor | None,
+        mask: Tensor | None,
+        base_weight: Tensor | None,
+        order: int,
+    ) -> Tensor:
+        parameters, guide, table = Parameters(spline_weight, scaler, mask, base_weight), guides(knots), pieces(knots, order)
+        ctx.save_for_backward(x, base, knots, guide, table, *parameters)
+        ctx.order = order
+        return fine.multiply(x, base, knots, guide, table, parameters, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, guide, table, *rest = ctx.saved_tensors
+        parameters = Parameters(*rest)
+        needs_x, needs_base, _, *needs = ctx.needs_input_grad[:-1]
+        if torch.is_grad_enabled() or policy.transformed(grad):
+            return _differentiable_unfolded(ctx, x, base, knots, parameters, grad)
+        of_x, of_spline, of_scaler, of_base_weight = fine.pull_back(
+            x, base, knots, guide, table, parameters, ctx.order, _padded(grad.contiguous()), needs_x, any(needs)
+        )
+        of_base = grad @ _base_weight(parameters) if needs_base else None
+        return of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
+
+
+def _differentiable_unfolded(
+    ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """As :func:`_differentiable`, of parameters."""
+    spline_weight, scaler, mask, base_weight = parameters
+    needs_x, needs_base, _, *needs = ctx.needs_input_grad[:-1]
+    weight = spline_weight
+    if mask is not None and base_weight is not None:
+        weight = kernels.fold("native", spline_weight, scaler, mask, base_weight)
+    of_x, of_base, of_weight = native.linear_gradients(
+        LayerInputs(x, base, knots, weight, ctx.order), grad, needs_inputs=needs_x or needs_base, needs_weight=any(needs)
+    )
+    of_parameters: tuple[Tensor | None, ...] = (of_weight, None, None, None)
+    if mask is not None and base_weight is not None and of_weight is not None:
+        of_parameters = plain_gradients(spline_weight, scaler, mask, of_weight)
+    return of_x if needs_x else None, of_base if needs_base else None, None, *of_parameters, None
+
+
+def _base_weight(parameters: Parameters) -> Tensor:
+    """Of folded weights."""
+    spline_weight, _, mask, base_weight = parameters
+    base_weight = spline_weight[..., -1] if base_weight is None else base_weight
+    return base_weight if mask is None else base_weight * mask
+
+
 def _sparse_outputs(
     x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, rows: Tensor, outputs: int, order: int
 ) -> Tensor:
@@ -188,7 +263,7 @@ def _sparse_outputs(
 
 def _padded(grad: Tensor) -> Tensor:
     """Rows of whole vectors."""
-    width = sparse.stride(grad.shape[1], grad.dtype)
+    width = whole_vectors(grad.shape[1], grad.dtype)
     return grad if width == grad.shape[1] else torch.nn.functional.pad(grad, (0, width - grad.shape[1]))
 
 

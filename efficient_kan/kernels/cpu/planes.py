@@ -27,8 +27,9 @@ from torch import Tensor
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import exponential
 from efficient_kan.kernels.cpu.basis import remembered, row_length, tabulated
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, stored
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter, moved, turned
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, moved, stored
+from efficient_kan.kernels.cpu.transpose import turned
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
 
 AVAILABLE = bool(llvm.get_host_cpu_features().get("avx512f"))
 

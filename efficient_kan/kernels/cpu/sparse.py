@@ -5,9 +5,7 @@ Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded 
 and its base activation. Weights are ``(I, M, S)``, so that the row of every feature is one run of memory.
 
 All loops go over panels of a few dozen samples and inputs, whose terms and weights stay in the nearest cache: first terms of
-the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`. Where the weights of a
-single input are too many for that, the samples of a panel are taken in the order of their cells, so that its weights pass by
-once, one after the other.
+the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`.
 """
 
 from __future__ import annotations
@@ -16,68 +14,34 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numba import literally
 from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, local, locate_run, row_length, slopes, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, combine, contract, spread_rows
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, stored
+from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine, contract, spread, whole_vectors
 
 _PANEL = 64  # samples of a panel of many inputs
 _LONGEST = 1024  # samples of a panel of one input
-_SORTED = 2048  # of one whose samples are sorted
-_FAR = 5 * 2**15  # bytes of weights of an input from which on they are; above _CACHE, for only panels of one input can be
 _CACHE = 2**14  # bytes of weights of a panel
 _MOST = 16  # inputs of a panel
 _PARTS = 8  # panels whose gradients are summed up before they are added to those of the others
 _SUMMED = 64  # features of an input up to which that is done
 
 
-def stride(outputs: int, dtype: torch.dtype) -> int:
-    """Outputs rounded up to whole vectors."""
-    lanes = VECTOR_BYTES // dtype.itemsize
-    return -(-outputs // lanes) * lanes
-
-
 @inlined
 def _panel_inputs(features: int, stride: int, inputs: int, lanes: int, size: int) -> int:
-    row = min(stride, 4 * lanes) * size * features
+    row = min(stride, TILE * lanes) * size * features
     return min(max(_CACHE // row, 1), min(_MOST, inputs))
 
 
 @inlined
 def _panel_samples(features: int, stride: int, lanes: int, size: int) -> int:
     """The more samples, the larger the weights of an input, which are fetched from further away once for each panel."""
-    row = min(stride, 4 * lanes) * size * features
-    return _SORTED if _sorts(features, stride, lanes, size) else min(max(row // _CACHE, 1) * _PANEL, _LONGEST)
-
-
-@inlined
-def _sorts(features: int, stride: int, lanes: int, size: int) -> bool:
-    return min(stride, 4 * lanes) * size * features >= _FAR
-
-
-@inlined
-def _sort(column: Any, cells: Any, samples: int, count: int, starts: Any, rows: Any) -> None:
-    """Put samples and cells, and their numbers in ``rows``, into the order of the cells, those of one as they come.
-
-    By counting, with what is behind the ``samples`` first places as room.
-    """
-    for cell in range(count + 2):
-        starts[cell] = 0
-    for b in range(samples):
-        starts[cells[b] + 1] += 1
-    for cell in range(count + 1):
-        starts[cell + 1] += starts[cell]
-    for b in range(samples):
-        place = starts[cells[b]]
-        starts[cells[b]] = place + 1
-        rows[place], column[samples + place], cells[samples + place] = b, column[b], cells[b]
-    for b in range(samples):
-        column[b], cells[b] = column[samples + b], cells[samples + b]
+    row = min(stride, TILE * lanes) * size * features
+    return min(max(row // _CACHE, 1) * _PANEL, _LONGEST)
 
 
 @inlined
@@ -96,17 +60,12 @@ def _fill(
     column: Any,
     cells: Any,
     active: Any,
-    starts: Any,
-    rows: Any,
     offsets: Any,
     terms_at: int,
     size: int,
     zero: Any,
 ) -> None:
-    """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start.
-
-    They come in the order of ``rows``, which is that of the cells where ``starts``, room for one number a cell, is not empty.
-    """
+    """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start."""
     k = literally(order)
     features, terms, length, one = count - order, order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
     for n in range(width):
@@ -114,12 +73,10 @@ def _fill(
         for b in range(samples):
             column[b] = x[b * inputs]
         locate_run(column, at(knots_at + n * count * size, zero), count, samples, cells)
-        if len(starts) > 0:
-            _sort(column, cells, samples, count, starts, rows)
         if base_at:
             base = at(base_at + n * size, zero)
             for b in range(samples):
-                active[b] = zero if derivative else base[rows[b] * inputs]
+                active[b] = zero if derivative else base[b * inputs]
         else:
             for b in range(samples):
                 share = sigmoid(column[b])
@@ -152,8 +109,7 @@ def _multiply(order: int, real: Any) -> Entry:
         features, zero = count - order, real(0)
         most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
-        starts, rows = np.empty(count + 2 if _sorts(features, stride, lanes, size) else 0, np.int64), np.arange(panel)
+        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
         for sample in range(start, stop, panel):
             found_at = found.ctypes.data
             samples = min(panel, stop - sample)
@@ -163,40 +119,17 @@ def _multiply(order: int, real: Any) -> Entry:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    column, cells, active, starts, rows, offsets, found_at, size, zero,
+                    column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
-                for o in range(0, stride, 4 * lanes):
+                for o in range(0, stride, TILE * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
-                    vectors = min(4, (stride - o) // lanes)
+                    vectors = min(TILE, (stride - o) // lanes)
                     for p in range(samples):
-                        y = at(y_at + ((sample + rows[p]) * stride + o) * size, zero)
+                        y = at(y_at + ((sample + p) * stride + o) * size, zero)
                         places, of = at(offsets.ctypes.data + p * width * 8, 0), at(found_at + p * width * terms * size, zero)
-                        if vectors == 4:
-                            combine(y, weights, places, of, width, features, stride, terms, 4)
-                        elif vectors == 3:
-                            combine(y, weights, places, of, width, features, stride, terms, 3)
-                        elif vectors == 2:
-                            combine(y, weights, places, of, width, features, stride, terms, 2)
-                        else:
-                            combine(y, weights, places, of, width, features, stride, terms, 1)
+                        combine(y, weights, places, of, width, features, stride, terms, vectors)
 
     return Entry(multiply)
-
-
-@inlined
-def _spread(
-    weights: Any, g: Any, samples: Any, places: Any, of: Any, count: int, width: int, last: int, stride: int, terms: int,
-    vectors: int,
-) -> None:  # fmt: skip
-    many = literally(terms)
-    if vectors == 4:
-        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 4)
-    elif vectors == 3:
-        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 3)
-    elif vectors == 2:
-        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 2)
-    else:
-        spread_rows(weights, g, samples, places, of, count, width, last, stride, many, 1)
 
 
 @cache
@@ -211,11 +144,9 @@ def _weigh(order: int, real: Any) -> Entry:
     ) -> None:  # fmt: skip
         assert stamp
         features, zero = count - order, real(0)
-        sorts = _sorts(features, stride, lanes, size)
-        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _SORTED if sorts else _PANEL
+        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _PANEL
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
-        starts, rows = np.empty(count + 2 if sorts else 0, np.int64), np.arange(panel)
+        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
         # Sums over many samples are sums of sums: rounding errors of a long one would add up. Fine grids spread samples thinly.
         summed = features <= _SUMMED
         part = np.zeros(most * features * stride if summed else 0, real)
@@ -230,22 +161,16 @@ def _weigh(order: int, real: Any) -> Entry:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    column, cells, active, starts, rows, offsets, found_at, size, zero,
+                    column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
-                for o in range(0, stride, 4 * lanes):
+                for o in range(0, stride, TILE * lanes):
                     weights = at(target_at + o * size, zero)
-                    vectors = min(4, (stride - o) // lanes)
+                    vectors = min(TILE, (stride - o) // lanes)
                     g = at(g_at + (sample * stride + o) * size, zero)
                     for i in range(width):
                         places, of = at(offsets.ctypes.data + i * 8, 0), at(found_at + i * terms * size, zero)
                         last = ((i + 1) * features - 1) * stride
-                        if not sorts:
-                            _spread(weights, g, None, places, of, samples, width, last, stride, terms, vectors)
-                            continue
-                        for p in range(0, samples, _PANEL):  # the row of the base activation is a sum over all of them
-                            number, order_at = min(_PANEL, samples - p), at(rows.ctypes.data + p * 8, 0)
-                            places, of = at(offsets.ctypes.data + p * 8, 0), at(found_at + p * terms * size, zero)
-                            _spread(weights, g, order_at, places, of, number, width, last, stride, terms, vectors)
+                        spread(weights, g, None, places, of, samples, width, last, stride, stride, terms, vectors)
                 if summed and ((sample // panel + 1) % _PARTS == 0 or sample + panel >= batch):
                     of_panel = at(panel_at, zero)
                     for place in range(width * features * stride):
@@ -269,8 +194,7 @@ def _trace_back(order: int, real: Any) -> Entry:
         features, zero = count - order, real(0)
         most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
         offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(panel, real)
-        starts, rows = np.empty(count + 2 if _sorts(features, stride, lanes, size) else 0, np.int64), np.arange(panel)
+        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
         for sample in range(start, stop, panel):
             found_at = found.ctypes.data
             samples = min(panel, stop - sample)
@@ -279,27 +203,20 @@ def _trace_back(order: int, real: Any) -> Entry:
                 _fill(
                     x_at + (sample * inputs + n) * size, base_at, knots_at + n * count * size,
                     table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, True,
-                    column, cells, active, starts, rows, offsets, found_at, size, zero,
+                    column, cells, active, offsets, found_at, size, zero,
                 )  # fmt: skip
                 for b in range(samples):
                     of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
                     for i in range(width):
                         of_x[i] = zero
-                for o in range(0, stride, 4 * lanes):
+                for o in range(0, stride, TILE * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
-                    vectors = min(4, (stride - o) // lanes)
+                    vectors = min(TILE, (stride - o) // lanes)
                     for p in range(samples):
-                        g = at(g_at + ((sample + rows[p]) * stride + o) * size, zero)
-                        of_x = at(of_x_at + ((sample + rows[p]) * inputs + n) * size, zero)
+                        g = at(g_at + ((sample + p) * stride + o) * size, zero)
+                        of_x = at(of_x_at + ((sample + p) * inputs + n) * size, zero)
                         places, of = at(offsets.ctypes.data + p * width * 8, 0), at(found_at + p * width * terms * size, zero)
-                        if vectors == 4:
-                            contract(g, weights, places, of, width, features, stride, of_x, terms, 4)
-                        elif vectors == 3:
-                            contract(g, weights, places, of, width, features, stride, of_x, terms, 3)
-                        elif vectors == 2:
-                            contract(g, weights, places, of, width, features, stride, of_x, terms, 2)
-                        else:
-                            contract(g, weights, places, of, width, features, stride, of_x, terms, 1)
+                        contract(g, weights, places, of, width, features, stride, of_x, terms, vectors)
 
     return Entry(trace_back)
 
@@ -308,9 +225,9 @@ def rows(weight: Tensor) -> Tensor:
     """Weights ``(O, I, M)`` as ``(I, M, S)``, zero beyond ``O``; the very same where they lie so in memory."""
     outputs, inputs, features = weight.shape
     lying = weight.permute(1, 2, 0)
-    if lying.is_contiguous() and outputs == stride(outputs, weight.dtype):
+    if lying.is_contiguous() and outputs == whole_vectors(outputs, weight.dtype):
         return lying
-    result = weight.new_empty((inputs, features, stride(outputs, weight.dtype)))
+    result = weight.new_empty((inputs, features, whole_vectors(outputs, weight.dtype)))
     result[..., :outputs].copy_(lying)
     result[..., outputs:].zero_()
     return result
@@ -320,7 +237,7 @@ def multiply(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weigh
     """Write ``features(x) @ weight`` to ``y`` ``(B, S)``, for weights ``(I, M, S)``."""
     y.zero_()
     if stored(y):
-        sources = (*_places(x, base, knots, table), weight.data_ptr(), y.data_ptr())
+        sources = addresses(x, base, knots, table, weight, y)
         sizes = (*knots.shape, y.shape[1])
         threads.run(_multiply(order, REAL[x.dtype]), x.shape[0], *sources, *sizes, least=_PANEL)
 
@@ -329,7 +246,7 @@ def weigh(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, g: Tenso
     """Write ``features(x)^T @ g`` for ``g`` ``(B, S)`` to ``of_weight`` ``(I, M, S)``."""
     of_weight.zero_()
     if stored(of_weight):
-        sources = (*_places(x, base, knots, table), g.data_ptr(), of_weight.data_ptr())
+        sources = addresses(x, base, knots, table, g, of_weight)
         sizes = (x.shape[0], *knots.shape, g.shape[1])
         threads.run(_weigh(order, REAL[x.dtype]), x.shape[1], *sources, *sizes)
 
@@ -342,7 +259,3 @@ def trace_back(
         places = (x.data_ptr(), int(has_base), knots.data_ptr(), table.data_ptr(), weight.data_ptr(), g.data_ptr())
         sizes = (*knots.shape, g.shape[1])
         threads.run(_trace_back(order, REAL[x.dtype]), x.shape[0], *places, of_x.data_ptr(), *sizes, least=_PANEL)
-
-
-def _places(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor) -> tuple[int, int, int, int]:
-    return x.data_ptr(), 0 if base is None else base.data_ptr(), knots.data_ptr(), table.data_ptr()

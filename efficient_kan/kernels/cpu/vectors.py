@@ -1,4 +1,4 @@
-"""Combinations of rows of weights in vector registers, the inner loops of the sparse product, and transposition.
+"""Combinations of rows of weights in vector registers, the inner loops of the sparse product.
 
 Shape legend: ``I`` inputs, ``M`` features per input, ``S`` outputs rounded up to whole vectors (the stride of a row of weights
 ``(I, M, S)``), ``W = k + 1`` bases that are not zero. A *term* of a sample and an input is one of its ``W`` bases or, last, its
@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite.binding as llvm
+import torch
 from llvmlite import ir
-from numba import types
+from numba import literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -30,6 +31,13 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
+TILE = 4  # vectors of outputs that stay in registers, at most
+
+
+def whole_vectors(outputs: int, dtype: torch.dtype) -> int:
+    """Outputs rounded up to whole vectors."""
+    lanes = VECTOR_BYTES // dtype.itemsize
+    return -(-outputs // lanes) * lanes
 
 
 class Emitter:
@@ -63,6 +71,14 @@ class Emitter:
     def plus(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b, flags=["contract"])
 
+    def fetch(self, pointer: Any, write: bool = False) -> None:
+        """Ask for the line of memory at ``pointer`` ahead of its use."""
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        nearest, data = flag(3), flag(1)
+        self.builder.call(function, [self.builder.bitcast(pointer, byte), flag(int(write)), nearest, data])
+
     def total(self, value: Any) -> Any:
         """The sum of a vector's elements, by halves."""
         index, lanes = ir.IntType(32), self.lanes
@@ -88,7 +104,7 @@ def _rows(emit: Emitter, weights: Any, last: Any, offset: Any, stride: Any, term
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def combine(
+def _combine(
     _: Any, y: Any, weights: Any, offsets: Any, values: Any, count: Any, features: Any, stride: Any, terms: Any, width: Any
 ) -> Any:
     """``y[:] += sum over n < count and terms t of values[n, t] * row(n, t)``, for ``width`` vectors of outputs.
@@ -126,7 +142,7 @@ def combine(
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def contract(
+def _contract(
     _: Any,
     g: Any,
     weights: Any,
@@ -139,7 +155,7 @@ def contract(
     terms: Any,
     width: Any,
 ) -> Any:
-    """``result[n] += g . sum over terms t of values[n, t] * row(n, t)`` for ``n < count``; see :func:`combine`."""
+    """``result[n] += g . sum over terms t of values[n, t] * row(n, t)`` for ``n < count``; see :func:`_combine`."""
     wide, many = width.literal_value, terms.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -171,7 +187,7 @@ def contract(
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def spread_rows(
+def _spread(
     _: Any,
     of_weights: Any,
     g: Any,
@@ -182,19 +198,20 @@ def spread_rows(
     step: Any,
     last: Any,
     stride: Any,
+    g_stride: Any,
     terms: Any,
     width: Any,
 ) -> Any:
     """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[samples[b]]`` in ``of_weights``.
 
     With None for ``samples`` they are the first ones. Offsets and values of the next sample are ``step`` inputs further on,
-    ``g`` has rows of ``stride``, and ``last`` is where the row of the base activation starts, whose sum over these samples
+    ``g`` has rows of ``g_stride``, and ``last`` is where the row of the base activation starts, whose sum over these samples
     stays in registers.
     """
     wide, many, first_ones = width.literal_value, terms.literal_value, isinstance(samples, types.NoneType)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        of_weights, g, samples, offsets, values, count, step, last, stride = args[:9]
+        of_weights, g, samples, offsets, values, count, step, last, stride, g_stride = args[:10]
         emit = Emitter(builder, g.type.pointee)
         base_row = emit.place(of_weights, last)
         sums = emit.registers(wide)
@@ -205,7 +222,7 @@ def spread_rows(
             offset = builder.load(emit.place(offsets, at))
             first = emit.place(values, builder.mul(at, _INDEX(many)))
             sample = loop.index if first_ones else builder.load(emit.place(samples, loop.index))
-            source = emit.place(g, builder.mul(sample, stride))
+            source = emit.place(g, builder.mul(sample, g_stride))
             gradient = [emit.load(emit.place(source, n * emit.lanes)) for n in range(wide)]
             rows = _rows(emit, of_weights, base_row, offset, stride, many)
             for t, row in enumerate(rows):
@@ -223,55 +240,56 @@ def spread_rows(
         return context.get_dummy_value()
 
     signature = types.void(
-        of_weights, g, samples, offsets, values, types.intp, types.intp, types.intp, types.intp, terms, width
+        of_weights, g, samples, offsets, values, types.intp, types.intp, types.intp, types.intp, types.intp, terms, width
     )
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _turn(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
-    """Transpose a square of as many rows as a vector has numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, target, target_stride = args
-        emit = Emitter(builder, source.type.pointee)
-        lanes, index = emit.lanes, ir.IntType(32)
-        rows = [emit.load(emit.place(source, builder.mul(source_stride, _INDEX(n)))) for n in range(lanes)]
-        halves = [
-            ir.Constant(ir.VectorType(index, lanes), [n // 2 + lanes * (n % 2) for n in range(start, start + lanes)])
-            for start in (0, lanes)
-        ]
-        # Shuffling the whole square like a pack of cards turns the bits of an element's place by one.
-        for _ in range(lanes.bit_length() - 1):
-            pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
-            rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
-        for n, row in enumerate(rows):
-            emit.store(row, emit.place(target, builder.mul(target_stride, _INDEX(n))))
-        return context.get_dummy_value()
-
-    return types.void(source, types.intp, target, types.intp), generate
+@inlined
+def combine(
+    y: Any, weights: Any, offsets: Any, values: Any, count: int, features: int, stride: int, terms: int, vectors: int,
+) -> None:  # fmt: skip
+    """As :func:`_combine`, for up to ``TILE`` vectors."""
+    many = literally(terms)
+    if vectors == 4:
+        _combine(y, weights, offsets, values, count, features, stride, many, 4)
+    elif vectors == 3:
+        _combine(y, weights, offsets, values, count, features, stride, many, 3)
+    elif vectors == 2:
+        _combine(y, weights, offsets, values, count, features, stride, many, 2)
+    else:
+        _combine(y, weights, offsets, values, count, features, stride, many, 1)
 
 
 @inlined
-def turned(source: Any, source_stride: int, target: Any, target_stride: int, rows: int, columns: int, lanes: int) -> None:
-    """``rows`` by ``columns`` numbers at ``source``, transposed, to ``target``."""
-    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
-    for row in range(0, whole_rows, lanes):
-        for column in range(0, whole_columns, lanes):
-            _turn(
-                moved(source, row * source_stride + column), source_stride,
-                moved(target, column * target_stride + row), target_stride,
-            )  # fmt: skip
-    for row in range(rows):
-        for column in range(whole_columns if row < whole_rows else 0, columns):
-            target[column * target_stride + row] = source[row * source_stride + column]
+def contract(
+    g: Any, weights: Any, offsets: Any, values: Any, count: int, features: int, stride: int, result: Any, terms: int,
+    vectors: int,
+) -> None:  # fmt: skip
+    """As :func:`_contract`, for up to ``TILE`` vectors."""
+    many = literally(terms)
+    if vectors == 4:
+        _contract(g, weights, offsets, values, count, features, stride, result, many, 4)
+    elif vectors == 3:
+        _contract(g, weights, offsets, values, count, features, stride, result, many, 3)
+    elif vectors == 2:
+        _contract(g, weights, offsets, values, count, features, stride, result, many, 2)
+    else:
+        _contract(g, weights, offsets, values, count, features, stride, result, many, 1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def moved(_: Any, pointer: Any, offset: Any) -> Any:
-    """The pointer ``offset`` numbers further on."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return pointer(pointer, types.intp), generate
+@inlined
+def spread(
+    of_weights: Any, g: Any, samples: Any, offsets: Any, values: Any, count: int, step: int, last: int, stride: int,
+    g_stride: int, terms: int, vectors: int,
+) -> None:  # fmt: skip
+    """As :func:`_spread`, for up to ``TILE`` vectors."""
+    many = literally(terms)
+    if vectors == 4:
+        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 4)
+    elif vectors == 3:
+        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 3)
+    elif vectors == 2:
+        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 2)
+    else:
+        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 1)

@@ -1,0 +1,291 @@
+"""The layer of fine grids from its own parameters: one input after the other, its weights folded in the nearest caches.
+
+Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded up to whole vectors, ``T`` knots of an input,
+``k`` the spline order, ``M = G + k + 1`` features per input.
+
+Weights are most of what a layer with a fine grid reads and writes. Here they pass by once forward and once backward: what the
+parameters of an input fold to, and the gradient of that, exist for one input and a tile of outputs at a time, as ``(M, tile)``.
+Samples are taken in the order of their cells, so that the rows of weights come one after the other, each in one piece.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import literally
+from torch import Tensor
+
+from efficient_kan.kernels import Parameters
+from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu.activation import sigmoid
+from efficient_kan.kernels.cpu.basis import first_basis, guide_length, local, locate_guided, slopes, values
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, stored
+from efficient_kan.kernels.cpu.folding import edge_scales, fold_input, unfold_input
+from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine, contract, spread, whole_vectors
+
+# Samples that are sorted together: more of them use the rows of many features more often, and their outputs more of a cache.
+_PANEL, _LARGE_PANEL, _MANY = 2048, 4096, 512
+_RUN = 64  # samples whose part of the gradient of a base weight is summed up in registers
+
+
+@inlined
+def _sort(column: Any, cells: Any, samples: int, count: int, starts: Any, rows: Any) -> None:
+    """Put samples and cells, and their numbers in ``rows``, into the order of the cells, those of one as they come.
+
+    By counting, with what is behind the ``samples`` first places as room.
+    """
+    for cell in range(count + 2):
+        starts[cell] = 0
+    for b in range(samples):
+        starts[cells[b] + 1] += 1
+    total = 0
+    for cell in range(count + 2):
+        total += starts[cell]
+        starts[cell] = total
+    for b in range(samples):
+        place = starts[cells[b]]
+        starts[cells[b]] = place + 1
+        rows[place], column[samples + place], cells[samples + place] = b, column[b], cells[b]
+    for b in range(samples):
+        column[b], cells[b] = column[samples + b], cells[samples + b]
+
+
+@inlined
+def _record_size(panel: int, order: int, size: int) -> int:
+    """Bytes of what :func:`_expand` writes: offsets, rows, values and slopes of a panel."""
+    return panel * 2 * (8 + (order + 2) * size)
+
+
+@inlined
+def _expand(
+    x_at: int, base_at: int, knots_at: int, guide_at: int, table_at: int, sample: int, i: int, samples: int, inputs: int,
+    count: int, order: int, width: int, panel: int, has_slopes: bool, column: Any, cells: Any, active: Any, starts: Any,
+    record_at: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """The terms of ``samples`` from ``sample`` on of input ``i``, in the order of their cells, and where their weights start.
+
+    A record of them: ``offsets``, ``rows`` (the numbers of the samples), the values of the ``k + 2`` terms of each sample and,
+    if it ``has_slopes``, their derivatives with respect to x.
+    """
+    k = literally(order)
+    terms, length, one = order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
+    offsets, rows, values_at = at(record_at, 0), at(record_at + panel * 8, 0), record_at + panel * 16
+    slopes_at, place = values_at + panel * terms * size, (sample * inputs + i) * size
+    x, base, table_of = at(x_at + place, zero), at(base_at + place, zero), table_at + i * (count + 1) * length * size
+    for b in range(samples):
+        column[b] = x[b * inputs]
+    knots, guide = at(knots_at + i * count * size, zero), at(guide_at + i * guide_length(count) * size, zero)
+    locate_guided(column, knots, guide, count, samples, cells)
+    _sort(column, cells, samples, count, starts, rows)
+    if base_at:
+        for b in range(samples):
+            active[b] = base[rows[b] * inputs]
+    else:
+        for b in range(samples):
+            share = sigmoid(column[b])
+            active[b] = column[b] * share
+            active[samples + b] = share * (one + column[b] * (one - share))
+    place = 0
+    for b in range(samples):
+        cell: Any = np.int64(cells[b])
+        row = at(table_of + cell * (length * size), zero)
+        s = local(column[b], cell, row, count)
+        value = at(values_at + place, zero)
+        values(s, row, k, value)
+        value[k + 1] = active[b]
+        if has_slopes:
+            slope = at(slopes_at + place, zero)
+            slopes(s, row, k, slope)
+            slope[k + 1] = zero if base_at else active[samples + b]
+        offsets[b] = first_basis(cell, count, k) * width
+        place += terms * size
+
+
+@cache
+def _multiply(order: int, real: Any) -> Entry:
+    """Outputs of some of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, S)``."""
+    terms, size, stamp = order + 2, np.dtype(real).itemsize, STAMP
+    lanes = VECTOR_BYTES // size
+
+    def multiply(
+        x_at: int, base_at: int, knots_at: int, guide_at: int, table_at: int,
+        spline_at: int, scaler_at: int, mask_at: int, base_weight_at: int, y_at: int, room_at: int, records_at: int,
+        batch: int, inputs: int, count: int, outputs: int, stride: int, panel: int, sample_parts: int, input_parts: int,
+        start: int, stop: int,
+    ) -> None:  # fmt: skip
+        assert stamp
+        features, zero, tile = count - order, real(0), min(stride, TILE * lanes)
+        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(2 * panel, real)
+        starts, room = np.empty(count + 2, np.int64), np.empty(TILE * lanes, real)
+        for part in range(start, stop):
+            scales, record_at = at(room.ctypes.data, zero), records_at + part * _record_size(panel, order, size)
+            offsets_at, rows, values_at = record_at, at(record_at + panel * 8, 0), record_at + panel * 16
+            weights = at(room_at + part * features * tile * size, zero)
+            of_samples, of_inputs = part // input_parts, part % input_parts
+            first, last = batch * of_samples // sample_parts, batch * (of_samples + 1) // sample_parts
+            sums_at = y_at + of_inputs * batch * stride * size
+            for sample in range(first, last, panel):
+                samples = min(panel, last - sample)
+                sums = at(sums_at + sample * stride * size, zero)
+                for n in range(samples * stride):
+                    sums[n] = zero
+                for i in range(inputs * of_inputs // input_parts, inputs * (of_inputs + 1) // input_parts):
+                    _expand(
+                        x_at, base_at, knots_at, guide_at, table_at, sample, i, samples, inputs, count, order, tile, panel,
+                        False, column, cells, active, starts, record_at, size, zero,
+                    )  # fmt: skip
+                    for o in range(0, stride, tile):
+                        some = min(tile, outputs - o)
+                        edge_scales(scaler_at, mask_at, i, o, some, inputs, scales, zero)
+                        fold_input(
+                            spline_at, mask_at, base_weight_at, scales, weights, i, o, some, inputs, features, tile, lanes,
+                            size, zero,
+                        )  # fmt: skip
+                        vectors = min(TILE, (stride - o) // lanes)
+                        for p in range(samples):
+                            sums = at(sums_at + ((sample + rows[p]) * stride + o) * size, zero)
+                            offset, of = at(offsets_at + p * 8, 0), at(values_at + p * terms * size, zero)
+                            combine(sums, weights, offset, of, 1, features, tile, terms, vectors)
+
+    return Entry(multiply)
+
+
+@cache
+def _pull_back(order: int, real: Any) -> Entry:
+    """The gradients of the samples and of the parameters, for some of ``parts`` of the inputs; each unless its address is 0."""
+    terms, size, stamp = order + 2, np.dtype(real).itemsize, STAMP
+    lanes = VECTOR_BYTES // size
+
+    def pull_back(
+        x_at: int, base_at: int, knots_at: int, guide_at: int, table_at: int,
+        spline_at: int, scaler_at: int, mask_at: int, base_weight_at: int, g_at: int,
+        of_x_at: int, of_spline_at: int, of_scaler_at: int, of_base_weight_at: int, room_at: int, records_at: int,
+        batch: int, inputs: int, count: int, outputs: int, stride: int, panel: int, slots: int, parts: int,
+        start: int, stop: int,
+    ) -> None:  # fmt: skip
+        assert stamp
+        features, zero, tile = count - order, real(0), min(stride, TILE * lanes)
+        column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(2 * panel, real)
+        starts, room = np.empty(count + 2, np.int64), np.empty((1 + lanes) * TILE * lanes, real)
+        pulled = np.empty(panel, real)
+        for part in range(start, stop):
+            scales, totals = at(room.ctypes.data, zero), at(room.ctypes.data + TILE * lanes * size, zero)
+            weights = at(room_at + 2 * part * features * tile * size, zero)
+            of_weights = at(room_at + (2 * part + 1) * features * tile * size, zero)
+            for i in range(inputs * part // parts, inputs * (part + 1) // parts):
+                for o in range(0, stride, tile):
+                    vectors, some = min(TILE, (stride - o) // lanes), min(tile, outputs - o)
+                    edge_scales(scaler_at, mask_at, i, o, some, inputs, scales, zero)
+                    if of_x_at:
+                        fold_input(
+                            spline_at, mask_at, base_weight_at, scales, weights, i, o, some, inputs, features, tile, lanes,
+                            size, zero,
+                        )  # fmt: skip
+                    for n in range(features if some < vectors * lanes else 0):
+                        for beyond in range(some, vectors * lanes):
+                            weights[n * tile + beyond] = zero  # it meets a zero of g, and must not be infinite
+                    for n in range(features * tile if of_spline_at else 0):
+                        of_weights[n] = zero
+                    for sample in range(0, batch, panel):
+                        samples = min(panel, batch - sample)
+                        record_at = records_at + (part * slots + sample // panel % slots) * _record_size(panel, order, size)
+                        offsets_at, rows_at, values_at = record_at, record_at + panel * 8, record_at + panel * 16
+                        slopes_at, rows = values_at + panel * terms * size, at(rows_at, 0)
+                        if o == 0:  # the records of all panels are there for the next tile
+                            _expand(
+                                x_at, base_at, knots_at, guide_at, table_at, sample, i, samples, inputs, count, order, tile,
+                                panel, of_x_at != 0, column, cells, active, starts, record_at, size, zero,
+                            )  # fmt: skip
+                        # Both ways of a few samples after each other, whose rows of g stay in the nearest cache.
+                        for run in range(0, samples, _RUN):
+                            number = min(_RUN, samples - run)
+                            for p in range(run, run + number if of_x_at else 0):
+                                pulled[p] = zero
+                                g = at(g_at + ((sample + rows[p]) * stride + o) * size, zero)
+                                offset, of = at(offsets_at + p * 8, 0), at(slopes_at + p * terms * size, zero)
+                                result = at(pulled.ctypes.data + p * size, zero)
+                                contract(g, weights, offset, of, 1, features, tile, result, terms, vectors)
+                            if of_spline_at:
+                                g, order_of = at(g_at + (sample * stride + o) * size, zero), at(rows_at + run * 8, 0)
+                                offset, of = at(offsets_at + run * 8, 0), at(values_at + run * terms * size, zero)
+                                last = (features - 1) * tile
+                                spread(of_weights, g, order_of, offset, of, number, 1, last, tile, stride, terms, vectors)
+                        of_x = at(of_x_at + (sample * inputs + i) * size, zero)
+                        for p in range(samples if of_x_at else 0):
+                            of_x[rows[p] * inputs] = pulled[p] if o == 0 else of_x[rows[p] * inputs] + pulled[p]
+                    if of_spline_at:
+                        unfold_input(
+                            spline_at, mask_at, of_weights, scales, totals, of_spline_at, of_scaler_at, of_base_weight_at,
+                            i, o, some, inputs, features, tile, lanes, size, zero,
+                        )  # fmt: skip
+
+    return Entry(pull_back)
+
+
+class _Sizes:
+    """How a layer is worked on by some threads, and the memory that takes."""
+
+    def __init__(self, x: Tensor, features: int, outputs: int, order: int) -> None:
+        self.stride, self.panel = whole_vectors(outputs, x.dtype), _PANEL if features < _MANY else _LARGE_PANEL
+        self._tile = min(self.stride, TILE * VECTOR_BYTES // x.element_size())
+        self._x, self._features, self._order = x, features, order
+
+    def split_samples(self) -> tuple[int, int]:
+        """Parts of the samples, if they are worth folding all weights for each, and of the inputs, for the other threads."""
+        samples, inputs = self._x.shape
+        threads = torch.get_num_threads()
+        of_samples = min(threads, max(1, samples // max(_PANEL // 2, 4 * self._features)))
+        return of_samples, min(threads // of_samples, inputs)
+
+    def slots(self) -> int:
+        """Panels whose records an input keeps: all of them where each tile of outputs needs them."""
+        return max(1, -(-self._x.shape[0] // self.panel)) if self.stride > self._tile else 1
+
+    def room(self, weights: int, records: int) -> tuple[Tensor, Tensor]:
+        """Memory for so many times the weights of an input and a tile, and for so many records."""
+        size = self.panel * 2 * (8 + (self._order + 2) * self._x.element_size())
+        weight = self._x.new_empty(weights * self._features * self._tile)
+        return weight, self._x.new_empty(records * size, dtype=torch.uint8)
+
+
+def multiply(
+    x: Tensor, base: Tensor | None, knots: Tensor, guide: Tensor, table: Tensor, parameters: Parameters, order: int
+) -> Tensor:
+    """The layer's outputs ``(B, O)``."""
+    (batch, count), outputs = (x.shape[0], knots.shape[1]), parameters.spline_weight.shape[0]
+    sizes = _Sizes(x, count - order, outputs, order)
+    of_samples, of_inputs = sizes.split_samples()
+    parts = of_samples * of_inputs
+    sums = x.new_empty((of_inputs * batch, sizes.stride))
+    weights, records = sizes.room(parts, parts)
+    if stored(sums):
+        places = addresses(x, base, knots, guide, table, *parameters, sums, weights, records)
+        numbers = (batch, *knots.shape, outputs, sizes.stride, sizes.panel, of_samples, of_inputs)
+        threads.run(_multiply(order, REAL[x.dtype]), parts, *places, *numbers)
+    y = sums if of_inputs == 1 else sums.view(of_inputs, batch, sizes.stride).sum(0)
+    return y if outputs == sizes.stride else y[:, :outputs].contiguous()
+
+
+def pull_back(
+    x: Tensor, base: Tensor | None, knots: Tensor, guide: Tensor, table: Tensor, parameters: Parameters, order: int, g: Tensor,
+    needs_x: bool, needs_parameters: bool,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """The gradients of ``x``, its way through SiLU included unless there is a base, and of the parameters but the mask.
+
+    ``g`` is that of the outputs, ``(B, S)``.
+    """
+    spline_weight, scaler, _, base_weight = parameters
+    sizes = _Sizes(x, knots.shape[1] - order, spline_weight.shape[0], order)
+    of_x = torch.empty_like(x) if needs_x else None
+    wanted = (spline_weight, scaler, base_weight) if needs_parameters else (None, None, None)
+    targets = tuple(None if tensor is None else torch.empty_like(tensor) for tensor in wanted)
+    parts, slots = min(torch.get_num_threads(), x.shape[1]), sizes.slots()
+    weights, records = sizes.room(2 * parts, slots * parts)
+    if stored(weights):
+        places = addresses(x, base, knots, guide, table, *parameters, g, of_x, *targets, weights, records)
+        numbers = (x.shape[0], *knots.shape, spline_weight.shape[0], sizes.stride, sizes.panel, slots, parts)
+        threads.run(_pull_back(order, REAL[x.dtype]), parts, *places, *numbers)
+    return (of_x, *targets)

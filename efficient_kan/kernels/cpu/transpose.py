@@ -1,0 +1,163 @@
+"""Transposition in vector registers, of squares of as many rows as a vector has numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from efficient_kan.kernels.cpu.compiled import inlined, moved
+from efficient_kan.kernels.cpu.vectors import Emitter
+
+_INDEX = ir.IntType(64)
+_AHEAD = 64  # numbers further on in a row that are fetched ahead
+
+
+def _transposed(emit: Emitter, rows: list[Any]) -> list[Any]:
+    """The columns of a square of as many rows as a vector has numbers."""
+    lanes, index = emit.lanes, ir.IntType(32)
+    halves = [
+        ir.Constant(ir.VectorType(index, lanes), [n // 2 + lanes * (n % 2) for n in range(start, start + lanes)])
+        for start in (0, lanes)
+    ]
+    # Shuffling the whole square like a pack of cards turns the bits of an element's place by one.
+    for _ in range(lanes.bit_length() - 1):
+        pairs = zip(rows[: lanes // 2], rows[lanes // 2 :], strict=True)
+        rows = [emit.builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
+    return rows
+
+
+def _square(emit: Emitter, source: Any, stride: Any) -> list[Any]:
+    return [emit.place(source, emit.builder.mul(stride, _INDEX(n))) for n in range(emit.lanes)]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _turn(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any) -> Any:
+    """Transpose a square of as many rows as a vector has numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_stride, target, target_stride = args
+        emit = Emitter(builder, source.type.pointee)
+        rows = _transposed(emit, [emit.load(place) for place in _square(emit, source, source_stride)])
+        for row, place in zip(rows, _square(emit, target, target_stride), strict=True):
+            emit.store(row, place)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _turn_scaled(_: Any, source: Any, source_stride: Any, scales: Any, target: Any, target_stride: Any) -> Any:
+    """As :func:`_turn`, of rows that are multiplied with their scale."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_stride, scales, target, target_stride = args
+        emit = Emitter(builder, source.type.pointee)
+        for place in _square(emit, source, source_stride):
+            emit.fetch(emit.place(place, _AHEAD))
+        rows = [
+            emit.times(emit.load(place), emit.spread(builder.load(emit.place(scales, n))))
+            for n, place in enumerate(_square(emit, source, source_stride))
+        ]
+        for row, place in zip(_transposed(emit, rows), _square(emit, target, target_stride), strict=True):
+            emit.store(row, place)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, scales, target, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _turn_back(
+    _: Any, source: Any, source_stride: Any, scales: Any, along: Any, totals: Any, target: Any, target_stride: Any
+) -> Any:
+    """As :func:`_turn`, with what comes out multiplied with its row's scale; and, before, with ``along``, added to totals."""
+    dots = not isinstance(along, types.NoneType)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_stride, scales, along, totals, target, target_stride = args
+        emit = Emitter(builder, source.type.pointee)
+        rows = _transposed(emit, [emit.load(place) for place in _square(emit, source, source_stride)])
+        others = _square(emit, along, target_stride) if dots else []
+        for place in _square(emit, target, target_stride):
+            emit.fetch(emit.place(place, _AHEAD), write=True)
+        for n, (row, place) in enumerate(zip(rows, _square(emit, target, target_stride), strict=True)):
+            if dots:
+                total = emit.place(totals, n * emit.lanes)
+                emit.store(emit.plus(emit.load(total), emit.times(row, emit.load(others[n]))), total)
+            emit.store(emit.times(row, emit.spread(builder.load(emit.place(scales, n)))), place)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, scales, along, totals, target, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def total(_: Any, pointer: Any) -> Any:
+    """The sum of a vector at ``pointer``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit = Emitter(builder, args[0].type.pointee)
+        return emit.total(emit.load(args[0]))
+
+    return pointer.dtype(pointer), generate
+
+
+@inlined
+def turned_scaled(
+    source: Any, source_stride: int, scales: Any, target: Any, target_stride: int, rows: int, columns: int, lanes: int
+) -> None:
+    """``rows`` by ``columns`` numbers at ``source``, each row times its scale, transposed, to ``target``."""
+    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
+    for row in range(0, whole_rows, lanes):
+        for column in range(0, whole_columns, lanes):
+            _turn_scaled(
+                moved(source, row * source_stride + column), source_stride, moved(scales, row),
+                moved(target, column * target_stride + row), target_stride,
+            )  # fmt: skip
+    for row in range(rows):
+        for column in range(whole_columns if row < whole_rows else 0, columns):
+            target[column * target_stride + row] = source[row * source_stride + column] * scales[row]
+
+
+@inlined
+def turned_back(
+    source: Any, source_stride: int, scales: Any, along: Any, totals: Any, target: Any, target_stride: int,
+    rows: int, columns: int, lanes: int,
+) -> None:  # fmt: skip
+    """``rows`` by ``columns`` numbers transposed, each row of ``target`` times its scale.
+
+    Vectors of ``totals``, one a row of the target, hold the parts of that row's product with ``along``, if there is any.
+    """
+    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
+    for n in range(columns * lanes):
+        totals[n] = type(totals[0])(0)
+    for column in range(0, whole_columns, lanes):
+        for row in range(0, whole_rows, lanes):
+            place = column * target_stride + row
+            square, to, sums = moved(source, row * source_stride + column), moved(target, place), moved(totals, column * lanes)
+            if along is None:
+                _turn_back(square, source_stride, moved(scales, column), None, sums, to, target_stride)
+            else:
+                _turn_back(square, source_stride, moved(scales, column), moved(along, place), sums, to, target_stride)
+    for column in range(columns):
+        for row in range(whole_rows if column < whole_columns else 0, rows):
+            place, value = column * target_stride + row, source[row * source_stride + column]
+            if along is not None:
+                totals[column * lanes] += value * along[place]
+            target[place] = value * scales[column]
+
+
+@inlined
+def turned(source: Any, source_stride: int, target: Any, target_stride: int, rows: int, columns: int, lanes: int) -> None:
+    """``rows`` by ``columns`` numbers at ``source``, transposed, to ``target``."""
+    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
+    for row in range(0, whole_rows, lanes):
+        for column in range(0, whole_columns, lanes):
+            _turn(
+                moved(source, row * source_stride + column), source_stride,
+                moved(target, column * target_stride + row), target_stride,
+            )  # fmt: skip
+    for row in range(rows):
+        for column in range(whole_columns if row < whole_rows else 0, columns):
+            target[column * target_stride + row] = source[row * source_stride + column]
