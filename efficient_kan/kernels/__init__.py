@@ -6,7 +6,8 @@ A kernel is a module with three functions, each of :class:`LayerInputs` alone:
 - ``edge_l1(inputs) -> (O, I)``: mean absolute value of every edge over the samples;
 - ``edge_std(inputs) -> (O, I)``: standard deviation of every edge over the samples (divisor ``B - 1``).
 
-All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements.
+All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
+also multiplies with a layer's own :class:`Parameters` where the grid is fine: :func:`unfolded_linear`.
 
 ==========  =======================  =======================================================================
 kernel      needs                    takes
