@@ -325,6 +325,13 @@ def test_layers_that_multiply_with_their_own_parameters(
         torch.set_num_threads(before)
 
 
+def test_no_outputs_give_a_gradient_of_zero() -> None:
+    inputs = make_inputs((300, 4, 0), 100, 3, torch.float32)
+    x = inputs.x.clone().requires_grad_()
+    cpu.spline_linear(inputs._replace(x=x, weight=inputs.weight.requires_grad_())).sum().backward()
+    assert x.grad is not None and not x.grad.any()
+
+
 def test_frozen_parameters_and_samples_have_no_gradient() -> None:
     layer = fine_layer(20, 100, 3, torch.float64, 300)
     x = torch.randn(300, 4, dtype=torch.float64, generator=source(1))

@@ -4,7 +4,7 @@ Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded 
 ``k`` the spline order, ``M = G + k + 1`` features per input, ``E = k + 2`` terms of a sample and an input: its ``k + 1`` bases
 and its base activation. Weights are ``(I, M, S)``, so that the row of every feature is one run of memory.
 
-All loops go over panels of a few dozen samples and inputs, whose terms and weights stay in the nearest cache: first terms of
+All loops go over panels of samples and inputs, a few dozen where their terms and weights fit the nearest cache: first terms of
 the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`.
 """
 
