@@ -89,10 +89,12 @@ def locate_run(x: Any, row: Any, knots: int, samples: int, cells: Any) -> None:
         cells[n] += np.int32(row[cells[n]] <= x[n])
 
 
-@inlined
-def guide_length(knots: int) -> int:
+def _guide_length(knots: int) -> int:
     """Numbers in a row of :func:`guides`."""
     return 3 + 2 * knots
+
+
+guide_length = inlined(_guide_length)  # in compiled code; called from Python it would be compiled once more
 
 
 @inlined
@@ -326,7 +328,7 @@ def _guide(real: Any) -> Entry:
 
 def _guided(knots: Tensor, _: int) -> Tensor:
     inputs, count = knots.shape
-    guide = knots.new_empty((inputs, guide_length(count)))
+    guide = knots.new_empty((inputs, _guide_length(count)))
     if stored(guide):
         threads.run(_guide(REAL[knots.dtype]), inputs, knots.data_ptr(), guide.data_ptr(), count, least=max(1, _LEAST // count))
     return guide

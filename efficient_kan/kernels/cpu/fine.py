@@ -54,10 +54,12 @@ def _sort(column: Any, cells: Any, samples: int, count: int, starts: Any, rows: 
         column[b], cells[b] = column[samples + b], cells[samples + b]
 
 
-@inlined
-def _record_size(panel: int, order: int, size: int) -> int:
-    """Bytes of what :func:`_expand` writes: offsets, rows, values and slopes of a panel."""
+def _record_bytes(panel: int, order: int, size: int) -> int:
+    """Of what :func:`_expand` writes: offsets, rows, values and slopes of a panel."""
     return panel * 2 * (8 + (order + 2) * size)
+
+
+_record_size = inlined(_record_bytes)  # the same in compiled code
 
 
 @inlined
@@ -247,7 +249,7 @@ class _Sizes:
 
     def room(self, weights: int, records: int) -> tuple[Tensor, Tensor]:
         """Memory for so many times the weights of an input and a tile, and for so many records."""
-        size = self.panel * 2 * (8 + (self._order + 2) * self._x.element_size())
+        size = _record_bytes(self.panel, self._order, self._x.element_size())
         weight = self._x.new_empty(weights * self._features * self._tile)
         return weight, self._x.new_empty(records * size, dtype=torch.uint8)
 
