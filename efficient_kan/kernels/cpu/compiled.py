@@ -48,6 +48,12 @@ def inlined(function: _Function) -> _Function:
     return compiled
 
 
+def apart(function: _Function) -> _Function:
+    """Compile a helper beside the functions that call it: an inner loop then has the processor's registers to itself."""
+    compiled: _Function = njit(**_OPTIONS)(function)
+    return compiled
+
+
 def summing(function: _Function) -> _Function:
     """Compile a helper, in which sums may be reordered, beside the functions that call it.
 

@@ -11,7 +11,7 @@ Samples are taken in the order of their cells, so that the rows of weights come 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ from efficient_kan.kernels import Parameters
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, guide_length, local, locate_guided, slopes, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, stored
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, apart, at, inlined, stored
 from efficient_kan.kernels.cpu.folding import edge_scales, fold_input, unfold_input
-from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine, contract, spread, whole_vectors
+from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine_samples, contract_samples, spread, whole_vectors
 
 # Samples that are sorted together: more of them use the rows of many features more often, and their outputs more of a cache.
 _PANEL, _LARGE_PANEL, _MANY = 2048, 4096, 512
@@ -107,6 +107,17 @@ def _expand(
         place += terms * size
 
 
+@apart
+def _add_outputs(
+    sums_at: int, weights: Any, offsets_at: int, rows_at: int, values_at: int, samples: int, features: int, tile: int,
+    stride: int, terms: int, vectors: int, zero: Any,
+) -> None:  # fmt: skip
+    """Add to the rows of sums of the samples of a record what an input gives a tile of outputs."""
+    sums, rows, offsets, values = at(sums_at, zero), at(rows_at, 0), at(offsets_at, 0), at(values_at, zero)
+    last = (features - 1) * tile
+    combine_samples(sums, rows, weights, offsets, values, samples, last, tile, stride, terms, vectors)
+
+
 @cache
 def _multiply(order: int, real: Any) -> Entry:
     """Outputs of some of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, S)``."""
@@ -125,7 +136,6 @@ def _multiply(order: int, real: Any) -> Entry:
         starts, room = np.empty(count + 2, np.int64), np.empty(TILE * lanes, real)
         for part in range(start, stop):
             scales, record_at = at(room.ctypes.data, zero), records_at + part * _record_size(panel, order, size)
-            offsets_at, rows, values_at = record_at, at(record_at + panel * 8, 0), record_at + panel * 16
             weights = at(room_at + part * features * tile * size, zero)
             of_samples, of_inputs = part // input_parts, part % input_parts
             first, last = batch * of_samples // sample_parts, batch * (of_samples + 1) // sample_parts
@@ -148,12 +158,34 @@ def _multiply(order: int, real: Any) -> Entry:
                             size, zero,
                         )  # fmt: skip
                         vectors = min(TILE, (stride - o) // lanes)
-                        for p in range(samples):
-                            sums = at(sums_at + ((sample + rows[p]) * stride + o) * size, zero)
-                            offset, of = at(offsets_at + p * 8, 0), at(values_at + p * terms * size, zero)
-                            combine(sums, weights, offset, of, 1, features, tile, terms, vectors)
+                        _add_outputs(
+                            sums_at + (sample * stride + o) * size, weights, record_at, record_at + panel * 8,
+                            record_at + panel * 16, samples, features, tile, stride, terms, vectors, zero,
+                        )  # fmt: skip
 
     return Entry(multiply)
+
+
+@apart
+def _add_gradients(
+    g_at: int, weights: Any, scales: Any, of_weights: Any, offsets_at: int, rows_at: int, values_at: int, slopes_at: int,
+    of_x_at: int, samples: int, features: int, tile: int, stride: int, needs_x: bool, needs_weights: bool, terms: int,
+    vectors: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """Of the samples of a record, by a tile of outputs: their gradients at ``of_x_at``, and what they add to ``of_weights``."""
+    g, last = at(g_at, zero), (features - 1) * tile
+    # Both ways of a few samples after each other, whose rows of g stay in the nearest cache.
+    for run in range(0, samples, _RUN):
+        number = min(_RUN, samples - run)
+        rows, offsets = at(rows_at + run * 8, 0), at(offsets_at + run * 8, 0)
+        if needs_x:
+            of, of_x = at(slopes_at + run * terms * size, zero), at(of_x_at + run * size, zero)
+            contract_samples(
+                g, rows, weights, scales, offsets, of, number, samples - run, last, tile, stride, of_x, terms, vectors
+            )
+        if needs_weights:
+            of = at(values_at + run * terms * size, zero)
+            spread(of_weights, g, rows, offsets, of, number, 1, last, tile, stride, terms, vectors)
 
 
 @cache
@@ -172,57 +204,49 @@ def _pull_back(order: int, real: Any) -> Entry:
         assert stamp
         features, zero, tile = count - order, real(0), min(stride, TILE * lanes)
         column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(2 * panel, real)
-        starts, room = np.empty(count + 2, np.int64), np.empty((1 + lanes) * TILE * lanes, real)
-        pulled = np.empty(panel, real)
+        starts, room = np.empty(count + 2, np.int64), np.empty(2 * TILE * lanes, real)
+        pulled, ones = np.empty(panel, real), np.ones(TILE * lanes, real)
         for part in range(start, stop):
             scales, totals = at(room.ctypes.data, zero), at(room.ctypes.data + TILE * lanes * size, zero)
             weights = at(room_at + 2 * part * features * tile * size, zero)
             of_weights = at(room_at + (2 * part + 1) * features * tile * size, zero)
-            for i in range(inputs * part // parts, inputs * (part + 1) // parts):
+            # Forward ends with the last inputs: their weights are still in a cache.
+            for i in range(inputs * (part + 1) // parts - 1, inputs * part // parts - 1, -1):
                 for o in range(0, stride, tile):
                     vectors, some = min(TILE, (stride - o) // lanes), min(tile, outputs - o)
                     edge_scales(scaler_at, mask_at, i, o, some, inputs, scales, zero)
-                    if of_x_at:
+                    if of_x_at or of_scaler_at:
                         fold_input(
-                            spline_at, mask_at, base_weight_at, scales, weights, i, o, some, inputs, features, tile, lanes,
-                            size, zero,
+                            spline_at, mask_at, base_weight_at, at(ones.ctypes.data, zero), weights, i, o, some, inputs,
+                            features, tile, lanes, size, zero,
                         )  # fmt: skip
-                    for n in range(features if some < vectors * lanes else 0):
-                        for beyond in range(some, vectors * lanes):
-                            weights[n * tile + beyond] = zero  # it meets a zero of g, and must not be infinite
+                    for beyond in range(some, vectors * lanes):  # they meet zeros of g, and must not be infinite
+                        scales[beyond] = zero
+                        for n in range(features):
+                            weights[n * tile + beyond] = zero
                     for n in range(features * tile if of_spline_at else 0):
                         of_weights[n] = zero
                     for sample in range(0, batch, panel):
                         samples = min(panel, batch - sample)
                         record_at = records_at + (part * slots + sample // panel % slots) * _record_size(panel, order, size)
-                        offsets_at, rows_at, values_at = record_at, record_at + panel * 8, record_at + panel * 16
-                        slopes_at, rows = values_at + panel * terms * size, at(rows_at, 0)
+                        values_at = record_at + panel * 16
                         if o == 0:  # the records of all panels are there for the next tile
                             _expand(
                                 x_at, base_at, knots_at, guide_at, table_at, sample, i, samples, inputs, count, order, tile,
                                 panel, of_x_at != 0, column, cells, active, starts, record_at, size, zero,
                             )  # fmt: skip
-                        # Both ways of a few samples after each other, whose rows of g stay in the nearest cache.
-                        for run in range(0, samples, _RUN):
-                            number = min(_RUN, samples - run)
-                            for p in range(run, run + number if of_x_at else 0):
-                                pulled[p] = zero
-                                g = at(g_at + ((sample + rows[p]) * stride + o) * size, zero)
-                                offset, of = at(offsets_at + p * 8, 0), at(slopes_at + p * terms * size, zero)
-                                result = at(pulled.ctypes.data + p * size, zero)
-                                contract(g, weights, offset, of, 1, features, tile, result, terms, vectors)
-                            if of_spline_at:
-                                g, order_of = at(g_at + (sample * stride + o) * size, zero), at(rows_at + run * 8, 0)
-                                offset, of = at(offsets_at + run * 8, 0), at(values_at + run * terms * size, zero)
-                                last = (features - 1) * tile
-                                spread(of_weights, g, order_of, offset, of, number, 1, last, tile, stride, terms, vectors)
-                        of_x = at(of_x_at + (sample * inputs + i) * size, zero)
+                        _add_gradients(
+                            g_at + (sample * stride + o) * size, weights, scales, of_weights, record_at, record_at + panel * 8,
+                            values_at, values_at + panel * terms * size, pulled.ctypes.data, samples, features, tile, stride,
+                            of_x_at != 0, of_spline_at != 0, terms, vectors, size, zero,
+                        )  # fmt: skip
+                        rows, of_x = at(record_at + panel * 8, 0), at(of_x_at + (sample * inputs + i) * size, zero)
                         for p in range(samples if of_x_at else 0):
                             of_x[rows[p] * inputs] = pulled[p] if o == 0 else of_x[rows[p] * inputs] + pulled[p]
                     if of_spline_at:
                         unfold_input(
-                            spline_at, mask_at, of_weights, scales, totals, of_spline_at, of_scaler_at, of_base_weight_at,
-                            i, o, some, inputs, features, tile, lanes, size, zero,
+                            mask_at, of_weights, scales, weights, tile, totals, of_spline_at, of_scaler_at,
+                            of_base_weight_at, i, o, some, inputs, features, tile, lanes, size, zero,
                         )  # fmt: skip
 
     return Entry(pull_back)
@@ -268,7 +292,7 @@ def multiply(
         places = addresses(x, base, knots, guide, table, *parameters, sums, weights, records)
         numbers = (batch, *knots.shape, outputs, sizes.stride, sizes.panel, of_samples, of_inputs)
         threads.run(_multiply(order, REAL[x.dtype]), parts, *places, *numbers)
-    y = sums if of_inputs == 1 else sums.view(of_inputs, batch, sizes.stride).sum(0)
+    y = sums if of_inputs == 1 else reduce(torch.add, sums.view(of_inputs, batch, sizes.stride).unbind())
     return y if outputs == sizes.stride else y[:, :outputs].contiguous()
 
 

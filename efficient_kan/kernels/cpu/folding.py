@@ -14,7 +14,7 @@ from torch import Tensor
 
 from efficient_kan.kernels.cpu import policy, threads
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, moved, stored
-from efficient_kan.kernels.cpu.transpose import total, turned_back, turned_scaled
+from efficient_kan.kernels.cpu.transpose import turned_back, turned_scaled
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 _LEAST = 2**14  # numbers that are worth a thread
@@ -112,21 +112,21 @@ def fold_input(
 
 @inlined
 def unfold_input(
-    spline_at: int, mask_at: int, grad: Any, scales: Any, totals: Any, of_spline_at: int, of_scaler_at: int, of_base_at: int,
-    i: int, top: int, outputs: int, inputs: int, features: int, stride: int, lanes: int, size: int, zero: Any,
+    mask_at: int, grad: Any, scales: Any, spline: Any, spline_stride: int, totals: Any,
+    of_spline_at: int, of_scaler_at: int, of_base_at: int, i: int, top: int, outputs: int, inputs: int, features: int,
+    stride: int, lanes: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
     """The gradients of the parameters of these edges from that of :func:`fold_input`'s result.
 
-    ``totals`` is room for a vector for each output. There is no gradient of base weights where there are none, and so on.
+    ``spline`` are their spline weights with outputs side by side, which the gradients of scalers take, and ``totals`` is room
+    for a number for each output. There is no gradient of scalers or of base weights where there are none.
     """
     length = features - 1 if of_base_at else features
-    place = (top * inputs + i) * length * size
-    of_spline = at(of_spline_at + place, zero)
+    of_spline = at(of_spline_at + (top * inputs + i) * length * size, zero)
     if of_scaler_at:
-        spline = at(spline_at + place, zero)
-        turned_back(grad, stride, scales, spline, totals, of_spline, inputs * length, length, outputs, lanes)
+        turned_back(grad, stride, scales, spline, spline_stride, totals, of_spline, inputs * length, length, outputs, lanes)
     else:
-        turned_back(grad, stride, scales, None, totals, of_spline, inputs * length, length, outputs, lanes)
+        turned_back(grad, stride, scales, None, 0, totals, of_spline, inputs * length, length, outputs, lanes)
     of_row = moved(grad, length * stride)
     for o in range(outputs):
         edge = (top + o) * inputs + i
@@ -134,7 +134,7 @@ def unfold_input(
         if of_base_at:
             at(of_base_at, zero)[edge] = of_row[o] * mask
         if of_scaler_at:
-            at(of_scaler_at, zero)[edge] = total(moved(totals, o * lanes)) * mask
+            at(of_scaler_at, zero)[edge] = totals[o] * mask
 
 
 @cache
@@ -240,13 +240,18 @@ def _unfolded_across(real: Any) -> Entry:
         stop: int,
     ) -> None:
         assert stamp
-        zero, scales, totals = real(0), np.empty(outputs, real), np.empty(outputs * lanes, real)
+        zero, room, ones = real(0), np.empty(2 * outputs, real), np.ones(outputs, real)
+        turned = np.empty(length * outputs if scaler_at else 0, real)
         for i in range(start, stop):
-            scales_at, totals_at = at(scales.ctypes.data, zero), at(totals.ctypes.data, zero)
+            scales, totals = at(room.ctypes.data, zero), at(room.ctypes.data + outputs * size, zero)
             grad = at(grad_at + i * of_input * size, zero)
-            edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales_at, zero)
+            rows = at(turned.ctypes.data, zero)
+            if scaler_at:
+                spline = at(spline_at + i * length * size, zero)
+                turned_scaled(spline, inputs * length, at(ones.ctypes.data, zero), rows, outputs, outputs, length, lanes)
+            edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales, zero)
             unfold_input(
-                spline_at, mask_at, grad, scales_at, totals_at, of_spline_at, of_scaler_at, of_base_at,
+                mask_at, grad, scales, rows, outputs, totals, of_spline_at, of_scaler_at, of_base_at,
                 i, 0, outputs, inputs, length + 1, of_feature, lanes, size, zero,
             )  # fmt: skip
 

@@ -70,37 +70,33 @@ def _turn_scaled(_: Any, source: Any, source_stride: Any, scales: Any, target: A
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _turn_back(
-    _: Any, source: Any, source_stride: Any, scales: Any, along: Any, totals: Any, target: Any, target_stride: Any
-) -> Any:
-    """As :func:`_turn`, with what comes out multiplied with its row's scale; and, before, with ``along``, added to totals."""
-    dots = not isinstance(along, types.NoneType)
+    _: Any, source: Any, source_stride: Any, scales: Any, along: Any, along_stride: Any, totals: Any, target: Any,
+    target_stride: Any,
+) -> Any:  # fmt: skip
+    """As :func:`_turn`, of columns that are multiplied with their scale; and, before, with those of ``along``, for totals."""
+    with_totals = not isinstance(along, types.NoneType)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, scales, along, totals, target, target_stride = args
+        source, source_stride, scales, along, along_stride, totals, target, target_stride = args
         emit = Emitter(builder, source.type.pointee)
-        rows = _transposed(emit, [emit.load(place) for place in _square(emit, source, source_stride)])
-        others = _square(emit, along, target_stride) if dots else []
+        rows = [emit.load(place) for place in _square(emit, source, source_stride)]
+        if with_totals:
+            products = [
+                emit.times(row, emit.load(place)) for row, place in zip(rows, _square(emit, along, along_stride), strict=True)
+            ]
+            while len(products) > 1:
+                products = [emit.plus(a, b) for a, b in zip(products[::2], products[1::2], strict=True)]
+            emit.store(emit.plus(emit.load(totals), products[0]), totals)
         for place in _square(emit, target, target_stride):
             emit.fetch(emit.place(place, _AHEAD), write=True)
-        for n, (row, place) in enumerate(zip(rows, _square(emit, target, target_stride), strict=True)):
-            if dots:
-                total = emit.place(totals, n * emit.lanes)
-                emit.store(emit.plus(emit.load(total), emit.times(row, emit.load(others[n]))), total)
-            emit.store(emit.times(row, emit.spread(builder.load(emit.place(scales, n)))), place)
+        scale = emit.load(scales)
+        rows = _transposed(emit, [emit.times(row, scale) for row in rows])
+        for row, place in zip(rows, _square(emit, target, target_stride), strict=True):
+            emit.store(row, place)
         return context.get_dummy_value()
 
-    return types.void(source, types.intp, scales, along, totals, target, types.intp), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def total(_: Any, pointer: Any) -> Any:
-    """The sum of a vector at ``pointer``."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = Emitter(builder, args[0].type.pointee)
-        return emit.total(emit.load(args[0]))
-
-    return pointer.dtype(pointer), generate
+    signature = types.void(source, types.intp, scales, along, types.intp, totals, target, types.intp)
+    return signature, generate
 
 
 @inlined
@@ -122,30 +118,32 @@ def turned_scaled(
 
 @inlined
 def turned_back(
-    source: Any, source_stride: int, scales: Any, along: Any, totals: Any, target: Any, target_stride: int,
+    source: Any, source_stride: int, scales: Any, along: Any, along_stride: int, totals: Any, target: Any, target_stride: int,
     rows: int, columns: int, lanes: int,
 ) -> None:  # fmt: skip
-    """``rows`` by ``columns`` numbers transposed, each row of ``target`` times its scale.
+    """``rows`` by ``columns`` numbers at ``source``, each column times its scale, transposed, to ``target``.
 
-    Vectors of ``totals``, one a row of the target, hold the parts of that row's product with ``along``, if there is any.
+    ``totals`` are the products of each column, without its scale, with that of ``along``, if there is any.
     """
     whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
-    for n in range(columns * lanes):
-        totals[n] = type(totals[0])(0)
+    for column in range(columns):
+        totals[column] = type(totals[0])(0)
     for column in range(0, whole_columns, lanes):
         for row in range(0, whole_rows, lanes):
-            place = column * target_stride + row
-            square, to, sums = moved(source, row * source_stride + column), moved(target, place), moved(totals, column * lanes)
+            square, to = moved(source, row * source_stride + column), moved(target, column * target_stride + row)
             if along is None:
-                _turn_back(square, source_stride, moved(scales, column), None, sums, to, target_stride)
+                _turn_back(square, source_stride, moved(scales, column), None, 0, totals, to, target_stride)
             else:
-                _turn_back(square, source_stride, moved(scales, column), moved(along, place), sums, to, target_stride)
+                beside = moved(along, row * along_stride + column)
+                _turn_back(
+                    square, source_stride, moved(scales, column), beside, along_stride, moved(totals, column), to, target_stride
+                )
     for column in range(columns):
         for row in range(whole_rows if column < whole_columns else 0, rows):
-            place, value = column * target_stride + row, source[row * source_stride + column]
+            value = source[row * source_stride + column]
             if along is not None:
-                totals[column * lanes] += value * along[place]
-            target[place] = value * scales[column]
+                totals[column] += value * along[row * along_stride + column]
+            target[column * target_stride + row] = value * scales[column]
 
 
 @inlined

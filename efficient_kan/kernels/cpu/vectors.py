@@ -32,6 +32,8 @@ def _vector_bytes() -> int:
 
 VECTOR_BYTES = _vector_bytes()
 TILE = 4  # vectors of outputs that stay in registers, at most
+_LINE_BYTES = 64  # of a cache
+_AHEAD = 12  # samples whose rows of outputs, which lie anywhere, are fetched ahead
 
 
 def whole_vectors(outputs: int, dtype: torch.dtype) -> int:
@@ -245,6 +247,122 @@ def _spread(
     return signature, generate
 
 
+def _combination(emit: Emitter, weights: Any, offset: Any, stride: Any, values: Any, bases: int, wide: int) -> list[Any]:
+    """The bases' rows of one input and sample, each times its value, added."""
+    row = emit.place(weights, offset)
+    total: list[Any] = []
+    for t in range(bases):
+        value = emit.spread(emit.builder.load(emit.place(values, t)))
+        products = [emit.times(value, emit.load(emit.place(row, n * emit.lanes))) for n in range(wide)]
+        total = [emit.plus(a, b) for a, b in zip(total, products, strict=True)] if t else products
+        row = emit.place(row, stride)
+    return total
+
+
+def _row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
+    return emit.place(rows, emit.builder.mul(emit.builder.load(emit.place(samples, number)), stride))
+
+
+def _fetch_row_of(emit: Emitter, rows: Any, samples: Any, number: Any, count: Any, stride: Any, wide: int) -> None:
+    """Ask for the row, which lies anywhere, of a sample some further on."""
+    builder = emit.builder
+    further, last = builder.add(number, _INDEX(_AHEAD)), builder.sub(count, _INDEX(1))
+    row = _row_of(emit, rows, samples, builder.select(builder.icmp_signed("<", further, last), further, last), stride)
+    for n in range(0, wide, max(1, _LINE_BYTES // VECTOR_BYTES)):
+        emit.fetch(emit.place(row, n * emit.lanes))
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _combine_samples(
+    _: Any,
+    y: Any,
+    samples: Any,
+    weights: Any,
+    offsets: Any,
+    values: Any,
+    count: Any,
+    last: Any,
+    stride: Any,
+    y_stride: Any,
+    terms: Any,
+    width: Any,
+) -> Any:
+    """For ``b < count`` samples of one input: ``y[samples[b]] += sum over terms t of values[b, t] * row(b, t)``.
+
+    ``last`` is where the row of the base activation starts.
+    """
+    wide, many = width.literal_value, terms.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        y, samples, weights, offsets, values, count, last, stride, y_stride = args[:9]
+        emit = Emitter(builder, y.type.pointee)
+        base_row = [emit.load(emit.place(weights, last, n * emit.lanes)) for n in range(wide)]
+        with cgutils.for_range(builder, count) as loop:
+            _fetch_row_of(emit, y, samples, loop.index, count, y_stride, wide)
+            target = _row_of(emit, y, samples, loop.index, y_stride)
+            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+            offset = builder.load(emit.place(offsets, loop.index))
+            of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
+            value = emit.spread(builder.load(emit.place(first, many - 1)))
+            for n in range(wide):
+                place = emit.place(target, n * emit.lanes)
+                added = emit.plus(of_bases[n], emit.times(value, base_row[n]))
+                emit.store(builder.fadd(emit.load(place), added), place)
+        return context.get_dummy_value()
+
+    integers = [types.intp] * 4
+    return types.void(y, samples, weights, offsets, values, *integers, terms, width), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _contract_samples(
+    _: Any,
+    g: Any,
+    samples: Any,
+    weights: Any,
+    scales: Any,
+    offsets: Any,
+    values: Any,
+    count: Any,
+    ahead: Any,
+    last: Any,
+    stride: Any,
+    g_stride: Any,
+    result: Any,
+    terms: Any,
+    width: Any,
+) -> Any:
+    """For ``b < count`` samples of one input: ``result[b] = g[samples[b]] . sum over terms t of values[b, t] * row(b, t)``.
+
+    Rows of the bases, not that of the base activation from ``last`` on, are multiplied with ``scales``, one for each output.
+    There are ``ahead`` samples, whose rows of ``g`` may be fetched ahead.
+    """
+    wide, many = width.literal_value, terms.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result = args[:12]
+        emit = Emitter(builder, g.type.pointee)
+        base_row = [emit.load(emit.place(weights, last, n * emit.lanes)) for n in range(wide)]
+        scale = [emit.load(emit.place(scales, n * emit.lanes)) for n in range(wide)]
+        with cgutils.for_range(builder, count) as loop:
+            _fetch_row_of(emit, g, samples, loop.index, ahead, g_stride, wide)
+            source = _row_of(emit, g, samples, loop.index, g_stride)
+            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+            offset = builder.load(emit.place(offsets, loop.index))
+            of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
+            value = emit.spread(builder.load(emit.place(first, many - 1)))
+            total = None
+            for n in range(wide):
+                row = emit.plus(emit.times(of_bases[n], scale[n]), emit.times(value, base_row[n]))
+                product = emit.times(row, emit.load(emit.place(source, n * emit.lanes)))
+                total = product if total is None else emit.plus(total, product)
+            builder.store(emit.total(total), emit.place(result, loop.index))
+        return context.get_dummy_value()
+
+    integers = [types.intp] * 5
+    return types.void(g, samples, weights, scales, offsets, values, *integers, result, terms, width), generate
+
+
 @inlined
 def combine(
     y: Any, weights: Any, offsets: Any, values: Any, count: int, features: int, stride: int, terms: int, vectors: int,
@@ -293,3 +411,37 @@ def spread(
         _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 2)
     else:
         _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 1)
+
+
+@inlined
+def combine_samples(
+    y: Any, samples: Any, weights: Any, offsets: Any, values: Any, count: int, last: int, stride: int, y_stride: int,
+    terms: int, vectors: int,
+) -> None:  # fmt: skip
+    """As :func:`_combine_samples`, for up to ``TILE`` vectors."""
+    many = literally(terms)
+    if vectors == 4:
+        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 4)
+    elif vectors == 3:
+        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 3)
+    elif vectors == 2:
+        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 2)
+    else:
+        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 1)
+
+
+@inlined
+def contract_samples(
+    g: Any, samples: Any, weights: Any, scales: Any, offsets: Any, values: Any, count: int, ahead: int, last: int,
+    stride: int, g_stride: int, result: Any, terms: int, vectors: int,
+) -> None:  # fmt: skip
+    """As :func:`_contract_samples`, for up to ``TILE`` vectors."""
+    many = literally(terms)
+    if vectors == 4:
+        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 4)
+    elif vectors == 3:
+        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 3)
+    elif vectors == 2:
+        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 2)
+    else:
+        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 1)
