@@ -23,7 +23,7 @@ from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, Parameters, cpu, native
 from efficient_kan.kernels.cpu import basis, planes, policy, threads
-from efficient_kan.kernels.cpu.compiled import REAL, Entry, at
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
 FAST = ("cpu",)
@@ -395,9 +395,10 @@ def test_cells_found_by_a_guide_are_those_of_a_search(kind: str, dtype: torch.dt
     infinite = torch.tensor([math.inf, -math.inf, math.nan, 0.0], dtype=dtype)
     x = torch.cat((*around, infinite)).contiguous()
     cells = torch.empty(len(x), dtype=torch.int32)
-    guide, real = basis.guides(knots[None].contiguous()), REAL[dtype]
+    guide, real, stamp = basis.guides(knots[None].contiguous()), REAL[dtype], STAMP
 
     def find(x_at: int, knots_at: int, guide_at: int, cells_at: int, count: int, samples: int) -> None:
+        assert stamp
         zero = real(0)
         basis.locate_guided(at(x_at, zero), at(knots_at, zero), at(guide_at, zero), count, samples, at(cells_at, np.int32(0)))
 

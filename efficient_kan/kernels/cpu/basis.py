@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at, inlined, stored
+
+_Made = TypeVar("_Made")
 
 COUNTED = 64  # up to so many knots counting them is faster than a search by halves
 LANES = 64  # rows of a table that are worked out together
@@ -101,6 +103,15 @@ guide_length = inlined(_guide_length)  # in compiled code; called from Python it
 def locate_guided(x: Any, row: Any, guide: Any, knots: int, samples: int, cells: Any) -> None:
     """As :func:`locate_run`, by a row of :func:`guides`."""
     low, inverse, length, zero = guide[0], guide[1], np.int32(guide[2]), type(guide[0])(0)
+    if length == 0:
+        last = type(zero)(knots - 1)
+        for n in range(samples):
+            bucket = (x[n] - low) * inverse
+            bucket = bucket if bucket > zero else zero  # NaN too
+            bucket = bucket if bucket < last else last
+            found = np.int32(bucket)
+            cells[n] = np.int32(found + np.int32(row[found] <= x[n]))
+        return
     top = type(zero)(2 * knots - 1)
     for n in range(samples):
         bucket = (x[n] - low) * inverse
@@ -262,7 +273,7 @@ def _tabulate(order: int, real: Any) -> Entry:
     return Entry(tabulate)
 
 
-def remembered(make: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+def remembered(make: Callable[[Tensor, int], _Made]) -> Callable[[Tensor, int], _Made]:
     """Keep what ``make(knots, order)`` returns for as long as the tensor of knots lives and holds the same numbers.
 
     They are compared with a copy, because a tensor may be written to without its version telling. Fake ones hold none, and
@@ -270,15 +281,15 @@ def remembered(make: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int],
     """
     made = WeakTensorKeyDictionary()
 
-    def remembering(knots: Tensor, order: int) -> Tensor:
+    def remembering(knots: Tensor, order: int) -> _Made:
         if stored(knots) and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
             return make(knots, order)
         found = made.get(knots)
         if found is None or found[0] != order or (stored(knots) and not torch.equal(found[1], knots)):
             with torch.inference_mode(False):  # it may be needed for gradients later
                 made[knots] = found = (order, knots.clone(), make(knots, order))
-        table: Tensor = found[2]
-        return table
+        result: _Made = found[2]
+        return result
 
     return remembering
 
@@ -305,6 +316,15 @@ def _guide(real: Any) -> Entry:
         zero, buckets = real(0), 2 * count
         for i in range(start, stop):
             row, target = at(knots_at + i * count * size, zero), at(guides_at + i * guide_length(count) * size, zero)
+            inverse = real(count - 1) / (row[count - 1] - row[0])
+            low, last, single = row[0] - real(0.5) / inverse, real(count - 1), True
+            for n in range(count):
+                place = (row[n] - low) * inverse
+                place = place if place > zero else zero
+                single = single and np.int32(place if place < last else last) == n
+            if single:
+                target[0], target[1], target[2] = low, inverse, zero
+                continue
             low, inverse, top = row[0], real(buckets) / (row[count - 1] - row[0]), real(buckets - 1)
             below, most, bucket = 0, 0, 0
             for n in range(count):
@@ -326,7 +346,14 @@ def _guide(real: Any) -> Entry:
     return Entry(guide)
 
 
-def _guided(knots: Tensor, _: int) -> Tensor:
+def guides(knots: Tensor) -> Tensor:
+    """What :func:`locate_guided` needs of ``knots`` ``(I, T)``, contiguous: ``(I, guide_length(T))`` of the same dtype.
+
+    The range of an input's knots is cut into buckets of equal width. A row holds where the first one starts, how many there are
+    to a unit, the most knots in one of them and, for each of ``2 T`` buckets, the number of knots below it, reduced to where as
+    many as those most are left. Where each of ``T`` buckets around places of equal distance holds one knot, as it does on
+    uniform knots, the most is 0: a bucket's own number is that of the knots below it.
+    """
     inputs, count = knots.shape
     guide = knots.new_empty((inputs, _guide_length(count)))
     if stored(guide):
@@ -334,14 +361,7 @@ def _guided(knots: Tensor, _: int) -> Tensor:
     return guide
 
 
-_guides = remembered(_guided)
-
-
-def guides(knots: Tensor) -> Tensor:
-    """What :func:`locate_guided` needs of ``knots`` ``(I, T)``, contiguous: ``(I, guide_length(T))`` of the same dtype.
-
-    The range of an input's knots is cut into ``2 T`` buckets of equal width. A row holds where the first one starts, how many
-    there are to a unit, the most knots in one of them and, for each, the number of knots below it, reduced to where as many
-    as those most are left.
-    """
-    return _guides(knots, 0)
+@remembered
+def guided_pieces(knots: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """The :func:`guides` and the :func:`pieces` of knots, which are compared once for both."""
+    return guides(knots), pieces(knots, order)

@@ -20,11 +20,12 @@ from numba import literally
 from torch import Tensor
 
 from efficient_kan.kernels import Parameters
-from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu import policy, threads
 from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, guide_length, local, locate_guided, slopes, values
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, apart, at, inlined, stored
 from efficient_kan.kernels.cpu.folding import edge_scales, fold_input, unfold_input
+from efficient_kan.kernels.cpu.transpose import settle
 from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine_samples, contract_samples, spread, whole_vectors
 
 # Samples that are sorted together: more of them use the rows of many features more often, and their outputs more of a cache.
@@ -198,8 +199,8 @@ def _pull_back(order: int, real: Any) -> Entry:
         x_at: int, base_at: int, knots_at: int, guide_at: int, table_at: int,
         spline_at: int, scaler_at: int, mask_at: int, base_weight_at: int, g_at: int,
         of_x_at: int, of_spline_at: int, of_scaler_at: int, of_base_weight_at: int, room_at: int, records_at: int,
-        batch: int, inputs: int, count: int, outputs: int, stride: int, panel: int, slots: int, parts: int,
-        start: int, stop: int,
+        batch: int, inputs: int, count: int, outputs: int, stride: int, panel: int, slots: int, past_caches: int,
+        parts: int, start: int, stop: int,
     ) -> None:  # fmt: skip
         assert stamp
         features, zero, tile = count - order, real(0), min(stride, TILE * lanes)
@@ -246,8 +247,10 @@ def _pull_back(order: int, real: Any) -> Entry:
                     if of_spline_at:
                         unfold_input(
                             mask_at, of_weights, scales, weights, tile, totals, of_spline_at, of_scaler_at,
-                            of_base_weight_at, i, o, some, inputs, features, tile, lanes, size, zero,
+                            of_base_weight_at, i, o, some, inputs, features, tile, lanes, past_caches != 0,
+                            size, zero,
                         )  # fmt: skip
+        settle()
 
     return Entry(pull_back)
 
@@ -311,8 +314,9 @@ def pull_back(
     targets = tuple(None if tensor is None else torch.empty_like(tensor) for tensor in wanted)
     parts, slots = min(torch.get_num_threads(), x.shape[1]), sizes.slots()
     weights, records = sizes.room(2 * parts, slots * parts)
+    past_caches = int(policy.large(spline_weight))
     if stored(weights):
         places = addresses(x, base, knots, guide, table, *parameters, g, of_x, *targets, weights, records)
-        numbers = (x.shape[0], *knots.shape, spline_weight.shape[0], sizes.stride, sizes.panel, slots, parts)
+        numbers = (x.shape[0], *knots.shape, spline_weight.shape[0], sizes.stride, sizes.panel, slots, past_caches, parts)
         threads.run(_pull_back(order, REAL[x.dtype]), parts, *places, *numbers)
     return (of_x, *targets)

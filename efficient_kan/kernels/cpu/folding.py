@@ -114,7 +114,7 @@ def fold_input(
 def unfold_input(
     mask_at: int, grad: Any, scales: Any, spline: Any, spline_stride: int, totals: Any,
     of_spline_at: int, of_scaler_at: int, of_base_at: int, i: int, top: int, outputs: int, inputs: int, features: int,
-    stride: int, lanes: int, size: int, zero: Any,
+    stride: int, lanes: int, past_caches: bool, size: int, zero: Any,
 ) -> None:  # fmt: skip
     """The gradients of the parameters of these edges from that of :func:`fold_input`'s result.
 
@@ -124,9 +124,11 @@ def unfold_input(
     length = features - 1 if of_base_at else features
     of_spline = at(of_spline_at + (top * inputs + i) * length * size, zero)
     if of_scaler_at:
-        turned_back(grad, stride, scales, spline, spline_stride, totals, of_spline, inputs * length, length, outputs, lanes)
+        turned_back(
+            grad, stride, scales, spline, spline_stride, totals, of_spline, inputs * length, length, outputs, lanes, past_caches
+        )
     else:
-        turned_back(grad, stride, scales, None, 0, totals, of_spline, inputs * length, length, outputs, lanes)
+        turned_back(grad, stride, scales, None, 0, totals, of_spline, inputs * length, length, outputs, lanes, past_caches)
     of_row = moved(grad, length * stride)
     for o in range(outputs):
         edge = (top + o) * inputs + i
@@ -252,7 +254,7 @@ def _unfolded_across(real: Any) -> Entry:
             edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales, zero)
             unfold_input(
                 mask_at, grad, scales, rows, outputs, totals, of_spline_at, of_scaler_at, of_base_at,
-                i, 0, outputs, inputs, length + 1, of_feature, lanes, size, zero,
+                i, 0, outputs, inputs, length + 1, of_feature, lanes, False, size, zero,
             )  # fmt: skip
 
     return Entry(unfolded_across)

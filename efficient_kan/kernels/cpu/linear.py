@@ -10,7 +10,7 @@ from torch import Tensor
 from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, Parameters, native
 from efficient_kan.kernels.cpu import features, fine, planes, policy, sparse
-from efficient_kan.kernels.cpu.basis import guides, pieces
+from efficient_kan.kernels.cpu.basis import guided_pieces, pieces
 from efficient_kan.kernels.cpu.folding import plain_gradients
 from efficient_kan.kernels.cpu.vectors import whole_vectors
 
@@ -53,7 +53,7 @@ def _fine(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters,
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         y: Tensor = _Fine.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
-    return fine.multiply(x, base, knots, guides(knots), pieces(knots, order), parameters, order)
+    return fine.multiply(x, base, knots, *guided_pieces(knots, order), parameters, order)
 
 
 class _Dense(torch.autograd.Function):
@@ -209,7 +209,8 @@ class _Fine(torch.autograd.Function):
         base_weight: Tensor | None,
         order: int,
     ) -> Tensor:
-        parameters, guide, table = Parameters(spline_weight, scaler, mask, base_weight), guides(knots), pieces(knots, order)
+        parameters = Parameters(spline_weight, scaler, mask, base_weight)
+        guide, table = guided_pieces(knots, order)
         ctx.save_for_backward(x, base, knots, guide, table, *parameters)
         ctx.order = order
         return fine.multiply(x, base, knots, guide, table, parameters, order)

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, Parameters
+from efficient_kan.kernels.cpu.vectors import LINE_BYTES, VECTOR_BYTES
 
 _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
@@ -18,6 +19,7 @@ _TYPES = (Tensor, nn.Parameter, FakeTensor)
 # Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
 _BLOCK_BYTES = 2**21
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
+_LARGE = 128  # coefficients of an edge whose ends, which share a line of memory with others, are few
 _FINE = 64  # features of an input from which on the sparse product takes one input after the other
 # How many times the terms of a sample the features of an input must be for the sparse product to gain on the library's, which
 # runs at a lower rate on AMD's processors than on Intel's.
@@ -100,6 +102,14 @@ def sparse(samples: int, shape: Sequence[int], order: int) -> bool:
 def keeps(features: int, x: Tensor) -> bool:
     """Whether so many numbers, the features of all samples, are kept from the forward to the backward pass."""
     return features * x.element_size() <= kernels.feature_budget()
+
+
+def large(weight: Tensor) -> bool:
+    """Whether to write a gradient of spline weights past the caches, which takes vectors that are whole lines of memory.
+
+    What reads it next, an optimiser, comes to it when it has left them. Measured at 1 to 17 MB with the optimiser's step.
+    """
+    return VECTOR_BYTES == LINE_BYTES and weight.shape[2] >= _LARGE and weight.nbytes > _BLOCK_BYTES
 
 
 def block_shape(x: Tensor, weight: Tensor) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import literally, types
 from numba.extending import intrinsic
 
 from efficient_kan.kernels.cpu.compiled import inlined, moved
-from efficient_kan.kernels.cpu.vectors import Emitter
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
 
 _INDEX = ir.IntType(64)
 _AHEAD = 64  # numbers further on in a row that are fetched ahead
@@ -68,16 +68,19 @@ def _turn_scaled(_: Any, source: Any, source_stride: Any, scales: Any, target: A
     return types.void(source, types.intp, scales, target, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def _turn_back(
     _: Any, source: Any, source_stride: Any, scales: Any, along: Any, along_stride: Any, totals: Any, target: Any,
-    target_stride: Any,
+    target_stride: Any, past_caches: Any,
 ) -> Any:  # fmt: skip
-    """As :func:`_turn`, of columns that are multiplied with their scale; and, before, with those of ``along``, for totals."""
-    with_totals = not isinstance(along, types.NoneType)
+    """As :func:`_turn`, of columns that are multiplied with their scale; and, before, with those of ``along``, for totals.
+
+    With 1 for ``past_caches`` the result, whole lines of memory, is written there at once.
+    """
+    with_totals, streamed = not isinstance(along, types.NoneType), past_caches.literal_value == 1
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, scales, along, along_stride, totals, target, target_stride = args
+        source, source_stride, scales, along, along_stride, totals, target, target_stride = args[:8]
         emit = Emitter(builder, source.type.pointee)
         rows = [emit.load(place) for place in _square(emit, source, source_stride)]
         if with_totals:
@@ -87,16 +90,39 @@ def _turn_back(
             while len(products) > 1:
                 products = [emit.plus(a, b) for a, b in zip(products[::2], products[1::2], strict=True)]
             emit.store(emit.plus(emit.load(totals), products[0]), totals)
-        for place in _square(emit, target, target_stride):
+        for place in () if streamed else _square(emit, target, target_stride):
             emit.fetch(emit.place(place, _AHEAD), write=True)
         scale = emit.load(scales)
         rows = _transposed(emit, [emit.times(row, scale) for row in rows])
         for row, place in zip(rows, _square(emit, target, target_stride), strict=True):
-            emit.store(row, place)
+            emit.store(row, place, past_caches=streamed)
         return context.get_dummy_value()
 
-    signature = types.void(source, types.intp, scales, along, types.intp, totals, target, types.intp)
+    signature = types.void(source, types.intp, scales, along, types.intp, totals, target, types.intp, past_caches)
     return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _to_line(_: Any, pointer: Any) -> Any:
+    """How many numbers there are from ``pointer`` to the next whole vector."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit = Emitter(builder, args[0].type.pointee)
+        over = builder.and_(builder.neg(builder.ptrtoint(args[0], _INDEX)), _INDEX(VECTOR_BYTES - 1))
+        return builder.udiv(over, _INDEX(emit.size))
+
+    return types.int64(pointer), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def settle(_: Any) -> Any:
+    """Have what was written past the caches arrive before what is written next."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @inlined
@@ -117,33 +143,55 @@ def turned_scaled(
 
 
 @inlined
+def _turned_back(
+    source: Any, source_stride: int, scales: Any, along: Any, along_stride: int, totals: Any, target: Any, target_stride: int,
+    start: int, stop: int, columns: int, lanes: int, past_caches: int,
+) -> None:  # fmt: skip
+    """Whole vectors of ``columns``, and rows ``start..stop``, of :func:`turned_back`."""
+    for column in range(0, columns, lanes):
+        for row in range(start, stop, lanes):
+            square, to = moved(source, row * source_stride + column), moved(target, column * target_stride + row)
+            beside = along if along is None else moved(along, row * along_stride + column)
+            _turn_back(
+                square, source_stride, moved(scales, column), beside, along_stride, moved(totals, column), to, target_stride,
+                literally(past_caches),
+            )  # fmt: skip
+
+
+@inlined
 def turned_back(
     source: Any, source_stride: int, scales: Any, along: Any, along_stride: int, totals: Any, target: Any, target_stride: int,
-    rows: int, columns: int, lanes: int,
+    rows: int, columns: int, lanes: int, past_caches: bool,
 ) -> None:  # fmt: skip
     """``rows`` by ``columns`` numbers at ``source``, each column times its scale, transposed, to ``target``.
 
-    ``totals`` are the products of each column, without its scale, with that of ``along``, if there is any.
+    ``totals`` are the products of each column, without its scale, with that of ``along``, if there is any. A large target
+    is written ``past_caches``, if its lines of memory are those of vectors: they would be read first, and push out others.
+    Whoever wants that calls :func:`settle` before another thread may read it.
     """
-    whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
+    zero, whole_columns = type(totals[0])(0), columns - columns % lanes
     for column in range(columns):
-        totals[column] = type(totals[0])(0)
-    for column in range(0, whole_columns, lanes):
-        for row in range(0, whole_rows, lanes):
-            square, to = moved(source, row * source_stride + column), moved(target, column * target_stride + row)
-            if along is None:
-                _turn_back(square, source_stride, moved(scales, column), None, 0, totals, to, target_stride)
-            else:
-                beside = moved(along, row * along_stride + column)
-                _turn_back(
-                    square, source_stride, moved(scales, column), beside, along_stride, moved(totals, column), to, target_stride
-                )
-    for column in range(columns):
-        for row in range(whole_rows if column < whole_columns else 0, rows):
-            value = source[row * source_stride + column]
-            if along is not None:
-                totals[column] += value * along[row * along_stride + column]
-            target[column * target_stride + row] = value * scales[column]
+        totals[column] = zero
+    streamed = past_caches and rows >= lanes and _to_line(target) == _to_line(moved(target, target_stride))
+    head = _to_line(target) if streamed else 0
+    tail = rows - (rows - head) % lanes
+    if streamed:
+        _turned_back(
+            source, source_stride, scales, along, along_stride, totals, target, target_stride, head, tail, whole_columns,
+            lanes, 1,
+        )  # fmt: skip
+    else:
+        _turned_back(
+            source, source_stride, scales, along, along_stride, totals, target, target_stride, head, tail, whole_columns,
+            lanes, 0,
+        )  # fmt: skip
+    for start, stop, first in ((0, head, 0), (tail, rows, 0), (head, tail, whole_columns)):
+        for row in range(start, stop):
+            for column in range(first, columns):
+                value = source[row * source_stride + column]
+                if along is not None:
+                    totals[column] += value * along[row * along_stride + column]
+                target[column * target_stride + row] = value * scales[column]
 
 
 @inlined

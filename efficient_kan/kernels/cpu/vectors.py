@@ -32,7 +32,7 @@ def _vector_bytes() -> int:
 
 VECTOR_BYTES = _vector_bytes()
 TILE = 4  # vectors of outputs that stay in registers, at most
-_LINE_BYTES = 64  # of a cache
+LINE_BYTES = 64  # of a cache
 _AHEAD = 12  # samples whose rows of outputs, which lie anywhere, are fetched ahead
 
 
@@ -59,8 +59,12 @@ class Emitter:
     def load(self, pointer: Any) -> Any:
         return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
 
-    def store(self, value: Any, pointer: Any) -> None:
-        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.size)
+    def store(self, value: Any, pointer: Any, past_caches: bool = False) -> None:
+        """Write a vector; ``past_caches`` to memory at once, where it must fill a line of its own."""
+        align = VECTOR_BYTES if past_caches else self.size
+        store = self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=align)
+        if past_caches:
+            store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.IntType(32)(1)]))
 
     def spread(self, value: Any) -> Any:
         index = ir.IntType(32)
@@ -268,7 +272,7 @@ def _fetch_row_of(emit: Emitter, rows: Any, samples: Any, number: Any, count: An
     builder = emit.builder
     further, last = builder.add(number, _INDEX(_AHEAD)), builder.sub(count, _INDEX(1))
     row = _row_of(emit, rows, samples, builder.select(builder.icmp_signed("<", further, last), further, last), stride)
-    for n in range(0, wide, max(1, _LINE_BYTES // VECTOR_BYTES)):
+    for n in range(0, wide, max(1, LINE_BYTES // VECTOR_BYTES)):
         emit.fetch(emit.place(row, n * emit.lanes))
 
 
