@@ -48,57 +48,83 @@ def _turn(_: Any, source: Any, source_stride: Any, target: Any, target_stride: A
     return types.void(source, types.intp, target, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _turn_scaled(_: Any, source: Any, source_stride: Any, scales: Any, target: Any, target_stride: Any) -> Any:
-    """As :func:`_turn`, of rows that are multiplied with their scale."""
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _turn_scaled(
+    _: Any, source: Any, source_stride: Any, scales: Any, target: Any, target_stride: Any, columns: Any, partial: Any
+) -> Any:
+    """As :func:`_turn`, of rows that are multiplied with their scale; with 1 for ``partial`` of some ``columns`` alone."""
+    some = partial.literal_value == 1
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, scales, target, target_stride = args
+        source, source_stride, scales, target, target_stride, columns, _ = args
         emit = Emitter(builder, source.type.pointee)
-        for place in _square(emit, source, source_stride):
+        rows = []
+        for place in () if some else _square(emit, source, source_stride):
             emit.fetch(emit.place(place, _AHEAD))
-        rows = [
-            emit.times(emit.load(place), emit.spread(builder.load(emit.place(scales, n))))
-            for n, place in enumerate(_square(emit, source, source_stride))
-        ]
-        for row, place in zip(_transposed(emit, rows), _square(emit, target, target_stride), strict=True):
-            emit.store(row, place)
+        for n, place in enumerate(_square(emit, source, source_stride)):
+            row = emit.load_some(place, emit.first(columns)) if some else emit.load(place)
+            rows.append(emit.times(row, emit.spread(builder.load(emit.place(scales, n)))))
+        for n, (row, place) in enumerate(zip(_transposed(emit, rows), _square(emit, target, target_stride), strict=True)):
+            if some:
+                with builder.if_then(builder.icmp_signed("<", _INDEX(n), columns)):
+                    emit.store(row, place)
+            else:
+                emit.store(row, place)
         return context.get_dummy_value()
 
-    return types.void(source, types.intp, scales, target, types.intp), generate
+    return types.void(source, types.intp, scales, target, types.intp, types.intp, partial), generate
+
+
+_WHOLE, _STREAMED, _PARTIAL = range(3)
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def _turn_back(
     _: Any, source: Any, source_stride: Any, scales: Any, along: Any, along_stride: Any, totals: Any, target: Any,
-    target_stride: Any, past_caches: Any,
+    target_stride: Any, rows: Any, way: Any,
 ) -> Any:  # fmt: skip
     """As :func:`_turn`, of columns that are multiplied with their scale; and, before, with those of ``along``, for totals.
 
-    With 1 for ``past_caches`` the result, whole lines of memory, is written there at once.
+    Either of whole squares, or of those whose result, whole lines of memory, is written past the caches, or of some ``rows``.
     """
-    with_totals, streamed = not isinstance(along, types.NoneType), past_caches.literal_value == 1
+    with_totals, streamed, some = (
+        not isinstance(along, types.NoneType),
+        *(way.literal_value == n for n in (_STREAMED, _PARTIAL)),
+    )
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, scales, along, along_stride, totals, target, target_stride = args[:8]
+        source, source_stride, scales, along, along_stride, totals, target, target_stride, count = args[:9]
         emit = Emitter(builder, source.type.pointee)
-        rows = [emit.load(place) for place in _square(emit, source, source_stride)]
+        none = ir.Constant(emit.vector, [0.0] * emit.lanes)
+
+        def square(pointer: Any, stride: Any) -> list[Any]:
+            if not some:
+                return [emit.load(place) for place in _square(emit, pointer, stride)]
+            last, found = builder.sub(count, _INDEX(1)), []
+            for n in range(emit.lanes):
+                there = builder.icmp_signed("<", _INDEX(n), count)
+                place = emit.place(pointer, builder.mul(stride, builder.select(there, _INDEX(n), last)))
+                found.append(builder.select(there, emit.load(place), none))
+            return found
+
+        loaded = square(source, source_stride)
         if with_totals:
-            products = [
-                emit.times(row, emit.load(place)) for row, place in zip(rows, _square(emit, along, along_stride), strict=True)
-            ]
+            products = [emit.times(row, other) for row, other in zip(loaded, square(along, along_stride), strict=True)]
             while len(products) > 1:
                 products = [emit.plus(a, b) for a, b in zip(products[::2], products[1::2], strict=True)]
             emit.store(emit.plus(emit.load(totals), products[0]), totals)
-        for place in () if streamed else _square(emit, target, target_stride):
+        for place in _square(emit, target, target_stride) if way.literal_value == _WHOLE else ():
             emit.fetch(emit.place(place, _AHEAD), write=True)
         scale = emit.load(scales)
-        rows = _transposed(emit, [emit.times(row, scale) for row in rows])
-        for row, place in zip(rows, _square(emit, target, target_stride), strict=True):
-            emit.store(row, place, past_caches=streamed)
+        turned = _transposed(emit, [emit.times(row, scale) for row in loaded])
+        for row, place in zip(turned, _square(emit, target, target_stride), strict=True):
+            if some:
+                emit.store_some(row, place, emit.first(count))
+            else:
+                emit.store(row, place, past_caches=streamed)
         return context.get_dummy_value()
 
-    signature = types.void(source, types.intp, scales, along, types.intp, totals, target, types.intp, past_caches)
+    signature = types.void(source, types.intp, scales, along, types.intp, totals, target, types.intp, types.intp, way)
     return signature, generate
 
 
@@ -135,26 +161,31 @@ def turned_scaled(
         for column in range(0, whole_columns, lanes):
             _turn_scaled(
                 moved(source, row * source_stride + column), source_stride, moved(scales, row),
-                moved(target, column * target_stride + row), target_stride,
+                moved(target, column * target_stride + row), target_stride, lanes, 0,
             )  # fmt: skip
-    for row in range(rows):
-        for column in range(whole_columns if row < whole_rows else 0, columns):
+        if whole_columns < columns:
+            _turn_scaled(
+                moved(source, row * source_stride + whole_columns), source_stride, moved(scales, row),
+                moved(target, whole_columns * target_stride + row), target_stride, columns - whole_columns, 1,
+            )  # fmt: skip
+    for row in range(whole_rows, rows):
+        for column in range(columns):
             target[column * target_stride + row] = source[row * source_stride + column] * scales[row]
 
 
 @inlined
 def _turned_back(
     source: Any, source_stride: int, scales: Any, along: Any, along_stride: int, totals: Any, target: Any, target_stride: int,
-    start: int, stop: int, columns: int, lanes: int, past_caches: int,
+    start: int, stop: int, columns: int, lanes: int, way: int,
 ) -> None:  # fmt: skip
-    """Whole vectors of ``columns``, and rows ``start..stop``, of :func:`turned_back`."""
+    """Rows ``start..stop`` of vectors of ``columns``, of :func:`turned_back`."""
     for column in range(0, columns, lanes):
         for row in range(start, stop, lanes):
             square, to = moved(source, row * source_stride + column), moved(target, column * target_stride + row)
             beside = along if along is None else moved(along, row * along_stride + column)
             _turn_back(
                 square, source_stride, moved(scales, column), beside, along_stride, moved(totals, column), to, target_stride,
-                literally(past_caches),
+                stop - row, literally(way),
             )  # fmt: skip
 
 
@@ -169,29 +200,36 @@ def turned_back(
     is written ``past_caches``, if its lines of memory are those of vectors: they would be read first, and push out others.
     Whoever wants that calls :func:`settle` before another thread may read it.
     """
-    zero, whole_columns = type(totals[0])(0), columns - columns % lanes
+    whole_columns = columns - columns % lanes
     for column in range(columns):
-        totals[column] = zero
+        totals[column] = type(totals[0])(0)
     streamed = past_caches and rows >= lanes and _to_line(target) == _to_line(moved(target, target_stride))
     head = _to_line(target) if streamed else 0
     tail = rows - (rows - head) % lanes
+    _turned_back(
+        source, source_stride, scales, along, along_stride, totals, target, target_stride, 0, head, whole_columns, lanes,
+        _PARTIAL,
+    )  # fmt: skip
     if streamed:
         _turned_back(
             source, source_stride, scales, along, along_stride, totals, target, target_stride, head, tail, whole_columns,
-            lanes, 1,
+            lanes, _STREAMED,
         )  # fmt: skip
     else:
         _turned_back(
             source, source_stride, scales, along, along_stride, totals, target, target_stride, head, tail, whole_columns,
-            lanes, 0,
+            lanes, _WHOLE,
         )  # fmt: skip
-    for start, stop, first in ((0, head, 0), (tail, rows, 0), (head, tail, whole_columns)):
-        for row in range(start, stop):
-            for column in range(first, columns):
-                value = source[row * source_stride + column]
-                if along is not None:
-                    totals[column] += value * along[row * along_stride + column]
-                target[column * target_stride + row] = value * scales[column]
+    _turned_back(
+        source, source_stride, scales, along, along_stride, totals, target, target_stride, tail, rows, whole_columns, lanes,
+        _PARTIAL,
+    )  # fmt: skip
+    for column in range(whole_columns, columns):
+        for row in range(rows):
+            value = source[row * source_stride + column]
+            if along is not None:
+                totals[column] += value * along[row * along_stride + column]
+            target[column * target_stride + row] = value * scales[column]
 
 
 @inlined

@@ -66,6 +66,32 @@ class Emitter:
         if past_caches:
             store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.IntType(32)(1)]))
 
+    def first(self, count: Any) -> Any:
+        """The mask of the first ``count`` elements."""
+        index = ir.VectorType(_INDEX, self.lanes)
+        single = self.builder.insert_element(ir.Constant(index, ir.Undefined), count, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        spread = self.builder.shuffle_vector(single, single, zeros)
+        return self.builder.icmp_signed("<", ir.Constant(index, list(range(self.lanes))), spread)
+
+    def load_some(self, pointer: Any, mask: Any) -> Any:
+        """Load the elements of a mask, and zeros."""
+        place, align = self.builder.bitcast(pointer, self.vector.as_pointer()), ir.IntType(32)
+        kind = ir.FunctionType(self.vector, [place.type, align, mask.type, self.vector])
+        function = self._masked("load", kind)
+        return self.builder.call(function, [place, align(self.size), mask, ir.Constant(self.vector, [0.0] * self.lanes)])
+
+    def store_some(self, value: Any, pointer: Any, mask: Any) -> None:
+        """Store the elements of a mask."""
+        place, align = self.builder.bitcast(pointer, self.vector.as_pointer()), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [self.vector, place.type, align, mask.type])
+        function = self._masked("store", kind)
+        self.builder.call(function, [value, place, align(self.size), mask])
+
+    def _masked(self, what: str, kind: Any) -> Any:
+        name = f"llvm.masked.{what}.v{self.lanes}f{8 * self.size}.p0"
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+
     def spread(self, value: Any) -> Any:
         index = ir.IntType(32)
         single = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, index(0))
