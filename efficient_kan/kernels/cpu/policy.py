@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, Parameters
-from efficient_kan.kernels.cpu.vectors import LINE_BYTES, VECTOR_BYTES
+from efficient_kan.kernels.cpu.compiled import LINE_BYTES
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)

@@ -20,7 +20,7 @@ from torch import Tensor
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, local, locate_run, row_length, slopes, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, stored
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, aligned_zeros, apart, at, inlined, stored
 from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine, contract, spread, whole_vectors
 
 _PANEL = 64  # samples of a panel of many inputs
@@ -95,6 +95,30 @@ def _fill(
             place += width * terms * size
 
 
+@apart
+def _add_outputs(
+    y_at: int, weights: Any, offsets_at: int, terms_at: int, samples: int, width: int, features: int, stride: int,
+    terms: int, vectors: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """Add to rows of outputs what a panel's inputs give a tile of them."""
+    for p in range(samples):
+        y, offsets = at(y_at + p * stride * size, zero), at(offsets_at + p * width * 8, 0)
+        of = at(terms_at + p * width * terms * size, zero)
+        combine(y, weights, offsets, of, width, features, stride, terms, vectors)
+
+
+@apart
+def _add_traces(
+    g_at: int, weights: Any, offsets_at: int, terms_at: int, of_x_at: int, samples: int, width: int, inputs: int,
+    features: int, stride: int, terms: int, vectors: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """Add to the gradients of a panel's samples what a tile of outputs gives them."""
+    for p in range(samples):
+        g, of_x = at(g_at + p * stride * size, zero), at(of_x_at + p * inputs * size, zero)
+        offsets, of = at(offsets_at + p * width * 8, 0), at(terms_at + p * width * terms * size, zero)
+        contract(g, weights, offsets, of, width, features, stride, of_x, terms, vectors)
+
+
 @cache
 def _multiply(order: int, real: Any) -> Entry:
     """``y += features @ weights`` for rows ``start..stop`` of ``y`` ``(B, S)``."""
@@ -124,10 +148,10 @@ def _multiply(order: int, real: Any) -> Entry:
                 for o in range(0, stride, TILE * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
                     vectors = min(TILE, (stride - o) // lanes)
-                    for p in range(samples):
-                        y = at(y_at + ((sample + p) * stride + o) * size, zero)
-                        places, of = at(offsets.ctypes.data + p * width * 8, 0), at(found_at + p * width * terms * size, zero)
-                        combine(y, weights, places, of, width, features, stride, terms, vectors)
+                    _add_outputs(
+                        y_at + (sample * stride + o) * size, weights, offsets.ctypes.data, found_at, samples, width,
+                        features, stride, terms, vectors, size, zero,
+                    )  # fmt: skip
 
     return Entry(multiply)
 
@@ -149,7 +173,7 @@ def _weigh(order: int, real: Any) -> Entry:
         column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
         # Sums over many samples are sums of sums: rounding errors of a long one would add up. Fine grids spread samples thinly.
         summed = features <= _SUMMED
-        part = np.zeros(most * features * stride if summed else 0, real)
+        part = aligned_zeros(most * features * stride if summed else 0, real)
         for n in range(start, stop, most):
             width = min(most, stop - n)
             panel_at = of_weight_at + n * features * stride * size
@@ -172,10 +196,10 @@ def _weigh(order: int, real: Any) -> Entry:
                         last = ((i + 1) * features - 1) * stride
                         spread(weights, g, None, places, of, samples, width, last, stride, stride, terms, vectors)
                 if summed and ((sample // panel + 1) % _PARTS == 0 or sample + panel >= batch):
-                    of_panel = at(panel_at, zero)
+                    of_panel, of_part = at(panel_at, zero), at(target_at, zero)
                     for place in range(width * features * stride):
-                        of_panel[place] += part[place]
-                        part[place] = zero
+                        of_panel[place] += of_part[place]
+                        of_part[place] = zero
 
     return Entry(weigh)
 
@@ -212,11 +236,11 @@ def _trace_back(order: int, real: Any) -> Entry:
                 for o in range(0, stride, TILE * lanes):
                     weights = at(weight_at + (n * features * stride + o) * size, zero)
                     vectors = min(TILE, (stride - o) // lanes)
-                    for p in range(samples):
-                        g = at(g_at + ((sample + p) * stride + o) * size, zero)
-                        of_x = at(of_x_at + ((sample + p) * inputs + n) * size, zero)
-                        places, of = at(offsets.ctypes.data + p * width * 8, 0), at(found_at + p * width * terms * size, zero)
-                        contract(g, weights, places, of, width, features, stride, of_x, terms, vectors)
+                    _add_traces(
+                        g_at + (sample * stride + o) * size, weights, offsets.ctypes.data, found_at,
+                        of_x_at + (sample * inputs + n) * size, samples, width, inputs, features, stride, terms, vectors,
+                        size, zero,
+                    )  # fmt: skip
 
     return Entry(trace_back)
 

@@ -20,7 +20,7 @@ from numba import literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.compiled import inlined
+from efficient_kan.kernels.cpu.compiled import LINE_BYTES, inlined
 
 _INDEX = ir.IntType(64)
 
@@ -32,7 +32,6 @@ def _vector_bytes() -> int:
 
 VECTOR_BYTES = _vector_bytes()
 TILE = 4  # vectors of outputs that stay in registers, at most
-LINE_BYTES = 64  # of a cache
 _AHEAD = 12  # samples whose rows of outputs, which lie anywhere, are fetched ahead
 
 
