@@ -188,8 +188,11 @@ def _l1_and_entropy(norms: Tensor, l1: float, entropy: float) -> Tensor:
 def _deviation(x: Tensor) -> Tensor:
     """``x.std(0)``, whose own loop along columns costs several times as much; its gradient is zero where the value is."""
     shifted = x - x[0].detach()  # so that equal samples have deviation zero, and a large mean costs no digits
-    centred = shifted - shifted.mean(0)
-    variance = centred.square().sum(0) / (x.shape[0] - 1)
+    if shifted.requires_grad:
+        squares = (shifted - shifted.mean(0)).square()
+    else:  # in place: the system hands out memory for as many numbers again more slowly than they are worked out
+        squares = shifted.sub_(shifted.mean(0)).square_()
+    variance = squares.sum(0) / (x.shape[0] - 1)
     positive = variance > 0
     return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance)
 
