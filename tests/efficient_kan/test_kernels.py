@@ -23,7 +23,7 @@ from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, Parameters, cpu, native
 from efficient_kan.kernels.cpu import basis, planes, policy, threads
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, at
+from efficient_kan.kernels.cpu.compiled import LINE_BYTES, REAL, STAMP, Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
 FAST = ("cpu",)
@@ -325,6 +325,23 @@ def test_layers_that_multiply_with_their_own_parameters(
         torch.set_num_threads(before)
 
 
+@dtypes
+@pytest.mark.parametrize("scaler", [True, False], ids=["scaler", "no-scaler"])
+@pytest.mark.parametrize("grid_size", [381, 382])
+@pytest.mark.parametrize("inputs", [16, 17])
+def test_gradients_that_are_written_past_the_caches(inputs: int, grid_size: int, scaler: bool, dtype: torch.dtype) -> None:
+    """Rows of the gradient start anywhere in a line of memory, all at the same place of one or not."""
+    layer = KANLinear(
+        inputs, 90, grid_size, kernel="cpu", enable_standalone_scale_spline=scaler, dtype=dtype, generator=source()
+    )
+    assert policy.large(layer.spline_weight) or policy.VECTOR_BYTES < LINE_BYTES
+    x, cotangent = torch.randn(70, inputs, generator=source(3)), torch.randn(70, 90, generator=source(4))
+    exact = copy.deepcopy(layer).double()
+    exact.kernel = "native"
+    expected = layer_results(exact, x.double(), cotangent.double())
+    assert_close(layer_results(layer, x.to(dtype), cotangent.to(dtype)), expected, dtype, {"x": 1e3, "y": 10.0})
+
+
 def test_no_outputs_give_a_gradient_of_zero() -> None:
     inputs = make_inputs((300, 4, 0), 100, 3, torch.float32)
     x = inputs.x.clone().requires_grad_()
@@ -396,6 +413,7 @@ def test_cells_found_by_a_guide_are_those_of_a_search(kind: str, dtype: torch.dt
     x = torch.cat((*around, infinite)).contiguous()
     cells = torch.empty(len(x), dtype=torch.int32)
     guide, real, stamp = basis.guides(knots[None].contiguous()), REAL[dtype], STAMP
+    assert (guide[0, 2] == 0) == (kind in ("uniform", "far", "tiny"))  # a bucket for each knot
 
     def find(x_at: int, knots_at: int, guide_at: int, cells_at: int, count: int, samples: int) -> None:
         assert stamp
