@@ -3,10 +3,11 @@
 Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded up to whole vectors, ``T`` knots of an input,
 ``k`` the spline order, ``M = G + k + 1`` features per input.
 
-Weights are most of what a layer with a fine grid reads and writes. Its own are read, once for each panel of samples
-forward and once or twice backward: what the parameters of an input fold to, and the gradient of that, exist for one input and a
-tile of outputs at a time, as ``(M, tile)``. With several tiles each thread holds the terms of an input's samples backward.
-Samples are taken in the order of their cells, so that the rows of weights come one after the other, each in one piece.
+Weights are most of what a layer with a fine grid reads and writes. Its own are read once for each panel of samples forward and
+once backward. What the parameters of an input fold to, backward its spline weights without their scales, and the gradient of
+that, exist for one input and a tile of outputs at a time, as ``(M, tile)``. With several tiles each thread holds the terms of
+an input's samples backward. Samples are taken in the order of their cells, so that the rows of weights come one after the
+other, each in one piece.
 """
 
 from __future__ import annotations
