@@ -118,9 +118,9 @@ class SampleStd:
         if self.entropy:
             rows = norms / (norms.sum(1, keepdim=True) + 1)
             columns = norms / (norms.sum(0, keepdim=True) + 1)
-            by_row = -(rows * torch.log2(rows + _PYKAN_LOG_EPS)).sum(1).mean()
-            by_column = -(columns * torch.log2(columns + _PYKAN_LOG_EPS)).sum(0).mean()
-            loss = loss + self.entropy * (by_row + by_column)
+            by_row = (rows * torch.log2(rows + _PYKAN_LOG_EPS)).sum() / layer.out_features
+            by_column = (columns * torch.log2(columns + _PYKAN_LOG_EPS)).sum() / layer.in_features
+            loss = loss - self.entropy * (by_row + by_column)
         if self.coef:
             loss = loss + self.coef * layer.spline_weight.abs().sum() / layer.out_features
         if self.coefdiff:
@@ -129,10 +129,11 @@ class SampleStd:
 
     def _edge_norms(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
         _check_samples(inputs, 2)
-        deviations = resolve(layer.kernel, inputs).edge_std(inputs)
+        kernel = resolve(layer.kernel, inputs)
+        deviations = kernel.edge_std(inputs)
         if not self.normalize:
             return deviations
-        return deviations / (_deviation(inputs.x) + _PYKAN_INPUT_STD_OFFSET).to(deviations.dtype)
+        return deviations / (kernel.input_std(inputs) + _PYKAN_INPUT_STD_OFFSET).to(deviations.dtype)
 
 
 @dataclass(frozen=True)
@@ -183,18 +184,6 @@ def _l1_and_entropy(norms: Tensor, l1: float, entropy: float) -> Tensor:
     shares = norms / torch.where(total > 0, total, 1.0)
     logs = torch.where(shares > 0, shares, 1.0).log()
     return l1 * total - entropy * (shares * logs).sum()
-
-
-def _deviation(x: Tensor) -> Tensor:
-    """``x.std(0)``, whose own loop along columns costs several times as much; its gradient is zero where the value is."""
-    shifted = x - x[0].detach()  # so that equal samples have deviation zero, and a large mean costs no digits
-    if shifted.requires_grad:
-        squares = (shifted - shifted.mean(0)).square()
-    else:  # in place: the system hands out memory for as many numbers again more slowly than they are worked out
-        squares = shifted.sub_(shifted.mean(0)).square_()
-    variance = squares.sum(0) / (x.shape[0] - 1)
-    positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance)
 
 
 def _check_weights(penalty: SampleL1 | SampleStd | WeightL1) -> None:

@@ -1,10 +1,11 @@
 """Kernels: implementations of one contract, picked by name.
 
-A kernel is a module with three functions, each of :class:`LayerInputs` alone:
+A kernel is a module with four functions, each of :class:`LayerInputs` alone:
 
 - ``spline_linear(inputs) -> (B, O)``: the layer's outputs without bias;
 - ``edge_l1(inputs) -> (O, I)``: mean absolute value of every edge over the samples;
-- ``edge_std(inputs) -> (O, I)``: standard deviation of every edge over the samples (divisor ``B - 1``).
+- ``edge_std(inputs) -> (O, I)``: standard deviation of every edge over the samples (divisor ``B - 1``);
+- ``input_std(inputs) -> (I,)``: standard deviation of ``x`` over the samples (divisor ``B - 1``).
 
 All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
 also multiplies with a layer's own :class:`Parameters` where the grid is fine: :func:`unfolded_linear`.
@@ -78,6 +79,8 @@ class Kernel(Protocol):
     def edge_l1(self, inputs: LayerInputs) -> Tensor: ...
 
     def edge_std(self, inputs: LayerInputs) -> Tensor: ...
+
+    def input_std(self, inputs: LayerInputs) -> Tensor: ...
 
 
 @dataclass(frozen=True)

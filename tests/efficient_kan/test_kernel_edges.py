@@ -134,6 +134,19 @@ def test_strided_inputs(name: str) -> None:
         assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("O", [1, 2, 16, 37])
+@pytest.mark.parametrize("name", NORMS)
+def test_weights_whose_outputs_lie_side_by_side(name: str, O: int, silu: bool) -> None:
+    """As those of the sparse product do. They are not copied, and their gradient lies as they do."""
+    inputs = make(90, 19, O, 4, 3, silu=silu)
+    across = inputs._replace(weight=inputs.weight.permute(1, 2, 0).contiguous().permute(2, 0, 1))
+    assert O == 1 or not across.weight.is_contiguous()
+    ours, expected = (evaluate(getattr(cpu, name), given) for given in (across, inputs))
+    assert max(errors(ours, expected).values()) <= 1e-14
+    assert ours["weight"].stride() == across.weight.stride()
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_zero_edges_and_constant_edges(name: str) -> None:
     """A spline of equal coefficients is constant inside the grid: its deviation is exactly zero, and so is the gradient."""
@@ -246,6 +259,44 @@ def test_only_what_needs_a_gradient_gets_one(name: str) -> None:
         getattr(cpu, name)(inputs._replace(**{chosen: leaf})).sum().backward()
         assert torch.equal(leaf.grad, of_x.grad if chosen == "x" else of_weight.grad)  # type: ignore[arg-type]
     assert not getattr(cpu, name)(LayerInputs(x, None, knots, weight, k)).requires_grad
+
+
+def of_inputs(x: Tensor) -> LayerInputs:
+    return LayerInputs(x, None, knots_of("uniform", x.shape[1], 2, 1), torch.zeros(1, x.shape[1], 4, dtype=x.dtype), 1)
+
+
+@pytest.mark.parametrize("kernel", [cpu, native], ids=["cpu", "native"])
+@pytest.mark.parametrize("shape", [(2, 1), (3, 40), (300, 19), (2 * runs.CHUNK + 77, 3)], ids=str)
+def test_deviations_of_inputs(kernel: Any, shape: tuple[int, int]) -> None:
+    """With a mean of a million, which leaves ten digits of a sample's own."""
+    x = torch.randn(shape, dtype=torch.float64, generator=source()) + 1e6 * (torch.arange(shape[1]) % 2)
+    factors, found = torch.randn(shape[1], dtype=torch.float64, generator=source(1)), []
+    others = torch.randn(shape, dtype=torch.float64, generator=source(2))
+    for std in (lambda x: kernel.input_std(of_inputs(x)), lambda x: (x - x.mean(0)).std(0)):
+        leaf = x.T.contiguous().T.requires_grad_()
+        first = torch.autograd.grad((std(leaf) * factors).sum(), leaf, create_graph=True)[0]
+        found.append((std(leaf), first, torch.autograd.grad((first * others).sum(), leaf)[0]))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(kernel.input_std(of_inputs(x)), found[1][0], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("kernel", [cpu, native], ids=["cpu", "native"])
+def test_equal_inputs_have_no_deviation_and_no_gradient(kernel: Any) -> None:
+    x = torch.randn(2 * runs.CHUNK + 77, 3, generator=source())
+    x[:, 1] = 0.1
+    x.requires_grad_()
+    deviations = kernel.input_std(of_inputs(x))
+    deviations.sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+    assert (deviations == 0).tolist() == [False, True, False] and not x.grad[:, 1].any() and x.grad[:, ::2].any()
+
+
+def test_deviations_of_inputs_in_float32_are_rounded_once() -> None:
+    x = torch.randn(5000, 20, generator=source()) + 100
+    exact = x.double().std(0)
+    assert ((cpu.input_std(of_inputs(x)).double() - exact).abs() / exact).max() <= torch.finfo(torch.float32).eps / 2
 
 
 @pytest.mark.parametrize("penalty", [SampleL1(), SampleStd()], ids=str)

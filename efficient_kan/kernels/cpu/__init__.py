@@ -5,6 +5,7 @@ import torch
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.edges import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.edges import edge_std as edge_std
+from efficient_kan.kernels.cpu.edges import input_std as input_std
 from efficient_kan.kernels.cpu.folding import fold as fold
 from efficient_kan.kernels.cpu.linear import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.linear import unfolded_linear as unfolded_linear
@@ -29,7 +30,7 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
         layer = KANLinear(inputs, outputs, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
         x = torch.zeros(samples, inputs, dtype=dtype, requires_grad=True)
         layer(x).sum().backward()
-        for penalty in (SampleL1(), SampleStd()) if penalties and grid_size in (1, 64) else ():
+        for penalty in (SampleL1(), SampleStd()) if penalties and grid_size in (1, 40, 64) else ():
             y, value = layer.forward_with_penalty(x.expand(256, inputs), penalty)
             (y.sum() + value).backward()
     threads.warm_up()

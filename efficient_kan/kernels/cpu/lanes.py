@@ -45,8 +45,11 @@ class _Vectors:
         return self.builder.gep(data, [index])
 
     def load(self, data: Any, index: Any) -> Any:
-        pointer = self.builder.bitcast(self.at(data, index), self.type.as_pointer())
-        return self.builder.load(pointer, align=self.bits // 8)
+        """As many numbers as there are lanes, of this precision or half of it."""
+        scalar = data.type.pointee
+        pointer = self.builder.bitcast(self.at(data, index), ir.VectorType(scalar, self.width).as_pointer())
+        value = self.builder.load(pointer, align=self.bits // 8 if scalar == self.scalar else self.bits // 16)
+        return value if scalar == self.scalar else self.builder.fpext(value, self.type)
 
     def add_to(self, data: Any, index: Any, value: Any) -> None:
         pointer = self.builder.bitcast(self.at(data, index), self.type.as_pointer())
@@ -214,7 +217,7 @@ def block_moments(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kinds = signature.args
-        code = _Vectors(context, builder, kinds[1].dtype)
+        code = _Vectors(context, builder, types.float64)
         arrays = [code.array(kinds[n], args[n]) for n in (1, 2)]
         (means, _), (products, _) = (code.array(kinds[n], args[n]) for n in (7, 8))
         samples = _Samples(code, k, arrays, *args[3:7])

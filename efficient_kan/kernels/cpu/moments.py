@@ -25,14 +25,14 @@ from numba import carray
 from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
 from efficient_kan.kernels.cpu.lanes import add_mean, add_square, block_moments, contract, lanes
 from efficient_kan.kernels.cpu.runs import (
+    APART,
     CHUNK,
     COLUMNS,
+    PARTS,
     RUN,
-    bases_of,
     into_columns,
     run_bases,
-    scatter_to,
-    sort_into_runs,
+    samples_of,
     sort_samples,
     through_silu,
 )
@@ -118,12 +118,21 @@ def _to_bases(knots: Any, run: int, order: int, mean: Any, scatter: Any, room: A
 
 
 @summing
-def _rows_of(weight: Any, left: int, columns: int, order: int, rows: Any) -> None:
-    """``weight[:, left : left + columns]`` as ``(columns, rows, O)`` in float64.
+def _rows_of(weight: Any, across: int, left: int, columns: int, order: int, rows: Any) -> None:
+    """Weights of ``columns`` inputs from ``left`` on as ``(columns, rows, >= O)`` in float64.
 
-    Rows are ``k`` of zeros, the bases, ``k`` of zeros, the base activation.
+    Rows are ``k`` of zeros, the bases, ``k`` of zeros, the base activation. ``weight`` is as in :func:`deviations`.
     """
     (O, I, M), (_, R, stride) = weight.shape, rows.shape
+    if across:
+        I, M, O = weight.shape
+        for c in range(columns):
+            of_input, to_rows = weight[left + c], rows[c]
+            for m in range(M):
+                from_row, to_row = of_input[m], to_rows[order + m if m < M - 1 else R - 1]
+                for o in range(O):
+                    to_row[o] = from_row[o]
+        return
     source, target = weight.ravel(), rows.ravel()
     for o in range(O):
         for c in range(columns):
@@ -134,9 +143,18 @@ def _rows_of(weight: Any, left: int, columns: int, order: int, rows: Any) -> Non
 
 
 @summing
-def _write_gradient(of_rows: Any, factors: Any, left: int, columns: int, order: int, gradient: Any) -> None:
+def _write_gradient(of_rows: Any, factors: Any, across: int, left: int, columns: int, order: int, gradient: Any) -> None:
     """The inverse of :func:`_rows_of`, times ``factors (columns, >= O)``."""
     (O, I, M), (_, R, stride) = gradient.shape, of_rows.shape
+    if across:
+        I, M, O = gradient.shape
+        for c in range(columns):
+            of_input, from_rows, factor_of = gradient[left + c], of_rows[c], factors[c]
+            for m in range(M):
+                from_row, to_row = from_rows[order + m if m < M - 1 else R - 1], of_input[m]
+                for o in range(O):
+                    to_row[o] = from_row[o] * factor_of[o]
+        return
     source, target = of_rows.ravel(), gradient.ravel()
     for o in range(O):
         for c in range(columns):
@@ -185,10 +203,11 @@ def _roots(square: Any, divisor: int, roots: Any, factors: Any) -> None:
 
 @cache
 def deviations(order: int, real: Any) -> Entry:
-    """``fill(x, base, knots, weight, deviation, middle, gradient, sizes, B, I, O, T, first, stop)``: addresses, sizes, a part.
+    """``fill(x, base, knots, weight, deviation, middle, gradient, sizes, B, I, O, T, across, first, stop)``.
 
-    Fills ``deviation (O, I)``, ``gradient (O, I, M)``, that of the deviation, and in float64 the means ``middle (I, O)`` and
-    the numbers of samples in runs ``sizes (I, T)``, for inputs ``first <= i < stop``. A ``base`` of 0 is SiLU.
+    Addresses, sizes, and a part of the inputs, for which it fills ``deviation (O, I)``, its ``gradient``, and in float64 the
+    means ``middle (I, O)`` and the numbers of samples in runs ``sizes (I, T)``. ``weight`` and ``gradient`` are ``(O, I, M)``
+    or, if ``across`` is 1, ``(I, M, O)``. A ``base`` of 0 is SiLU.
     """
     D, stamp = order + 1, STAMP
 
@@ -205,20 +224,23 @@ def deviations(order: int, real: Any) -> Entry:
         I: int,
         O: int,
         T: int,
+        across: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        M, silu = T - order, base_at == 0
-        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
-        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, M))
-        deviation, gradient = carray(at(deviation_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), (O, I, M))
+        M, is_silu = T - order, base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if is_silu else base_at, real(0)), (B, I))
+        shape = (I, M, O) if across else (O, I, M)
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), shape)
+        deviation, gradient = carray(at(deviation_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), shape)
         middle, sizes = carray(at(middle_at, 0.0), (I, O)), carray(at(sizes_at, 0.0), (I, T))
         means, scatters = np.empty((COLUMNS, T, D)), np.empty((COLUMNS, T, D * (D + 1) // 2))
         size = min(B, CHUNK)
-        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
-        counts, starts = np.empty(size, np.int32), np.empty(T + 1, np.int32)
-        sorted_x, sorted_base = np.empty(size + LANES), np.empty(size + LANES)
+        xs, bases = np.empty((COLUMNS, size + APART), real), np.empty((COLUMNS, size + APART), real)
+        counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
+        heads = np.empty((PARTS, T), np.int32)
+        sorted_x, sorted_base = np.empty(size + LANES, real), np.empty(size + LANES, real)
         block_mean, block_scatter = np.empty(D), np.empty(D * (D + 1) // 2)
         room = np.empty((D, D)), np.empty(D), np.empty((order, D))
         P = (O + LANES - 1) // LANES * LANES
@@ -233,10 +255,11 @@ def deviations(order: int, real: Any) -> Entry:
             scatters[:] = 0.0
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, width, n, xs, bases)
+                samples_of(x, base, is_silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     of_size = sizes[left + c]
-                    sort_samples(xs[c][:n], bases[c][:n], knots[left + c], counts, starts, sorted_x, sorted_base)
+                    in_runs = counts, starts, heads, places, sorted_x, sorted_base
+                    sort_samples(xs[c][:n], bases[c][:n], is_silu, knots[left + c], *in_runs)
                     for run in range(T):
                         if starts[run + 1] > starts[run]:
                             centre, scale = _cell(knots[left + c], run)
@@ -246,7 +269,7 @@ def deviations(order: int, real: Any) -> Entry:
                             of_size[run] += number
             for begin in range(0, width, columns):
                 count = min(columns, width - begin)
-                _rows_of(weight, left + begin, count, order, rows)
+                _rows_of(weight, across, left + begin, count, order, rows)
                 for group in range(count):
                     c, i = begin + group, left + begin + group
                     own, of_own = rows[group], of_rows[group]
@@ -267,16 +290,17 @@ def deviations(order: int, real: Any) -> Entry:
                 for o in range(O):
                     for group in range(count):
                         deviation[o, left + begin + group] = roots[group, o]
-                _write_gradient(of_rows, factors, left + begin, count, order, gradient)
+                _write_gradient(of_rows, factors, across, left + begin, count, order, gradient)
 
     return Entry(fill, reassociate=True)
 
 
 @cache
 def pull_back(order: int, real: Any) -> Entry:
-    """``fill(x, base, knots, weight, scale, middle, sizes, of_x, of_base, B, I, O, T, first, stop)``: gradients of samples.
+    """``fill(x, base, knots, weight, scale, middle, sizes, of_x, of_base, B, I, O, T, across, first, stop)``.
 
-    ``scale (O, I)`` is the incoming gradient over deviation and ``B - 1``. Where ``base`` is 0, so is ``of_base``.
+    Gradients of samples. ``scale (O, I)`` is the incoming gradient over deviation and ``B - 1``. Where ``base`` is 0, so is
+    ``of_base``. ``weight`` is as in :func:`deviations`.
 
     The gradient with respect to ``phi_b`` is ``scale (phi_b - mu)``, and both ``phi`` and its slope are linear in the run's
     coefficients: summed over outputs, ``form = sum_o scale (v_0 - mu, u) u^T`` is all that a sample meets.
@@ -297,24 +321,28 @@ def pull_back(order: int, real: Any) -> Entry:
         I: int,
         O: int,
         T: int,
+        across: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        silu = base_at == 0
-        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
-        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, T - order))
+        is_silu = base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if is_silu else base_at, real(0)), (B, I))
+        M = T - order
+        shape = (I, M, O) if across else (O, I, M)
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), shape)
         scale, middle, sizes = (
             carray(at(scale_at, real(0)), (O, I)),
             carray(at(middle_at, 0.0), (I, O)),
             carray(at(sizes_at, 0.0), (I, T)),
         )
-        of_x, of_base = carray(at(of_x_at, real(0)), (B, I)), carray(at(of_x_at if silu else of_base_at, real(0)), (B, I))
+        of_x, of_base = carray(at(of_x_at, real(0)), (B, I)), carray(at(of_x_at if is_silu else of_base_at, real(0)), (B, I))
         size = min(B, CHUNK)
         counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
-        sorted_x, sorted_base, values = np.empty(size), np.empty(size), np.empty((order + 2, RUN))
-        slopes = np.empty((D, RUN))
-        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
+        heads = np.empty((PARTS, T), np.int32)
+        sorted_x, sorted_base = np.empty(size, real), np.empty(size, real)
+        values, slopes = np.empty((order + 2, RUN)), np.empty((D, RUN))
+        xs, bases = np.empty((COLUMNS, size + APART), real), np.empty((COLUMNS, size + APART), real)
         # A run is written in whole vectors: what is too much is overwritten by the next one.
         of_sorted_x, of_sorted_base, of_samples = np.empty(size + LANES), np.empty(size + LANES), np.empty(size)
         all_rows, u = np.zeros((1, T + order, O)), np.empty((D, O))
@@ -325,11 +353,11 @@ def pull_back(order: int, real: Any) -> Entry:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, width, n, xs, bases)
+                samples_of(x, base, is_silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
                     knot = knots[i]
-                    _rows_of(weight, i, 1, order, all_rows)
+                    _rows_of(weight, across, i, 1, order, all_rows)
                     origin, mu = _origin(rows, sizes[i], T), middle[i]
                     for o in range(O):
                         factors[o] = scale[o, i]
@@ -352,9 +380,8 @@ def pull_back(order: int, real: Any) -> Entry:
                                     for o in range(O):
                                         total += scaled[o] * u_e[o]
                                     forms[run, a, e] = total
-                    sort_into_runs(xs[c][:n], knot, counts, starts, places)
-                    scatter_to(places, xs[c][:n], sorted_x)
-                    scatter_to(places, bases[c][:n], sorted_base)
+                    in_runs = counts, starts, heads, places, sorted_x, sorted_base
+                    sort_samples(xs[c][:n], bases[c][:n], is_silu, knot, *in_runs)
                     for run in range(T):
                         form = forms[run]
                         for start in range(starts[run], starts[run + 1], RUN):
@@ -366,11 +393,11 @@ def pull_back(order: int, real: Any) -> Entry:
                     for b in range(n):
                         of_samples[b] = of_sorted_x[places[b]]
                         bases[c, b] = of_sorted_base[places[b]]
-                    if silu:
+                    if is_silu:
                         through_silu(xs[c][:n], of_samples, bases[c][:n])
                     xs[c][:n] = of_samples[:n]
                 into_columns(xs, top, left, width, n, of_x)
-                if not silu:
+                if not is_silu:
                     into_columns(bases, top, left, width, n, of_base)
 
     return Entry(fill, reassociate=True)

@@ -80,6 +80,11 @@ def folds_across(samples: int, shape: Sequence[int], order: int) -> bool:
     return sparse(samples, shape, order) and not fine(samples, shape, order)
 
 
+def lies_across(weight: Tensor) -> bool:
+    """Whether weights ``(O, I, M)`` lie in memory as those of :func:`folds_across`, ``(I, M, O)``."""
+    return weight.shape[0] > 1 and weight.permute(1, 2, 0).is_contiguous()
+
+
 def fine(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether the sparse product takes one input after the other and folds its weights on the way; see `fine`.
 

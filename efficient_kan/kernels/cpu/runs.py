@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.compiled import summing
+from efficient_kan.kernels.cpu.compiled import LINE_BYTES, at, moved, summing
+from efficient_kan.kernels.cpu.transpose import turned
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 # Samples whose bases exist at a time: a few kilobytes, and short enough to be summed up in float32.
 RUN = 256
@@ -22,8 +24,11 @@ RUN = 256
 CHUNK = 8192
 # Inputs whose samples are transposed at a time: one cache line of float32.
 COLUMNS = 16
+# Parts of the samples that are sorted side by side: where neighbours are of one run, the second would wait for the first.
+PARTS = 4
+# Numbers between rows of samples: rows a power of two apart would share few lines of the cache.
+APART = LINE_BYTES // 4
 _FEW_KNOTS = 128
-_ROWS = 16
 
 
 # Arrays are passed whole, with counts beside them: of a slice the compiler does not know that its rows are contiguous.
@@ -32,41 +37,32 @@ _ROWS = 16
 @summing
 def columns_of(source: Any, row: int, column: int, columns: int, n: int, target: Any) -> None:
     """Copy ``source[row : row + n, column : column + columns]`` into ``target (>= columns, >= n)``."""
-    for start in range(0, n, _ROWS):
-        for c in range(columns):
-            to_row = target[c]
-            for b in range(start, min(start + _ROWS, n)):
-                to_row[b] = source[row + b, column + c]
+    zero, stride = source.dtype.type(0), source.shape[1]
+    first = moved(at(source.ctypes.data, zero), row * stride + column)
+    turned(first, stride, at(target.ctypes.data, zero), target.shape[1], n, columns, VECTOR_BYTES // source.itemsize)
 
 
 @summing
 def into_columns(source: Any, row: int, column: int, columns: int, n: int, target: Any) -> None:
     """Copy ``source (>= columns, >= n)`` into ``target[row : row + n, column : column + columns]``."""
-    for start in range(0, n, _ROWS):
-        for c in range(columns):
-            from_row = source[c]
-            for b in range(start, min(start + _ROWS, n)):
-                target[row + b, column + c] = from_row[b]
+    zero, stride = source.dtype.type(0), target.shape[1]
+    first = moved(at(target.ctypes.data, zero), row * stride + column)
+    turned(at(source.ctypes.data, zero), source.shape[1], first, stride, columns, n, VECTOR_BYTES // source.itemsize)
 
 
 @summing
-def bases_of(x: Any, base: Any, silu: bool, row: int, column: int, columns: int, n: int, xs: Any, bases: Any) -> None:
-    """Columns of ``x`` and of the base activation, which is computed if ``silu``."""
+def samples_of(x: Any, base: Any, is_silu: bool, row: int, column: int, columns: int, n: int, xs: Any, bases: Any) -> None:
+    """Columns of ``x`` and, unless it is SiLU, of the base activation; see :func:`columns_of`."""
     columns_of(x, row, column, columns, n, xs)
-    if not silu:
+    if not is_silu:
         columns_of(base, row, column, columns, n, bases)
-        return
-    for c in range(columns):
-        from_row, to_row = xs[c], bases[c]
-        for b in range(n):
-            to_row[b] = from_row[b] * sigmoid(from_row[b])
 
 
 @summing
-def scatter_to(places: Any, values: Any, target: Any) -> None:
+def _scatter_to(places: Any, values: Any, target: Any) -> None:
     """``target[places] = values``."""
     for b in range(values.shape[0]):
-        target[places[b]] = values[b]
+        target[np.uint64(places[b])] = values[b]
 
 
 @summing
@@ -101,49 +97,75 @@ def count_knots(x: Any, knots: Any, counts: Any) -> None:
 
 
 @summing
-def _find_runs(x: Any, knots: Any, runs: Any, starts: Any) -> None:
-    """``runs[b]``: the run of each sample; ``starts (T + 1,)``: where each run begins among sorted samples."""
+def _find_runs(x: Any, knots: Any, runs: Any, starts: Any, heads: Any) -> None:
+    """The run of each sample ``runs (n,)``, and where runs begin among sorted samples ``starts (T + 1,)``.
+
+    ``heads (PARTS, T)``: where the samples of each part of ``n // PARTS`` begin in each run; the last part takes the rest, too.
+    """
     count_knots(x, knots, runs)
-    T = knots.shape[0]
-    starts[:] = 0
-    for b in range(x.shape[0]):
-        run = runs[b] - 1 if runs[b] > 0 else T - 1
-        runs[b] = run
-        starts[run + 1] += 1
+    n, T = x.shape[0], knots.shape[0]
+    last, one, length = np.int32(T - 1), np.int32(1), n // PARTS
+    for b in range(n):
+        runs[b] = runs[b] - one if runs[b] > 0 else last
+    heads[:] = 0
+    # Indices are unsigned, for else negative ones would count from the end.
+    for b in range(length):
+        for part in range(PARTS):
+            heads[np.uint64(part), np.uint64(runs[np.uint64(part * length + b)])] += one
+    for b in range(PARTS * length, n):
+        heads[PARTS - 1, np.uint64(runs[b])] += one
+    total = np.int32(0)
     for run in range(T):
-        starts[run + 1] += starts[run]
+        starts[run] = total
+        for part in range(PARTS):
+            count = heads[part, run]
+            heads[part, run] = total
+            total += count
+    starts[T] = total
 
 
 @summing
-def _restart(starts: Any) -> None:
-    """After each start has moved to the end of its run."""
-    for run in range(starts.shape[0] - 1, 0, -1):
-        starts[run] = starts[run - 1]
-    starts[0] = 0
-
-
-@summing
-def sort_into_runs(x: Any, knots: Any, counts: Any, starts: Any, places: Any) -> None:
+def _sort_into_runs(x: Any, knots: Any, runs: Any, starts: Any, heads: Any, places: Any) -> None:
     """Fill ``starts (T + 1,)``, where each run begins, and ``places (n,)``, where each sample goes."""
-    _find_runs(x, knots, counts, starts)
-    for b in range(x.shape[0]):
-        run = counts[b]
-        places[b] = starts[run]
-        starts[run] += 1
-    _restart(starts)
+    _find_runs(x, knots, runs, starts, heads)
+    n, length = x.shape[0], x.shape[0] // PARTS
+    for b in range(length):
+        for part in range(PARTS):
+            sample = np.uint64(part * length + b)
+            run = np.uint64(runs[sample])
+            place = heads[np.uint64(part), run]
+            places[sample] = place
+            heads[np.uint64(part), run] = place + np.int32(1)
+    for b in range(PARTS * length, n):
+        run = np.uint64(runs[b])
+        places[b] = heads[PARTS - 1, run]
+        heads[PARTS - 1, run] += np.int32(1)
 
 
 @summing
-def sort_samples(x: Any, base: Any, knots: Any, runs: Any, starts: Any, sorted_x: Any, sorted_base: Any) -> None:
-    """Copy samples and base activations in the order of their runs, and fill ``starts``."""
-    _find_runs(x, knots, runs, starts)
-    for b in range(x.shape[0]):
-        run = np.uint32(runs[b])  # unsigned, for else negative numbers would count from the end
-        place = np.uint32(starts[run])
-        sorted_x[place] = x[b]
-        sorted_base[place] = base[b]
-        starts[run] = place + np.uint32(1)
-    _restart(starts)
+def sort_samples(
+    x: Any,
+    base: Any,
+    is_silu: bool,
+    knots: Any,
+    runs: Any,
+    starts: Any,
+    heads: Any,
+    places: Any,
+    sorted_x: Any,
+    sorted_base: Any,
+) -> None:
+    """Samples and their base activations, which are computed if ``is_silu``, in runs; fills ``starts`` and ``places``, too.
+
+    ``runs`` and ``heads (PARTS, T)`` are room to work in.
+    """
+    _sort_into_runs(x, knots, runs, starts, heads, places)
+    _scatter_to(places, x, sorted_x)
+    if is_silu:
+        for b in range(x.shape[0]):
+            sorted_base[b] = sorted_x[b] * sigmoid(sorted_x[b])
+    else:
+        _scatter_to(places, base, sorted_base)
 
 
 @summing

@@ -16,14 +16,15 @@ from numba import carray
 from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
 from efficient_kan.kernels.cpu.lanes import lanes, pull, signs
 from efficient_kan.kernels.cpu.runs import (
+    APART,
     CHUNK,
     COLUMNS,
+    PARTS,
     RUN,
-    bases_of,
     into_columns,
     run_bases,
-    scatter_to,
-    sort_into_runs,
+    samples_of,
+    sort_samples,
     through_silu,
 )
 
@@ -32,22 +33,62 @@ _SUMS = 2**20
 
 
 @summing
-def _load_vectors(weight: Any, i: int, order: int, vectors: Any) -> None:
-    """``weight[:, i]`` as ``(tiles, rows, W)``: ``k`` zero rows, the ``G + k`` bases, ``k`` zero rows, the base activation."""
-    O, M, W = weight.shape[0], weight.shape[2], vectors.shape[2]
-    for o in range(O):
-        tile, lane = o // W, o % W
-        for m in range(M - 1):
-            vectors[tile, order + m, lane] = weight[o, i, m]
-        vectors[tile, vectors.shape[1] - 1, lane] = weight[o, i, M - 1]
+def _load_vectors(weight: Any, across: int, i: int, order: int, vectors: Any) -> None:
+    """Weights of an input as ``(tiles, rows, W)``: ``k`` zero rows, the ``G + k`` bases, ``k`` zero rows, the base activation.
+
+    ``weight`` is as in :func:`sums`.
+    """
+    tiles, rows, W = vectors.shape
+    O, M = weight.shape[0], weight.shape[2]
+    if across:
+        O, M = weight.shape[2], weight.shape[1]
+    for tile in range(tiles):
+        first, of_tile = tile * W, vectors[tile]
+        width = min(W, O - first)
+        if across:
+            for m in range(M):
+                from_row, to_row = weight[i, m], of_tile[order + m if m < M - 1 else rows - 1]
+                for lane in range(width):
+                    to_row[lane] = from_row[first + lane]
+        else:
+            for lane in range(width):
+                from_row = weight[first + lane, i]
+                for m in range(M):
+                    of_tile[order + m if m < M - 1 else rows - 1, lane] = from_row[m]
+
+
+@summing
+def _write_means(totals: Any, order: int, across: int, i: int, B: int, weight: Any, norms: Any, gradient: Any) -> None:
+    """The inverse of :func:`_load_vectors`, over ``B`` samples, and the norms that follow."""
+    tiles, rows, W = totals.shape
+    O, M = weight.shape[0], weight.shape[2]
+    if across:
+        O, M = weight.shape[2], weight.shape[1]
+    for tile in range(tiles):
+        first, of_tile = tile * W, totals[tile]
+        width = min(W, O - first)
+        if across:
+            for m in range(M):
+                from_row, to_row = of_tile[order + m if m < M - 1 else rows - 1], gradient[i, m]
+                for lane in range(width):
+                    to_row[first + lane] = from_row[lane] / B
+        for lane in range(width):
+            o, norm = first + lane, 0.0
+            for m in range(M):
+                total = of_tile[order + m if m < M - 1 else rows - 1, lane]
+                norm += total * (weight[i, m, o] if across else weight[o, i, m])
+                if not across:
+                    gradient[o, i, m] = total / B
+            norms[o, i] = (0.0 if norm < 0.0 else norm) / B
 
 
 @cache
 def sums(order: int, real: Any) -> Entry:
-    """``sum_signs(x, base, knots, weight, norms, gradient, B, I, O, T, first, stop)``: addresses, sizes, a part of the inputs.
+    """``sum_signs(x, base, knots, weight, norms, gradient, B, I, O, T, across, first, stop)``.
 
-    Means over samples of ``|phi|`` and of ``sign(phi) Phi``: ``norms (O, I)`` and ``gradient (O, I, M)`` are filled for inputs
-    ``first <= i < stop``. A ``base`` of 0 is SiLU.
+    Addresses, sizes, and a part of the inputs, for which it fills ``norms (O, I)`` and ``gradient``, the means over samples
+    of ``|phi|`` and of ``sign(phi) Phi``. ``weight`` and ``gradient`` are ``(O, I, M)`` or, if ``across`` is 1, ``(I, M, O)``.
+    A ``base`` of 0 is SiLU.
     """
     F, W, stamp = order + 2, lanes(8 * np.dtype(real).itemsize), STAMP
 
@@ -62,20 +103,23 @@ def sums(order: int, real: Any) -> Entry:
         I: int,
         O: int,
         T: int,
+        across: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        M, silu = T - order, base_at == 0
-        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
-        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, M))
-        norms, gradient = carray(at(norms_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), (O, I, M))
+        M, is_silu = T - order, base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if is_silu else base_at, real(0)), (B, I))
+        shape = (I, M, O) if across else (O, I, M)
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), shape)
+        norms, gradient = carray(at(norms_at, real(0)), (O, I)), carray(at(gradient_at, real(0)), shape)
         tiles, rows = (O + W - 1) // W, T + order
         columns = max(1, min(COLUMNS, _SUMS // (8 * tiles * rows * W)))
         size = min(B, CHUNK)
-        xs, bases = np.empty((columns, size), real), np.empty((columns, size), real)
+        xs, bases = np.empty((columns, size + APART), real), np.empty((columns, size + APART), real)
         counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
-        sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, real)
+        heads = np.empty((PARTS, T), np.int32)
+        sorted_x, sorted_base = np.empty(size, real), np.empty(size, real)
         values, no_slopes = np.empty((F, RUN), np.float64), np.empty((0, RUN), np.float64)
         features, part = np.empty((F, RUN), real), np.empty((F, W), real)
         vectors = np.zeros((tiles, rows, W), real)
@@ -85,13 +129,12 @@ def sums(order: int, real: Any) -> Entry:
             totals[:] = 0.0
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, width, n, xs, bases)
+                samples_of(x, base, is_silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
-                    _load_vectors(weight, i, order, vectors)
-                    sort_into_runs(xs[c][:n], knots[i], counts, starts, places)
-                    scatter_to(places, xs[c][:n], sorted_x)
-                    scatter_to(places, bases[c][:n], sorted_base)
+                    _load_vectors(weight, across, i, order, vectors)
+                    in_runs = counts, starts, heads, places, sorted_x, sorted_base
+                    sort_samples(xs[c][:n], bases[c][:n], is_silu, knots[i], *in_runs)
                     for run in range(T):
                         row = run if run < T - 1 else 0
                         for start in range(starts[run], starts[run + 1], RUN):
@@ -111,21 +154,14 @@ def sums(order: int, real: Any) -> Entry:
                                     for lane in range(W):
                                         of_row[lane] += part[r, lane]
             for c in range(width):
-                for o in range(O):
-                    tile, lane = o // W, o % W
-                    norm = 0.0
-                    for m in range(M):
-                        norm += totals[c, tile, order + m if m < M - 1 else rows - 1, lane] * weight[o, left + c, m]
-                    norms[o, left + c] = (0.0 if norm < 0.0 else norm) / B
-                    for m in range(M):
-                        gradient[o, left + c, m] = totals[c, tile, order + m if m < M - 1 else rows - 1, lane] / B
+                _write_means(totals[c], order, across, left + c, B, weight, norms, gradient)
 
     return Entry(sum_signs, reassociate=True)
 
 
 @cache
 def slopes(order: int, real: Any) -> Entry:
-    """``pull_back(x, base, knots, weight, scale, of_x, of_base, B, I, O, T, first, stop)``: gradients of samples.
+    """``pull_back(x, base, knots, weight, scale, of_x, of_base, B, I, O, T, across, first, stop)``: gradients of samples.
 
     ``scale (O, I)`` is the gradient with respect to the norms over ``B``. Where ``base`` is 0, so is ``of_base``.
     """
@@ -143,20 +179,24 @@ def slopes(order: int, real: Any) -> Entry:
         I: int,
         O: int,
         T: int,
+        across: int,
         first: int,
         stop: int,
     ) -> None:
         assert stamp
-        silu = base_at == 0
-        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if silu else base_at, real(0)), (B, I))
-        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), (O, I, T - order))
+        is_silu = base_at == 0
+        x, base = carray(at(x_at, real(0)), (B, I)), carray(at(x_at if is_silu else base_at, real(0)), (B, I))
+        M = T - order
+        shape = (I, M, O) if across else (O, I, M)
+        knots, weight = carray(at(knots_at, real(0)), (I, T)), carray(at(weight_at, real(0)), shape)
         scale, of_x = carray(at(scale_at, real(0)), (O, I)), carray(at(of_x_at, real(0)), (B, I))
-        of_base = carray(at(of_x_at if silu else of_base_at, real(0)), (B, I))
+        of_base = carray(at(of_x_at if is_silu else of_base_at, real(0)), (B, I))
         tiles, rows = (O + W - 1) // W, T + order
         size = min(B, CHUNK)
-        xs, bases = np.empty((COLUMNS, size), real), np.empty((COLUMNS, size), real)
+        xs, bases = np.empty((COLUMNS, size + APART), real), np.empty((COLUMNS, size + APART), real)
         counts, places, starts = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(T + 1, np.int32)
-        sorted_x, sorted_base = np.empty(size, np.float64), np.empty(size, real)
+        heads = np.empty((PARTS, T), np.int32)
+        sorted_x, sorted_base = np.empty(size, real), np.empty(size, real)
         sorted_of_x, sorted_of_base, of_samples = np.empty(size, real), np.empty(size, real), np.empty(size, real)
         values, steep = np.empty((F, RUN), np.float64), np.empty((F - 1, RUN), np.float64)
         features, derivatives = np.empty((F, RUN), real), np.empty((F - 1, RUN), real)
@@ -166,15 +206,14 @@ def slopes(order: int, real: Any) -> Entry:
             width = min(COLUMNS, stop - left)
             for top in range(0, B, size):
                 n = min(size, B - top)
-                bases_of(x, base, silu, top, left, width, n, xs, bases)
+                samples_of(x, base, is_silu, top, left, width, n, xs, bases)
                 for c in range(width):
                     i = left + c
-                    _load_vectors(weight, i, order, vectors)
+                    _load_vectors(weight, across, i, order, vectors)
                     for o in range(O):
                         factors[o // W, o % W] = scale[o, i]
-                    sort_into_runs(xs[c][:n], knots[i], counts, starts, places)
-                    scatter_to(places, xs[c][:n], sorted_x)
-                    scatter_to(places, bases[c][:n], sorted_base)
+                    in_runs = counts, starts, heads, places, sorted_x, sorted_base
+                    sort_samples(xs[c][:n], bases[c][:n], is_silu, knots[i], *in_runs)
                     for run in range(T):
                         row = run if run < T - 1 else 0
                         for start in range(starts[run], starts[run + 1], RUN):
@@ -192,11 +231,11 @@ def slopes(order: int, real: Any) -> Entry:
                     for b in range(n):
                         of_samples[b] = sorted_of_x[places[b]]
                         bases[c, b] = sorted_of_base[places[b]]
-                    if silu:
+                    if is_silu:
                         through_silu(xs[c][:n], of_samples, bases[c][:n])
                     xs[c][:n] = of_samples[:n]
                 into_columns(xs, top, left, width, n, of_x)
-                if not silu:
+                if not is_silu:
                     into_columns(bases, top, left, width, n, of_base)
 
     return Entry(pull_back, reassociate=True)

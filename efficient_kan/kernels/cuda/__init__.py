@@ -1,7 +1,7 @@
 """Triton kernels for NVIDIA GPUs: features are computed in registers, beside the matrix product that uses them.
 
 The contract of :mod:`efficient_kan.kernels` for weights in float32, bfloat16 and float16 on float32 knots and orders
-1 to 5, outside the transforms of ``torch.func``. Native computes ``edge_std``: see there.
+1 to 5, outside the transforms of ``torch.func``. Native computes ``edge_std``, see there, and ``input_std``.
 Float32 products are IEEE, or TF32 where torch's own would be; 16-bit weights are summed in float32. Results repeat bit by bit.
 """
 
@@ -44,6 +44,11 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     batched matrix products of the vendor's library do at the full float64 rate of the chip.
     """
     return native.edge_std(inputs)
+
+
+def input_std(inputs: LayerInputs) -> Tensor:
+    """``std_b x[b, i]`` with divisor ``B - 1``, shape ``(I,)``, by native."""
+    return native.input_std(inputs)
 
 
 @cache
