@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from efficient_kan import KAN, KANLinear, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, Parameters, cpu, native
-from efficient_kan.kernels.cpu import basis, planes, policy, threads
+from efficient_kan.kernels.cpu import basis, fine, planes, policy, threads
 from efficient_kan.kernels.cpu.compiled import LINE_BYTES, REAL, STAMP, Entry, at
 from tests.efficient_kan.test_basis import random_knots
 
@@ -270,6 +270,25 @@ def test_samples_taken_in_the_order_of_their_cells(shape: tuple[int, int, int], 
     y, expected = chosen.spline_linear(inputs), native.spline_linear(in_float64(inputs))
     assert torch.equal(y.isnan(), expected.isnan())
     torch.testing.assert_close(y[1:].double(), expected[1:], rtol=1e-4, atol=1e-4)
+
+
+@dtypes
+def test_samples_of_several_inputs_turned_over_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two panels of 37 inputs; many samples are turned over one input after the other, with the same result."""
+    inputs = make_inputs((2500, 37, 20), 70, 3, dtype)
+    assert policy.fine(2500, inputs.weight.shape, 3)
+    exact = outputs_and_gradients(native, in_float64(inputs))
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found = []
+            for most in (2500, 2499):
+                monkeypatch.setattr(fine, "_TURNED", most)
+                found.append(outputs_and_gradients(cpu, inputs))
+            assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+            assert_close(found[0], exact, dtype)
+    finally:
+        torch.set_num_threads(1)
 
 
 def fine_layer(outputs: int, grid_size: int, order: int, dtype: torch.dtype, samples: int, **options: Any) -> KANLinear:

@@ -9,7 +9,8 @@ import numpy as np
 from numba import carray
 
 from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
-from efficient_kan.kernels.cpu.runs import APART, CHUNK, COLUMNS, columns_of
+from efficient_kan.kernels.cpu.runs import CHUNK, COLUMNS, columns_of
+from efficient_kan.kernels.cpu.transpose import APART
 
 
 @summing

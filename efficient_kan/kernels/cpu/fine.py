@@ -6,8 +6,8 @@ Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded 
 Weights are most of what a layer with a fine grid reads and writes. Its own are read once for each panel of samples forward and
 once backward. What the parameters of an input fold to, backward its spline weights without their scales, and the gradient of
 that, exist for one input and a tile of outputs at a time, as ``(M, tile)``. With several tiles each thread holds the terms of
-an input's samples backward. Samples are taken in the order of their cells, so that the rows of weights come one after the
-other, each in one piece.
+an input's samples backward. Samples of some inputs are turned over first, so that an input's lie side by side. They are taken
+in the order of their cells, so that the rows of weights come one after the other, each in one piece.
 """
 
 from __future__ import annotations
@@ -24,14 +24,24 @@ from efficient_kan.kernels import Parameters
 from efficient_kan.kernels.cpu import policy, threads
 from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, guide_length, local, locate_guided, slopes, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, apart, at, inlined, stored
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, apart, at, inlined, moved, stored
 from efficient_kan.kernels.cpu.folding import edge_scales, fold_input, unfold_input
-from efficient_kan.kernels.cpu.transpose import settle
-from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine_samples, contract_samples, spread, whole_vectors
+from efficient_kan.kernels.cpu.transpose import APART, settle, turned
+from efficient_kan.kernels.cpu.vectors import (
+    TILE,
+    VECTOR_BYTES,
+    combine_samples,
+    contract_samples,
+    spread_samples,
+    whole_vectors,
+)
 
 # Samples that are sorted together: more of them use the rows of many features more often, and their outputs more of a cache.
 _PANEL, _LARGE_PANEL, _MANY = 2048, 4096, 512
-_RUN = 64  # samples whose part of the gradient of a base weight is summed up in registers
+# Samples up to which those of as many inputs as a vector has numbers are turned over at once: a megabyte, and one for their
+# gradients, for each thread.
+_TURNED = 2**14
+_RUN = 64  # samples whose part of the gradient of a base weight is summed up in registers, and whose rows of g stay nearest
 
 
 @inlined
@@ -66,22 +76,22 @@ _record_size = inlined(_record_bytes)  # the same in compiled code
 
 @inlined
 def _expand(
-    x_at: int, base_at: int, knots_at: int, guide_at: int, table_at: int, sample: int, i: int, samples: int, inputs: int,
+    x: Any, base_at: int, knots_at: int, guide_at: int, table_at: int, sample: int, i: int, samples: int, inputs: int,
     count: int, order: int, width: int, panel: int, has_slopes: bool, column: Any, cells: Any, active: Any, starts: Any,
     record_at: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
     """The terms of ``samples`` from ``sample`` on of input ``i``, in the order of their cells, and where their weights start.
 
-    A record of them: ``offsets``, ``rows`` (the numbers of the samples), the values of the ``k + 2`` terms of each sample and,
-    if it ``has_slopes``, their derivatives with respect to x.
+    ``x`` are the samples, side by side. A record of them: ``offsets``, ``rows`` (the numbers of the samples), the values of the
+    ``k + 2`` terms of each sample and, if it ``has_slopes``, their derivatives with respect to x.
     """
     k = literally(order)
     terms, length, one = order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
     offsets, rows, values_at = at(record_at, 0), at(record_at + panel * 8, 0), record_at + panel * 16
     slopes_at, place = values_at + panel * terms * size, (sample * inputs + i) * size
-    x, base, table_of = at(x_at + place, zero), at(base_at + place, zero), table_at + i * (count + 1) * length * size
+    base, table_of = at(base_at + place, zero), table_at + i * (count + 1) * length * size
     for b in range(samples):
-        column[b] = x[b * inputs]
+        column[b] = x[b]
     knots, guide = at(knots_at + i * count * size, zero), at(guide_at + i * guide_length(count) * size, zero)
     locate_guided(column, knots, guide, count, samples, cells)
     _sort(column, cells, samples, count, starts, rows)
@@ -136,6 +146,8 @@ def _multiply(order: int, real: Any) -> Entry:
         features, zero, tile = count - order, real(0), min(stride, TILE * lanes)
         column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(2 * panel, real)
         starts, room = np.empty(count + 2, np.int64), np.empty(TILE * lanes, real)
+        column_stride = panel + APART
+        columns = np.empty(lanes * column_stride, real)
         for part in range(start, stop):
             scales, record_at = at(room.ctypes.data, zero), records_at + part * _record_size(panel, order, size)
             weights = at(room_at + part * features * tile * size, zero)
@@ -147,10 +159,16 @@ def _multiply(order: int, real: Any) -> Entry:
                 sums = at(sums_at + sample * stride * size, zero)
                 for n in range(samples * stride):
                     sums[n] = zero
-                for i in range(inputs * of_inputs // input_parts, inputs * (of_inputs + 1) // input_parts):
+                first_input, end = inputs * of_inputs // input_parts, inputs * (of_inputs + 1) // input_parts
+                for i in range(first_input, end):
+                    place = (i - first_input) % lanes
+                    if place == 0:
+                        source, target = at(x_at + (sample * inputs + i) * size, zero), at(columns.ctypes.data, zero)
+                        turned(source, inputs, target, column_stride, samples, min(lanes, end - i), lanes)
                     _expand(
-                        x_at, base_at, knots_at, guide_at, table_at, sample, i, samples, inputs, count, order, tile, panel,
-                        False, column, cells, active, starts, record_at, size, zero,
+                        at(columns.ctypes.data + place * column_stride * size, zero), base_at, knots_at, guide_at, table_at,
+                        sample, i, samples, inputs, count, order, tile, panel, False, column, cells, active, starts, record_at,
+                        size, zero,
                     )  # fmt: skip
                     for o in range(0, stride, tile):
                         some = min(tile, outputs - o)
@@ -187,7 +205,7 @@ def _add_gradients(
             )
         if needs_weights:
             of = at(values_at + run * terms * size, zero)
-            spread(of_weights, g, rows, offsets, of, number, 1, last, tile, stride, terms, vectors)
+            spread_samples(of_weights, g, rows, offsets, of, number, last, tile, stride, terms, vectors)
 
 
 @cache
@@ -200,7 +218,7 @@ def _pull_back(order: int, real: Any) -> Entry:
         x_at: int, base_at: int, knots_at: int, guide_at: int, table_at: int,
         spline_at: int, scaler_at: int, mask_at: int, base_weight_at: int, g_at: int,
         of_x_at: int, of_spline_at: int, of_scaler_at: int, of_base_weight_at: int, room_at: int, records_at: int,
-        batch: int, inputs: int, count: int, outputs: int, stride: int, panel: int, slots: int, past_caches: int,
+        batch: int, inputs: int, count: int, outputs: int, stride: int, panel: int, slots: int, group: int, past_caches: int,
         parts: int, start: int, stop: int,
     ) -> None:  # fmt: skip
         assert stamp
@@ -208,12 +226,21 @@ def _pull_back(order: int, real: Any) -> Entry:
         column, cells, active = np.empty(2 * panel, real), np.empty(2 * panel, np.int32), np.empty(2 * panel, real)
         starts, room = np.empty(count + 2, np.int64), np.empty(2 * TILE * lanes, real)
         pulled, ones = np.empty(panel, real), np.ones(TILE * lanes, real)
+        column_stride = batch + APART
+        columns, of_columns = np.empty(group * column_stride, real), np.empty(group * column_stride if of_x_at else 0, real)
         for part in range(start, stop):
             scales, totals = at(room.ctypes.data, zero), at(room.ctypes.data + TILE * lanes * size, zero)
             weights = at(room_at + 2 * part * features * tile * size, zero)
             of_weights = at(room_at + (2 * part + 1) * features * tile * size, zero)
             # Forward ends with the last inputs: their weights are still in a cache.
-            for i in range(inputs * (part + 1) // parts - 1, inputs * part // parts - 1, -1):
+            first_input, end = inputs * part // parts, inputs * (part + 1) // parts
+            for i in range(end - 1, first_input - 1, -1):
+                place = (i - first_input) % group
+                if place == group - 1 or i == end - 1:
+                    source, target = at(x_at + (i - place) * size, zero), at(columns.ctypes.data, zero)
+                    turned(source, inputs, target, column_stride, batch, place + 1, lanes)
+                x = at(columns.ctypes.data + place * column_stride * size, zero)
+                of_x = at(of_columns.ctypes.data + place * column_stride * size, zero)
                 for o in range(0, stride, tile):
                     vectors, some = min(TILE, (stride - o) // lanes), min(tile, outputs - o)
                     edge_scales(scaler_at, mask_at, i, o, some, inputs, scales, zero)
@@ -234,23 +261,26 @@ def _pull_back(order: int, real: Any) -> Entry:
                         values_at = record_at + panel * 16
                         if o == 0:  # the records of all panels are there for the next tile
                             _expand(
-                                x_at, base_at, knots_at, guide_at, table_at, sample, i, samples, inputs, count, order, tile,
-                                panel, of_x_at != 0, column, cells, active, starts, record_at, size, zero,
+                                moved(x, sample), base_at, knots_at, guide_at, table_at, sample, i, samples, inputs, count,
+                                order, tile, panel, of_x_at != 0, column, cells, active, starts, record_at, size, zero,
                             )  # fmt: skip
                         _add_gradients(
                             g_at + (sample * stride + o) * size, weights, scales, of_weights, record_at, record_at + panel * 8,
                             values_at, values_at + panel * terms * size, pulled.ctypes.data, samples, features, tile, stride,
                             of_x_at != 0, of_spline_at != 0, terms, vectors, size, zero,
                         )  # fmt: skip
-                        rows, of_x = at(record_at + panel * 8, 0), at(of_x_at + (sample * inputs + i) * size, zero)
+                        rows = at(record_at + panel * 8, 0)
                         for p in range(samples if of_x_at else 0):
-                            of_x[rows[p] * inputs] = pulled[p] if o == 0 else of_x[rows[p] * inputs] + pulled[p]
+                            of_x[sample + rows[p]] = pulled[p] if o == 0 else of_x[sample + rows[p]] + pulled[p]
                     if of_spline_at:
                         unfold_input(
                             mask_at, of_weights, scales, weights, tile, totals, of_spline_at, of_scaler_at,
                             of_base_weight_at, i, o, some, inputs, features, tile, lanes, past_caches != 0,
                             size, zero,
                         )  # fmt: skip
+                if place == 0 and of_x_at:
+                    source, target = at(of_columns.ctypes.data, zero), at(of_x_at + i * size, zero)
+                    turned(source, column_stride, target, inputs, min(group, end - i), batch, lanes)
         settle()
 
     return Entry(pull_back)
@@ -274,6 +304,10 @@ class _Sizes:
     def slots(self) -> int:
         """Panels whose records an input keeps: all of them where each tile of outputs needs them."""
         return max(1, -(-self._x.shape[0] // self.panel)) if self.stride > self._tile else 1
+
+    def group(self) -> int:
+        """Inputs whose samples are turned over at once."""
+        return VECTOR_BYTES // self._x.element_size() if self._x.shape[0] <= _TURNED else 1
 
     def room(self, weights: int, records: int) -> tuple[Tensor, Tensor]:
         """Memory for so many times the weights of an input and a tile, and for so many records."""
@@ -318,6 +352,6 @@ def pull_back(
     past_caches = int(policy.large(spline_weight))
     if stored(weights):
         places = addresses(x, base, knots, guide, table, *parameters, g, of_x, *targets, weights, records)
-        numbers = (x.shape[0], *knots.shape, spline_weight.shape[0], sizes.stride, sizes.panel, slots, past_caches, parts)
-        threads.run(_pull_back(order, REAL[x.dtype]), parts, *places, *numbers)
+        numbers = x.shape[0], *knots.shape, spline_weight.shape[0], sizes.stride, sizes.panel, slots, sizes.group()
+        threads.run(_pull_back(order, REAL[x.dtype]), parts, *places, *numbers, past_caches, parts)
     return (of_x, *targets)

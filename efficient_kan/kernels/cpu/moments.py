@@ -25,7 +25,6 @@ from numba import carray
 from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
 from efficient_kan.kernels.cpu.lanes import add_mean, add_square, block_moments, contract, lanes
 from efficient_kan.kernels.cpu.runs import (
-    APART,
     CHUNK,
     COLUMNS,
     PARTS,
@@ -36,6 +35,7 @@ from efficient_kan.kernels.cpu.runs import (
     sort_samples,
     through_silu,
 )
+from efficient_kan.kernels.cpu.transpose import APART
 
 LANES = lanes(64)
 # Bytes of coefficients and their gradients that live at a time: what a core's own cache holds.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.compiled import LINE_BYTES, at, moved, summing
+from efficient_kan.kernels.cpu.compiled import at, moved, summing
 from efficient_kan.kernels.cpu.transpose import turned
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
@@ -26,8 +26,6 @@ CHUNK = 8192
 COLUMNS = 16
 # Parts of the samples that are sorted side by side: where neighbours are of one run, the second would wait for the first.
 PARTS = 4
-# Numbers between rows of samples: rows a power of two apart would share few lines of the cache.
-APART = LINE_BYTES // 4
 _FEW_KNOTS = 128
 
 

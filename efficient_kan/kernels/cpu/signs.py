@@ -16,7 +16,6 @@ from numba import carray
 from efficient_kan.kernels.cpu.compiled import STAMP, Entry, at, summing
 from efficient_kan.kernels.cpu.lanes import lanes, pull, signs
 from efficient_kan.kernels.cpu.runs import (
-    APART,
     CHUNK,
     COLUMNS,
     PARTS,
@@ -27,6 +26,7 @@ from efficient_kan.kernels.cpu.runs import (
     sort_samples,
     through_silu,
 )
+from efficient_kan.kernels.cpu.transpose import APART
 
 # Bytes of float64 sums that live at a time.
 _SUMS = 2**20

@@ -194,7 +194,7 @@ def _weigh(order: int, real: Any) -> Entry:
                     for i in range(width):
                         places, of = at(offsets.ctypes.data + i * 8, 0), at(found_at + i * terms * size, zero)
                         last = ((i + 1) * features - 1) * stride
-                        spread(weights, g, None, places, of, samples, width, last, stride, stride, terms, vectors)
+                        spread(weights, g, places, of, samples, width, last, stride, stride, terms, vectors)
                 if summed and ((sample // panel + 1) % _PARTS == 0 or sample + panel >= batch):
                     of_panel, of_part = at(panel_at, zero), at(target_at, zero)
                     for place in range(width * features * stride):

@@ -8,11 +8,14 @@ from llvmlite import ir
 from numba import literally, types
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.compiled import inlined, moved
+from efficient_kan.kernels.cpu.compiled import LINE_BYTES, inlined, moved
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
 
 _INDEX = ir.IntType(64)
 _AHEAD = 64  # numbers further on in a row that are fetched ahead
+APART = (
+    LINE_BYTES // 4
+)  # numbers between long rows that are written: those a power of two apart would share few lines of a cache
 
 
 def _transposed(emit: Emitter, rows: list[Any]) -> list[Any]:

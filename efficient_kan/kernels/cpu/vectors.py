@@ -125,6 +125,20 @@ class Emitter:
     def registers(self, count: int) -> list[Any]:
         return [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
 
+    def zeros(self, count: int) -> list[Any]:
+        """Registers of zeros."""
+        registers = self.registers(count)
+        for register in registers:
+            self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
+        return registers
+
+    def add_to(self, pointer: Any, registers: list[Any]) -> None:
+        """Add registers to the vectors from ``pointer`` on, and set them to zero."""
+        for n, register in enumerate(registers):
+            place = self.place(pointer, n * self.lanes)
+            self.store(self.plus(self.load(place), self.builder.load(register)), place)
+            self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
+
 
 def _rows(emit: Emitter, weights: Any, last: Any, offset: Any, stride: Any, terms: int) -> list[Any]:
     """Pointers to the rows of all terms."""
@@ -222,7 +236,6 @@ def _spread(
     _: Any,
     of_weights: Any,
     g: Any,
-    samples: Any,
     offsets: Any,
     values: Any,
     count: Any,
@@ -233,47 +246,38 @@ def _spread(
     terms: Any,
     width: Any,
 ) -> Any:
-    """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[samples[b]]`` in ``of_weights``.
+    """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[b]`` in ``of_weights``.
 
-    With None for ``samples`` they are the first ones. Offsets and values of the next sample are ``step`` inputs further on,
-    ``g`` has rows of ``g_stride``, and ``last`` is where the row of the base activation starts, whose sum over these samples
-    stays in registers.
+    Offsets and values of the next sample are ``step`` inputs further on, ``g`` has rows of ``g_stride``, and ``last`` is where
+    the row of the base activation starts, whose sum over these samples stays in registers.
     """
-    wide, many, first_ones = width.literal_value, terms.literal_value, isinstance(samples, types.NoneType)
+    wide, many = width.literal_value, terms.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        of_weights, g, samples, offsets, values, count, step, last, stride, g_stride = args[:10]
+        of_weights, g, offsets, values, count, step, last, stride, g_stride = args[:9]
         emit = Emitter(builder, g.type.pointee)
         base_row = emit.place(of_weights, last)
-        sums = emit.registers(wide)
-        for register in sums:
-            builder.store(ir.Constant(emit.vector, [0.0] * emit.lanes), register)
+        of_base = emit.zeros(wide)
         with cgutils.for_range(builder, count) as loop:
             at = builder.mul(loop.index, step)
             offset = builder.load(emit.place(offsets, at))
             first = emit.place(values, builder.mul(at, _INDEX(many)))
-            sample = loop.index if first_ones else builder.load(emit.place(samples, loop.index))
-            source = emit.place(g, builder.mul(sample, g_stride))
+            source = emit.place(g, builder.mul(loop.index, g_stride))
             gradient = [emit.load(emit.place(source, n * emit.lanes)) for n in range(wide)]
-            rows = _rows(emit, of_weights, base_row, offset, stride, many)
-            for t, row in enumerate(rows):
+            for t, row in enumerate(_rows(emit, of_weights, base_row, offset, stride, many)):
                 value = emit.spread(builder.load(emit.place(first, t)))
                 for n in range(wide):
                     product = emit.times(value, gradient[n])
                     if t == many - 1:
-                        builder.store(emit.plus(builder.load(sums[n]), product), sums[n])
+                        builder.store(emit.plus(builder.load(of_base[n]), product), of_base[n])
                     else:
                         place = emit.place(row, n * emit.lanes)
                         emit.store(emit.plus(emit.load(place), product), place)
-        for n, register in enumerate(sums):
-            place = emit.place(base_row, n * emit.lanes)
-            emit.store(emit.plus(emit.load(place), builder.load(register)), place)
+        emit.add_to(base_row, of_base)
         return context.get_dummy_value()
 
-    signature = types.void(
-        of_weights, g, samples, offsets, values, types.intp, types.intp, types.intp, types.intp, types.intp, terms, width
-    )
-    return signature, generate
+    integers = [types.intp] * 5
+    return types.void(of_weights, g, offsets, values, *integers, terms, width), generate
 
 
 def _combination(emit: Emitter, weights: Any, offset: Any, stride: Any, values: Any, bases: int, wide: int) -> list[Any]:
@@ -392,6 +396,60 @@ def _contract_samples(
     return types.void(g, samples, weights, scales, offsets, values, *integers, result, terms, width), generate
 
 
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _spread_samples(
+    _: Any,
+    of_weights: Any,
+    g: Any,
+    samples: Any,
+    offsets: Any,
+    values: Any,
+    count: Any,
+    last: Any,
+    stride: Any,
+    g_stride: Any,
+    terms: Any,
+    width: Any,
+) -> Any:
+    """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[samples[b]]`` in ``of_weights``.
+
+    There is at least one. What those that follow each other with one offset add stays in registers, and so does what all add
+    to the row of the base activation, which starts at ``last``.
+    """
+    wide, many = width.literal_value, terms.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        of_weights, g, samples, offsets, values, count, last, stride, g_stride = args[:9]
+        emit = Emitter(builder, g.type.pointee)
+        sums = [emit.zeros(wide) for _ in range(many)]
+        held = cgutils.alloca_once_value(builder, builder.load(offsets))  # the offset of the sums of bases
+
+        def write() -> None:
+            row = emit.place(of_weights, builder.load(held))
+            for of_basis in sums[:-1]:
+                emit.add_to(row, of_basis)
+                row = emit.place(row, stride)
+
+        with cgutils.for_range(builder, count) as loop:
+            offset = builder.load(emit.place(offsets, loop.index))
+            with builder.if_then(builder.icmp_signed("!=", offset, builder.load(held)), likely=False):
+                write()
+                builder.store(offset, held)
+            source = _row_of(emit, g, samples, loop.index, g_stride)
+            gradient = [emit.load(emit.place(source, n * emit.lanes)) for n in range(wide)]
+            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+            for t, of_term in enumerate(sums):
+                value = emit.spread(builder.load(emit.place(first, t)))
+                for register, number in zip(of_term, gradient, strict=True):
+                    builder.store(emit.plus(builder.load(register), emit.times(value, number)), register)
+        write()
+        emit.add_to(emit.place(of_weights, last), sums[-1])
+        return context.get_dummy_value()
+
+    integers = [types.intp] * 4
+    return types.void(of_weights, g, samples, offsets, values, *integers, terms, width), generate
+
+
 @inlined
 def combine(
     y: Any, weights: Any, offsets: Any, values: Any, count: int, features: int, stride: int, terms: int, vectors: int,
@@ -427,19 +485,19 @@ def contract(
 
 @inlined
 def spread(
-    of_weights: Any, g: Any, samples: Any, offsets: Any, values: Any, count: int, step: int, last: int, stride: int,
-    g_stride: int, terms: int, vectors: int,
+    of_weights: Any, g: Any, offsets: Any, values: Any, count: int, step: int, last: int, stride: int, g_stride: int,
+    terms: int, vectors: int,
 ) -> None:  # fmt: skip
     """As :func:`_spread`, for up to ``TILE`` vectors."""
     many = literally(terms)
     if vectors == 4:
-        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 4)
+        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 4)
     elif vectors == 3:
-        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 3)
+        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 3)
     elif vectors == 2:
-        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 2)
+        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 2)
     else:
-        _spread(of_weights, g, samples, offsets, values, count, step, last, stride, g_stride, many, 1)
+        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 1)
 
 
 @inlined
@@ -474,3 +532,20 @@ def contract_samples(
         _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 2)
     else:
         _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 1)
+
+
+@inlined
+def spread_samples(
+    of_weights: Any, g: Any, samples: Any, offsets: Any, values: Any, count: int, last: int, stride: int, g_stride: int,
+    terms: int, vectors: int,
+) -> None:  # fmt: skip
+    """As :func:`_spread_samples`, for up to ``TILE`` vectors."""
+    many = literally(terms)
+    if vectors == 4:
+        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 4)
+    elif vectors == 3:
+        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 3)
+    elif vectors == 2:
+        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 2)
+    else:
+        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 1)
