@@ -69,7 +69,8 @@ def column_std(x: Tensor) -> Tensor:
     if shifted.requires_grad:
         squares = (shifted - shifted.mean(0)).square()
     else:  # in place: the system hands out memory for as many numbers again more slowly than they are worked out
-        squares = shifted.sub_(shifted.mean(0)).square_()
+        shifted.sub_(shifted.mean(0))
+        squares = shifted.mul_(shifted)  # vmap has no rule for square_()
     variance = squares.sum(0) / (x.shape[0] - 1)
     positive = variance > 0
     return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance)

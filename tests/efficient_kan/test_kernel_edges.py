@@ -138,7 +138,7 @@ def test_strided_inputs(name: str) -> None:
 @pytest.mark.parametrize("O", [1, 2, 16, 37])
 @pytest.mark.parametrize("name", NORMS)
 def test_weights_whose_outputs_lie_side_by_side(name: str, O: int, silu: bool) -> None:
-    """As those of the sparse product do. They are not copied, and their gradient lies as they do."""
+    """As those of the sparse product do; their gradient lies as they do."""
     inputs = make(90, 19, O, 4, 3, silu=silu)
     across = inputs._replace(weight=inputs.weight.permute(1, 2, 0).contiguous().permute(2, 0, 1))
     assert O == 1 or not across.weight.is_contiguous()
@@ -275,7 +275,8 @@ def test_deviations_of_inputs(kernel: Any, shape: tuple[int, int]) -> None:
     for std in (lambda x: kernel.input_std(of_inputs(x)), lambda x: (x - x.mean(0)).std(0)):
         leaf = x.T.contiguous().T.requires_grad_()
         first = torch.autograd.grad((std(leaf) * factors).sum(), leaf, create_graph=True)[0]
-        found.append((std(leaf), first, torch.autograd.grad((first * others).sum(), leaf)[0]))
+        second = torch.autograd.grad((first * others).sum(), leaf)[0]
+        found.append((std(leaf), torch.autograd.grad((std(leaf) * factors).sum(), leaf)[0], first, second))
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
     with torch.no_grad():

@@ -263,8 +263,11 @@ def test_vmap_over_stacked_networks_equals_a_loop(penalty: Any, options: dict[st
         y, extra = functional_call(skeleton, (p, b), (z,))
         return y.square().mean() + extra, (y, extra)
 
+    values = vmap(lambda p, b: loss(p, b, x)[1], in_dims=(0, 0))(parameters, buffers)
     vectorised = vmap(grad(loss, argnums=(0, 2), has_aux=True), in_dims=(0, 0, None))
     (by_parameter, by_x), (ys, extras) = vectorised(parameters, buffers, x)
+    for ours, expected in zip(values, (ys, extras), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-13)
     for n, kan in enumerate(kans):
         z = x.clone().requires_grad_()
         y, extra = kan(z)

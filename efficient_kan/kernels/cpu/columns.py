@@ -36,8 +36,8 @@ def _squares(x: Any, n: int, origin: Any, mean: Any) -> Any:
 def deviations(real: Any) -> Entry:
     """``fill(x, mean, deviation, B, I, first, stop)``: addresses, sizes, a part of the inputs of ``x (B, I)``.
 
-    Fills ``deviation (I,)``, with divisor ``B - 1``, and ``mean (I,)``, which is less the first sample: so a large mean costs
-    no digits. Moments of parts of the samples are merged (Chan et al. 1979).
+    Fills ``deviation (I,)``, with divisor ``B - 1``, and ``mean (I,)``, that of ``x - x[0]``: so a large mean costs no digits.
+    Moments of parts of the samples are merged (Chan et al. 1979).
     """
     stamp = STAMP
 

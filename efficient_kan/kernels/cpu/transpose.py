@@ -13,9 +13,8 @@ from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
 
 _INDEX = ir.IntType(64)
 _AHEAD = 64  # numbers further on in a row that are fetched ahead
-APART = (
-    LINE_BYTES // 4
-)  # numbers between long rows that are written: those a power of two apart would share few lines of a cache
+# Numbers between long rows that are written: those a power of two apart would share few places of a cache.
+APART = LINE_BYTES // 4
 
 
 def _transposed(emit: Emitter, rows: list[Any]) -> list[Any]:
@@ -88,7 +87,8 @@ def _turn_back(
 ) -> Any:  # fmt: skip
     """As :func:`_turn`, of columns that are multiplied with their scale; and, before, with those of ``along``, for totals.
 
-    Either of whole squares, or of those whose result, whole lines of memory, is written past the caches, or of some ``rows``.
+    Either of whole squares, or of those whose result, whole lines of memory, is written past the caches, or, if there are only
+    so many ``rows`` left, of those.
     """
     with_totals, streamed, some = (
         not isinstance(along, types.NoneType),
@@ -132,7 +132,7 @@ def _turn_back(
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _to_line(_: Any, pointer: Any) -> Any:
+def _to_vector(_: Any, pointer: Any) -> Any:
     """How many numbers there are from ``pointer`` to the next whole vector."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -199,15 +199,16 @@ def turned_back(
 ) -> None:  # fmt: skip
     """``rows`` by ``columns`` numbers at ``source``, each column times its scale, transposed, to ``target``.
 
-    ``totals`` are the products of each column, without its scale, with that of ``along``, if there is any. A large target
-    is written ``past_caches``, if its lines of memory are those of vectors: they would be read first, and push out others.
-    Whoever wants that calls :func:`settle` before another thread may read it.
+    ``totals`` are the products of each column, without its scale, with that of ``along``, if there is any; the order of their
+    sums depends on where the target lies. A large target is written ``past_caches``, if all its rows start at the same place of
+    a vector: its lines would be read first, and push out others. Who wants that has vectors of whole lines (`policy.large`),
+    and calls :func:`settle` before another thread may read it.
     """
     whole_columns = columns - columns % lanes
     for column in range(columns):
         totals[column] = type(totals[0])(0)
-    streamed = past_caches and rows >= lanes and _to_line(target) == _to_line(moved(target, target_stride))
-    head = _to_line(target) if streamed else 0
+    streamed = past_caches and rows >= lanes and _to_vector(target) == _to_vector(moved(target, target_stride))
+    head = _to_vector(target) if streamed else 0
     tail = rows - (rows - head) % lanes
     _turned_back(
         source, source_stride, scales, along, along_stride, totals, target, target_stride, 0, head, whole_columns, lanes,
