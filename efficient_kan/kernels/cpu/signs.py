@@ -33,49 +33,57 @@ _SUMS = 2**20
 
 
 @summing
+def _sizes(weight: Any, across: int) -> Any:
+    """Outputs and features of a weight as in :func:`sums`."""
+    return (weight.shape[2], weight.shape[1]) if across else (weight.shape[0], weight.shape[2])
+
+
+@summing
+def _row(m: int, M: int, order: int, rows: int) -> Any:
+    """Where feature ``m`` of ``M`` is among ``rows`` as in :func:`_load_vectors`."""
+    return order + m if m < M - 1 else rows - 1
+
+
+@summing
 def _load_vectors(weight: Any, across: int, i: int, order: int, vectors: Any) -> None:
     """Weights of an input as ``(tiles, rows, W)``: ``k`` zero rows, the ``G + k`` bases, ``k`` zero rows, the base activation.
 
     ``weight`` is as in :func:`sums`.
     """
     tiles, rows, W = vectors.shape
-    O, M = weight.shape[0], weight.shape[2]
-    if across:
-        O, M = weight.shape[2], weight.shape[1]
+    O, M = _sizes(weight, across)
     for tile in range(tiles):
         first, of_tile = tile * W, vectors[tile]
         width = min(W, O - first)
         if across:
             for m in range(M):
-                from_row, to_row = weight[i, m], of_tile[order + m if m < M - 1 else rows - 1]
+                from_row, to_row = weight[i, m], of_tile[_row(m, M, order, rows)]
                 for lane in range(width):
                     to_row[lane] = from_row[first + lane]
         else:
             for lane in range(width):
                 from_row = weight[first + lane, i]
                 for m in range(M):
-                    of_tile[order + m if m < M - 1 else rows - 1, lane] = from_row[m]
+                    of_tile[_row(m, M, order, rows), lane] = from_row[m]
 
 
 @summing
 def _write_means(totals: Any, order: int, across: int, i: int, B: int, weight: Any, norms: Any, gradient: Any) -> None:
     """The inverse of :func:`_load_vectors`, over ``B`` samples, and the norms that follow."""
     tiles, rows, W = totals.shape
-    O, M = weight.shape[0], weight.shape[2]
-    if across:
-        O, M = weight.shape[2], weight.shape[1]
+    O, M = _sizes(weight, across)
     for tile in range(tiles):
         first, of_tile = tile * W, totals[tile]
         width = min(W, O - first)
         if across:
             for m in range(M):
-                from_row, to_row = of_tile[order + m if m < M - 1 else rows - 1], gradient[i, m]
+                from_row, to_row = of_tile[_row(m, M, order, rows)], gradient[i, m]
                 for lane in range(width):
                     to_row[first + lane] = from_row[lane] / B
         for lane in range(width):
             o, norm = first + lane, 0.0
             for m in range(M):
-                total = of_tile[order + m if m < M - 1 else rows - 1, lane]
+                total = of_tile[_row(m, M, order, rows), lane]
                 norm += total * (weight[i, m, o] if across else weight[o, i, m])
                 if not across:
                     gradient[o, i, m] = total / B
