@@ -119,7 +119,9 @@ def test_outputs_and_gradients_are_those_of_native(
 @dtypes
 @pytest.mark.parametrize("base", [False, True], ids=["silu", "own-base"])
 @pytest.mark.parametrize("grid_size", [5, 40])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (0, 3, 2), (3, 1, 70), (700, 37, 1), (1100, 70, 17), (65, 33, 64)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (0, 3, 2), (3, 1, 70), (700, 37, 1), (2100, 1, 40), (1100, 70, 17), (65, 33, 64)], ids=str
+)
 def test_awkward_shapes(kernel: str, shape: tuple[int, int, int], grid_size: int, base: bool, dtype: torch.dtype) -> None:
     inputs = make_inputs(shape, grid_size, 3, dtype, base=base)
     exact = outputs_and_gradients(native, in_float64(inputs))

@@ -127,7 +127,7 @@ def _add_outputs(
     """Add to the rows of sums of the samples of a record what an input gives a tile of outputs."""
     sums, rows, offsets, values = at(sums_at, zero), at(rows_at, 0), at(offsets_at, 0), at(values_at, zero)
     last = (features - 1) * tile
-    combine_samples(sums, rows, weights, offsets, values, samples, last, tile, stride, terms, vectors)
+    combine_samples(sums, rows, weights, offsets, values, samples, last, tile, stride, literally(terms), vectors)
 
 
 @cache
@@ -201,11 +201,12 @@ def _add_gradients(
         if needs_x:
             of, of_x = at(slopes_at + run * terms * size, zero), at(of_x_at + run * size, zero)
             contract_samples(
-                g, rows, weights, scales, offsets, of, number, samples - run, last, tile, stride, of_x, terms, vectors
-            )
+                g, rows, weights, scales, offsets, of, number, samples - run, last, tile, stride, of_x, literally(terms),
+                vectors,
+            )  # fmt: skip
         if needs_weights:
             of = at(values_at + run * terms * size, zero)
-            spread_samples(of_weights, g, rows, offsets, of, number, last, tile, stride, terms, vectors)
+            spread_samples(of_weights, g, rows, offsets, of, number, last, tile, stride, literally(terms), vectors)
 
 
 @cache

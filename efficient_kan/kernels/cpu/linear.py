@@ -183,16 +183,9 @@ class _Sparse(torch.autograd.Function):
             return _differentiable(ctx, LayerInputs(x, base, knots, weight, ctx.order), grad)
         outputs = weight.shape[0]
         padded = _padded(grad.contiguous())
-        of_x = of_base = of_weight = None
-        if needs_x:
-            of_x = torch.empty_like(x)
-            sparse.trace_back(x, base is not None, knots, table, rows, padded, ctx.order, of_x)
-        if needs_base:
-            of_base = grad @ weight[..., -1]
-        if needs_weight:
-            of_rows = x.new_empty((*weight.shape[1:], padded.shape[1]))
-            sparse.weigh(x, base, knots, table, padded, ctx.order, of_rows)
-            of_weight = of_rows[..., :outputs].permute(2, 0, 1)
+        of_x, of_rows = sparse.pull_back(x, base, knots, table, rows, padded, ctx.order, needs_x, needs_weight)
+        of_base = grad @ weight[..., -1] if needs_base else None
+        of_weight = None if of_rows is None else of_rows[..., :outputs].permute(2, 0, 1)
         return of_x, of_base, None, of_weight, None
 
 
@@ -257,8 +250,7 @@ def _base_weight(parameters: Parameters) -> Tensor:
 def _sparse_outputs(
     x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, rows: Tensor, outputs: int, order: int
 ) -> Tensor:
-    y = x.new_empty((x.shape[0], rows.shape[2]))
-    sparse.multiply(x, base, knots, table, rows, order, y)
+    y = sparse.multiply(x, base, knots, table, rows, order)
     return y if outputs == y.shape[1] else y[:, :outputs].contiguous()
 
 

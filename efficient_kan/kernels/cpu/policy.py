@@ -97,10 +97,13 @@ def fine(samples: int, shape: Sequence[int], order: int) -> bool:
 def sparse(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether to multiply ``samples`` and weights of a ``shape`` ``(O, I, M)`` with the bases that are not zero alone.
 
-    It takes fewer operations, at a lower rate: the library's products gain on it with the number of outputs. And it turns the
-    weights over, which takes some samples to be worth it. Measured at 64 to 16384 samples and 16 to 1024 outputs.
+    It takes fewer operations, but turns the weights over and reads them in pieces, which takes samples to be worth it, the more
+    of them the more outputs there are. Measured at 16 to 8192 samples, 4 to 1024 outputs. With the widest vectors the library's
+    products are faster, and gain with the number of outputs: measured at 64 to 16384 samples, 16 to 1024 outputs.
     """
     outputs, _, features = shape
+    if VECTOR_BYTES < LINE_BYTES:
+        return bool(features > 0.88 * (order + 2) * max(outputs / max(samples, 1), 1.0) ** 0.5)
     rate, few = (max(outputs, 64) / 64) ** 0.3, max(256 / max(samples, 1), 1.0) ** 0.5
     return bool(features > _TERMS * (order + 2) * rate * few)
 

@@ -1,248 +1,290 @@
 """The product with the ``k + 1`` bases of each sample that are not zero, and no others.
 
 Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded up to whole vectors, ``T`` knots of an input,
-``k`` the spline order, ``M = G + k + 1`` features per input, ``E = k + 2`` terms of a sample and an input: its ``k + 1`` bases
-and its base activation. Weights are ``(I, M, S)``, so that the row of every feature is one run of memory.
+``k`` the spline order, ``M = G + k + 1`` features per input. Weights are ``(I, M, S)``, so that the row of every feature is one
+run of memory.
 
-All loops go over panels of samples and inputs, a few dozen where their terms and weights fit the nearest cache: first terms of
-the panel, then tiles of outputs that fit the registers. See :mod:`efficient_kan.kernels.cpu.vectors`.
+Loops go over groups of inputs and panels of samples. The samples of a panel are turned over, so that an input's lie side by
+side, and sorted by their cells; then each tile of outputs takes the inputs of the group one after the other, cell by cell. Rows
+of outputs, or of their gradients, are copied for that where a tile is not all of them: rows a power of two apart would share
+few places of a cache. See :mod:`efficient_kan.kernels.cpu.polynomials`.
+
+What is kept of each input of a group: ``runs``, how many cells have samples and, for each, its number, where its samples start
+and how many they are; ``rows``, the numbers of the samples in the order of their cells; ``terms (k + 2, panel + APART)``, of
+each of those the powers 1 to k of its place ``s`` in the cell, its base activation and the slope of that.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
+import torch
 from numba import literally
 from torch import Tensor
 
 from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
-from efficient_kan.kernels.cpu.basis import first_basis, local, locate_run, row_length, slopes, values
-from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, aligned_zeros, apart, at, inlined, stored
-from efficient_kan.kernels.cpu.vectors import TILE, VECTOR_BYTES, combine, contract, spread, whole_vectors
+from efficient_kan.kernels.cpu.basis import first_basis, locate_run, row_length
+from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, aligned_zeros, apart, at, inlined, moved, stored
+from efficient_kan.kernels.cpu.polynomials import TILE, add_run, copy_rows, empty_rows, powers, pull_run, sum_run
+from efficient_kan.kernels.cpu.transpose import APART, turned
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, whole_vectors
 
-_PANEL = 64  # samples of a panel of many inputs
-_LONGEST = 1024  # samples of a panel of one input
-_CACHE = 2**14  # bytes of weights of a panel
-_MOST = 16  # inputs of a panel
-_PARTS = 8  # panels whose gradients are summed up before they are added to those of the others
-_SUMMED = 64  # features of an input up to which that is done
-
-
-@inlined
-def _panel_inputs(features: int, stride: int, inputs: int, lanes: int, size: int) -> int:
-    row = min(stride, TILE * lanes) * size * features
-    return min(max(_CACHE // row, 1), min(_MOST, inputs))
+_PANEL_BYTES = 2**11  # of the samples of an input that are sorted together: what is kept of a group stays in a core's own cache
+_GROUP = 16  # inputs that a tile of outputs takes after each other
+_LEAST = 256  # samples that are worth a thread while there are inputs to share
 
 
 @inlined
-def _panel_samples(features: int, stride: int, lanes: int, size: int) -> int:
-    """The more samples, the larger the weights of an input, which are fetched from further away once for each panel."""
-    row = min(stride, TILE * lanes) * size * features
-    return min(max(row // _CACHE, 1) * _PANEL, _LONGEST)
+def _sort(cells: Any, samples: int, count: int, starts: Any, runs: Any, rows: Any) -> None:
+    """By counting, both halves of the samples side by side: the next one of a cell would have to wait for the last."""
+    half, second = samples // 2, np.uint64(count + 1)
+    # Indices are unsigned, for else negative ones would count from the end.
+    for cell in range(2 * (count + 1)):
+        starts[cell] = 0
+    for b in range(half):
+        starts[np.uint64(cells[np.uint64(b)])] += np.int32(1)
+        starts[np.uint64(cells[np.uint64(b + half)]) + second] += np.int32(1)
+    if 2 * half < samples:
+        starts[np.uint64(cells[samples - 1]) + second] += np.int32(1)
+    total, number = np.int32(0), 0
+    for cell in range(count + 1):
+        of_first, of_second = starts[cell], starts[cell + count + 1]
+        starts[cell], starts[cell + count + 1] = total, total + of_first
+        some = of_first + of_second
+        if some > 0:
+            runs[3 * number + 1], runs[3 * number + 2], runs[3 * number + 3] = cell, total, some
+            number += 1
+        total += some
+    runs[0] = number
+    for b in range(half):
+        left, right = np.uint64(cells[np.uint64(b)]), np.uint64(cells[np.uint64(b + half)]) + second
+        to_left, to_right = starts[left], starts[right]
+        starts[left], starts[right] = to_left + np.int32(1), to_right + np.int32(1)
+        rows[to_left], rows[to_right] = np.int32(b), np.int32(b + half)
+    if 2 * half < samples:
+        rows[starts[np.uint64(cells[samples - 1]) + second]] = np.int32(samples - 1)
 
 
-@inlined
+@apart
 def _fill(
-    x_at: int,
-    base_at: int,
-    knots_at: int,
-    table_at: int,
-    inputs: int,
-    count: int,
-    stride: int,
-    samples: int,
-    width: int,
-    order: int,
-    derivative: bool,
-    column: Any,
-    cells: Any,
-    active: Any,
-    offsets: Any,
-    terms_at: int,
-    size: int,
-    zero: Any,
-) -> None:
-    """A panel's terms: values, or derivatives with respect to x, and where their rows of weights start."""
-    k = literally(order)
-    features, terms, length, one = count - order, order + 2, 2 + (order + 1) * (order + 1), type(zero)(1)
-    for n in range(width):
-        x = at(x_at + n * size, zero)
-        for b in range(samples):
-            column[b] = x[b * inputs]
-        locate_run(column, at(knots_at + n * count * size, zero), count, samples, cells)
-        if base_at:
-            base = at(base_at + n * size, zero)
-            for b in range(samples):
-                active[b] = zero if derivative else base[b * inputs]
+    x: Any, base_at: int, knots_at: int, table_at: int, samples: int, inputs: int, count: int, order: int, stride: int,
+    column: Any, cells: Any, starts: Any, runs: Any, rows: Any, terms: Any, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """What is kept of an input, whose samples ``x`` lie side by side; its base activations start at ``base_at``, if given."""
+    length, one = 2 + (order + 1) * (order + 1), type(zero)(1)
+    locate_run(x, at(knots_at, zero), count, samples, cells)
+    _sort(cells, samples, count, starts, runs, rows)
+    for b in range(samples):
+        column[b] = x[rows[b]]
+    for n in range(runs[0]):
+        cell, start, some = runs[3 * n + 1], runs[3 * n + 2], runs[3 * n + 3]
+        if cell == 0 or cell == count:  # outside, where the samples may be infinite
+            for power in range(order):
+                for b in range(start, start + some):
+                    terms[power * stride + b] = zero
         else:
-            for b in range(samples):
-                share = sigmoid(column[b])
-                active[b] = share * (one + column[b] * (one - share)) if derivative else column[b] * share
-        rows_at, place = table_at + n * (count + 1) * length * size, terms_at + n * terms * size
+            row = at(table_at + cell * length * size, zero)
+            powers(moved(column, start), some, row, moved(terms, start), stride, literally(order))
+    active, rise = moved(terms, order * stride), moved(terms, (order + 1) * stride)
+    if base_at:
+        base = at(base_at, zero)
         for b in range(samples):
-            cell: Any = np.int64(cells[b])
-            row = at(rows_at + cell * (length * size), zero)
-            s = local(column[b], cell, row, count)
-            if derivative:
-                slopes(s, row, k, at(place, zero))
-            else:
-                values(s, row, k, at(place, zero))
-            at(place, zero)[k + 1] = active[b]
-            offsets[b * width + n] = (n * features + first_basis(cell, count, k)) * stride
-            place += width * terms * size
+            active[b], rise[b] = base[rows[b] * inputs], zero
+    else:
+        for b in range(samples):
+            share = sigmoid(column[b])
+            active[b] = column[b] * share
+            rise[b] = share * (one + column[b] * (one - share))
+
+
+@inlined
+def _fill_group(
+    x_at: int, base_at: int, knots_at: int, table_at: int, samples: int, inputs: int, width: int, count: int, order: int,
+    stride: int, columns: Any, column: Any, cells: Any, starts: Any, runs: Any, rows: Any, terms: Any, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """What is kept of ``width`` inputs, whose samples are turned over to ``columns``. All but addresses are arrays."""
+    length, none, lanes = 2 + (order + 1) * (order + 1), np.int32(0), VECTOR_BYTES // size
+    turned(at(x_at, zero), inputs, at(columns.ctypes.data, zero), stride, samples, width, lanes)
+    for n in range(width):
+        _fill(
+            at(columns.ctypes.data + n * stride * size, zero), base_at + n * size if base_at else 0,
+            knots_at + n * count * size, table_at + n * (count + 1) * length * size, samples, inputs, count, order, stride,
+            at(column.ctypes.data, zero), cells, starts, at(runs[n].ctypes.data, 0), at(rows[n].ctypes.data, none),
+            at(terms[n].ctypes.data, zero), size, zero,
+        )  # fmt: skip
 
 
 @apart
 def _add_outputs(
-    y_at: int, weights: Any, offsets_at: int, terms_at: int, samples: int, width: int, features: int, stride: int,
-    terms: int, vectors: int, size: int, zero: Any,
+    y: Any, y_stride: int, runs: Any, rows: Any, terms: Any, terms_stride: int, table_at: int, weights: Any, features: int,
+    stride: int, count: int, order: int, vectors: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
-    """Add to rows of outputs what a panel's inputs give a tile of them."""
-    for p in range(samples):
-        y, offsets = at(y_at + p * stride * size, zero), at(offsets_at + p * width * 8, 0)
-        of = at(terms_at + p * width * terms * size, zero)
-        combine(y, weights, offsets, of, width, features, stride, terms, vectors)
+    """Add to rows of outputs what an input gives a tile of them."""
+    length, last = 2 + (order + 1) * (order + 1), moved(weights, (features - 1) * stride)
+    active = moved(terms, order * terms_stride)
+    for n in range(runs[0]):
+        cell, start, some = runs[3 * n + 1], runs[3 * n + 2], runs[3 * n + 3]
+        row, of_cell = at(table_at + cell * length * size, zero), moved(weights, first_basis(cell, count, order) * stride)
+        add_run(
+            y, moved(rows, start), moved(terms, start), moved(active, start), some, row, of_cell, last, stride, y_stride,
+            literally(order), vectors,
+        )  # fmt: skip
 
 
 @apart
-def _add_traces(
-    g_at: int, weights: Any, offsets_at: int, terms_at: int, of_x_at: int, samples: int, width: int, inputs: int,
-    features: int, stride: int, terms: int, vectors: int, size: int, zero: Any,
+def _add_gradients(
+    g: Any, g_stride: int, runs: Any, rows: Any, terms: Any, terms_stride: int, table_at: int, weights: Any, of_weights: Any,
+    of_base: Any, of_x: Any, needs_x: bool, needs_weights: bool, features: int, stride: int, count: int, order: int,
+    vectors: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
-    """Add to the gradients of a panel's samples what a tile of outputs gives them."""
-    for p in range(samples):
-        g, of_x = at(g_at + p * stride * size, zero), at(of_x_at + p * inputs * size, zero)
-        offsets, of = at(offsets_at + p * width * 8, 0), at(terms_at + p * width * terms * size, zero)
-        contract(g, weights, offsets, of, width, features, stride, of_x, terms, vectors)
+    """Add what a tile of outputs gives to the gradients of an input's samples, in the order of their cells, and weights.
+
+    ``of_base`` is a row of zeros, where all cells' sums are added up first: else each would be rounded to the whole sum.
+    """
+    length, last = 2 + (order + 1) * (order + 1), (features - 1) * stride
+    active, rise = moved(terms, order * terms_stride), moved(terms, (order + 1) * terms_stride)
+    for n in range(runs[0]):
+        cell, start, some = runs[3 * n + 1], runs[3 * n + 2], runs[3 * n + 3]
+        row, first = at(table_at + cell * length * size, zero), first_basis(cell, count, order) * stride
+        samples, s = moved(rows, start), moved(terms, start)
+        if needs_x:
+            pull_run(
+                g, samples, s, moved(rise, start), some, row, moved(weights, first), moved(weights, last), stride, g_stride,
+                moved(of_x, start), literally(order), vectors,
+            )  # fmt: skip
+        if needs_weights:
+            sum_run(
+                g, samples, s, terms_stride, moved(active, start), some, row, moved(of_weights, first),
+                of_base, stride, g_stride, literally(order), vectors,
+            )  # fmt: skip
+    if needs_weights:
+        empty_rows(of_base, g_stride, moved(of_weights, last), stride, 1, vectors)
 
 
 @cache
 def _multiply(order: int, real: Any) -> Entry:
-    """``y += features @ weights`` for rows ``start..stop`` of ``y`` ``(B, S)``."""
-    terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
-    lanes = VECTOR_BYTES // size
+    """Outputs of some of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, S)``."""
+    length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
+    lanes, terms_of = VECTOR_BYTES // size, order + 2
 
     def multiply(
         x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, y_at: int,
-        inputs: int, count: int, stride: int, start: int, stop: int,
+        batch: int, inputs: int, count: int, outputs: int, panel: int, sample_parts: int, input_parts: int,
+        start: int, stop: int,
     ) -> None:  # fmt: skip
         assert stamp
-        features, zero = count - order, real(0)
-        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
-        offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
-        for sample in range(start, stop, panel):
-            found_at = found.ctypes.data
-            samples = min(panel, stop - sample)
-            for n in range(0, inputs, most):
-                width = min(most, inputs - n)
-                base_panel = base_at + (sample * inputs + n) * size if base_at else 0
-                _fill(
-                    x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
-                    table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    column, cells, active, offsets, found_at, size, zero,
-                )  # fmt: skip
-                for o in range(0, stride, TILE * lanes):
-                    weights = at(weight_at + (n * features * stride + o) * size, zero)
-                    vectors = min(TILE, (stride - o) // lanes)
-                    _add_outputs(
-                        y_at + (sample * stride + o) * size, weights, offsets.ctypes.data, found_at, samples, width,
-                        features, stride, terms, vectors, size, zero,
+        features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
+        row_size = (count + 1) * length * size
+        tile = min(max(outputs, lanes), TILE * lanes)
+        group, runs_of = min(_GROUP, inputs), 1 + 3 * min(count + 1, panel)
+        runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
+        terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
+        column, cells, starts = np.empty(stride, real), np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
+        sums = aligned_zeros(panel * tile, real)
+        for part in range(start, stop):
+            of_samples, of_inputs = part // input_parts, part % input_parts
+            first, end = batch * of_samples // sample_parts, batch * (of_samples + 1) // sample_parts
+            first_input, end_input = inputs * of_inputs // input_parts, inputs * (of_inputs + 1) // input_parts
+            for sample in range(first, end, panel):
+                samples = min(panel, end - sample)
+                y = at(y_at + (of_inputs * batch + sample) * outputs * size, zero)
+                for n in range(samples * outputs):
+                    y[n] = zero
+                for i in range(first_input, end_input, group):
+                    width, place = min(group, end_input - i), sample * inputs + i
+                    _fill_group(
+                        x_at + place * size, base_at + place * size if base_at else 0, knots_at + i * count * size,
+                        table_at + i * row_size, samples, inputs, width, count, order, stride, columns, column, cells, starts,
+                        runs, rows, terms, size, zero,
                     )  # fmt: skip
+                    for o in range(0, outputs, tile):
+                        vectors, whole = min(TILE, (outputs - o) // lanes), outputs == tile
+                        for n in range(width):
+                            _add_outputs(
+                                y if whole else at(sums.ctypes.data, zero), tile,
+                                at(runs[n].ctypes.data, 0), at(rows[n].ctypes.data, none), at(terms[n].ctypes.data, zero),
+                                stride, table_at + (i + n) * row_size,
+                                at(weight_at + ((i + n) * features * outputs + o) * size, zero), features, outputs, count,
+                                order, vectors, size, zero,
+                            )  # fmt: skip
+                        if not whole:
+                            empty_rows(at(sums.ctypes.data, zero), tile, moved(y, o), outputs, samples, vectors)
 
     return Entry(multiply)
 
 
 @cache
-def _weigh(order: int, real: Any) -> Entry:
-    """The gradient of the weights of inputs ``start..stop``, ``of_weight += features^T g``."""
-    terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
-    lanes = VECTOR_BYTES // size
+def _pull_back(order: int, real: Any) -> Entry:
+    """The gradients of samples and weights for some of ``sample_parts`` by ``input_parts``; each unless its address is 0.
 
-    def weigh(
-        x_at: int, base_at: int, knots_at: int, table_at: int, g_at: int, of_weight_at: int,
-        batch: int, inputs: int, count: int, stride: int, start: int, stop: int,
+    Each part of the samples has its gradient of the weights.
+    """
+    length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
+    lanes, terms_of = VECTOR_BYTES // size, order + 2
+
+    def pull_back(
+        x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, g_at: int, of_x_at: int, of_weight_at: int,
+        batch: int, inputs: int, count: int, outputs: int, panel: int, sample_parts: int, input_parts: int,
+        start: int, stop: int,
     ) -> None:  # fmt: skip
         assert stamp
-        features, zero = count - order, real(0)
-        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _PANEL
-        offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
-        # Sums over many samples are sums of sums: rounding errors of a long one would add up. Fine grids spread samples thinly.
-        summed = features <= _SUMMED
-        part = aligned_zeros(most * features * stride if summed else 0, real)
-        for n in range(start, stop, most):
-            width = min(most, stop - n)
-            panel_at = of_weight_at + n * features * stride * size
-            target_at = np.int64(part.ctypes.data) if summed else panel_at
-            for sample in range(0, batch, panel):
-                found_at = found.ctypes.data
-                samples = min(panel, batch - sample)
-                base_panel = base_at + (sample * inputs + n) * size if base_at else 0
-                _fill(
-                    x_at + (sample * inputs + n) * size, base_panel, knots_at + n * count * size,
-                    table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, False,
-                    column, cells, active, offsets, found_at, size, zero,
-                )  # fmt: skip
-                for o in range(0, stride, TILE * lanes):
-                    weights = at(target_at + o * size, zero)
-                    vectors = min(TILE, (stride - o) // lanes)
-                    g = at(g_at + (sample * stride + o) * size, zero)
-                    for i in range(width):
-                        places, of = at(offsets.ctypes.data + i * 8, 0), at(found_at + i * terms * size, zero)
-                        last = ((i + 1) * features - 1) * stride
-                        spread(weights, g, places, of, samples, width, last, stride, stride, terms, vectors)
-                if summed and ((sample // panel + 1) % _PARTS == 0 or sample + panel >= batch):
-                    of_panel, of_part = at(panel_at, zero), at(target_at, zero)
-                    for place in range(width * features * stride):
-                        of_panel[place] += of_part[place]
-                        of_part[place] = zero
-
-    return Entry(weigh)
-
-
-@cache
-def _trace_back(order: int, real: Any) -> Entry:
-    """The gradient of the samples (and of a given base) for rows ``start..stop`` of ``x``."""
-    terms, length, size, stamp = order + 2, row_length(order), np.dtype(real).itemsize, STAMP
-    lanes = VECTOR_BYTES // size
-
-    def trace_back(
-        x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, g_at: int, of_x_at: int,
-        inputs: int, count: int, stride: int, start: int, stop: int,
-    ) -> None:  # fmt: skip
-        assert stamp
-        features, zero = count - order, real(0)
-        most, panel = _panel_inputs(features, stride, inputs, lanes, size), _panel_samples(features, stride, lanes, size)
-        offsets, found = np.empty(panel * most, np.int64), np.empty(panel * most * terms, real)
-        column, cells, active = np.empty(panel, real), np.empty(panel, np.int32), np.empty(panel, real)
-        for sample in range(start, stop, panel):
-            found_at = found.ctypes.data
-            samples = min(panel, stop - sample)
-            for n in range(0, inputs, most):
-                width = min(most, inputs - n)
-                _fill(
-                    x_at + (sample * inputs + n) * size, base_at, knots_at + n * count * size,
-                    table_at + n * (count + 1) * length * size, inputs, count, stride, samples, width, order, True,
-                    column, cells, active, offsets, found_at, size, zero,
-                )  # fmt: skip
-                for b in range(samples):
-                    of_x = at(of_x_at + ((sample + b) * inputs + n) * size, zero)
-                    for i in range(width):
-                        of_x[i] = zero
-                for o in range(0, stride, TILE * lanes):
-                    weights = at(weight_at + (n * features * stride + o) * size, zero)
-                    vectors = min(TILE, (stride - o) // lanes)
-                    _add_traces(
-                        g_at + (sample * stride + o) * size, weights, offsets.ctypes.data, found_at,
-                        of_x_at + (sample * inputs + n) * size, samples, width, inputs, features, stride, terms, vectors,
-                        size, zero,
+        features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
+        row_size = (count + 1) * length * size
+        tile = min(max(outputs, lanes), TILE * lanes)
+        group, runs_of = min(_GROUP, inputs), 1 + 3 * min(count + 1, panel)
+        runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
+        terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
+        column, cells, starts = np.empty(stride, real), np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
+        of_base = aligned_zeros(tile, real)
+        copied, pulled, block = aligned_zeros(panel * tile, real), np.empty((group, stride), real), features * outputs
+        for part in range(start, stop):
+            of_samples, of_inputs = part // input_parts, part % input_parts
+            first, end = batch * of_samples // sample_parts, batch * (of_samples + 1) // sample_parts
+            first_input, end_input = inputs * of_inputs // input_parts, inputs * (of_inputs + 1) // input_parts
+            for i in range(first_input, end_input, group):
+                width, of_weights_at = min(group, end_input - i), of_weight_at + (of_samples * inputs + i) * block * size
+                of_weights = at(of_weights_at, zero)
+                for n in range(width * block if of_weight_at else 0):
+                    of_weights[n] = zero
+                for sample in range(first, end, panel):
+                    samples, place = min(panel, end - sample), sample * inputs + i
+                    _fill_group(
+                        x_at + place * size, base_at + place * size if base_at else 0, knots_at + i * count * size,
+                        table_at + i * row_size, samples, inputs, width, count, order, stride, columns, column, cells, starts,
+                        runs, rows, terms, size, zero,
                     )  # fmt: skip
+                    pulled[:width, :samples] = zero
+                    for o in range(0, outputs, tile):
+                        vectors, g = min(TILE, (outputs - o) // lanes), at(g_at + (sample * outputs + o) * size, zero)
+                        if outputs != tile:
+                            copy_rows(g, outputs, at(copied.ctypes.data, zero), tile, samples, vectors)
+                            g = at(copied.ctypes.data, zero)
+                        for n in range(width):
+                            _add_gradients(
+                                g, tile, at(runs[n].ctypes.data, 0), at(rows[n].ctypes.data, none),
+                                at(terms[n].ctypes.data, zero), stride, table_at + (i + n) * row_size,
+                                at(weight_at + ((i + n) * block + o) * size, zero),
+                                at(of_weights_at + (n * block + o) * size, zero), at(of_base.ctypes.data, zero),
+                                at(pulled[n].ctypes.data, zero), of_x_at != 0, of_weight_at != 0, features, outputs, count,
+                                order, vectors, size, zero,
+                            )  # fmt: skip
+                    if of_x_at:
+                        for n in range(width):
+                            for b in range(samples):
+                                columns[n, np.uint64(rows[n, b])] = pulled[n, b]
+                        turned(
+                            at(columns.ctypes.data, zero), stride, at(of_x_at + place * size, zero), inputs, width, samples,
+                            lanes,
+                        )  # fmt: skip
 
-    return Entry(trace_back)
+    return Entry(pull_back)
+
+
+def _panel(x: Tensor) -> int:
+    return max(1, min(_PANEL_BYTES // x.element_size(), x.shape[0]))
 
 
 def rows(weight: Tensor) -> Tensor:
@@ -257,29 +299,37 @@ def rows(weight: Tensor) -> Tensor:
     return result
 
 
-def multiply(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor, order: int, y: Tensor) -> None:
-    """Write ``features(x) @ weight`` to ``y`` ``(B, S)``, for weights ``(I, M, S)``."""
-    y.zero_()
+def multiply(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor, order: int) -> Tensor:
+    """``features(x) @ weight`` ``(B, S)``, for weights ``(I, M, S)``."""
+    (batch, inputs), outputs, size = x.shape, weight.shape[2], torch.get_num_threads()
+    of_samples = min(size, max(1, batch // _LEAST))
+    of_inputs = max(1, min(size // of_samples, inputs))
+    y = x.new_empty((of_inputs * batch, outputs))
     if stored(y):
-        sources = addresses(x, base, knots, table, weight, y)
-        sizes = (*knots.shape, y.shape[1])
-        threads.run(_multiply(order, REAL[x.dtype]), x.shape[0], *sources, *sizes, least=_PANEL)
+        places = addresses(x, base, knots, table, weight, y)
+        numbers = (batch, *knots.shape, outputs, _panel(x), of_samples, of_inputs)
+        threads.run(_multiply(order, REAL[x.dtype]), of_samples * of_inputs, *places, *numbers)
+    return y if of_inputs == 1 else reduce(torch.add, y.view(of_inputs, batch, outputs).unbind())
 
 
-def weigh(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, g: Tensor, order: int, of_weight: Tensor) -> None:
-    """Write ``features(x)^T @ g`` for ``g`` ``(B, S)`` to ``of_weight`` ``(I, M, S)``."""
-    of_weight.zero_()
-    if stored(of_weight):
-        sources = addresses(x, base, knots, table, g, of_weight)
-        sizes = (x.shape[0], *knots.shape, g.shape[1])
-        threads.run(_weigh(order, REAL[x.dtype]), x.shape[1], *sources, *sizes)
+def pull_back(
+    x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor | None, g: Tensor, order: int, needs_x: bool,
+    needs_weight: bool,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """The gradients of ``x``, its way through SiLU included unless there is a base, and of the weights ``(I, M, S)``.
 
-
-def trace_back(
-    x: Tensor, has_base: bool, knots: Tensor, table: Tensor, weight: Tensor, g: Tensor, order: int, of_x: Tensor
-) -> None:
-    """Write the gradient of ``x`` to ``of_x``, its way through SiLU included unless there is a base."""
-    if stored(of_x):
-        places = (x.data_ptr(), int(has_base), knots.data_ptr(), table.data_ptr(), weight.data_ptr(), g.data_ptr())
-        sizes = (*knots.shape, g.shape[1])
-        threads.run(_trace_back(order, REAL[x.dtype]), x.shape[0], *places, of_x.data_ptr(), *sizes, least=_PANEL)
+    ``g`` is that of the outputs, ``(B, S)``; that of the weights alone needs no weights.
+    """
+    (batch, inputs), outputs, size = x.shape, g.shape[1], torch.get_num_threads()
+    of_inputs = max(1, min(size, inputs))
+    of_samples = min(size // of_inputs, max(1, batch // _LEAST))
+    of_x = torch.empty_like(x) if needs_x else None
+    shape = of_samples, inputs, knots.shape[1] - order, outputs
+    of_weight = x.new_empty(shape) if needs_weight else None
+    if stored(g) and (needs_x or needs_weight):
+        places = addresses(x, base, knots, table, weight, g, of_x, of_weight)
+        numbers = (batch, *knots.shape, outputs, _panel(x), of_samples, of_inputs)
+        threads.run(_pull_back(order, REAL[x.dtype]), of_samples * of_inputs, *places, *numbers)
+    if of_weight is not None:
+        of_weight = of_weight[0] if of_samples == 1 else of_weight.sum(0)
+    return of_x, of_weight

@@ -1,26 +1,26 @@
-"""Combinations of rows of weights in vector registers, the inner loops of the sparse product.
+"""Vectors of numbers in registers, and the inner loops of the product of fine grids.
 
-Shape legend: ``I`` inputs, ``M`` features per input, ``S`` outputs rounded up to whole vectors (the stride of a row of weights
-``(I, M, S)``), ``W = k + 1`` bases that are not zero. A *term* of a sample and an input is one of its ``W`` bases or, last, its
-base activation; it has a value and a row of weights. Rows of the bases follow each other from ``offsets[n]`` on, the row of the
-base activation is the last of the input's ``M``.
+numba cannot keep a tile of outputs in registers, so these loops are written as LLVM code (:class:`Emitter`).
 
-numba cannot keep a tile of outputs in registers, so these loops are written as LLVM code: ``width`` vectors of outputs stay in
-registers while a loop runs over inputs or samples. ``width`` and ``terms`` are constants of the compiled code.
+Shape legend: ``I`` inputs, ``M`` features per input, ``W = k + 1`` bases that are not zero. A *term* of a sample is one of its
+``W`` bases or, last, its base activation; it has a value and a row of weights. Rows of the bases follow each other from
+``offsets[b]`` on. ``terms`` is a constant of the compiled code, and some ``vectors`` of outputs, 1 to ``TILE``, stay in
+registers while a loop runs over samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
-from numba import literally, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.compiled import LINE_BYTES, inlined
+from efficient_kan.kernels.cpu.compiled import LINE_BYTES
 
 _INDEX = ir.IntType(64)
 
@@ -96,6 +96,14 @@ class Emitter:
         single = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, index(0))
         return self.builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(index, self.lanes), [0] * self.lanes))
 
+    def load_all(self, pointer: Any, count: int) -> list[Any]:
+        """So many vectors after each other."""
+        return [self.load(self.place(pointer, n * self.lanes)) for n in range(count)]
+
+    def spread_at(self, pointer: Any, *offsets: Any) -> Any:
+        """The number at a place, in every element."""
+        return self.spread(self.builder.load(self.place(pointer, *offsets)))
+
     def times(self, a: Any, b: Any) -> Any:
         return self.builder.fmul(a, b, flags=["contract"])
 
@@ -132,6 +140,17 @@ class Emitter:
             self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
         return registers
 
+    def add_products(self, factor: Any, vectors: list[Any], registers: list[Any]) -> None:
+        """Add vectors, each times the same factor, to registers."""
+        for register, vector in zip(registers, vectors, strict=True):
+            self.builder.store(self.plus(self.builder.load(register), self.times(factor, vector)), register)
+
+    def of_widths(self, vectors: Any, most: int, body: Callable[[int], None]) -> None:
+        """Emit a body for each number of ``vectors`` that there may be, 1 to ``most``."""
+        for wide in range(1, most + 1):
+            with self.builder.if_then(self.builder.icmp_signed("==", vectors, _INDEX(wide))):
+                body(wide)
+
     def add_to(self, pointer: Any, registers: list[Any]) -> None:
         """Add registers to the vectors from ``pointer`` on, and set them to zero."""
         for n, register in enumerate(registers):
@@ -140,153 +159,13 @@ class Emitter:
             self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
 
 
-def _rows(emit: Emitter, weights: Any, last: Any, offset: Any, stride: Any, terms: int) -> list[Any]:
-    """Pointers to the rows of all terms."""
-    found = [emit.place(weights, offset)]
-    for _ in range(terms - 2):
-        found.append(emit.place(found[-1], stride))
-    return [*found, last]
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _combine(
-    _: Any, y: Any, weights: Any, offsets: Any, values: Any, count: Any, features: Any, stride: Any, terms: Any, width: Any
-) -> Any:
-    """``y[:] += sum over n < count and terms t of values[n, t] * row(n, t)``, for ``width`` vectors of outputs.
-
-    ``weights`` points to the first input's first row, at the first of these outputs; ``offsets[n]`` counts from there.
-    """
-    wide, many = width.literal_value, terms.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        y, weights, offsets, values, count, features, stride = args[:7]
-        emit = Emitter(builder, y.type.pointee)
-        sums = emit.registers(wide)
-        for n, register in enumerate(sums):
-            builder.store(emit.load(emit.place(y, n * emit.lanes)), register)
-        block = builder.mul(features, stride)
-        base_row = builder.mul(builder.sub(features, _INDEX(1)), stride)
-        with cgutils.for_range(builder, count) as loop:
-            offset = builder.load(emit.place(offsets, loop.index))
-            last = emit.place(weights, builder.add(builder.mul(loop.index, block), base_row))
-            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-            # An input's terms are added among themselves first: the whole sum is rounded less often, and waits less.
-            of_input: list[Any] = []
-            for t, row in enumerate(_rows(emit, weights, last, offset, stride, many)):
-                value = emit.spread(builder.load(emit.place(first, t)))
-                products = [emit.times(value, emit.load(emit.place(row, n * emit.lanes))) for n in range(wide)]
-                of_input = [emit.plus(a, b) for a, b in zip(of_input, products, strict=True)] if t else products
-            for register, value in zip(sums, of_input, strict=True):
-                builder.store(builder.fadd(builder.load(register), value), register)
-        for n, register in enumerate(sums):
-            emit.store(builder.load(register), emit.place(y, n * emit.lanes))
-        return context.get_dummy_value()
-
-    signature = types.void(y, weights, offsets, values, types.intp, types.intp, types.intp, terms, width)
-    return signature, generate
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _contract(
-    _: Any,
-    g: Any,
-    weights: Any,
-    offsets: Any,
-    values: Any,
-    count: Any,
-    features: Any,
-    stride: Any,
-    result: Any,
-    terms: Any,
-    width: Any,
-) -> Any:
-    """``result[n] += g . sum over terms t of values[n, t] * row(n, t)`` for ``n < count``; see :func:`_combine`."""
-    wide, many = width.literal_value, terms.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        g, weights, offsets, values, count, features, stride, result = args[:8]
-        emit = Emitter(builder, g.type.pointee)
-        gradient = [emit.load(emit.place(g, n * emit.lanes)) for n in range(wide)]
-        block = builder.mul(features, stride)
-        base_row = builder.mul(builder.sub(features, _INDEX(1)), stride)
-        with cgutils.for_range(builder, count) as loop:
-            offset = builder.load(emit.place(offsets, loop.index))
-            last = emit.place(weights, builder.add(builder.mul(loop.index, block), base_row))
-            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-            spread = [emit.spread(builder.load(emit.place(first, t))) for t in range(many)]
-            rows = _rows(emit, weights, last, offset, stride, many)
-            total = None
-            for n in range(wide):
-                row = None
-                for t in range(many):
-                    product = emit.times(spread[t], emit.load(emit.place(rows[t], n * emit.lanes)))
-                    row = product if row is None else emit.plus(row, product)
-                product = emit.times(row, gradient[n])
-                total = product if total is None else emit.plus(total, product)
-            place = emit.place(result, loop.index)
-            builder.store(builder.fadd(builder.load(place), emit.total(total)), place)
-        return context.get_dummy_value()
-
-    signature = types.void(g, weights, offsets, values, types.intp, types.intp, types.intp, result, terms, width)
-    return signature, generate
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _spread(
-    _: Any,
-    of_weights: Any,
-    g: Any,
-    offsets: Any,
-    values: Any,
-    count: Any,
-    step: Any,
-    last: Any,
-    stride: Any,
-    g_stride: Any,
-    terms: Any,
-    width: Any,
-) -> Any:
-    """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[b]`` in ``of_weights``.
-
-    Offsets and values of the next sample are ``step`` inputs further on, ``g`` has rows of ``g_stride``, and ``last`` is where
-    the row of the base activation starts, whose sum over these samples stays in registers.
-    """
-    wide, many = width.literal_value, terms.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        of_weights, g, offsets, values, count, step, last, stride, g_stride = args[:9]
-        emit = Emitter(builder, g.type.pointee)
-        base_row = emit.place(of_weights, last)
-        of_base = emit.zeros(wide)
-        with cgutils.for_range(builder, count) as loop:
-            at = builder.mul(loop.index, step)
-            offset = builder.load(emit.place(offsets, at))
-            first = emit.place(values, builder.mul(at, _INDEX(many)))
-            source = emit.place(g, builder.mul(loop.index, g_stride))
-            gradient = [emit.load(emit.place(source, n * emit.lanes)) for n in range(wide)]
-            for t, row in enumerate(_rows(emit, of_weights, base_row, offset, stride, many)):
-                value = emit.spread(builder.load(emit.place(first, t)))
-                for n in range(wide):
-                    product = emit.times(value, gradient[n])
-                    if t == many - 1:
-                        builder.store(emit.plus(builder.load(of_base[n]), product), of_base[n])
-                    else:
-                        place = emit.place(row, n * emit.lanes)
-                        emit.store(emit.plus(emit.load(place), product), place)
-        emit.add_to(base_row, of_base)
-        return context.get_dummy_value()
-
-    integers = [types.intp] * 5
-    return types.void(of_weights, g, offsets, values, *integers, terms, width), generate
-
-
 def _combination(emit: Emitter, weights: Any, offset: Any, stride: Any, values: Any, bases: int, wide: int) -> list[Any]:
     """The bases' rows of one input and sample, each times its value, added."""
     row = emit.place(weights, offset)
     total: list[Any] = []
     for t in range(bases):
-        value = emit.spread(emit.builder.load(emit.place(values, t)))
-        products = [emit.times(value, emit.load(emit.place(row, n * emit.lanes))) for n in range(wide)]
+        value = emit.spread_at(values, t)
+        products = [emit.times(value, weight) for weight in emit.load_all(row, wide)]
         total = [emit.plus(a, b) for a, b in zip(total, products, strict=True)] if t else products
         row = emit.place(row, stride)
     return total
@@ -306,246 +185,120 @@ def _fetch_row_of(emit: Emitter, rows: Any, samples: Any, number: Any, count: An
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _combine_samples(
-    _: Any,
-    y: Any,
-    samples: Any,
-    weights: Any,
-    offsets: Any,
-    values: Any,
-    count: Any,
-    last: Any,
-    stride: Any,
-    y_stride: Any,
-    terms: Any,
-    width: Any,
-) -> Any:
+def combine_samples(
+    _: Any, y: Any, samples: Any, weights: Any, offsets: Any, values: Any, count: Any, last: Any, stride: Any, y_stride: Any,
+    terms: Any, vectors: Any,
+) -> Any:  # fmt: skip
     """For ``b < count`` samples of one input: ``y[samples[b]] += sum over terms t of values[b, t] * row(b, t)``.
 
     ``last`` is where the row of the base activation starts.
     """
-    wide, many = width.literal_value, terms.literal_value
+    many = terms.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        y, samples, weights, offsets, values, count, last, stride, y_stride = args[:9]
+        y, samples, weights, offsets, values, count, last, stride, y_stride, _, vectors = args
         emit = Emitter(builder, y.type.pointee)
-        base_row = [emit.load(emit.place(weights, last, n * emit.lanes)) for n in range(wide)]
-        with cgutils.for_range(builder, count) as loop:
-            _fetch_row_of(emit, y, samples, loop.index, count, y_stride, wide)
-            target = _row_of(emit, y, samples, loop.index, y_stride)
-            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-            offset = builder.load(emit.place(offsets, loop.index))
-            of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
-            value = emit.spread(builder.load(emit.place(first, many - 1)))
-            for n in range(wide):
-                place = emit.place(target, n * emit.lanes)
-                added = emit.plus(of_bases[n], emit.times(value, base_row[n]))
-                emit.store(builder.fadd(emit.load(place), added), place)
+
+        def body(wide: int) -> None:
+            base_row = emit.load_all(emit.place(weights, last), wide)
+            with cgutils.for_range(builder, count) as loop:
+                _fetch_row_of(emit, y, samples, loop.index, count, y_stride, wide)
+                target = _row_of(emit, y, samples, loop.index, y_stride)
+                first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+                offset = builder.load(emit.place(offsets, loop.index))
+                of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
+                value = emit.spread_at(first, many - 1)
+                for n in range(wide):
+                    place = emit.place(target, n * emit.lanes)
+                    added = emit.plus(of_bases[n], emit.times(value, base_row[n]))
+                    emit.store(builder.fadd(emit.load(place), added), place)
+
+        emit.of_widths(vectors, TILE, body)
         return context.get_dummy_value()
 
-    integers = [types.intp] * 4
-    return types.void(y, samples, weights, offsets, values, *integers, terms, width), generate
+    integer = types.intp
+    return types.void(y, samples, weights, offsets, values, *[integer] * 4, terms, integer), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _contract_samples(
-    _: Any,
-    g: Any,
-    samples: Any,
-    weights: Any,
-    scales: Any,
-    offsets: Any,
-    values: Any,
-    count: Any,
-    ahead: Any,
-    last: Any,
-    stride: Any,
-    g_stride: Any,
-    result: Any,
-    terms: Any,
-    width: Any,
-) -> Any:
+def contract_samples(
+    _: Any, g: Any, samples: Any, weights: Any, scales: Any, offsets: Any, values: Any, count: Any, ahead: Any, last: Any,
+    stride: Any, g_stride: Any, result: Any, terms: Any, vectors: Any,
+) -> Any:  # fmt: skip
     """For ``b < count`` samples of one input: ``result[b] = g[samples[b]] . sum over terms t of values[b, t] * row(b, t)``.
 
     Rows of the bases, not that of the base activation from ``last`` on, are multiplied with ``scales``, one for each output.
     There are ``ahead`` samples, whose rows of ``g`` may be fetched ahead.
     """
-    wide, many = width.literal_value, terms.literal_value
+    many = terms.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result = args[:12]
+        g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, _, vectors = args
         emit = Emitter(builder, g.type.pointee)
-        base_row = [emit.load(emit.place(weights, last, n * emit.lanes)) for n in range(wide)]
-        scale = [emit.load(emit.place(scales, n * emit.lanes)) for n in range(wide)]
-        with cgutils.for_range(builder, count) as loop:
-            _fetch_row_of(emit, g, samples, loop.index, ahead, g_stride, wide)
-            source = _row_of(emit, g, samples, loop.index, g_stride)
-            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-            offset = builder.load(emit.place(offsets, loop.index))
-            of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
-            value = emit.spread(builder.load(emit.place(first, many - 1)))
-            total = None
-            for n in range(wide):
-                row = emit.plus(emit.times(of_bases[n], scale[n]), emit.times(value, base_row[n]))
-                product = emit.times(row, emit.load(emit.place(source, n * emit.lanes)))
-                total = product if total is None else emit.plus(total, product)
-            builder.store(emit.total(total), emit.place(result, loop.index))
+
+        def body(wide: int) -> None:
+            base_row, scale = emit.load_all(emit.place(weights, last), wide), emit.load_all(scales, wide)
+            with cgutils.for_range(builder, count) as loop:
+                _fetch_row_of(emit, g, samples, loop.index, ahead, g_stride, wide)
+                source = _row_of(emit, g, samples, loop.index, g_stride)
+                first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+                offset = builder.load(emit.place(offsets, loop.index))
+                of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
+                value = emit.spread_at(first, many - 1)
+                total = None
+                for n, gradient in enumerate(emit.load_all(source, wide)):
+                    row = emit.plus(emit.times(of_bases[n], scale[n]), emit.times(value, base_row[n]))
+                    product = emit.times(row, gradient)
+                    total = product if total is None else emit.plus(total, product)
+                builder.store(emit.total(total), emit.place(result, loop.index))
+
+        emit.of_widths(vectors, TILE, body)
         return context.get_dummy_value()
 
-    integers = [types.intp] * 5
-    return types.void(g, samples, weights, scales, offsets, values, *integers, result, terms, width), generate
+    integer = types.intp
+    return types.void(g, samples, weights, scales, offsets, values, *[integer] * 5, result, terms, integer), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _spread_samples(
-    _: Any,
-    of_weights: Any,
-    g: Any,
-    samples: Any,
-    offsets: Any,
-    values: Any,
-    count: Any,
-    last: Any,
-    stride: Any,
-    g_stride: Any,
-    terms: Any,
-    width: Any,
-) -> Any:
+def spread_samples(
+    _: Any, of_weights: Any, g: Any, samples: Any, offsets: Any, values: Any, count: Any, last: Any, stride: Any,
+    g_stride: Any, terms: Any, vectors: Any,
+) -> Any:  # fmt: skip
     """For ``b < count`` samples of one input: ``row(b, t) += values[b, t] * g[samples[b]]`` in ``of_weights``.
 
     There is at least one. What those that follow each other with one offset add stays in registers, and so does what all add
     to the row of the base activation, which starts at ``last``.
     """
-    wide, many = width.literal_value, terms.literal_value
+    many = terms.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        of_weights, g, samples, offsets, values, count, last, stride, g_stride = args[:9]
+        of_weights, g, samples, offsets, values, count, last, stride, g_stride, _, vectors = args
         emit = Emitter(builder, g.type.pointee)
-        sums = [emit.zeros(wide) for _ in range(many)]
-        held = cgutils.alloca_once_value(builder, builder.load(offsets))  # the offset of the sums of bases
 
-        def write() -> None:
-            row = emit.place(of_weights, builder.load(held))
-            for of_basis in sums[:-1]:
-                emit.add_to(row, of_basis)
-                row = emit.place(row, stride)
+        def body(wide: int) -> None:
+            sums = [emit.zeros(wide) for _ in range(many)]
+            held = cgutils.alloca_once_value(builder, builder.load(offsets))  # the offset of the sums of bases
 
-        with cgutils.for_range(builder, count) as loop:
-            offset = builder.load(emit.place(offsets, loop.index))
-            with builder.if_then(builder.icmp_signed("!=", offset, builder.load(held)), likely=False):
-                write()
-                builder.store(offset, held)
-            source = _row_of(emit, g, samples, loop.index, g_stride)
-            gradient = [emit.load(emit.place(source, n * emit.lanes)) for n in range(wide)]
-            first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-            for t, of_term in enumerate(sums):
-                value = emit.spread(builder.load(emit.place(first, t)))
-                for register, number in zip(of_term, gradient, strict=True):
-                    builder.store(emit.plus(builder.load(register), emit.times(value, number)), register)
-        write()
-        emit.add_to(emit.place(of_weights, last), sums[-1])
+            def write() -> None:
+                row = emit.place(of_weights, builder.load(held))
+                for of_basis in sums[:-1]:
+                    emit.add_to(row, of_basis)
+                    row = emit.place(row, stride)
+
+            with cgutils.for_range(builder, count) as loop:
+                offset = builder.load(emit.place(offsets, loop.index))
+                with builder.if_then(builder.icmp_signed("!=", offset, builder.load(held)), likely=False):
+                    write()
+                    builder.store(offset, held)
+                gradient = emit.load_all(_row_of(emit, g, samples, loop.index, g_stride), wide)
+                first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
+                for t, of_term in enumerate(sums):
+                    emit.add_products(emit.spread_at(first, t), gradient, of_term)
+            write()
+            emit.add_to(emit.place(of_weights, last), sums[-1])
+
+        emit.of_widths(vectors, TILE, body)
         return context.get_dummy_value()
 
-    integers = [types.intp] * 4
-    return types.void(of_weights, g, samples, offsets, values, *integers, terms, width), generate
-
-
-@inlined
-def combine(
-    y: Any, weights: Any, offsets: Any, values: Any, count: int, features: int, stride: int, terms: int, vectors: int,
-) -> None:  # fmt: skip
-    """As :func:`_combine`, for up to ``TILE`` vectors."""
-    many = literally(terms)
-    if vectors == 4:
-        _combine(y, weights, offsets, values, count, features, stride, many, 4)
-    elif vectors == 3:
-        _combine(y, weights, offsets, values, count, features, stride, many, 3)
-    elif vectors == 2:
-        _combine(y, weights, offsets, values, count, features, stride, many, 2)
-    else:
-        _combine(y, weights, offsets, values, count, features, stride, many, 1)
-
-
-@inlined
-def contract(
-    g: Any, weights: Any, offsets: Any, values: Any, count: int, features: int, stride: int, result: Any, terms: int,
-    vectors: int,
-) -> None:  # fmt: skip
-    """As :func:`_contract`, for up to ``TILE`` vectors."""
-    many = literally(terms)
-    if vectors == 4:
-        _contract(g, weights, offsets, values, count, features, stride, result, many, 4)
-    elif vectors == 3:
-        _contract(g, weights, offsets, values, count, features, stride, result, many, 3)
-    elif vectors == 2:
-        _contract(g, weights, offsets, values, count, features, stride, result, many, 2)
-    else:
-        _contract(g, weights, offsets, values, count, features, stride, result, many, 1)
-
-
-@inlined
-def spread(
-    of_weights: Any, g: Any, offsets: Any, values: Any, count: int, step: int, last: int, stride: int, g_stride: int,
-    terms: int, vectors: int,
-) -> None:  # fmt: skip
-    """As :func:`_spread`, for up to ``TILE`` vectors."""
-    many = literally(terms)
-    if vectors == 4:
-        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 4)
-    elif vectors == 3:
-        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 3)
-    elif vectors == 2:
-        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 2)
-    else:
-        _spread(of_weights, g, offsets, values, count, step, last, stride, g_stride, many, 1)
-
-
-@inlined
-def combine_samples(
-    y: Any, samples: Any, weights: Any, offsets: Any, values: Any, count: int, last: int, stride: int, y_stride: int,
-    terms: int, vectors: int,
-) -> None:  # fmt: skip
-    """As :func:`_combine_samples`, for up to ``TILE`` vectors."""
-    many = literally(terms)
-    if vectors == 4:
-        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 4)
-    elif vectors == 3:
-        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 3)
-    elif vectors == 2:
-        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 2)
-    else:
-        _combine_samples(y, samples, weights, offsets, values, count, last, stride, y_stride, many, 1)
-
-
-@inlined
-def contract_samples(
-    g: Any, samples: Any, weights: Any, scales: Any, offsets: Any, values: Any, count: int, ahead: int, last: int,
-    stride: int, g_stride: int, result: Any, terms: int, vectors: int,
-) -> None:  # fmt: skip
-    """As :func:`_contract_samples`, for up to ``TILE`` vectors."""
-    many = literally(terms)
-    if vectors == 4:
-        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 4)
-    elif vectors == 3:
-        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 3)
-    elif vectors == 2:
-        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 2)
-    else:
-        _contract_samples(g, samples, weights, scales, offsets, values, count, ahead, last, stride, g_stride, result, many, 1)
-
-
-@inlined
-def spread_samples(
-    of_weights: Any, g: Any, samples: Any, offsets: Any, values: Any, count: int, last: int, stride: int, g_stride: int,
-    terms: int, vectors: int,
-) -> None:  # fmt: skip
-    """As :func:`_spread_samples`, for up to ``TILE`` vectors."""
-    many = literally(terms)
-    if vectors == 4:
-        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 4)
-    elif vectors == 3:
-        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 3)
-    elif vectors == 2:
-        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 2)
-    else:
-        _spread_samples(of_weights, g, samples, offsets, values, count, last, stride, g_stride, many, 1)
+    integer = types.intp
+    return types.void(of_weights, g, samples, offsets, values, *[integer] * 4, terms, integer), generate

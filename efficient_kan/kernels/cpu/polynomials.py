@@ -1,0 +1,263 @@
+"""Sums over the samples of one knot interval in vector registers, the inner loops of `cells`.
+
+In one cell (see `basis`) the spline of every output is a polynomial in the sample's place ``s`` in the cell, whose coefficients
+are combinations of the ``k + 1`` rows of weights of its bases. For as long as samples are of one cell, those of a tile of
+outputs stay in registers: a sample takes ``k + 1`` multiplications an output, its base activation included, and reads no
+weights. Likewise the gradients of weights are those of the coefficients, combined once a cell.
+
+A *run* is ``count`` samples of one cell. All functions take: ``samples``, their numbers; ``row``, the cell's row of the table
+(:func:`efficient_kan.kernels.cpu.basis.pieces`); ``weights``, from the cell's first basis on, and ``last``, the row of the
+base activation, or the gradients of both; the ``stride`` of those rows and of the rows of outputs; the spline ``order``, a
+constant of the compiled code; and how many ``vectors`` of outputs to work on, 1 to ``TILE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
+
+# Vectors of outputs whose coefficients stay in registers, of which processors have 16, or 32 where vectors are wider.
+TILE = 4 if VECTOR_BYTES == 64 else 2
+_INDEX, _LANE = ir.IntType(64), ir.IntType(32)
+_SUMMED_BYTES = 16  # of the sums of vectors that are worked out together
+
+
+def _row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
+    index = emit.builder.sext(emit.builder.load(emit.place(samples, number)), _INDEX)
+    return emit.place(rows, emit.builder.mul(index, stride))
+
+
+def _polynomials(emit: Emitter, row: Any, weights: Any, stride: Any, order: int, wide: int) -> list[list[Any]]:
+    """Coefficients of powers 0 to k, of each vector of outputs."""
+    of_bases = []
+    for _ in range(order + 1):
+        of_bases.append(emit.load_all(weights, wide))
+        weights = emit.place(weights, stride)
+    found = []
+    for power in range(order + 1):
+        total: list[Any] = []
+        for r, of_basis in enumerate(of_bases):
+            factor = emit.spread_at(row, 2 + power * (order + 1) + r)
+            products = [emit.times(factor, weight) for weight in of_basis]
+            total = [emit.plus(a, b) for a, b in zip(total, products, strict=True)] if r else products
+        found.append(total)
+    return found
+
+
+def _evaluated(emit: Emitter, polynomials: list[list[Any]], s: Any, n: int) -> Any:
+    """Polynomials of vector ``n`` at ``s``."""
+    total = polynomials[-1][n]
+    for of_power in reversed(polynomials[:-1]):
+        total = emit.plus(emit.times(total, s), of_power[n])
+    return total
+
+
+def _sums(emit: Emitter, vectors: list[Any]) -> Any:
+    """The sum of the elements of each of as many vectors as 16 bytes have numbers, in one vector of so many."""
+    few = len(vectors)
+
+    def neighbours(a: Any, b: Any, odd: int) -> Any:
+        """Every second element of both, 16 bytes at a time: what crosses those takes longer."""
+        mask = [
+            start + odd + 2 * n + of
+            for start in range(0, emit.lanes, few)
+            for of in (0, emit.lanes)
+            for n in range(few // 2)
+        ]  # fmt: skip
+        return emit.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_LANE, emit.lanes), mask))
+
+    while len(vectors) > 1:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [emit.builder.fadd(neighbours(a, b, 0), neighbours(a, b, 1)) for a, b in pairs]
+    (total,), lanes = vectors, emit.lanes
+    while lanes > few:
+        lanes //= 2
+        halves = [ir.Constant(ir.VectorType(_LANE, lanes), list(range(start, start + lanes))) for start in (0, lanes)]
+        low, high = (emit.builder.shuffle_vector(total, total, half) for half in halves)
+        total = emit.builder.fadd(low, high)
+    return total
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def powers(_: Any, x: Any, count: Any, row: Any, target: Any, stride: Any, order: Any) -> Any:
+    """Powers 1 to k of ``s`` of a run, to rows of ``target``. Whole vectors are read and written."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, count, row, target, stride, _ = args
+        emit = Emitter(builder, x.type.pointee)
+        middle, scale = emit.spread_at(row, 0), emit.spread_at(row, 1)
+        with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(emit.lanes), intp=_INDEX) as (b, _):
+            s = power = builder.fmul(builder.fsub(emit.load(emit.place(x, b)), middle), scale)
+            for n in range(signature.args[5].literal_value):
+                power = builder.fmul(power, s) if n else s
+                emit.store(power, emit.place(target, builder.mul(stride, _INDEX(n)), b))
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, row, target, types.intp, order), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_run(
+    _: Any, y: Any, samples: Any, s: Any, active: Any, count: Any, row: Any, weights: Any, last: Any, stride: Any,
+    y_stride: Any, order: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    """``y[samples[b]] += p(s[b]) + active[b] * last``, for the polynomials ``p`` of the cell."""
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        y, samples, s, active, count, row, weights, last, stride, y_stride, _, vectors = args
+        emit = Emitter(builder, y.type.pointee)
+
+        def body(wide: int) -> None:
+            p, base = _polynomials(emit, row, weights, stride, k, wide), emit.load_all(last, wide)
+            with cgutils.for_range(builder, count) as loop:
+                target = _row_of(emit, y, samples, loop.index, y_stride)
+                place, value = emit.spread_at(s, loop.index), emit.spread_at(active, loop.index)
+                for n in range(wide):
+                    added = emit.plus(emit.times(value, base[n]), _evaluated(emit, p, place, n))
+                    of = emit.place(target, n * emit.lanes)
+                    emit.store(builder.fadd(emit.load(of), added), of)
+
+        emit.of_widths(vectors, TILE, body)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    kinds = y, samples, s, active, integer, row, weights, last, integer, integer, order, integer
+    return types.void(*kinds), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def pull_run(
+    _: Any, g: Any, samples: Any, s: Any, rise: Any, count: Any, row: Any, weights: Any, last: Any, stride: Any, g_stride: Any,
+    result: Any, order: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    """``result[b] += g[samples[b]] . (p'(s[b]) + rise[b] * last)``, for the derivatives ``p'`` with respect to x."""
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        g, samples, s, rise, count, row, weights, last, stride, g_stride, result, _, vectors = args
+        emit = Emitter(builder, g.type.pointee)
+        few = _SUMMED_BYTES // emit.size
+        whole = builder.sub(count, builder.urem(count, _INDEX(few)))
+
+        def body(wide: int) -> None:
+            scale, base, slope = emit.spread_at(row, 1), emit.load_all(last, wide), []
+            for power, of_power in enumerate(_polynomials(emit, row, weights, stride, k, wide)[1:], 1):
+                factor = builder.fmul(scale, ir.Constant(emit.vector, [float(power)] * emit.lanes))
+                slope.append([builder.fmul(factor, p) for p in of_power])
+
+            def products(number: Any) -> Any:
+                source = _row_of(emit, g, samples, number, g_stride)
+                place, value = emit.spread_at(s, number), emit.spread_at(rise, number)
+                total = None
+                for n, gradient in enumerate(emit.load_all(source, wide)):
+                    of_x = emit.plus(emit.times(value, base[n]), _evaluated(emit, slope, place, n))
+                    product = emit.times(of_x, gradient)
+                    total = product if total is None else emit.plus(total, product)
+                return total
+
+            with cgutils.for_range_slice(builder, _INDEX(0), whole, _INDEX(few), intp=_INDEX) as (b, _):
+                totals = _sums(emit, [products(builder.add(b, _INDEX(n))) for n in range(few)])
+                place = builder.bitcast(emit.place(result, b), totals.type.as_pointer())
+                totals = builder.fadd(builder.load(place, align=emit.size), totals)
+                builder.store(totals, place, align=emit.size)
+            with cgutils.for_range_slice(builder, whole, count, _INDEX(1), intp=_INDEX) as (b, _):
+                place = emit.place(result, b)
+                builder.store(builder.fadd(builder.load(place), emit.total(products(b))), place)
+
+        emit.of_widths(vectors, TILE, body)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    kinds = g, samples, s, rise, integer, row, weights, last, integer, integer, result, order, integer
+    return types.void(*kinds), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def sum_run(
+    _: Any, g: Any, samples: Any, s: Any, s_stride: Any, active: Any, count: Any, row: Any, of_weights: Any, of_last: Any,
+    stride: Any, g_stride: Any, order: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    """What a run adds to the gradients of weights, from powers 1 to k of ``s``, rows that are ``s_stride`` apart."""
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        g, samples, s, s_stride, active, count, row, of_weights, of_last, stride, g_stride, _, vectors = args
+        emit = Emitter(builder, g.type.pointee)
+
+        def body(wide: int) -> None:
+            of_powers, of_base = [emit.zeros(wide) for _ in range(k + 1)], emit.zeros(wide)
+            factors = [emit.place(s, builder.mul(s_stride, _INDEX(n))) for n in range(k)]
+            with cgutils.for_range(builder, count) as loop:
+                gradient = emit.load_all(_row_of(emit, g, samples, loop.index, g_stride), wide)
+                for register, number in zip(of_powers[0], gradient, strict=True):
+                    builder.store(builder.fadd(builder.load(register), number), register)
+                for pointer, registers in zip([*factors, active], [*of_powers[1:], of_base], strict=True):
+                    emit.add_products(emit.spread_at(pointer, loop.index), gradient, registers)
+            emit.add_to(of_last, of_base)
+            found = [[builder.load(register) for register in registers] for registers in of_powers]
+            target = of_weights
+            for r in range(k + 1):
+                added: list[Any] = []  # added up first: the whole sum is rounded once
+                for power, of_power in enumerate(found):
+                    factor = emit.spread_at(row, 2 + power * (k + 1) + r)
+                    products = [emit.times(factor, value) for value in of_power]
+                    added = [emit.plus(a, b) for a, b in zip(added, products, strict=True)] if power else products
+                for n, value in enumerate(added):
+                    place = emit.place(target, n * emit.lanes)
+                    emit.store(builder.fadd(emit.load(place), value), place)
+                target = emit.place(target, stride)
+
+        emit.of_widths(vectors, TILE, body)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    kinds = g, samples, s, integer, active, integer, row, of_weights, of_last, integer, integer, order, integer
+    return types.void(*kinds), generate
+
+
+def _of_rows(body: Callable[[Emitter, Any, Any], None]) -> Any:
+    """Code for ``count`` rows of some ``vectors`` of a source and a target, each with its stride."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_stride, target, target_stride, count, vectors = args
+        emit = Emitter(builder, source.type.pointee)
+
+        def loops(wide: int) -> None:
+            with cgutils.for_range(builder, count) as loop:
+                for n in range(wide):
+                    of = emit.place(source, builder.mul(source_stride, loop.index), n * emit.lanes)
+                    body(emit, of, emit.place(target, builder.mul(target_stride, loop.index), n * emit.lanes))
+
+        emit.of_widths(vectors, TILE, loops)
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, count: Any, vectors: Any) -> Any:
+    """``target = source``, ``count`` rows of some vectors."""
+
+    def copy(emit: Emitter, source: Any, target: Any) -> None:
+        emit.store(emit.load(source), target)
+
+    return types.void(source, types.intp, target, types.intp, types.intp, types.intp), _of_rows(copy)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def empty_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, count: Any, vectors: Any) -> Any:
+    """``target += source`` and ``source = 0``, ``count`` rows of some vectors."""
+
+    def empty(emit: Emitter, source: Any, target: Any) -> None:
+        emit.store(emit.builder.fadd(emit.load(target), emit.load(source)), target)
+        emit.store(ir.Constant(emit.vector, [0.0] * emit.lanes), source)
+
+    return types.void(source, types.intp, target, types.intp, types.intp, types.intp), _of_rows(empty)
