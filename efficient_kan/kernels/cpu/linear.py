@@ -36,7 +36,7 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     weight = weight if function is _Sparse else weight.contiguous()
     if not differentiable:
         if function is _Sparse:
-            return _sparse_outputs(x, base, knots, pieces(knots, order), sparse.rows(weight), weight.shape[0], order)
+            return sparse.multiply(x, base, knots, pieces(knots, order), sparse.rows(weight), order)
         block = _block(x, base, knots, order)
         return _dense_outputs(block, _Parts(block, weight), weight, keeps=False)[0]
     y: Tensor = function.apply(x, base, knots, weight, order)  # type: ignore[no-untyped-call]
@@ -173,7 +173,7 @@ class _Sparse(torch.autograd.Function):
         table, rows = pieces(knots, order), sparse.rows(weight)
         ctx.save_for_backward(x, base, knots, weight, table, rows if ctx.needs_input_grad[0] else None)
         ctx.order = order
-        return _sparse_outputs(x, base, knots, table, rows, weight.shape[0], order)
+        return sparse.multiply(x, base, knots, table, rows, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -181,11 +181,10 @@ class _Sparse(torch.autograd.Function):
         needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
         if torch.is_grad_enabled() or policy.transformed(grad):
             return _differentiable(ctx, LayerInputs(x, base, knots, weight, ctx.order), grad)
-        outputs = weight.shape[0]
-        padded = _padded(grad.contiguous())
-        of_x, of_rows = sparse.pull_back(x, base, knots, table, rows, padded, ctx.order, needs_x, needs_weight)
+        grad = grad.contiguous()
+        of_x, of_rows = sparse.pull_back(x, base, knots, table, rows, grad, ctx.order, needs_x, needs_weight)
         of_base = grad @ weight[..., -1] if needs_base else None
-        of_weight = None if of_rows is None else of_rows[..., :outputs].permute(2, 0, 1)
+        of_weight = None if of_rows is None else of_rows.permute(2, 0, 1)
         return of_x, of_base, None, of_weight, None
 
 
@@ -245,13 +244,6 @@ def _base_weight(parameters: Parameters) -> Tensor:
     spline_weight, _, mask, base_weight = parameters
     base_weight = spline_weight[..., -1] if base_weight is None else base_weight
     return base_weight if mask is None else base_weight * mask
-
-
-def _sparse_outputs(
-    x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, rows: Tensor, outputs: int, order: int
-) -> Tensor:
-    y = sparse.multiply(x, base, knots, table, rows, order)
-    return y if outputs == y.shape[1] else y[:, :outputs].contiguous()
 
 
 def _padded(grad: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ weights. Likewise the gradients of weights are those of the coefficients, combin
 
 A *run* is ``count`` samples of one cell. All functions take: ``samples``, their numbers; ``row``, the cell's row of the table
 (:func:`efficient_kan.kernels.cpu.basis.pieces`); ``weights``, from the cell's first basis on, and ``last``, the row of the
-base activation, or the gradients of both; the ``stride`` of those rows and of the rows of outputs; the spline ``order``, a
-constant of the compiled code; and how many ``vectors`` of outputs to work on, 1 to ``TILE``.
+base activation, or the gradients of both; the ``stride`` of those rows and of the rows of samples; the spline ``order``, a
+constant of the compiled code; and how many ``outputs`` to work on, up to ``TILE`` vectors. Rows of weights have so many
+numbers, rows of samples whole vectors.
 """
 
 from __future__ import annotations
@@ -29,16 +30,30 @@ _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
 _SUMMED_BYTES = 16  # of the sums of vectors that are worked out together
 
 
+def _of_outputs(emit: Emitter, outputs: Any, body: Callable[[int, Any, Any], None]) -> None:
+    """Emit a body for each number of vectors: that, the mask of the last one's elements, and whether those are all."""
+    builder = emit.builder
+
+    def of_width(wide: int) -> None:
+        left = builder.sub(outputs, _INDEX((wide - 1) * emit.lanes))
+        body(wide, emit.first(left), builder.icmp_signed("==", left, _INDEX(emit.lanes)))
+
+    vectors = builder.udiv(builder.add(outputs, _INDEX(emit.lanes - 1)), _INDEX(emit.lanes))
+    emit.of_widths(vectors, TILE, of_width)
+
+
 def _row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
     index = emit.builder.sext(emit.builder.load(emit.place(samples, number)), _INDEX)
     return emit.place(rows, emit.builder.mul(index, stride))
 
 
-def _polynomials(emit: Emitter, row: Any, weights: Any, stride: Any, order: int, wide: int) -> list[list[Any]]:
+def _polynomials(
+    emit: Emitter, row: Any, weights: Any, stride: Any, order: int, wide: int, mask: Any
+) -> list[list[Any]]:  # fmt: skip
     """Coefficients of powers 0 to k, of each vector of outputs."""
     of_bases = []
     for _ in range(order + 1):
-        of_bases.append(emit.load_all(weights, wide))
+        of_bases.append(emit.load_row(weights, wide, mask))
         weights = emit.place(weights, stride)
     found = []
     for power in range(order + 1):
@@ -106,17 +121,17 @@ def powers(_: Any, x: Any, count: Any, row: Any, target: Any, stride: Any, order
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def add_run(
     _: Any, y: Any, samples: Any, s: Any, active: Any, count: Any, row: Any, weights: Any, last: Any, stride: Any,
-    y_stride: Any, order: Any, vectors: Any,
+    y_stride: Any, order: Any, outputs: Any,
 ) -> Any:  # fmt: skip
     """``y[samples[b]] += p(s[b]) + active[b] * last``, for the polynomials ``p`` of the cell."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        y, samples, s, active, count, row, weights, last, stride, y_stride, _, vectors = args
+        y, samples, s, active, count, row, weights, last, stride, y_stride, _, outputs = args
         emit = Emitter(builder, y.type.pointee)
 
-        def body(wide: int) -> None:
-            p, base = _polynomials(emit, row, weights, stride, k, wide), emit.load_all(last, wide)
+        def body(wide: int, mask: Any, _: Any) -> None:
+            p, base = _polynomials(emit, row, weights, stride, k, wide, mask), emit.load_row(last, wide, mask)
             with cgutils.for_range(builder, count) as loop:
                 target = _row_of(emit, y, samples, loop.index, y_stride)
                 place, value = emit.spread_at(s, loop.index), emit.spread_at(active, loop.index)
@@ -125,7 +140,7 @@ def add_run(
                     of = emit.place(target, n * emit.lanes)
                     emit.store(builder.fadd(emit.load(of), added), of)
 
-        emit.of_widths(vectors, TILE, body)
+        _of_outputs(emit, outputs, body)
         return context.get_dummy_value()
 
     integer = types.intp
@@ -136,20 +151,20 @@ def add_run(
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def pull_run(
     _: Any, g: Any, samples: Any, s: Any, rise: Any, count: Any, row: Any, weights: Any, last: Any, stride: Any, g_stride: Any,
-    result: Any, order: Any, vectors: Any,
+    result: Any, order: Any, outputs: Any,
 ) -> Any:  # fmt: skip
     """``result[b] += g[samples[b]] . (p'(s[b]) + rise[b] * last)``, for the derivatives ``p'`` with respect to x."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        g, samples, s, rise, count, row, weights, last, stride, g_stride, result, _, vectors = args
+        g, samples, s, rise, count, row, weights, last, stride, g_stride, result, _, outputs = args
         emit = Emitter(builder, g.type.pointee)
         few = _SUMMED_BYTES // emit.size
-        whole = builder.sub(count, builder.urem(count, _INDEX(few)))
+        grouped = builder.sub(count, builder.urem(count, _INDEX(few)))
 
-        def body(wide: int) -> None:
-            scale, base, slope = emit.spread_at(row, 1), emit.load_all(last, wide), []
-            for power, of_power in enumerate(_polynomials(emit, row, weights, stride, k, wide)[1:], 1):
+        def body(wide: int, mask: Any, _: Any) -> None:
+            scale, base, slope = emit.spread_at(row, 1), emit.load_row(last, wide, mask), []
+            for power, of_power in enumerate(_polynomials(emit, row, weights, stride, k, wide, mask)[1:], 1):
                 factor = builder.fmul(scale, ir.Constant(emit.vector, [float(power)] * emit.lanes))
                 slope.append([builder.fmul(factor, p) for p in of_power])
 
@@ -163,16 +178,16 @@ def pull_run(
                     total = product if total is None else emit.plus(total, product)
                 return total
 
-            with cgutils.for_range_slice(builder, _INDEX(0), whole, _INDEX(few), intp=_INDEX) as (b, _):
+            with cgutils.for_range_slice(builder, _INDEX(0), grouped, _INDEX(few), intp=_INDEX) as (b, _):
                 totals = _sums(emit, [products(builder.add(b, _INDEX(n))) for n in range(few)])
                 place = builder.bitcast(emit.place(result, b), totals.type.as_pointer())
                 totals = builder.fadd(builder.load(place, align=emit.size), totals)
                 builder.store(totals, place, align=emit.size)
-            with cgutils.for_range_slice(builder, whole, count, _INDEX(1), intp=_INDEX) as (b, _):
+            with cgutils.for_range_slice(builder, grouped, count, _INDEX(1), intp=_INDEX) as (b, _):
                 place = emit.place(result, b)
                 builder.store(builder.fadd(builder.load(place), emit.total(products(b))), place)
 
-        emit.of_widths(vectors, TILE, body)
+        _of_outputs(emit, outputs, body)
         return context.get_dummy_value()
 
     integer = types.intp
@@ -183,16 +198,16 @@ def pull_run(
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def sum_run(
     _: Any, g: Any, samples: Any, s: Any, s_stride: Any, active: Any, count: Any, row: Any, of_weights: Any, of_last: Any,
-    stride: Any, g_stride: Any, order: Any, vectors: Any,
+    stride: Any, g_stride: Any, order: Any, outputs: Any,
 ) -> Any:  # fmt: skip
     """What a run adds to the gradients of weights, from powers 1 to k of ``s``, rows that are ``s_stride`` apart."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        g, samples, s, s_stride, active, count, row, of_weights, of_last, stride, g_stride, _, vectors = args
+        g, samples, s, s_stride, active, count, row, of_weights, of_last, stride, g_stride, _, outputs = args
         emit = Emitter(builder, g.type.pointee)
 
-        def body(wide: int) -> None:
+        def body(wide: int, mask: Any, whole: Any) -> None:
             of_powers, of_base = [emit.zeros(wide) for _ in range(k + 1)], emit.zeros(wide)
             factors = [emit.place(s, builder.mul(s_stride, _INDEX(n))) for n in range(k)]
             with cgutils.for_range(builder, count) as loop:
@@ -210,12 +225,10 @@ def sum_run(
                     factor = emit.spread_at(row, 2 + power * (k + 1) + r)
                     products = [emit.times(factor, value) for value in of_power]
                     added = [emit.plus(a, b) for a, b in zip(added, products, strict=True)] if power else products
-                for n, value in enumerate(added):
-                    place = emit.place(target, n * emit.lanes)
-                    emit.store(builder.fadd(emit.load(place), value), place)
+                emit.add_to_row(target, added, mask, whole)
                 target = emit.place(target, stride)
 
-        emit.of_widths(vectors, TILE, body)
+        _of_outputs(emit, outputs, body)
         return context.get_dummy_value()
 
     integer = types.intp
@@ -223,41 +236,45 @@ def sum_run(
     return types.void(*kinds), generate
 
 
-def _of_rows(body: Callable[[Emitter, Any, Any], None]) -> Any:
-    """Code for ``count`` rows of some ``vectors`` of a source and a target, each with its stride."""
+def _of_rows(body: Callable[[Emitter, Any, Any, tuple[int, Any, Any]], None]) -> Any:
+    """Code for ``count`` rows of a source and a target; the body also gets what :func:`_of_outputs` passes on."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_stride, target, target_stride, count, vectors = args
+        source, source_stride, target, target_stride, count, outputs = args
         emit = Emitter(builder, source.type.pointee)
 
-        def loops(wide: int) -> None:
+        def loops(wide: int, mask: Any, whole: Any) -> None:
             with cgutils.for_range(builder, count) as loop:
-                for n in range(wide):
-                    of = emit.place(source, builder.mul(source_stride, loop.index), n * emit.lanes)
-                    body(emit, of, emit.place(target, builder.mul(target_stride, loop.index), n * emit.lanes))
+                row = emit.place(source, builder.mul(source_stride, loop.index))
+                to = emit.place(target, builder.mul(target_stride, loop.index))
+                body(emit, row, to, (wide, mask, whole))
 
-        emit.of_widths(vectors, TILE, loops)
+        _of_outputs(emit, outputs, loops)
         return context.get_dummy_value()
 
     return generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def copy_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, count: Any, vectors: Any) -> Any:
-    """``target = source``, ``count`` rows of some vectors."""
+def copy_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, count: Any, outputs: Any) -> Any:
+    """``target = source``, ``count`` rows of some outputs, of whole vectors in the target."""
 
-    def copy(emit: Emitter, source: Any, target: Any) -> None:
-        emit.store(emit.load(source), target)
+    def copy(emit: Emitter, source: Any, target: Any, width: Any) -> None:
+        wide, mask, _ = width
+        for n, vector in enumerate(emit.load_row(source, wide, mask)):
+            emit.store(vector, emit.place(target, n * emit.lanes))
 
     return types.void(source, types.intp, target, types.intp, types.intp, types.intp), _of_rows(copy)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def empty_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, count: Any, vectors: Any) -> Any:
-    """``target += source`` and ``source = 0``, ``count`` rows of some vectors."""
+def empty_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, count: Any, outputs: Any) -> Any:
+    """``target += source`` and ``source = 0``, ``count`` rows of some outputs, of whole vectors in the source."""
 
-    def empty(emit: Emitter, source: Any, target: Any) -> None:
-        emit.store(emit.builder.fadd(emit.load(target), emit.load(source)), target)
-        emit.store(ir.Constant(emit.vector, [0.0] * emit.lanes), source)
+    def empty(emit: Emitter, source: Any, target: Any, width: Any) -> None:
+        wide, mask, whole = width
+        emit.add_to_row(target, emit.load_all(source, wide), mask, whole)
+        for n in range(wide):
+            emit.store(ir.Constant(emit.vector, [0.0] * emit.lanes), emit.place(source, n * emit.lanes))
 
     return types.void(source, types.intp, target, types.intp, types.intp, types.intp), _of_rows(empty)

@@ -1,13 +1,12 @@
 """The product with the ``k + 1`` bases of each sample that are not zero, and no others.
 
-Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``S`` outputs rounded up to whole vectors, ``T`` knots of an input,
-``k`` the spline order, ``M = G + k + 1`` features per input. Weights are ``(I, M, S)``, so that the row of every feature is one
-run of memory.
+Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``T`` knots of an input, ``k`` the spline order, ``M = G + k + 1``
+features per input. Weights are ``(I, M, O)``, so that the row of every feature is one run of memory.
 
 Loops go over groups of inputs and panels of samples. The samples of a panel are turned over, so that an input's lie side by
 side, and sorted by their cells; then each tile of outputs takes the inputs of the group one after the other, cell by cell. Rows
-of outputs, or of their gradients, are copied for that where a tile is not all of them: rows a power of two apart would share
-few places of a cache. See :mod:`efficient_kan.kernels.cpu.polynomials`.
+of outputs, or of their gradients, are copied for that unless they are just a tile: they need not be whole vectors, and rows a
+power of two apart would share few places of a cache. See :mod:`efficient_kan.kernels.cpu.polynomials`.
 
 What is kept of each input of a group: ``runs``, how many cells have samples and, for each, its number, where its samples start
 and how many they are; ``rows``, the numbers of the samples in the order of their cells; ``terms (k + 2, panel + APART)``, of
@@ -30,7 +29,7 @@ from efficient_kan.kernels.cpu.basis import first_basis, locate_run, row_length
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, aligned_zeros, apart, at, inlined, moved, stored
 from efficient_kan.kernels.cpu.polynomials import TILE, add_run, copy_rows, empty_rows, powers, pull_run, sum_run
 from efficient_kan.kernels.cpu.transpose import APART, turned
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, whole_vectors
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 _PANEL_BYTES = 2**11  # of the samples of an input that are sorted together: what is kept of a group stays in a core's own cache
 _GROUP = 16  # inputs that a tile of outputs takes after each other
@@ -120,9 +119,9 @@ def _fill_group(
 @apart
 def _add_outputs(
     y: Any, y_stride: int, runs: Any, rows: Any, terms: Any, terms_stride: int, table_at: int, weights: Any, features: int,
-    stride: int, count: int, order: int, vectors: int, size: int, zero: Any,
+    stride: int, count: int, order: int, wide: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
-    """Add to rows of outputs what an input gives a tile of them."""
+    """Add to rows of outputs what an input gives a tile of ``wide`` of them."""
     length, last = 2 + (order + 1) * (order + 1), moved(weights, (features - 1) * stride)
     active = moved(terms, order * terms_stride)
     for n in range(runs[0]):
@@ -130,7 +129,7 @@ def _add_outputs(
         row, of_cell = at(table_at + cell * length * size, zero), moved(weights, first_basis(cell, count, order) * stride)
         add_run(
             y, moved(rows, start), moved(terms, start), moved(active, start), some, row, of_cell, last, stride, y_stride,
-            literally(order), vectors,
+            literally(order), wide,
         )  # fmt: skip
 
 
@@ -138,9 +137,9 @@ def _add_outputs(
 def _add_gradients(
     g: Any, g_stride: int, runs: Any, rows: Any, terms: Any, terms_stride: int, table_at: int, weights: Any, of_weights: Any,
     of_base: Any, of_x: Any, needs_x: bool, needs_weights: bool, features: int, stride: int, count: int, order: int,
-    vectors: int, size: int, zero: Any,
+    wide: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
-    """Add what a tile of outputs gives to the gradients of an input's samples, in the order of their cells, and weights.
+    """Add what a tile of ``wide`` outputs gives to the gradients of an input's samples, in their cells' order, and weights.
 
     ``of_base`` is a row of zeros, where all cells' sums are added up first: else each would be rounded to the whole sum.
     """
@@ -153,20 +152,20 @@ def _add_gradients(
         if needs_x:
             pull_run(
                 g, samples, s, moved(rise, start), some, row, moved(weights, first), moved(weights, last), stride, g_stride,
-                moved(of_x, start), literally(order), vectors,
+                moved(of_x, start), literally(order), wide,
             )  # fmt: skip
         if needs_weights:
             sum_run(
                 g, samples, s, terms_stride, moved(active, start), some, row, moved(of_weights, first),
-                of_base, stride, g_stride, literally(order), vectors,
+                of_base, stride, g_stride, literally(order), wide,
             )  # fmt: skip
     if needs_weights:
-        empty_rows(of_base, g_stride, moved(of_weights, last), stride, 1, vectors)
+        empty_rows(of_base, g_stride, moved(of_weights, last), stride, 1, wide)
 
 
 @cache
 def _multiply(order: int, real: Any) -> Entry:
-    """Outputs of some of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, S)``."""
+    """Outputs of some of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, O)``."""
     length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
     lanes, terms_of = VECTOR_BYTES // size, order + 2
 
@@ -178,7 +177,7 @@ def _multiply(order: int, real: Any) -> Entry:
         assert stamp
         features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
         row_size = (count + 1) * length * size
-        tile = min(max(outputs, lanes), TILE * lanes)
+        tile = min(max(-(-outputs // lanes), 1), TILE) * lanes
         group, runs_of = min(_GROUP, inputs), 1 + 3 * min(count + 1, panel)
         runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
         terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
@@ -201,17 +200,17 @@ def _multiply(order: int, real: Any) -> Entry:
                         runs, rows, terms, size, zero,
                     )  # fmt: skip
                     for o in range(0, outputs, tile):
-                        vectors, whole = min(TILE, (outputs - o) // lanes), outputs == tile
+                        wide, whole = min(tile, outputs - o), outputs == tile
                         for n in range(width):
                             _add_outputs(
                                 y if whole else at(sums.ctypes.data, zero), tile,
                                 at(runs[n].ctypes.data, 0), at(rows[n].ctypes.data, none), at(terms[n].ctypes.data, zero),
                                 stride, table_at + (i + n) * row_size,
                                 at(weight_at + ((i + n) * features * outputs + o) * size, zero), features, outputs, count,
-                                order, vectors, size, zero,
+                                order, wide, size, zero,
                             )  # fmt: skip
                         if not whole:
-                            empty_rows(at(sums.ctypes.data, zero), tile, moved(y, o), outputs, samples, vectors)
+                            empty_rows(at(sums.ctypes.data, zero), tile, moved(y, o), outputs, samples, wide)
 
     return Entry(multiply)
 
@@ -233,7 +232,7 @@ def _pull_back(order: int, real: Any) -> Entry:
         assert stamp
         features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
         row_size = (count + 1) * length * size
-        tile = min(max(outputs, lanes), TILE * lanes)
+        tile = min(max(-(-outputs // lanes), 1), TILE) * lanes
         group, runs_of = min(_GROUP, inputs), 1 + 3 * min(count + 1, panel)
         runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
         terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
@@ -258,9 +257,9 @@ def _pull_back(order: int, real: Any) -> Entry:
                     )  # fmt: skip
                     pulled[:width, :samples] = zero
                     for o in range(0, outputs, tile):
-                        vectors, g = min(TILE, (outputs - o) // lanes), at(g_at + (sample * outputs + o) * size, zero)
+                        wide, g = min(tile, outputs - o), at(g_at + (sample * outputs + o) * size, zero)
                         if outputs != tile:
-                            copy_rows(g, outputs, at(copied.ctypes.data, zero), tile, samples, vectors)
+                            copy_rows(g, outputs, at(copied.ctypes.data, zero), tile, samples, wide)
                             g = at(copied.ctypes.data, zero)
                         for n in range(width):
                             _add_gradients(
@@ -269,7 +268,7 @@ def _pull_back(order: int, real: Any) -> Entry:
                                 at(weight_at + ((i + n) * block + o) * size, zero),
                                 at(of_weights_at + (n * block + o) * size, zero), at(of_base.ctypes.data, zero),
                                 at(pulled[n].ctypes.data, zero), of_x_at != 0, of_weight_at != 0, features, outputs, count,
-                                order, vectors, size, zero,
+                                order, wide, size, zero,
                             )  # fmt: skip
                     if of_x_at:
                         for n in range(width):
@@ -288,19 +287,12 @@ def _panel(x: Tensor) -> int:
 
 
 def rows(weight: Tensor) -> Tensor:
-    """Weights ``(O, I, M)`` as ``(I, M, S)``, zero beyond ``O``; the very same where they lie so in memory."""
-    outputs, inputs, features = weight.shape
-    lying = weight.permute(1, 2, 0)
-    if lying.is_contiguous() and outputs == whole_vectors(outputs, weight.dtype):
-        return lying
-    result = weight.new_empty((inputs, features, whole_vectors(outputs, weight.dtype)))
-    result[..., :outputs].copy_(lying)
-    result[..., outputs:].zero_()
-    return result
+    """Weights ``(O, I, M)`` as ``(I, M, O)``; the very same where they lie so in memory."""
+    return weight.permute(1, 2, 0).contiguous()
 
 
 def multiply(x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor, order: int) -> Tensor:
-    """``features(x) @ weight`` ``(B, S)``, for weights ``(I, M, S)``."""
+    """``features(x) @ weight`` ``(B, O)``, for weights ``(I, M, O)``."""
     (batch, inputs), outputs, size = x.shape, weight.shape[2], torch.get_num_threads()
     of_samples = min(size, max(1, batch // _LEAST))
     of_inputs = max(1, min(size // of_samples, inputs))
@@ -316,9 +308,9 @@ def pull_back(
     x: Tensor, base: Tensor | None, knots: Tensor, table: Tensor, weight: Tensor | None, g: Tensor, order: int, needs_x: bool,
     needs_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of ``x``, its way through SiLU included unless there is a base, and of the weights ``(I, M, S)``.
+    """The gradients of ``x``, its way through SiLU included unless there is a base, and of the weights ``(I, M, O)``.
 
-    ``g`` is that of the outputs, ``(B, S)``; that of the weights alone needs no weights.
+    ``g`` is that of the outputs, ``(B, O)``; that of the weights alone needs no weights.
     """
     (batch, inputs), outputs, size = x.shape, g.shape[1], torch.get_num_threads()
     of_inputs = max(1, min(size, inputs))

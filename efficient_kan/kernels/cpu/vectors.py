@@ -140,6 +140,24 @@ class Emitter:
             self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
         return registers
 
+    def load_row(self, pointer: Any, wide: int, mask: Any) -> list[Any]:
+        """So many vectors after each other, of the last the elements of a mask, and zeros."""
+        last = self.load_some(self.place(pointer, (wide - 1) * self.lanes), mask)
+        return [*self.load_all(pointer, wide - 1), last]
+
+    def add_to_row(self, pointer: Any, vectors: list[Any], mask: Any, whole: Any) -> None:
+        """Add vectors to those after each other, of the last the elements of a mask; ``whole`` tells if those are all."""
+        for n, (old, vector) in enumerate(zip(self.load_row(pointer, len(vectors), mask), vectors, strict=True)):
+            place, value = self.place(pointer, n * self.lanes), self.builder.fadd(old, vector)
+            if n < len(vectors) - 1:
+                self.store(value, place)
+                continue
+            with self.builder.if_else(whole) as (then, otherwise):  # many processors take long for stores with a mask
+                with then:
+                    self.store(value, place)
+                with otherwise:
+                    self.store_some(value, place, mask)
+
     def add_products(self, factor: Any, vectors: list[Any], registers: list[Any]) -> None:
         """Add vectors, each times the same factor, to registers."""
         for register, vector in zip(registers, vectors, strict=True):
