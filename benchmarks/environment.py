@@ -39,6 +39,7 @@ print(json.dumps({
     "thread_pools": [{k: v for k, v in pool.items() if k != "filepath"} for pool in threadpool_info()],
 }))
 """
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # by the flag of a processor, widest first
 _GPU_STATE = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
 
 
@@ -52,6 +53,7 @@ def capture(run_id: str, command: str) -> Environment:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
+        "cpu_kind": _cpu_kind(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(logical=True),
         "cores_usable": _usable_cores(),
@@ -165,11 +167,24 @@ def _usable_cores() -> int:
 
 
 def _cpu_name() -> str:
-    if sys.platform == "linux":
-        for line in (_read("/proc/cpuinfo") or "").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_kind() -> str | None:
+    """Return what tells processors of one name apart, as virtual machines show them: family, model, widest vectors."""
+    found = _cpuinfo()
+    flags = found.get("flags", "").split()
+    numbers = [f"{name} {found[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in found]
+    vectors = [words for flag, words in _VECTORS.items() if flag in flags]
+    return ", ".join(numbers + vectors[:1]) or None
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first processor."""
+    first = (_read("/proc/cpuinfo") or "").partition("\n\n")[0] if sys.platform == "linux" else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _cgroup_limits() -> dict[str, str]:

@@ -123,9 +123,10 @@ def load(out: Path) -> Data:
 
 
 def processor(environment: Environment) -> str:
-    """Name of the processor and number of usable cores, as the environment recorded them."""
-    cores = environment.details.get("cores_usable")
-    return f"{environment.details.get('cpu') or 'unknown processor'}" + (f", {cores} cores" if cores else "")
+    """Name and kind of the processor and number of usable cores, as the environment recorded them."""
+    kind, cores = environment.details.get("cpu_kind"), environment.details.get("cores_usable")
+    name = str(environment.details.get("cpu") or "unknown processor")
+    return name + (f" ({kind})" if kind else "") + (f", {cores} cores" if cores else "")
 
 
 def package_versions(environment: Environment) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from benchmarks import environment
 from benchmarks.environment import git_commit
 
 
@@ -32,3 +35,24 @@ def test_reports_do_not_make_a_checkout_dirty_and_everything_else_does(tmp_path:
 
 def test_outside_git_nothing_is_claimed(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == ("unknown", None)
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "processor\t: 0", "model name\t: AMD EPYC", "cpu family\t: {0}", "model\t\t: {1}", "flags\t\t: fpu sse2 avx avx2{2}"
+    told = "\n".join(lines) + "\n\nprocessor\t: 1\nmodel\t\t: 99\n"
+    monkeypatch.setattr(environment.sys, "platform", "linux")
+    kinds = []
+    for text in (told.format(25, 1, ""), told.format(26, 2, " avx512f avx512vl")):
+        monkeypatch.setattr(environment, "_read", lambda _, text=text: text)
+        environment._cpuinfo.cache_clear()
+        assert environment._cpu_name() == "AMD EPYC"
+        kinds.append(environment._cpu_kind())
+    environment._cpuinfo.cache_clear()
+    assert kinds == ["family 25, model 1, AVX2", "family 26, model 2, AVX-512"]
+
+
+def test_where_the_system_does_not_tell_the_processor_has_a_name_and_no_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_read", lambda _: None)
+    environment._cpuinfo.cache_clear()
+    assert environment._cpu_name() and environment._cpu_kind() is None
+    environment._cpuinfo.cache_clear()
