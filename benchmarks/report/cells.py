@@ -1,4 +1,4 @@
-"""Values as the texts of Markdown cells."""
+"""Values as the texts of cells, of Markdown and of CSV."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from typing import Any
 import pandas as pd
 
 View = dict[str, list[str]]  # heading -> one text per row of the table
+_EXACT = 1e10  # from here on ten digits are too few for a whole number
+
+
+def csv(frame: pd.DataFrame) -> bytes:
+    """Return the frame as CSV with ten significant digits: further ones depend on the processor that computes them.
+
+    Whole numbers keep all of theirs.
+    """
+    texts = frame.copy()
+    for name in (name for name in frame if pd.api.types.is_object_dtype(frame[name])):
+        texts[name] = [_digits(value) if isinstance(value, float) else value for value in frame[name]]
+    return str(texts.to_csv(index=False, lineterminator="\n", float_format=_digits)).encode()
+
+
+def _digits(value: Any) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if abs(value) >= _EXACT and float(value).is_integer() else f"{value:.10g}"
 
 
 def markdown(view: View) -> str:

@@ -122,6 +122,15 @@ def load(out: Path) -> Data:
     )
 
 
+def machines(data: Data) -> list[str]:
+    """The machines that rows were measured on, each with its kinds of processor as far as they were recorded."""
+    kinds: dict[str, set[str]] = {}
+    for row in data.rows:
+        kind = data.environments[row.run_id].details.get("cpu_kind") if row.run_id in data.environments else None
+        kinds.setdefault(row.machine, set()).update([str(kind)] if kind else [])
+    return [machine + (f" ({'; '.join(sorted(found))})" if found else "") for machine, found in sorted(kinds.items())]
+
+
 def processor(environment: Environment) -> str:
     """Name and kind of the processor and number of usable cores, as the environment recorded them."""
     kind, cores = environment.details.get("cpu_kind"), environment.details.get("cores_usable")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.report import data
 from benchmarks.report.cells import markdown
 from benchmarks.report.html import Part
 from benchmarks.report.provenance import Source
@@ -66,7 +67,7 @@ def _table(parts: Sequence[Part]) -> str:
     return markdown(
         {
             "report": [f"[{part.folder}]({part.folder}/README.md)" for part in parts],
-            "machine": ["; ".join(sorted({row.machine for row in part.data.rows})) for part in parts],
+            "machine": ["; ".join(data.machines(part.data)) for part in parts],
             "device": [", ".join(sorted(set(part.data.cases["device"]))) for part in parts],
             "cases": [f"{len(part.data.cases):,}" for part in parts],
             "ok": [f"{int((part.data.cases['status'] == 'ok').sum()):,}" for part in parts],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, POINT, Data, package_versions, processor
+from benchmarks.report.data import AXES, POINT, Data, machines, package_versions, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
 from benchmarks.report.ids import table_caption
@@ -100,7 +100,7 @@ def _overview(data: Data) -> str:
     presets = ", ".join(f"`{name}`" for name in sorted(set(data.cases["preset"])))
     lines = [
         f"{len(data.cases)} cases of preset {presets}: {statuses}. Finished between {finished[0]} and {finished[-1]}.",
-        f"Setting: {'; '.join(sorted(set(data.cases['setting'])))}. Machine: {'; '.join(_machines(data))}.",
+        f"Setting: {'; '.join(sorted(set(data.cases['setting'])))}. Machine: {'; '.join(machines(data))}.",
     ]
     if data.superseded:
         lines.append(
@@ -125,10 +125,6 @@ def _overview(data: Data) -> str:
             "**Measured on a working tree with uncommitted changes:** the commit alone does not reproduce these numbers."
         )
     return "\n\n".join(lines)
-
-
-def _machines(data: Data) -> list[str]:
-    return sorted({row.machine for row in data.rows})
 
 
 def _drift(data: Data) -> str:

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.typing import ColorType, LineStyleType
 from tueplots import figsizes, fontsizes
 
+from benchmarks.report.cells import csv
 from benchmarks.report.ids import figure_id
 
 WIDTH_INCHES: float = figsizes.neurips2024()["figure.figsize"][0]
@@ -173,7 +174,7 @@ def save(figure: Figure, drawn: pd.DataFrame, folder: Path, name: str) -> None:
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    values = drawn.to_csv(index=False, lineterminator="\n").encode()
+    values = csv(drawn)
     origin = f"values sha256:{hashlib.sha256(values).hexdigest()}"
     for suffix, metadata in _METADATA.items():
         marked = metadata | {"Title": figure_id(name), _REMARK[suffix]: [origin] if suffix == "svg" else origin}

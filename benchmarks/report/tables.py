@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.report.cells import View, code, intervals, markdown, number, numbers, scientific, text_of
+from benchmarks.report.cells import View, code, csv, intervals, markdown, number, numbers, scientific, text_of
 from benchmarks.report.data import POINT, Data, centre
 from benchmarks.report.ids import table_caption, table_id
 from benchmarks.report.latex import latex
@@ -42,7 +42,7 @@ class Table:
 
     def save(self, folder: Path) -> None:
         """Write `folder`/<name>.csv, .md and .tex."""
-        self.frame.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
+        (folder / f"{self.name}.csv").write_bytes(csv(self.frame))
         (folder / f"{self.name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
         text = latex(self.view, table_caption(self.name), f"tab:{table_id(self.name)}")
         (folder / f"{self.name}.tex").write_text(text, encoding="utf-8")

@@ -42,6 +42,17 @@ def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two
     assert not (two / "smoke" / "README.md").exists()
 
 
+def test_processors_of_one_name_are_told_apart_where_that_was_recorded(two: Path) -> None:
+    path = two / "cpu-2core" / "raw" / "environments.jsonl"
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded["details"]["cpu_kind"] = "family 25, model 1, AVX2"
+    path.write_text(json.dumps(recorded) + "\n", encoding="utf-8")
+    render(two)
+    page = (two / "README.md").read_text(encoding="utf-8")
+    assert "| cpu-2core (family 25, model 1, AVX2) |" in page and re.search(r"\| nvidia-h100 +\|", page)
+    assert "Machine: cpu-2core (family 25, model 1, AVX2)." in (two / "cpu-2core" / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_link_of_the_page_over_them_leads_to_a_file(two: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (two / "README.md").read_text(encoding="utf-8"))
     assert len(links) > 8
