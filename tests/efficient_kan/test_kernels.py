@@ -33,7 +33,6 @@ DTYPES = (torch.float64, torch.float32)
 every_kernel = pytest.mark.parametrize("kernel", FAST)
 orders = pytest.mark.parametrize("order", ORDERS, ids="k{}".format)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-# Grids on both sides of the crossover from dense features to the sparse product.
 grids = pytest.mark.parametrize("grid_size", [1, 5, 40, 100], ids="G{}".format)
 
 
@@ -42,10 +41,15 @@ def budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     """Features expanded again or kept; the code for processors that `planes` is not for; and no dense features at all."""
     if request.param == "portable":
         monkeypatch.setattr(planes, "AVAILABLE", False)
-    if request.param == "sparse":
-        monkeypatch.setattr(policy, "sparse", lambda *_: True)
+    monkeypatch.setattr(policy, "sparse", lambda *_: request.param == "sparse")
     with kernels.set_feature_budget(2**40 if request.param == "kept" else 0):
         yield
+
+
+@pytest.fixture(params=["dense", "sparse"])
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either product, whichever the processor would take."""
+    monkeypatch.setattr(policy, "sparse", lambda *_: request.param == "sparse")
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -122,7 +126,9 @@ def test_outputs_and_gradients_are_those_of_native(
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (0, 3, 2), (3, 1, 70), (700, 37, 1), (2100, 1, 40), (1100, 70, 17), (65, 33, 64)], ids=str
 )
-def test_awkward_shapes(kernel: str, shape: tuple[int, int, int], grid_size: int, base: bool, dtype: torch.dtype) -> None:
+def test_awkward_shapes(
+    kernel: str, shape: tuple[int, int, int], grid_size: int, base: bool, dtype: torch.dtype, product: None
+) -> None:
     inputs = make_inputs(shape, grid_size, 3, dtype, base=base)
     exact = outputs_and_gradients(native, in_float64(inputs))
     terms: dict[str, float] = {}
@@ -165,7 +171,7 @@ def test_gradients_of_some_leaves_alone(kernel: str, grid_size: int, needs: tupl
 @every_kernel
 @dtypes
 @pytest.mark.parametrize("grid_size", [5, 40, 100])
-def test_nan_and_infinities_are_those_of_native(kernel: str, grid_size: int, dtype: torch.dtype) -> None:
+def test_nan_and_infinities_are_those_of_native(kernel: str, grid_size: int, dtype: torch.dtype, product: None) -> None:
     inputs = make_inputs((40, 3, 4), grid_size, 3, dtype)
     inputs.x[0, 0], inputs.x[1, 1], inputs.x[2, 2], inputs.x[3, 0] = math.nan, math.inf, -math.inf, 1e30
     ours, exact = (
@@ -191,7 +197,7 @@ def test_silu_is_as_accurate_as_torchs(kernel: str) -> None:
 
 @every_kernel
 @pytest.mark.parametrize("grid_size", [3, 40])
-def test_higher_derivatives(kernel: str, grid_size: int) -> None:
+def test_higher_derivatives(kernel: str, grid_size: int, product: None) -> None:
     inputs = make_inputs((4, 2, 3), grid_size, 3, torch.float64)
     inputs = inputs._replace(x=((inputs.knots[:, 3:7] + inputs.knots[:, 4:8]) / 2).T.contiguous())
     chosen = kernels.resolve(kernel, inputs)
@@ -529,10 +535,13 @@ def test_threads_do_not_share_scratch_memory() -> None:
         import torch
         from efficient_kan import KANLinear, kernels
         from efficient_kan.kernels import LayerInputs, native
+        from efficient_kan.kernels.cpu import policy
         torch.set_num_threads(2)
         source = torch.Generator().manual_seed(0)
         shapes = (512, 64, 70, 512), (512, 64, 20, 512), (64, 300, 5, 600), (16, 64, 1400, 3000)
+        by_policy = policy.sparse
         for inputs, outputs, grid_size, samples in shapes:
+            policy.sparse = by_policy if grid_size > 5 else lambda *_: False  # one of them with dense features
             layer = KANLinear(inputs, outputs, grid_size, generator=source)
             x = (2 * torch.rand(samples, inputs, generator=source) - 1).requires_grad_()
             arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
@@ -797,8 +806,23 @@ def test_sums_over_many_samples_round_no_more_than_dense_ones(grid_size: int, mo
     assert errors[0] <= 2 * errors[1]
 
 
-@pytest.mark.parametrize(("grid_size", "outputs"), [(5, 300), (40, 3)], ids=["dense", "sparse"])
-def test_a_call_with_fake_tensors_leaves_a_layer_as_it_is(grid_size: int, outputs: int) -> None:
+def test_gradients_of_weights_round_no_more_where_those_of_outputs_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a sum are: what is left out of a long sum then always has one sign."""
+    inputs = make_inputs((8192, 1, 4), 5, 3, torch.float32)
+    middle = inputs.knots[0, 5:7].mean()
+    monkeypatch.setattr(policy, "sparse", lambda *_: True)
+    for x in (inputs.x, middle.expand(8192, 1).contiguous()):
+        weight = inputs.weight.clone().requires_grad_()
+        given = inputs._replace(x=x, weight=weight)
+        assert not policy.fine(8192, weight.shape, 3)
+        (found,) = torch.autograd.grad(cpu.spline_linear(given).sum(), weight)
+        exact = in_float64(given)._replace(weight=weight.detach().double().requires_grad_())
+        (right,) = torch.autograd.grad(native.spline_linear(exact).sum(), exact.weight)
+        assert (found - right).abs().max() <= 1e-6 * right.abs().max()
+
+
+@pytest.mark.parametrize(("grid_size", "outputs"), [(5, 300), (40, 3)])
+def test_a_call_with_fake_tensors_leaves_a_layer_as_it_is(grid_size: int, outputs: int, product: None) -> None:
     x = torch.rand(300, 4, generator=source(1))
     for used_before in (False, True):
         layer = KANLinear(4, outputs, grid_size, kernel="cpu", generator=source())

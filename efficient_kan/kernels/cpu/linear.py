@@ -36,7 +36,7 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     weight = weight if function is _Sparse else weight.contiguous()
     if not differentiable:
         if function is _Sparse:
-            return sparse.multiply(x, base, knots, pieces(knots, order), sparse.rows(weight), order)
+            return sparse.multiply(x, base, knots, pieces(knots, order), sparse.across(weight), order)
         block = _block(x, base, knots, order)
         return _dense_outputs(block, _Parts(block, weight), weight, keeps=False)[0]
     y: Tensor = function.apply(x, base, knots, weight, order)  # type: ignore[no-untyped-call]
@@ -170,7 +170,7 @@ def _add_product(left: Tensor, right: Tensor, total: Tensor, first: bool) -> Non
 class _Sparse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
-        table, rows = pieces(knots, order), sparse.rows(weight)
+        table, rows = pieces(knots, order), sparse.across(weight)
         ctx.save_for_backward(x, base, knots, weight, table, rows if ctx.needs_input_grad[0] else None)
         ctx.order = order
         return sparse.multiply(x, base, knots, table, rows, order)

@@ -1,4 +1,4 @@
-"""Sums over the samples of one knot interval in vector registers, the inner loops of `cells`.
+"""Sums over the samples of one knot interval in vector registers, the inner loops of `sparse`.
 
 In one cell (see `basis`) the spline of every output is a polynomial in the sample's place ``s`` in the cell, whose coefficients
 are combinations of the ``k + 1`` rows of weights of its bases. For as long as samples are of one cell, those of a tile of
@@ -8,7 +8,7 @@ weights. Likewise the gradients of weights are those of the coefficients, combin
 A *run* is ``count`` samples of one cell. All functions take: ``samples``, their numbers; ``row``, the cell's row of the table
 (:func:`efficient_kan.kernels.cpu.basis.pieces`); ``weights``, from the cell's first basis on, and ``last``, the row of the
 base activation, or the gradients of both; the ``stride`` of those rows and of the rows of samples; the spline ``order``, a
-constant of the compiled code; and how many ``outputs`` to work on, up to ``TILE`` vectors. Rows of weights have so many
+constant of the compiled code; and how many ``outputs`` to work on, up to ``WIDTH`` vectors. Rows of weights have so many
 numbers, rows of samples whole vectors.
 """
 
@@ -22,12 +22,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter
+from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES, Emitter, row_of
 
 # Vectors of outputs whose coefficients stay in registers, of which processors have 16, or 32 where vectors are wider.
-TILE = 4 if VECTOR_BYTES == 64 else 2
+WIDTH = 4 if VECTOR_BYTES == 64 else 2
 _INDEX, _LANE = ir.IntType(64), ir.IntType(32)
 _SUMMED_BYTES = 16  # of the sums of vectors that are worked out together
+_CHAIN = 64  # samples whose gradients are summed up one after the other: rounding errors of a long sum would add up
 
 
 def _of_outputs(emit: Emitter, outputs: Any, body: Callable[[int, Any, Any], None]) -> None:
@@ -39,12 +40,7 @@ def _of_outputs(emit: Emitter, outputs: Any, body: Callable[[int, Any, Any], Non
         body(wide, emit.first(left), builder.icmp_signed("==", left, _INDEX(emit.lanes)))
 
     vectors = builder.udiv(builder.add(outputs, _INDEX(emit.lanes - 1)), _INDEX(emit.lanes))
-    emit.of_widths(vectors, TILE, of_width)
-
-
-def _row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
-    index = emit.builder.sext(emit.builder.load(emit.place(samples, number)), _INDEX)
-    return emit.place(rows, emit.builder.mul(index, stride))
+    emit.of_widths(vectors, WIDTH, of_width)
 
 
 def _polynomials(
@@ -133,7 +129,7 @@ def add_run(
         def body(wide: int, mask: Any, _: Any) -> None:
             p, base = _polynomials(emit, row, weights, stride, k, wide, mask), emit.load_row(last, wide, mask)
             with cgutils.for_range(builder, count) as loop:
-                target = _row_of(emit, y, samples, loop.index, y_stride)
+                target = row_of(emit, y, samples, loop.index, y_stride)
                 place, value = emit.spread_at(s, loop.index), emit.spread_at(active, loop.index)
                 for n in range(wide):
                     added = emit.plus(emit.times(value, base[n]), _evaluated(emit, p, place, n))
@@ -169,7 +165,7 @@ def pull_run(
                 slope.append([builder.fmul(factor, p) for p in of_power])
 
             def products(number: Any) -> Any:
-                source = _row_of(emit, g, samples, number, g_stride)
+                source = row_of(emit, g, samples, number, g_stride)
                 place, value = emit.spread_at(s, number), emit.spread_at(rise, number)
                 total = None
                 for n, gradient in enumerate(emit.load_all(source, wide)):
@@ -208,16 +204,26 @@ def sum_run(
         emit = Emitter(builder, g.type.pointee)
 
         def body(wide: int, mask: Any, whole: Any) -> None:
-            of_powers, of_base = [emit.zeros(wide) for _ in range(k + 1)], emit.zeros(wide)
-            factors = [emit.place(s, builder.mul(s_stride, _INDEX(n))) for n in range(k)]
-            with cgutils.for_range(builder, count) as loop:
-                gradient = emit.load_all(_row_of(emit, g, samples, loop.index, g_stride), wide)
-                for register, number in zip(of_powers[0], gradient, strict=True):
-                    builder.store(builder.fadd(builder.load(register), number), register)
-                for pointer, registers in zip([*factors, active], [*of_powers[1:], of_base], strict=True):
-                    emit.add_products(emit.spread_at(pointer, loop.index), gradient, registers)
-            emit.add_to(of_last, of_base)
-            found = [[builder.load(register) for register in registers] for registers in of_powers]
+            registers = [emit.zeros(wide) for _ in range(k + 2)]  # of powers 0 to k, and of the base activation
+            sums = [emit.zeros(wide) for _ in range(k + 2)]
+            factors = [*(emit.place(s, builder.mul(s_stride, _INDEX(n))) for n in range(k)), active]
+            with cgutils.for_range_slice(builder, _INDEX(0), count, _INDEX(_CHAIN), intp=_INDEX) as (start, _):
+                further = builder.add(start, _INDEX(_CHAIN))
+                stop = builder.select(builder.icmp_signed("<", further, count), further, count)
+                with cgutils.for_range_slice(builder, start, stop, _INDEX(1), intp=_INDEX) as (b, _):
+                    gradient = emit.load_all(row_of(emit, g, samples, b, g_stride), wide)
+                    for register, number in zip(registers[0], gradient, strict=True):
+                        builder.store(builder.fadd(builder.load(register), number), register)
+                    for pointer, of_factor in zip(factors, registers[1:], strict=True):
+                        emit.add_products(emit.spread_at(pointer, b), gradient, of_factor)
+                for total, of_chain in zip(sums, registers, strict=True):
+                    for register, part in zip(total, of_chain, strict=True):
+                        builder.store(builder.fadd(builder.load(register), builder.load(part)), register)
+                        builder.store(emit.zero, part)
+            *found, of_base = [[builder.load(register) for register in total] for total in sums]
+            for n, value in enumerate(of_base):
+                place = emit.place(of_last, n * emit.lanes)
+                emit.store(builder.fadd(emit.load(place), value), place)
             target = of_weights
             for r in range(k + 1):
                 added: list[Any] = []  # added up first: the whole sum is rounded once
@@ -275,6 +281,6 @@ def empty_rows(_: Any, source: Any, source_stride: Any, target: Any, target_stri
         wide, mask, whole = width
         emit.add_to_row(target, emit.load_all(source, wide), mask, whole)
         for n in range(wide):
-            emit.store(ir.Constant(emit.vector, [0.0] * emit.lanes), emit.place(source, n * emit.lanes))
+            emit.store(emit.zero, emit.place(source, n * emit.lanes))
 
     return types.void(source, types.intp, target, types.intp, types.intp, types.intp), _of_rows(empty)

@@ -27,13 +27,15 @@ from efficient_kan.kernels.cpu import threads
 from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, locate_run, row_length
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, aligned_zeros, apart, at, inlined, moved, stored
-from efficient_kan.kernels.cpu.polynomials import TILE, add_run, copy_rows, empty_rows, powers, pull_run, sum_run
+from efficient_kan.kernels.cpu.polynomials import WIDTH, add_run, copy_rows, empty_rows, powers, pull_run, sum_run
 from efficient_kan.kernels.cpu.transpose import APART, turned
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 _PANEL_BYTES = 2**11  # of the samples of an input that are sorted together: what is kept of a group stays in a core's own cache
 _GROUP = 16  # inputs that a tile of outputs takes after each other
 _LEAST = 256  # samples that are worth a thread while there are inputs to share
+
+_length = inlined(row_length)  # the same in compiled code
 
 
 @inlined
@@ -73,7 +75,7 @@ def _fill(
     column: Any, cells: Any, starts: Any, runs: Any, rows: Any, terms: Any, size: int, zero: Any,
 ) -> None:  # fmt: skip
     """What is kept of an input, whose samples ``x`` lie side by side; its base activations start at ``base_at``, if given."""
-    length, one = 2 + (order + 1) * (order + 1), type(zero)(1)
+    length, one = _length(order), type(zero)(1)
     locate_run(x, at(knots_at, zero), count, samples, cells)
     _sort(cells, samples, count, starts, runs, rows)
     for b in range(samples):
@@ -105,7 +107,7 @@ def _fill_group(
     stride: int, columns: Any, column: Any, cells: Any, starts: Any, runs: Any, rows: Any, terms: Any, size: int, zero: Any,
 ) -> None:  # fmt: skip
     """What is kept of ``width`` inputs, whose samples are turned over to ``columns``. All but addresses are arrays."""
-    length, none, lanes = 2 + (order + 1) * (order + 1), np.int32(0), VECTOR_BYTES // size
+    length, none, lanes = _length(order), np.int32(0), VECTOR_BYTES // size
     turned(at(x_at, zero), inputs, at(columns.ctypes.data, zero), stride, samples, width, lanes)
     for n in range(width):
         _fill(
@@ -122,7 +124,7 @@ def _add_outputs(
     stride: int, count: int, order: int, wide: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
     """Add to rows of outputs what an input gives a tile of ``wide`` of them."""
-    length, last = 2 + (order + 1) * (order + 1), moved(weights, (features - 1) * stride)
+    length, last = _length(order), moved(weights, (features - 1) * stride)
     active = moved(terms, order * terms_stride)
     for n in range(runs[0]):
         cell, start, some = runs[3 * n + 1], runs[3 * n + 2], runs[3 * n + 3]
@@ -143,7 +145,7 @@ def _add_gradients(
 
     ``of_base`` is a row of zeros, where all cells' sums are added up first: else each would be rounded to the whole sum.
     """
-    length, last = 2 + (order + 1) * (order + 1), (features - 1) * stride
+    length, last = _length(order), (features - 1) * stride
     active, rise = moved(terms, order * terms_stride), moved(terms, (order + 1) * terms_stride)
     for n in range(runs[0]):
         cell, start, some = runs[3 * n + 1], runs[3 * n + 2], runs[3 * n + 3]
@@ -177,8 +179,8 @@ def _multiply(order: int, real: Any) -> Entry:
         assert stamp
         features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
         row_size = (count + 1) * length * size
-        tile = min(max(-(-outputs // lanes), 1), TILE) * lanes
-        group, runs_of = min(_GROUP, inputs), 1 + 3 * min(count + 1, panel)
+        tile = min(max(-(-outputs // lanes), 1), WIDTH) * lanes
+        group, runs_of = max(1, min(_GROUP, inputs)), 1 + 3 * min(count + 1, panel)
         runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
         terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
         column, cells, starts = np.empty(stride, real), np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
@@ -232,8 +234,8 @@ def _pull_back(order: int, real: Any) -> Entry:
         assert stamp
         features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
         row_size = (count + 1) * length * size
-        tile = min(max(-(-outputs // lanes), 1), TILE) * lanes
-        group, runs_of = min(_GROUP, inputs), 1 + 3 * min(count + 1, panel)
+        tile = min(max(-(-outputs // lanes), 1), WIDTH) * lanes
+        group, runs_of = max(1, min(_GROUP, inputs)), 1 + 3 * min(count + 1, panel)
         runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
         terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
         column, cells, starts = np.empty(stride, real), np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
@@ -286,7 +288,7 @@ def _panel(x: Tensor) -> int:
     return max(1, min(_PANEL_BYTES // x.element_size(), x.shape[0]))
 
 
-def rows(weight: Tensor) -> Tensor:
+def across(weight: Tensor) -> Tensor:
     """Weights ``(O, I, M)`` as ``(I, M, O)``; the very same where they lie so in memory."""
     return weight.permute(1, 2, 0).contiguous()
 

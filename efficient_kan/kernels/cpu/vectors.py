@@ -49,6 +49,7 @@ class Emitter:
         self.size = 4 if isinstance(real, ir.FloatType) else 8
         self.lanes = VECTOR_BYTES // self.size
         self.vector = ir.VectorType(real, self.lanes)
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
 
     def place(self, pointer: Any, *offsets: Any) -> Any:
         for offset in offsets:
@@ -78,7 +79,7 @@ class Emitter:
         place, align = self.builder.bitcast(pointer, self.vector.as_pointer()), ir.IntType(32)
         kind = ir.FunctionType(self.vector, [place.type, align, mask.type, self.vector])
         function = self._masked("load", kind)
-        return self.builder.call(function, [place, align(self.size), mask, ir.Constant(self.vector, [0.0] * self.lanes)])
+        return self.builder.call(function, [place, align(self.size), mask, self.zero])
 
     def store_some(self, value: Any, pointer: Any, mask: Any) -> None:
         """Store the elements of a mask."""
@@ -137,7 +138,7 @@ class Emitter:
         """Registers of zeros."""
         registers = self.registers(count)
         for register in registers:
-            self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
+            self.builder.store(self.zero, register)
         return registers
 
     def load_row(self, pointer: Any, wide: int, mask: Any) -> list[Any]:
@@ -174,7 +175,7 @@ class Emitter:
         for n, register in enumerate(registers):
             place = self.place(pointer, n * self.lanes)
             self.store(self.plus(self.load(place), self.builder.load(register)), place)
-            self.builder.store(ir.Constant(self.vector, [0.0] * self.lanes), register)
+            self.builder.store(self.zero, register)
 
 
 def _combination(emit: Emitter, weights: Any, offset: Any, stride: Any, values: Any, bases: int, wide: int) -> list[Any]:
@@ -189,15 +190,18 @@ def _combination(emit: Emitter, weights: Any, offset: Any, stride: Any, values: 
     return total
 
 
-def _row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
-    return emit.place(rows, emit.builder.mul(emit.builder.load(emit.place(samples, number)), stride))
+def row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
+    """The pointer to row ``samples[number]``."""
+    index = emit.builder.load(emit.place(samples, number))
+    index = index if index.type == _INDEX else emit.builder.sext(index, _INDEX)
+    return emit.place(rows, emit.builder.mul(index, stride))
 
 
 def _fetch_row_of(emit: Emitter, rows: Any, samples: Any, number: Any, count: Any, stride: Any, wide: int) -> None:
     """Ask for the row, which lies anywhere, of a sample some further on."""
     builder = emit.builder
     further, last = builder.add(number, _INDEX(_AHEAD)), builder.sub(count, _INDEX(1))
-    row = _row_of(emit, rows, samples, builder.select(builder.icmp_signed("<", further, last), further, last), stride)
+    row = row_of(emit, rows, samples, builder.select(builder.icmp_signed("<", further, last), further, last), stride)
     for n in range(0, wide, max(1, LINE_BYTES // VECTOR_BYTES)):
         emit.fetch(emit.place(row, n * emit.lanes))
 
@@ -221,7 +225,7 @@ def combine_samples(
             base_row = emit.load_all(emit.place(weights, last), wide)
             with cgutils.for_range(builder, count) as loop:
                 _fetch_row_of(emit, y, samples, loop.index, count, y_stride, wide)
-                target = _row_of(emit, y, samples, loop.index, y_stride)
+                target = row_of(emit, y, samples, loop.index, y_stride)
                 first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
                 offset = builder.load(emit.place(offsets, loop.index))
                 of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
@@ -258,7 +262,7 @@ def contract_samples(
             base_row, scale = emit.load_all(emit.place(weights, last), wide), emit.load_all(scales, wide)
             with cgutils.for_range(builder, count) as loop:
                 _fetch_row_of(emit, g, samples, loop.index, ahead, g_stride, wide)
-                source = _row_of(emit, g, samples, loop.index, g_stride)
+                source = row_of(emit, g, samples, loop.index, g_stride)
                 first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
                 offset = builder.load(emit.place(offsets, loop.index))
                 of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
@@ -308,7 +312,7 @@ def spread_samples(
                 with builder.if_then(builder.icmp_signed("!=", offset, builder.load(held)), likely=False):
                     write()
                     builder.store(offset, held)
-                gradient = emit.load_all(_row_of(emit, g, samples, loop.index, g_stride), wide)
+                gradient = emit.load_all(row_of(emit, g, samples, loop.index, g_stride), wide)
                 first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
                 for t, of_term in enumerate(sums):
                     emit.add_products(emit.spread_at(first, t), gradient, of_term)
