@@ -39,6 +39,27 @@ _length = inlined(row_length)  # the same in compiled code
 
 
 @inlined
+def _tile(outputs: int, lanes: int) -> int:
+    return min(max(-(-outputs // lanes), 1), WIDTH) * lanes
+
+
+@inlined
+def _kept(group: int, panel: int, count: int, order: int, real: Any) -> tuple[Any, Any, Any]:
+    """Memory for the runs, rows and terms of a group."""
+    stride = panel + APART
+    runs = np.empty((group, 1 + 3 * min(count + 1, panel)), np.int64)
+    return runs, np.empty((group, stride), np.int32), np.empty((group, (order + 2) * stride), real)
+
+
+@inlined
+def _room(group: int, panel: int, count: int, real: Any) -> tuple[Any, Any, Any, Any]:
+    """Memory to work in: samples of a group in columns; of one input, in order, their cells, and where those start."""
+    stride = panel + APART
+    columns, column = np.empty((group, stride), real), np.empty(stride, real)
+    return columns, column, np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
+
+
+@inlined
 def _sort(cells: Any, samples: int, count: int, starts: Any, runs: Any, rows: Any) -> None:
     """By counting, both halves of the samples side by side: the next one of a cell would have to wait for the last."""
     half, second = samples // 2, np.uint64(count + 1)
@@ -169,7 +190,7 @@ def _add_gradients(
 def _multiply(order: int, real: Any) -> Entry:
     """Outputs of some of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, O)``."""
     length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
-    lanes, terms_of = VECTOR_BYTES // size, order + 2
+    lanes = VECTOR_BYTES // size
 
     def multiply(
         x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, y_at: int,
@@ -178,12 +199,9 @@ def _multiply(order: int, real: Any) -> Entry:
     ) -> None:  # fmt: skip
         assert stamp
         features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
-        row_size = (count + 1) * length * size
-        tile = min(max(-(-outputs // lanes), 1), WIDTH) * lanes
-        group, runs_of = max(1, min(_GROUP, inputs)), 1 + 3 * min(count + 1, panel)
-        runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
-        terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
-        column, cells, starts = np.empty(stride, real), np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
+        row_size, tile, group = (count + 1) * length * size, _tile(outputs, lanes), max(1, min(_GROUP, inputs))
+        runs, rows, terms = _kept(group, panel, count, order, real)
+        columns, column, cells, starts = _room(group, panel, count, real)
         sums = aligned_zeros(panel * tile, real)
         for part in range(start, stop):
             of_samples, of_inputs = part // input_parts, part % input_parts
@@ -224,7 +242,7 @@ def _pull_back(order: int, real: Any) -> Entry:
     Each part of the samples has its gradient of the weights.
     """
     length, size, stamp = row_length(order), np.dtype(real).itemsize, STAMP
-    lanes, terms_of = VECTOR_BYTES // size, order + 2
+    lanes = VECTOR_BYTES // size
 
     def pull_back(
         x_at: int, base_at: int, knots_at: int, table_at: int, weight_at: int, g_at: int, of_x_at: int, of_weight_at: int,
@@ -233,12 +251,9 @@ def _pull_back(order: int, real: Any) -> Entry:
     ) -> None:  # fmt: skip
         assert stamp
         features, zero, none, stride = count - order, real(0), np.int32(0), panel + APART
-        row_size = (count + 1) * length * size
-        tile = min(max(-(-outputs // lanes), 1), WIDTH) * lanes
-        group, runs_of = max(1, min(_GROUP, inputs)), 1 + 3 * min(count + 1, panel)
-        runs, rows = np.empty((group, runs_of), np.int64), np.empty((group, stride), np.int32)
-        terms, columns = np.empty((group, terms_of * stride), real), np.empty((group, stride), real)
-        column, cells, starts = np.empty(stride, real), np.empty(stride, np.int32), np.empty(2 * count + 2, np.int32)
+        row_size, tile, group = (count + 1) * length * size, _tile(outputs, lanes), max(1, min(_GROUP, inputs))
+        runs, rows, terms = _kept(group, panel, count, order, real)
+        columns, column, cells, starts = _room(group, panel, count, real)
         of_base = aligned_zeros(tile, real)
         copied, pulled, block = aligned_zeros(panel * tile, real), np.empty((group, stride), real), features * outputs
         for part in range(start, stop):
