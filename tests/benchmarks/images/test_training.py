@@ -101,6 +101,7 @@ COMMAND += [
 COMMAND += ["--normalize", "batch", "--checkpoint-steps", "2", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

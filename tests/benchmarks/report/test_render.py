@@ -56,6 +56,7 @@ def test_rendering_again_gives_equal_bytes_whatever_the_users_matplotlib_setting
     assert [name for name in before if again[name] != before[name]] == []
 
 
+@pytest.mark.slow
 def test_a_changed_row_changes_only_the_figures_that_draw_it(full_run: Any, rendered: Path, tmp_path: Path) -> None:
     out = full_run.write(tmp_path)
     lines = (out / "raw" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
@@ -84,6 +85,7 @@ def test_a_changed_row_changes_only_the_figures_that_draw_it(full_run: Any, rend
     assert drawers == {"figures/memory-cpu-float32-1-thread"}
 
 
+@pytest.mark.slow
 def test_rendering_restores_every_derived_file(full_run: Any, rendered: Path, tmp_path: Path) -> None:
     out = full_run.write(tmp_path)
     render(out)
