@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,15 @@ def test_outside_git_nothing_is_claimed(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == ("unknown", None)
 
 
-def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """What the system said of the processor is not remembered, before and after."""
+    environment._cpuinfo.cache_clear()
+    yield
+    environment._cpuinfo.cache_clear()
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
     lines = "processor\t: 0", "model name\t: AMD EPYC", "cpu family\t: {0}", "model\t\t: {1}", "flags\t\t: fpu sse2 avx avx2{2}"
     told = "\n".join(lines) + "\n\nprocessor\t: 1\nmodel\t\t: 99\n"
     monkeypatch.setattr(environment.sys, "platform", "linux")
@@ -47,12 +56,11 @@ def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
         environment._cpuinfo.cache_clear()
         assert environment._cpu_name() == "AMD EPYC"
         kinds.append(environment._cpu_kind())
-    environment._cpuinfo.cache_clear()
     assert kinds == ["family 25, model 1, AVX2", "family 26, model 2, AVX-512"]
 
 
-def test_where_the_system_does_not_tell_the_processor_has_a_name_and_no_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_system_does_not_tell_the_processor_has_a_name_and_no_kind(
+    monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
     monkeypatch.setattr(environment, "_read", lambda _: None)
-    environment._cpuinfo.cache_clear()
     assert environment._cpu_name() and environment._cpu_kind() is None
-    environment._cpuinfo.cache_clear()

@@ -23,8 +23,9 @@ _LEAST_ROWS, _LEAST_INPUTS = 256, 32
 _LARGE = 128  # coefficients of an edge whose ends, which share a line of memory with others, are few
 _FINE = 64  # features of an input from which on the sparse product takes one input after the other
 # How many times the terms of a sample the features of an input must be for the sparse product to gain on the library's, which
-# runs at a lower rate on AMD's processors than on Intel's.
+# runs at a lower rate with the widest vectors on AMD's processors than on Intel's; and with other vectors.
 _TERMS = 0.95 if llvm.get_host_cpu_name().startswith("znver") else 1.5
+_TERMS_NARROW = 0.88
 
 
 def takes(inputs: LayerInputs) -> bool:
@@ -103,7 +104,7 @@ def sparse(samples: int, shape: Sequence[int], order: int) -> bool:
     """
     outputs, _, features = shape
     if VECTOR_BYTES < LINE_BYTES:
-        return bool(features > 0.88 * (order + 2) * max(outputs / max(samples, 1), 1.0) ** 0.5)
+        return bool(features > _TERMS_NARROW * (order + 2) * max(outputs / max(samples, 1), 1.0) ** 0.5)
     rate, few = (max(outputs, 64) / 64) ** 0.3, max(256 / max(samples, 1), 1.0) ** 0.5
     return bool(features > _TERMS * (order + 2) * rate * few)
 
