@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,23 +32,36 @@ DTYPES = (torch.float64, torch.float32)
 every_kernel = pytest.mark.parametrize("kernel", FAST)
 orders = pytest.mark.parametrize("order", ORDERS, ids="k{}".format)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-grids = pytest.mark.parametrize("grid_size", [1, 5, 40, 100], ids="G{}".format)
 
 
-@pytest.fixture(params=["lean", "kept", "portable", "sparse"])
-def budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Features expanded again or kept; the code for processors that `planes` is not for; and no dense features at all."""
-    if request.param == "portable":
-        monkeypatch.setattr(planes, "AVAILABLE", False)
-    monkeypatch.setattr(policy, "sparse", lambda *_: request.param == "sparse")
-    with kernels.set_feature_budget(2**40 if request.param == "kept" else 0):
-        yield
+DENSE, SPARSE = ("lean", "kept", "portable"), ("sparse", "fine")
 
 
-@pytest.fixture(params=["dense", "sparse"])
+def take(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take one of the products, whichever the shape would: `sparse`, `fine`, or one with dense features.
+
+    Those are expanded again or `kept`; or made by the code for processors that `planes` is not for, the `portable` one.
+    """
+
+    def fine(samples: int, shape: tuple[int, int, int], order: int) -> bool:
+        return way == "fine" and shape[0] > 0 and shape[1] >= torch.get_num_threads()
+
+    monkeypatch.setattr(policy, "sparse", lambda *_: way in SPARSE)
+    monkeypatch.setattr(policy, "fine", fine)
+    monkeypatch.setattr(planes, "AVAILABLE", planes.AVAILABLE and way != "portable")
+    monkeypatch.setattr(kernels, "_feature_budget", 2**40 if way == "kept" else 0)
+
+
+@pytest.fixture(params=[*DENSE, *SPARSE])
+def budget(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ways to an output, see :func:`take`."""
+    take(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["lean", *SPARSE])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either product, whichever the processor would take."""
-    monkeypatch.setattr(policy, "sparse", lambda *_: request.param == "sparse")
+    """All products, see :func:`take`."""
+    take(request.param, monkeypatch)
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -107,11 +119,15 @@ def assert_close(
 @every_kernel
 @dtypes
 @orders
-@grids
+@pytest.mark.parametrize(
+    ("way", "grid_size"),
+    [(way, size) for way in (*DENSE, *SPARSE) for size in (1, 5, 40, 100) if size < 100 or way in ("lean", *SPARSE)],
+)
 @pytest.mark.parametrize("kind", ["random", "repeated"])
 def test_outputs_and_gradients_are_those_of_native(
-    kernel: str, kind: str, grid_size: int, order: int, dtype: torch.dtype, budget: None
+    kernel: str, kind: str, way: str, grid_size: int, order: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    take(way, monkeypatch)
     inputs = make_inputs((70, 5, 7), grid_size, order, dtype, kind=kind)
     chosen = kernels.resolve(kernel, inputs)
     assert chosen is not native
@@ -309,6 +325,27 @@ def fine_layer(outputs: int, grid_size: int, order: int, dtype: torch.dtype, sam
     parameters = Parameters(layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
     assert cpu.takes_unfolded(x, None, layer.grid, parameters, order)
     return layer
+
+
+@dtypes
+@pytest.mark.parametrize("scaler", [True, False], ids=["scaler", "no-scaler"])
+@pytest.mark.parametrize("order", [1, 5])
+@pytest.mark.parametrize("chunk", [1, 19, 32, 80])
+def test_features_in_chunks_of_any_length(
+    chunk: int, order: int, scaler: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tiles of outputs, gradients past the caches; and of several panels, which make all features one chunk."""
+    monkeypatch.setattr(fine, "_CHUNK", chunk)
+    monkeypatch.setattr(policy, "large", lambda _: policy.VECTOR_BYTES == LINE_BYTES)
+    for samples in (300, 2100):
+        layer = fine_layer(70, 90, order, dtype, samples, enable_standalone_scale_spline=scaler)
+        low, high = float(layer.grid.min()), float(layer.grid.max())
+        x = (low + (high - low) * torch.rand(samples, 4, generator=source(3))).to(dtype)
+        cotangent = torch.randn(samples, 70, generator=source(4)).to(dtype)
+        exact = copy.deepcopy(layer).double()
+        exact.kernel = "native"
+        expected = layer_results(exact, x.double(), cotangent.double())
+        assert_close(layer_results(layer, x, cotangent), expected, dtype, {"x": 1e3, "y": 10.0})
 
 
 def layer_results(layer: KANLinear, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:

@@ -25,12 +25,12 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
     # Dense layers, which those of a single sample and many outputs are, of every length of tables; and sparse ones, the last
     # with an input for every thread.
-    dense = [(1, 1, 512, grid_size) for grid_size in (1, 8, 24, 56, 64)]
-    for samples, inputs, outputs, grid_size in (*dense, (256, 1, 2, 40), (256, torch.get_num_threads(), 2, 64)):
+    dense = [(1, 1, 2**13, grid_size) for grid_size in (1, 8, 24, 56, 64)]
+    for samples, inputs, outputs, grid_size in (*dense, (2048, 1, 2, 40), (256, torch.get_num_threads(), 2, 64)):
         layer = KANLinear(inputs, outputs, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
         x = torch.zeros(samples, inputs, dtype=dtype, requires_grad=True)
         layer(x).sum().backward()
         for penalty in (SampleL1(), SampleStd()) if penalties and grid_size in (1, 40, 64) else ():
-            y, value = layer.forward_with_penalty(x.expand(256, inputs), penalty)
+            y, value = layer.forward_with_penalty(x.expand(max(samples, 256), inputs), penalty)
             (y.sum() + value).backward()
     threads.warm_up()

@@ -93,48 +93,65 @@ def edge_scales(scaler_at: int, mask_at: int, i: int, top: int, outputs: int, in
 
 
 @inlined
-def fold_input(
-    spline_at: int, mask_at: int, base_at: int, scales: Any, target: Any, i: int, top: int, outputs: int,
-    inputs: int, features: int, stride: int, lanes: int, size: int, zero: Any,
+def fold_features(
+    spline_at: int, scales: Any, target: Any, i: int, top: int, outputs: int, inputs: int, length: int,
+    start: int, stop: int, stride: int, lanes: int, size: int, zero: Any,
 ) -> None:  # fmt: skip
-    """Folded weights of these edges, ``(M, stride)`` with outputs side by side, by their :func:`edge_scales`.
+    """Folded weights of bases ``start..stop`` of these edges, a row of ``outputs`` each, by their :func:`edge_scales`.
 
-    Without base weights, those are the last numbers of the edges' rows of spline weights.
+    An edge's spline weights are a row of ``length`` numbers.
     """
-    length = features - 1 if base_at else features
-    spline = at(spline_at + (top * inputs + i) * length * size, zero)
-    turned_scaled(spline, inputs * length, scales, target, stride, outputs, length, lanes)
-    of_base = moved(target, length * stride)
-    for o in range(outputs if base_at else 0):
-        edge = (top + o) * inputs + i
-        of_base[o] = at(base_at, zero)[edge] * (at(mask_at, zero)[edge] if mask_at else type(zero)(1))
+    spline = at(spline_at + ((top * inputs + i) * length + start) * size, zero)
+    turned_scaled(spline, inputs * length, scales, target, stride, outputs, stop - start, lanes)
 
 
 @inlined
-def unfold_input(
-    mask_at: int, grad: Any, scales: Any, spline: Any, spline_stride: int, totals: Any,
-    of_spline_at: int, of_scaler_at: int, of_base_at: int, i: int, top: int, outputs: int, inputs: int, features: int,
-    stride: int, lanes: int, past_caches: bool, size: int, zero: Any,
+def fold_base(
+    spline_at: int, mask_at: int, base_at: int, row: Any, i: int, top: int, outputs: int, inputs: int, length: int, size: int,
+    zero: Any,
 ) -> None:  # fmt: skip
-    """The gradients of the parameters of these edges from that of :func:`fold_input`'s result.
+    """Folded base weights of these edges, a row; without any, the last numbers of the edges' rows of spline weights."""
+    for o in range(outputs):
+        edge = (top + o) * inputs + i
+        if base_at:
+            row[o] = at(base_at, zero)[edge] * (at(mask_at, zero)[edge] if mask_at else type(zero)(1))
+        else:
+            row[o] = at(spline_at, zero)[(edge + 1) * length - 1]
 
-    ``spline`` are their spline weights with outputs side by side, which the gradients of scalers take, and ``totals`` is room
-    for a number for each output. There is no gradient of scalers or of base weights where there are none.
+
+@inlined
+def unfold_features(
+    grad: Any, scales: Any, spline: Any, spline_stride: int, with_totals: bool, totals: Any, of_spline_at: int, i: int,
+    top: int, outputs: int, inputs: int, length: int, start: int, stop: int, stride: int, lanes: int, past_caches: bool,
+    size: int, zero: Any,
+) -> None:  # fmt: skip
+    """The gradients of spline weights from those of :func:`fold_features`'s result.
+
+    What the gradients of scalers take is added to ``totals`` from ``spline``, the spline weights with outputs side by side.
     """
-    length = features - 1 if of_base_at else features
-    of_spline = at(of_spline_at + (top * inputs + i) * length * size, zero)
-    if of_scaler_at:
+    target = at(of_spline_at + ((top * inputs + i) * length + start) * size, zero)
+    target_stride, rows = inputs * length, stop - start
+    if with_totals:
         turned_back(
-            grad, stride, scales, spline, spline_stride, totals, of_spline, inputs * length, length, outputs, lanes, past_caches
+            grad, stride, scales, spline, spline_stride, totals, target, target_stride, rows, outputs, lanes, past_caches
         )
     else:
-        turned_back(grad, stride, scales, None, 0, totals, of_spline, inputs * length, length, outputs, lanes, past_caches)
-    of_row = moved(grad, length * stride)
+        turned_back(grad, stride, scales, None, 0, totals, target, target_stride, rows, outputs, lanes, past_caches)
+
+
+@inlined
+def unfold_edges(
+    mask_at: int, of_row: Any, totals: Any, of_spline_at: int, of_scaler_at: int, of_base_at: int, i: int, top: int,
+    outputs: int, inputs: int, length: int, size: int, zero: Any,
+) -> None:  # fmt: skip
+    """The gradients of base weights from that of :func:`fold_base`'s row, and of scalers, if any, from ``totals``."""
     for o in range(outputs):
         edge = (top + o) * inputs + i
         mask = at(mask_at, zero)[edge] if mask_at else type(zero)(1)
         if of_base_at:
             at(of_base_at, zero)[edge] = of_row[o] * mask
+        else:
+            at(of_spline_at, zero)[(edge + 1) * length - 1] = of_row[o]
         if of_scaler_at:
             at(of_scaler_at, zero)[edge] = totals[o] * mask
 
@@ -177,9 +194,11 @@ def _folded_across(real: Any) -> Entry:
             scales_at = at(scales.ctypes.data, zero)
             target = at(out_at + i * (length + 1) * outputs * size, zero)
             edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales_at, zero)
-            fold_input(
-                spline_at, mask_at, base_at, scales_at, target, i, 0, outputs, inputs, length + 1, outputs, lanes, size, zero
-            )
+            fold_features(
+                spline_at, scales_at, target, i, 0, outputs, inputs, length, 0, length, outputs, lanes, size, zero
+            )  # fmt: skip
+            row = moved(target, length * outputs)
+            fold_base(spline_at, mask_at, base_at, row, i, 0, outputs, inputs, length, size, zero)
 
     return Entry(folded_across)
 
@@ -252,9 +271,15 @@ def _unfolded_across(real: Any) -> Entry:
                 spline = at(spline_at + i * length * size, zero)
                 turned_scaled(spline, inputs * length, at(ones.ctypes.data, zero), rows, outputs, outputs, length, lanes)
             edge_scales(scaler_at, mask_at, i, 0, outputs, inputs, scales, zero)
-            unfold_input(
-                mask_at, grad, scales, rows, outputs, totals, of_spline_at, of_scaler_at, of_base_at,
-                i, 0, outputs, inputs, length + 1, of_feature, lanes, False, size, zero,
+            for o in range(outputs):
+                totals[o] = zero
+            unfold_features(
+                grad, scales, rows, outputs, scaler_at != 0, totals, of_spline_at, i, 0, outputs, inputs, length, 0, length,
+                of_feature, lanes, False, size, zero,
+            )  # fmt: skip
+            unfold_edges(
+                mask_at, moved(grad, length * of_feature), totals, of_spline_at, of_scaler_at, of_base_at, i, 0, outputs,
+                inputs, length, size, zero,
             )  # fmt: skip
 
     return Entry(unfolded_across)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import llvmlite.binding as llvm
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -21,11 +20,9 @@ _TYPES = (Tensor, nn.Parameter, FakeTensor)
 _BLOCK_BYTES = 2**21
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
 _LARGE = 128  # coefficients of an edge whose ends, which share a line of memory with others, are few
-_FINE = 64  # features of an input from which on the sparse product takes one input after the other
-# How many times the terms of a sample the features of an input must be for the sparse product to gain on the library's, which
-# runs at a lower rate with the widest vectors on AMD's processors than on Intel's; and with other vectors.
-_TERMS = 0.95 if llvm.get_host_cpu_name().startswith("znver") else 1.5
-_TERMS_NARROW = 0.88
+# The sparse product takes one input after the other from so many features on, and in any case up to so many samples.
+_FINE, _FEW, _SLOPE = 64, 128, 16
+_TERMS = 0.6  # features for each term of a sample from which on the sparse product gains on the library's
 
 
 def takes(inputs: LayerInputs) -> bool:
@@ -89,24 +86,25 @@ def lies_across(weight: Tensor) -> bool:
 def fine(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether the sparse product takes one input after the other and folds its weights on the way; see `fine`.
 
-    That pays where there are many of them, and an input for every thread. Measured at 1 to 16384 samples, 8 to 512 outputs.
+    That pays where there are many of them for the samples, and an input for every thread. Measured at 8 to 16384 samples, 16 to
+    256 outputs, with vectors of both widths.
     """
     outputs, inputs, features = shape
-    return outputs > 0 and features >= _FINE and inputs >= torch.get_num_threads() and sparse(samples, shape, order)
+    if outputs == 0 or inputs < torch.get_num_threads() or features < min(_FINE, (samples - _FEW) / _SLOPE):
+        return False
+    return sparse(samples, shape, order)
 
 
 def sparse(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether to multiply ``samples`` and weights of a ``shape`` ``(O, I, M)`` with the bases that are not zero alone.
 
-    It takes fewer operations, but turns the weights over and reads them in pieces, which takes samples to be worth it, the more
-    of them the more outputs there are. Measured at 16 to 8192 samples, 4 to 1024 outputs. With the widest vectors the library's
-    products are faster, and gain with the number of outputs: measured at 64 to 16384 samples, 16 to 1024 outputs.
+    It takes fewer operations, but turns the weights over and reads them in pieces, which costs more the further apart those of
+    an input lie, if there are few samples for it; and the library's products gain with the number of outputs. Measured at 1 to
+    8192 samples, 32 to 1024 inputs, 8 to 1024 outputs, with vectors of both widths, on an Intel processor.
     """
-    outputs, _, features = shape
-    if VECTOR_BYTES < LINE_BYTES:
-        return bool(features > _TERMS_NARROW * (order + 2) * max(outputs / max(samples, 1), 1.0) ** 0.5)
-    rate, few = (max(outputs, 64) / 64) ** 0.3, max(256 / max(samples, 1), 1.0) ** 0.5
-    return bool(features > _TERMS * (order + 2) * rate * few)
+    outputs, inputs, features = shape
+    wide, far = max(outputs, 64) / 64, max(1.0, inputs / max(256, 2 * samples))
+    return bool(features > _TERMS * (order + 3) * wide**0.35 * far**0.5)
 
 
 def keeps(features: int, x: Tensor) -> bool:

@@ -28,6 +28,7 @@ from efficient_kan.kernels.cpu.activation import sigmoid
 from efficient_kan.kernels.cpu.basis import first_basis, locate_run, row_length
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, aligned_zeros, apart, at, inlined, moved, stored
 from efficient_kan.kernels.cpu.polynomials import WIDTH, add_run, copy_rows, empty_rows, powers, pull_run, sum_run
+from efficient_kan.kernels.cpu.sorting import count_cells, place_rows
 from efficient_kan.kernels.cpu.transpose import APART, turned
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
@@ -61,16 +62,8 @@ def _room(group: int, panel: int, count: int, real: Any) -> tuple[Any, Any, Any,
 
 @inlined
 def _sort(cells: Any, samples: int, count: int, starts: Any, runs: Any, rows: Any) -> None:
-    """By counting, both halves of the samples side by side: the next one of a cell would have to wait for the last."""
-    half, second = samples // 2, np.uint64(count + 1)
-    # Indices are unsigned, for else negative ones would count from the end.
-    for cell in range(2 * (count + 1)):
-        starts[cell] = 0
-    for b in range(half):
-        starts[np.uint64(cells[np.uint64(b)])] += np.int32(1)
-        starts[np.uint64(cells[np.uint64(b + half)]) + second] += np.int32(1)
-    if 2 * half < samples:
-        starts[np.uint64(cells[samples - 1]) + second] += np.int32(1)
+    """Numbers of samples in the order of their cells, and the runs of those of one."""
+    count_cells(cells, samples, count, starts)
     total, number = np.int32(0), 0
     for cell in range(count + 1):
         of_first, of_second = starts[cell], starts[cell + count + 1]
@@ -81,13 +74,7 @@ def _sort(cells: Any, samples: int, count: int, starts: Any, runs: Any, rows: An
             number += 1
         total += some
     runs[0] = number
-    for b in range(half):
-        left, right = np.uint64(cells[np.uint64(b)]), np.uint64(cells[np.uint64(b + half)]) + second
-        to_left, to_right = starts[left], starts[right]
-        starts[left], starts[right] = to_left + np.int32(1), to_right + np.int32(1)
-        rows[to_left], rows[to_right] = np.int32(b), np.int32(b + half)
-    if 2 * half < samples:
-        rows[starts[np.uint64(cells[samples - 1]) + second]] = np.int32(samples - 1)
+    place_rows(cells, samples, count, starts, rows)
 
 
 @apart

@@ -132,7 +132,7 @@ def _turn_back(
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _to_vector(_: Any, pointer: Any) -> Any:
+def to_vector(_: Any, pointer: Any) -> Any:
     """How many numbers there are from ``pointer`` to the next whole vector."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -199,16 +199,14 @@ def turned_back(
 ) -> None:  # fmt: skip
     """``rows`` by ``columns`` numbers at ``source``, each column times its scale, transposed, to ``target``.
 
-    ``totals`` are the products of each column, without its scale, with that of ``along``, if there is any; the order of their
-    sums depends on where the target lies. A large target is written ``past_caches``, if all its rows start at the same place of
-    a vector: its lines would be read first, and push out others. Who wants that has vectors of whole lines (`policy.large`),
-    and calls :func:`settle` before another thread may read it.
+    The products of each column, without its scale, with that of ``along``, if there is any, are added to ``totals``; the order
+    of their sums depends on where the target lies. A large target is written ``past_caches``, if all its rows start at the same
+    place of a vector: its lines would be read first, and push out others. Who wants that has vectors of whole lines
+    (`policy.large`), and calls :func:`settle` before another thread may read it.
     """
     whole_columns = columns - columns % lanes
-    for column in range(columns):
-        totals[column] = type(totals[0])(0)
-    streamed = past_caches and rows >= lanes and _to_vector(target) == _to_vector(moved(target, target_stride))
-    head = _to_vector(target) if streamed else 0
+    streamed = past_caches and rows >= lanes and to_vector(target) == to_vector(moved(target, target_stride))
+    head = to_vector(target) if streamed else 0
     tail = rows - (rows - head) % lanes
     _turned_back(
         source, source_stride, scales, along, along_stride, totals, target, target_stride, 0, head, whole_columns, lanes,

@@ -105,6 +105,10 @@ class Emitter:
         """The number at a place, in every element."""
         return self.spread(self.builder.load(self.place(pointer, *offsets)))
 
+    def index_at(self, pointer: Any, number: Any) -> Any:
+        """Integer ``number`` from a pointer on, in 64 bits."""
+        return self.builder.sext(self.builder.load(self.place(pointer, number)), _INDEX)
+
     def times(self, a: Any, b: Any) -> Any:
         return self.builder.fmul(a, b, flags=["contract"])
 
@@ -192,9 +196,7 @@ def _combination(emit: Emitter, weights: Any, offset: Any, stride: Any, values: 
 
 def row_of(emit: Emitter, rows: Any, samples: Any, number: Any, stride: Any) -> Any:
     """The pointer to row ``samples[number]``."""
-    index = emit.builder.load(emit.place(samples, number))
-    index = index if index.type == _INDEX else emit.builder.sext(index, _INDEX)
-    return emit.place(rows, emit.builder.mul(index, stride))
+    return emit.place(rows, emit.builder.mul(emit.index_at(samples, number), stride))
 
 
 def _fetch_row_of(emit: Emitter, rows: Any, samples: Any, number: Any, count: Any, stride: Any, wide: int) -> None:
@@ -227,7 +229,7 @@ def combine_samples(
                 _fetch_row_of(emit, y, samples, loop.index, count, y_stride, wide)
                 target = row_of(emit, y, samples, loop.index, y_stride)
                 first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-                offset = builder.load(emit.place(offsets, loop.index))
+                offset = emit.index_at(offsets, loop.index)
                 of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
                 value = emit.spread_at(first, many - 1)
                 for n in range(wide):
@@ -264,7 +266,7 @@ def contract_samples(
                 _fetch_row_of(emit, g, samples, loop.index, ahead, g_stride, wide)
                 source = row_of(emit, g, samples, loop.index, g_stride)
                 first = emit.place(values, builder.mul(loop.index, _INDEX(many)))
-                offset = builder.load(emit.place(offsets, loop.index))
+                offset = emit.index_at(offsets, loop.index)
                 of_bases = _combination(emit, weights, offset, stride, first, many - 1, wide)
                 value = emit.spread_at(first, many - 1)
                 total = None
@@ -299,7 +301,7 @@ def spread_samples(
 
         def body(wide: int) -> None:
             sums = [emit.zeros(wide) for _ in range(many)]
-            held = cgutils.alloca_once_value(builder, builder.load(offsets))  # the offset of the sums of bases
+            held = cgutils.alloca_once_value(builder, emit.index_at(offsets, _INDEX(0)))  # the offset of the sums of bases
 
             def write() -> None:
                 row = emit.place(of_weights, builder.load(held))
@@ -308,7 +310,7 @@ def spread_samples(
                     row = emit.place(row, stride)
 
             with cgutils.for_range(builder, count) as loop:
-                offset = builder.load(emit.place(offsets, loop.index))
+                offset = emit.index_at(offsets, loop.index)
                 with builder.if_then(builder.icmp_signed("!=", offset, builder.load(held)), likely=False):
                     write()
                     builder.store(offset, held)
