@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks import stats
 from benchmarks.measure import speed
-from efficient_kan import KAN, SampleL1, SampleStd
+from efficient_kan import KAN, SampleL1, SampleStd, kernels
 from reference.arm import get_arm
 
 # B, I, O, G
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the kernels (default: 2)")
     parser.add_argument("--blocks", type=int, default=6, help="blocks of two pairs for each ratio (default: 6)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    _prepare(options.threads)
     blocks: int = options.blocks
     products = {shape: _over_products(shape, blocks) for shape in COARSE}
     adapted = {shape: _over_products(shape, blocks, adapted=True) for shape in COARSE}
@@ -66,6 +66,12 @@ def main() -> None:
         for penalty, bar in ((SampleL1(), "at most 4, aim 2.3"), (SampleStd(), "at most 1.4")):
             found_one = _ratio(_step(shape, penalty), _step(shape, None), blocks)
             _line(f"step with {type(penalty).__name__} over plain at {shape}", found_one, bar)
+
+
+def _prepare(threads: int) -> None:
+    """Load the kernels: by the time of its first calls it is decided how often a call is repeated in one sample."""
+    torch.set_num_threads(threads)
+    kernels.warm_up()
 
 
 def _generator() -> torch.Generator:
@@ -137,7 +143,7 @@ def _growth(threads: int, blocks: int) -> stats.Interval:
 
 
 def _growth_times(threads: int, blocks: int) -> Times:
-    torch.set_num_threads(threads)
+    _prepare(threads)
     fine, coarse = (_layer(shape) for shape in GROWTH)
     return _times(fine, coarse, blocks)
 

@@ -330,15 +330,16 @@ def fine_layer(outputs: int, grid_size: int, order: int, dtype: torch.dtype, sam
 @dtypes
 @pytest.mark.parametrize("scaler", [True, False], ids=["scaler", "no-scaler"])
 @pytest.mark.parametrize("order", [1, 5])
-@pytest.mark.parametrize("chunk", [1, 19, 32, 80])
+@pytest.mark.parametrize(("chunk", "grid_size"), [(1, 90), (19, 90), (32, 90), (80, 90), (3, 1), (4, 3)])
 def test_features_in_chunks_of_any_length(
-    chunk: int, order: int, scaler: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    chunk: int, grid_size: int, order: int, scaler: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two tiles of outputs, gradients past the caches; and of several panels, which make all features one chunk."""
+    take("fine", monkeypatch)
     monkeypatch.setattr(fine, "_CHUNK", chunk)
     monkeypatch.setattr(policy, "large", lambda _: policy.VECTOR_BYTES == LINE_BYTES)
     for samples in (300, 2100):
-        layer = fine_layer(70, 90, order, dtype, samples, enable_standalone_scale_spline=scaler)
+        layer = fine_layer(70, grid_size, order, dtype, samples, enable_standalone_scale_spline=scaler)
         low, high = float(layer.grid.min()), float(layer.grid.max())
         x = (low + (high - low) * torch.rand(samples, 4, generator=source(3))).to(dtype)
         cotangent = torch.randn(samples, 70, generator=source(4)).to(dtype)
@@ -539,6 +540,7 @@ def test_after_warming_up_nothing_is_left_to_compile(order: int) -> None:
     code = f"""
         import torch
         from efficient_kan import KANLinear, SampleL1, SampleStd, kernels
+        from efficient_kan.kernels.cpu import policy
         from efficient_kan.kernels.cpu.compiled import Entry
         kernels.warm_up({order}, penalties=False)
         made, initialise = [], Entry.__init__
@@ -549,6 +551,11 @@ def test_after_warming_up_nothing_is_left_to_compile(order: int) -> None:
                 for outputs in (16, 300):
                     layer = KANLinear(3, outputs, grid_size, {order}, kernel="cpu")
                     layer(torch.rand(batch, 3, requires_grad=True)).sum().backward()
+        by_policy, policy.sparse = policy.sparse, lambda *_: False
+        for grid_size in (1, 2, 5, 11, 23, 40, 55, 62, 80, 1000):
+            layer = KANLinear(3, 2, grid_size, {order}, kernel="cpu")
+            layer(torch.rand(64, 3, requires_grad=True)).sum().backward()
+        policy.sparse = by_policy
         assert not made
         kernels.warm_up({order})
         assert made
@@ -575,7 +582,7 @@ def test_threads_do_not_share_scratch_memory() -> None:
         from efficient_kan.kernels.cpu import policy
         torch.set_num_threads(2)
         source = torch.Generator().manual_seed(0)
-        shapes = (512, 64, 70, 512), (512, 64, 20, 512), (64, 300, 5, 600), (16, 64, 1400, 3000)
+        shapes = (128, 64, 70, 512), (64, 64, 20, 2048), (64, 300, 5, 600), (16, 64, 1400, 1000)
         by_policy = policy.sparse
         for inputs, outputs, grid_size, samples in shapes:
             policy.sparse = by_policy if grid_size > 5 else lambda *_: False  # one of them with dense features
@@ -584,7 +591,7 @@ def test_threads_do_not_share_scratch_memory() -> None:
             arguments = (layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
             leaves = (x, *layer.parameters())
             expected = None
-            for name in ("native", *["cpu"] * 40):
+            for name in ("native", *["cpu"] * 20):
                 weight = kernels.fold(name, *arguments, samples=samples)
                 given = LayerInputs(x, None, layer.grid, weight, 3)
                 y = kernels.resolve(name, given).spline_linear(given)

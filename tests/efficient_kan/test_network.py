@@ -250,6 +250,7 @@ def gradients_with_graph(loss: Tensor, module: nn.Module, x: Tensor) -> dict[str
 # Dynamo warns about classes of torch itself; inductor lays out what searchsorted reads as it likes.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.filterwarnings(r"ignore:torch\.searchsorted\(\).*non-contiguous:UserWarning")
+@pytest.mark.slow
 def test_the_default_compiler_makes_one_graph_of_forward_and_one_of_backward() -> None:
     torch._dynamo.reset()
     layer = network([3, 2]).kan_layers[0]

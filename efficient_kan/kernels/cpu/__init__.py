@@ -19,14 +19,18 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
 
     Compiling takes seconds, once per machine.
     """
+    from efficient_kan.kernels import LayerInputs
+    from efficient_kan.kernels.cpu.linear import dense_linear
     from efficient_kan.linear import KANLinear
     from efficient_kan.penalties import SampleL1, SampleStd
 
     generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
-    # Dense layers, which those of a single sample and many outputs are, of every length of tables; and sparse ones, the last
-    # with an input for every thread.
-    dense = [(1, 1, 2**13, grid_size) for grid_size in (1, 8, 24, 56, 64)]
-    for samples, inputs, outputs, grid_size in (*dense, (2048, 1, 2, 40), (256, torch.get_num_threads(), 2, 64)):
+    for grid_size in (8, 24, 56, 64):  # tables of every length
+        knots = KANLinear(1, 1, grid_size, spline_order, dtype=dtype, generator=generator).grid
+        weight = knots.new_zeros((1, 1, grid_size + spline_order + 1), requires_grad=True)
+        dense_linear(LayerInputs(knots.new_zeros((1, 1), requires_grad=True), None, knots, weight, spline_order)).backward()
+    # A dense layer, a sparse one, and one that takes one input after the other, which needs one for every thread; see `policy`.
+    for samples, inputs, outputs, grid_size in ((1, 1, 2**13, 1), (2048, 1, 2, 40), (256, torch.get_num_threads(), 2, 64)):
         layer = KANLinear(inputs, outputs, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
         x = torch.zeros(samples, inputs, dtype=dtype, requires_grad=True)
         layer(x).sum().backward()

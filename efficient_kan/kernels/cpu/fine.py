@@ -114,7 +114,10 @@ def _expand(
 
 
 def _window_rows(splines: int, chunk: int, order: int, lanes: int) -> int:
-    """Rows of bases in a window of weights; that of the base activation follows."""
+    """Rows of bases in a window of weights; that of the base activation follows.
+
+    A chunk has half as many more if it is the last one, or up to ``lanes`` as a head; see :func:`_chunk_end`.
+    """
     return min(splines, chunk + chunk // 2 + lanes + order)
 
 
@@ -143,7 +146,7 @@ def _before(offsets: Any, samples: int, offset: int) -> int:
 
 @inlined
 def _clear(weights: Any, rows: int, tile: int, start: int, stop: int) -> None:
-    """Set columns ``start..stop`` of rows of weights to zero: beyond the outputs lies what would take long to multiply."""
+    """Set columns ``start..stop`` of weights, beyond the outputs, to zero: what lay there may be NaN, or denormal and slow."""
     for column in range(start, stop):
         for row in range(rows):
             weights[row * tile + column] = type(weights[0])(0)
@@ -151,19 +154,19 @@ def _clear(weights: Any, rows: int, tile: int, start: int, stop: int) -> None:
 
 @inlined
 def _carry(rows: Any, place: int, count: int) -> None:
-    """Move ``count`` numbers from a place to the start."""
+    """Move ``count`` numbers from a place to the start, the first ones first: both may overlap."""
     for n in range(count):
         rows[n] = rows[place + n]
 
 
 @apart
 def _add_outputs(
-    sums_at: int, weights: Any, offsets_at: int, rows_at: int, values_at: int, samples: int, last: int, tile: int,
+    sums_at: int, weights: Any, offsets_at: int, rows_at: int, values_at: int, samples: int, base_row: int, tile: int,
     stride: int, terms: int, vectors: int, none: Any, zero: Any,
 ) -> None:  # fmt: skip
-    """Add to the rows of sums of samples of a record what an input gives a tile of outputs; ``last`` is the row of the base."""
+    """Add to the rows of sums of samples of a record what an input gives a tile of outputs."""
     sums, rows, offsets, values = at(sums_at, zero), at(rows_at, none), at(offsets_at, none), at(values_at, zero)
-    combine_samples(sums, rows, weights, offsets, values, samples, last * tile, tile, stride, literally(terms), vectors)
+    combine_samples(sums, rows, weights, offsets, values, samples, base_row * tile, tile, stride, literally(terms), vectors)
 
 
 @cache
@@ -214,7 +217,7 @@ def _multiply(order: int, real: Any) -> Entry:
                         base_row = moved(weights, window * tile)
                         _clear(weights, window + 1, tile, some, vectors * lanes)
                         fold_base(spline_at, mask_at, base_weight_at, base_row, i, o, some, inputs, length, size, zero)
-                        while f < splines:
+                        while f < splines:  # features up to ready are folded, samples up to done are added
                             end_f = _chunk_end(f, splines, chunk, 0)
                             needed = min(end_f + order, splines)
                             fold_features(
@@ -227,8 +230,7 @@ def _multiply(order: int, real: Any) -> Entry:
                                 record_at + (panel + begin) * 4, record_at + panel * 8 + begin * terms * size, done - begin,
                                 f + window, tile, stride, terms, vectors, none, zero,
                             )  # fmt: skip
-                            if end_f < splines:
-                                _carry(weights, (end_f - f) * tile, order * tile)
+                            _carry(weights, (end_f - f) * tile, (needed - end_f) * tile)
                             f, ready = end_f, needed
 
     return Entry(multiply)
@@ -237,11 +239,11 @@ def _multiply(order: int, real: Any) -> Entry:
 @apart
 def _add_gradients(
     g_at: int, weights: Any, scales: Any, of_weights: Any, offsets_at: int, rows_at: int, values_at: int, slopes_at: int,
-    of_x_at: int, samples: int, last: int, tile: int, stride: int, needs_x: bool, needs_weights: bool, terms: int,
+    of_x_at: int, samples: int, base_row: int, tile: int, stride: int, needs_x: bool, needs_weights: bool, terms: int,
     vectors: int, size: int, none: Any, zero: Any,
 ) -> None:  # fmt: skip
     """Of the samples of a record, by a tile of outputs: their gradients at ``of_x_at``, and what they add to ``of_weights``."""
-    g, last = at(g_at, zero), last * tile
+    g, last = at(g_at, zero), base_row * tile
     # Both ways of a few samples after each other, whose rows of g stay in the nearest cache.
     for run in range(0, samples, _RUN):
         number = min(_RUN, samples - run)
@@ -341,13 +343,12 @@ def _pull_back(order: int, real: Any) -> Entry:
                                 of_weights, scales, weights, tile, of_scaler_at != 0, totals, of_spline_at, i, o, some, inputs,
                                 length, f, end_f, tile, lanes, past_caches != 0, size, zero,
                             )  # fmt: skip
-                        if end_f < splines:
-                            used = (end_f - f) * tile
-                            _carry(weights, used, order * tile)
-                            if of_spline_at:
-                                _carry(of_weights, used, order * tile)
-                                for n in range(order * tile, used + order * tile):
-                                    of_weights[n] = zero
+                        used, carried = (end_f - f) * tile, (needed - end_f) * tile
+                        _carry(weights, used, carried)
+                        if of_spline_at:
+                            _carry(of_weights, used, carried)
+                            for n in range(carried, used + carried):
+                                of_weights[n] = zero
                         f, ready = end_f, needed
                     if of_spline_at:
                         unfold_edges(
@@ -438,7 +439,7 @@ def pull_back(
     chunk = sizes.chunk(sizes.panels())
     weights, records = sizes.room(2 * parts, chunk, slots * parts)
     past_caches = int(policy.large(spline_weight))
-    if stored(weights):
+    if stored(weights) and (needs_x or needs_parameters):
         places = addresses(x, base, knots, guide, table, *parameters, g, of_x, *targets, weights, records)
         numbers = x.shape[0], *knots.shape, spline_weight.shape[0], sizes.stride, sizes.panel, chunk, slots, sizes.group()
         threads.run(_pull_back(order, REAL[x.dtype]), parts, *places, *numbers, past_caches, parts)

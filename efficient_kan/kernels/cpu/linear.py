@@ -43,6 +43,12 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
     return y
 
 
+def dense_linear(inputs: LayerInputs) -> Tensor:
+    """As :func:`spline_linear`, by dense features in any case; of contiguous tensors."""
+    y: Tensor = _Dense.apply(*inputs)  # type: ignore[no-untyped-call]
+    return y
+
+
 def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
     """The outputs with the weight that these parameters fold to; see :func:`efficient_kan.kernels.unfolded_linear`."""
     return _fine(x.contiguous(), None if base is None else base.contiguous(), knots.contiguous(), parameters, order)

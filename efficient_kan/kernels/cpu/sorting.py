@@ -1,8 +1,9 @@
 """Samples of one input in the order of their cells, by counting: those of one cell as they come.
 
 Both halves of the samples are taken side by side: the next one of a cell would have to wait for the last. ``starts`` has
-``count + 1`` numbers for each half, of 32 bits as all others. Indices are unsigned, for else negative ones would count from
-the end.
+``count + 1`` numbers for each half, of 32 bits as all others: first how many samples are in a cell, then, made by the caller,
+where they start among all samples in order, those of the second half after those of the first. Indices are unsigned, for else
+negative ones would count from the end.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def count_cells(cells: Any, samples: int, count: int, starts: Any) -> None:
 
 @inlined
 def place_rows(cells: Any, samples: int, count: int, starts: Any, rows: Any) -> None:
-    """The numbers of the samples in order, from where those of each half and cell start, which is lost."""
+    """The numbers of the samples in order; ``starts`` is written over."""
     half, second = samples // 2, np.uint64(count + 1)
     for b in range(half):
         left, right = np.uint64(cells[np.uint64(b)]), np.uint64(cells[np.uint64(b + half)]) + second

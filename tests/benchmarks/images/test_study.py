@@ -187,6 +187,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_runs_and_is_not_repeated(smoke: Path) -> None:
     rows = results.load_rows(smoke)
     assert {row.status for row in rows} == {"ok"}
@@ -197,6 +198,7 @@ def test_the_smoke_preset_runs_and_is_not_repeated(smoke: Path) -> None:
     assert f"{len(rows)} cases are in" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_the_report_shows_heads_with_intervals_beside_the_published_table(smoke: Path) -> None:
     page = (smoke / "README.md").read_text(encoding="utf-8")
     for text in ("## Heads on images", "## What a head costs in the whole network", "Borgli et al. 2020", "DenseNet-161"):
