@@ -20,7 +20,8 @@ _TYPES = (Tensor, nn.Parameter, FakeTensor)
 _BLOCK_BYTES = 2**21
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
 _LARGE = 128  # coefficients of an edge whose ends, which share a line of memory with others, are few
-# The sparse product takes one input after the other from so many features on, and in any case up to so many samples.
+# The sparse product takes one input after the other from 64 features of an input on; from fewer if there are few samples: any
+# number of them up to 128 samples, and one more for every 16 samples further.
 _FINE, _FEW, _SLOPE = 64, 128, 16
 _TERMS = 0.6  # features for each term of a sample from which on the sparse product gains on the library's
 
