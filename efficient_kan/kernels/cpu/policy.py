@@ -21,8 +21,8 @@ _BLOCK_BYTES = 2**21
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
 _LARGE = 128  # coefficients of an edge whose ends, which share a line of memory with others, are few
 # The sparse product takes one input after the other from 64 features of an input on; from fewer if there are few samples: any
-# number of them up to 128 samples, and one more for every 16 samples further.
-_FINE, _FEW, _SLOPE = 64, 128, 16
+# number of them up to 64 samples, and one more for every 8 samples further; with vectors twice as long, to twice as many.
+_FINE, _FEW, _SLOPE = 64, 2 * VECTOR_BYTES, VECTOR_BYTES // 4
 _TERMS = 0.6  # features for each term of a sample from which on the sparse product gains on the library's
 
 
@@ -88,7 +88,7 @@ def fine(samples: int, shape: Sequence[int], order: int) -> bool:
     """Whether the sparse product takes one input after the other and folds its weights on the way; see `fine`.
 
     That pays where there are many of them for the samples, and an input for every thread. Measured at 8 to 16384 samples, 16 to
-    256 outputs, with vectors of both widths.
+    256 outputs, with vectors of both widths: AVX-512 on an Intel processor, AVX2 on one of AMD's.
     """
     outputs, inputs, features = shape
     if outputs == 0 or inputs < torch.get_num_threads() or features < min(_FINE, (samples - _FEW) / _SLOPE):
@@ -101,7 +101,7 @@ def sparse(samples: int, shape: Sequence[int], order: int) -> bool:
 
     It takes fewer operations, but turns the weights over and reads them in pieces, which costs more the further apart those of
     an input lie, if there are few samples for it; and the library's products gain with the number of outputs. Measured at 1 to
-    8192 samples, 32 to 1024 inputs, 8 to 1024 outputs, with vectors of both widths, on an Intel processor.
+    8192 samples, 32 to 1024 inputs, 8 to 1024 outputs: AVX-512 on an Intel processor, AVX2 on one of AMD's.
     """
     outputs, inputs, features = shape
     wide, far = max(outputs, 64) / 64, max(1.0, inputs / max(256, 2 * samples))
