@@ -15,6 +15,7 @@ import pytest
 from benchmarks import presets, results, runner, sources
 from benchmarks.cases import Case, Point, dominates
 from benchmarks.child import Server, variables
+from benchmarks.cli import app
 from benchmarks.plugins import load_plugin
 from benchmarks.store import Locked, Store
 from reference import arm as arms
@@ -166,7 +167,7 @@ def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
     assert recorded == {"python -m benchmarks run --preset tiny.toml"}
 
 
-@pytest.mark.parametrize("kind", ["memory", "speed"])
+@pytest.mark.parametrize("kind", ["memory", pytest.param("speed", marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_at_once_and_makes_no_row_of_what_it_was_at(tmp_path: Path, kind: str) -> None:
     preset, out = tmp_path / "tiny.toml", tmp_path / "out"
     hanging = {"memory": "", "speed": 'blocks = 1\nbaseline = "mlp[width]"\n'}[kind]
@@ -282,11 +283,10 @@ def test_plan_prints_cases_and_runs_nothing(tmp_path: Path) -> None:
     ],
     ids=["preset", "arm", "arm without cases", "kind without cases", "threads", "device", "width", "empty", "batch", "task"],
 )
-def test_a_bad_selection_is_refused(arguments: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "benchmarks", "plan", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
+def test_a_bad_selection_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        app(["plan", *arguments])
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("kind", ["speed", "penalty_cost"])

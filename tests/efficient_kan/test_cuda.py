@@ -22,9 +22,11 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 
 @needs_triton
-def test_the_interpreter_agrees_with_native() -> None:
+@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_interpreter_agrees_with_native(marks: str) -> None:
     # Kernels become interpreted ones when triton is imported, so that takes a process of its own.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/efficient_kan/interpreted_cuda.py"]
+    file = "tests/efficient_kan/interpreted_cuda.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks, file]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
@@ -46,12 +48,9 @@ def test_the_committed_table_has_every_kernel_and_no_spills() -> None:
     ("kernel", "precision", "sm"),
     [
         ("forward", "float32", 80),
-        ("forward", "bfloat16", 90),
         ("input_grad", "tf32", 90),
         ("weight_grad", "float16", 100),
-        ("edge_l1", "bfloat16", 80),
-        ("edge_l1_input_grad", "float32", 100),
-        ("edge_l1_weight_grad", "float32", 90),
+        ("edge_l1_input_grad", "bfloat16", 100),
     ],
 )
 def test_a_kernel_compiles_as_the_table_says(kernel: str, precision: str, sm: int) -> None:

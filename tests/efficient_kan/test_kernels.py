@@ -535,7 +535,7 @@ def test_threads_change_nothing_but_rounding(grid_size: int) -> None:
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("order", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("order", [3, *(pytest.param(order, marks=pytest.mark.slow) for order in (1, 5))])
 def test_after_warming_up_nothing_is_left_to_compile(order: int) -> None:
     code = f"""
         import torch

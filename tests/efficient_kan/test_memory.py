@@ -97,7 +97,7 @@ SHAPES = [(512, 48, 64), (64, 8, 40), (300, 2, 33), (7, 300, 200), (4096, 16, 24
 def test_no_tensor_of_all_edges_is_ever_made(shape: tuple[int, int, int], penalty: Any) -> None:
     """In forward, backward and the penalties. G + k + 1 stays below B and O, or the expanded input were as large."""
     B, I, O = shape
-    layer = KANLinear(I, O, grid_size=2, spline_order=2, generator=torch.Generator().manual_seed(0))
+    layer = KANLinear(I, O, grid_size=2, generator=torch.Generator().manual_seed(0))
     x = torch.rand(B, I, generator=torch.Generator().manual_seed(1)).requires_grad_()
     with LargestTensor() as largest:
         y, loss = (layer(x), 0.0) if penalty is None else layer.forward_with_penalty(x, penalty)

@@ -16,7 +16,7 @@ PENALTY = (1.0, 2.0, 0.3, 0.4)
 SAMPLES = 256
 
 grids = pytest.mark.parametrize("grid_size", [1, 3, 5, 20, 100], ids="G{}".format)
-orders = pytest.mark.parametrize("spline_order", [1, 2, 3, 5], ids="k{}".format)
+orders = pytest.mark.parametrize("spline_order", [1, 2, 3, 4, 5], ids="k{}".format)
 knots = pytest.mark.parametrize("adapted", [False, True], ids=["uniform", "adapted"])
 
 

@@ -17,6 +17,7 @@ from efficient_kan.basis import bspline_basis
 from efficient_kan.kernels import native
 
 PENALTIES = [SampleL1(), SampleStd(coef=0.1, coefdiff=0.1), WeightL1(fold_scale=True, count_base=True)]
+OTHERS = [pytest.param(penalty, marks=pytest.mark.slow) for penalty in (None, *PENALTIES[1:])]  # than the first
 WIDTHS = [3, 5, 2]
 
 # What torch says about its own machinery while it vectorises, traces or goes through forward mode.
@@ -347,13 +348,13 @@ def compiled_equals_eager(kan: KAN, penalty: Any, tolerance: float, xs: list[Ten
 
 
 @compiling
-@pytest.mark.parametrize("penalty", [None, *PENALTIES], ids=str)
+@pytest.mark.parametrize("penalty", [PENALTIES[0], *OTHERS], ids=str)
 def test_compiled_to_one_graph(penalty: Any, fresh_compiler: None) -> None:
     compiled_equals_eager(network(), penalty, 1e-12, [samples(20, 3)], backend="aot_eager")
 
 
 @compiling
-@pytest.mark.parametrize("penalty", [None, *PENALTIES], ids=str)
+@pytest.mark.parametrize("penalty", [PENALTIES[0], *OTHERS], ids=str)
 def test_compiled_once_for_any_batch_size(penalty: Any, fresh_compiler: None) -> None:
     sizes = [samples(n, 3, seed=n) for n in (20, 7, 33)]
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -198,13 +198,19 @@ def rendered(full_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def make_run() -> Callable[[], Run]:
+    """Makes an empty run."""
+    return Run
+
+
 @pytest.fixture
 def run() -> Run:
     """An empty run for a test to fill."""
     return Run()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def speed_case() -> Callable[..., Case]:
     """Makes the case of one arm's speed at the centre, or at other sizes: `speed_case("pykan[speed]", batch=64)`."""
 
@@ -214,7 +220,7 @@ def speed_case() -> Callable[..., Case]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def times() -> Callable[..., tuple[SpeedSeries, ...]]:
     """Makes the times of a step that takes `factor` times as long as the baseline's."""
     return lambda factor=1.0: (series("step", factor, 1000),)

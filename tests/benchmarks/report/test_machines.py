@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,25 @@ from benchmarks.report import machines, render
 Times = Callable[..., tuple[Any, ...]]
 
 
-@pytest.fixture
-def two(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> Path:
-    """A folder with the reports of two machines, on which pykan takes 3 and 5 times as long; and a trial run beside them."""
+@pytest.fixture(scope="session")
+def rendered_machines(
+    make_run: Callable[[], Any], speed_case: Callable[..., Case], times: Times, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of `two`; read only."""
+    out = tmp_path_factory.mktemp("machines")
     for name, factor in (("cpu-2core", 3.0), ("nvidia-h100", 5.0), ("smoke", 9.0)):
-        run.rows.clear()
+        run = make_run()
         run.add(speed_case(), speed=times(), machine=name)
         run.add(speed_case("pykan[speed]"), speed=times(factor), machine=name)
-        run.write(tmp_path / name)
-    render(tmp_path)
-    return tmp_path
+        run.write(out / name)
+    render(out)
+    return out
+
+
+@pytest.fixture
+def two(rendered_machines: Path, tmp_path: Path) -> Path:
+    """A folder with the reports of two machines, on which pykan takes 3 and 5 times as long; and a trial run beside them."""
+    return shutil.copytree(rendered_machines, tmp_path / "reports")
 
 
 def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two: Path) -> None:
