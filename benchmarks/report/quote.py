@@ -2,7 +2,7 @@
 
 `2.21<!-- T1 step_ratio arm=pykan[speed] -->` says: the column `step_ratio` of table T1, in the one line where `arm` is
 `pykan[speed]`. `digits=2` rounds to two significant digits (three are usual), `per=1024` divides first. The report that is
-meant is named once, anywhere in the text: `<!-- numbers from reports/cpu-2core -->`.
+meant is the one named last before, or the first one: `<!-- numbers from reports/cpu-2core -->`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ def filled(text: str, frames: Callable[[Path], Frames], root: Path) -> str:
 
     Raises ValueError if a mark is there without a report, or does not name exactly one cell.
     """
-    found = _REPORT.search(text)
-    if found is None:
+    reports = _REPORT.findall(text)
+    if not reports:
         if _MARKED.search(text):
             raise ValueError(
                 "text: expected a comment that names the report, like <!-- numbers from reports/cpu-2core -->, got none"
             )
         return text
-    tables = frames(root / found.group(1))
-    return _MARKED.sub(lambda m: f"{cell(m['query'], tables)}{m['stars']}<!-- {m['query']} -->", text)
+    tables = {report: frames(root / report) for report in set(reports)}
+
+    def written(match: re.Match[str]) -> str:
+        before = _REPORT.findall(text, 0, match.start())
+        value = cell(match["query"], tables[before[-1] if before else reports[0]])
+        return f"{value}{match['stars']}<!-- {match['query']} -->"
+
+    return _MARKED.sub(written, text)
 
 
 def cell(query: str, tables: Frames) -> str:
