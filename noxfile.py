@@ -100,7 +100,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Run the tests that take longest: layers compiled by inductor, large simulations."""
+    """Run the tests that take longest: by inductor, in float32 at the orders 2 and 4, large simulations and reports."""
     install(session, "test")
     session.run("pytest", "-m", "slow", *session.posargs)
 

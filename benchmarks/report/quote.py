@@ -2,7 +2,7 @@
 
 `2.21<!-- T1 step_ratio arm=pykan[speed] -->` says: the column `step_ratio` of table T1, in the one line where `arm` is
 `pykan[speed]`. `digits=2` rounds to two significant digits (three are usual), `per=1024` divides first. The report that is
-meant is the one named last before, or the first one: `<!-- numbers from reports/cpu-2core -->`.
+meant is the one named last before the number; before any, the first: `<!-- numbers from reports/cpu-2core -->`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ KNOWN: dict[str, tuple[str, str] | None] = {
     "pykan 0.2.8": ("pyproject.toml", "pykan==0.2.8"),
     "pykan 0.0.5": ("reference/environments.py", "pykan==0.0.5"),
     "1e-12": ("tests/efficient_kan/test_pykan_equality.py", "1e-12"),
+    "(k 2 and 4: `nox -s slow`)": ("tests/efficient_kan/conftest.py", "order in (2, 4)"),
     "at most 3 times pykan's own error, typical over 8 networks": ("tests/efficient_kan/test_pykan_equality.py", "3"),
     "k 1–5, G 1–100, uniform and adapted knots, up to 4 layers": ("tests/efficient_kan/test_pykan_equality.py", "100"),
     "1e-13": ("tests/efficient_kan/test_basis.py", "1e-13"),

@@ -50,7 +50,9 @@ def test_the_committed_table_has_every_kernel_and_no_spills() -> None:
         ("forward", "float32", 80),
         ("input_grad", "tf32", 90),
         ("weight_grad", "float16", 100),
-        ("edge_l1_input_grad", "bfloat16", 100),
+        ("edge_l1", "bfloat16", 80),
+        ("edge_l1_input_grad", "float32", 100),
+        ("edge_l1_weight_grad", "float32", 90),
     ],
 )
 def test_a_kernel_compiles_as_the_table_says(kernel: str, precision: str, sm: int) -> None:

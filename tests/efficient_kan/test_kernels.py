@@ -363,7 +363,7 @@ def layer_results(layer: KANLinear, x: Tensor, cotangent: Tensor) -> dict[str, T
     [
         (5000, 64, 90, 3, {}),
         (2500, 70, 600, 3, {"base_activation": nn.Tanh}),
-        (4500, 3, 600, 2, {"enable_standalone_scale_spline": False}),
+        (4500, 3, 600, 1, {"enable_standalone_scale_spline": False}),
         (33, 130, 1000, 5, {}),
         (0, 20, 400, 1, {}),
     ],
