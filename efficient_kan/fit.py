@@ -3,8 +3,8 @@
 Shape legend: ``B`` samples, ``I`` features, ``O`` curves per feature, ``n = G + k`` coefficients.
 
 torch's default CPU driver for ``lstsq`` returns wrong ranks on underdetermined matrices (pytorch issue #187411), its CUDA
-driver assumes full rank. So the minimum-norm solution is built from a QR and a singular value decomposition, in float64,
-one factorisation per feature shared by all its curves, alike on every device.
+driver assumes full rank. So the minimum-norm solution is built from a QR and a singular value decomposition, in float64
+(:mod:`efficient_kan._precision`), one factorisation per feature shared by all its curves, alike on every device.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from efficient_kan._precision import widest
 from efficient_kan.basis import bspline_basis
 
 
@@ -49,6 +50,7 @@ def fit_coefficients(x: Tensor, curves: Tensor, knots: Tensor, spline_order: int
     Returns:
         ``(O, I, G + k)`` in the dtype of ``x``.
     """
-    design = bspline_basis(x.double(), knots.double(), spline_order).transpose(0, 1)
+    place = widest(x.device)
+    design = bspline_basis(place.take(x), place.take(knots), spline_order).transpose(0, 1)
     tolerance = torch.finfo(x.dtype).eps * design.shape[2]
-    return least_squares(design, curves.double(), tolerance).permute(2, 0, 1).to(x.dtype)
+    return least_squares(design, place.take(curves), tolerance).permute(2, 0, 1).to(x)

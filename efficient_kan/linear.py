@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from efficient_kan import _checks, grid_update, kernels
+from efficient_kan import _checks, adaptation, kernels
 from efficient_kan.fit import fit_coefficients
 from efficient_kan.kernels import LayerInputs, Parameters, check_kernel, resolve
 from efficient_kan.knots import interior_of, uniform_knots
@@ -229,33 +228,25 @@ class KANLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @torch.no_grad()
-    def update_grid(self, x: Tensor) -> None:
-        """Move the knots to where the samples are and refit the splines so that the function stays, in place.
+    def update_grid(
+        self,
+        x: Tensor,
+        margin: float = 0.0,
+        *,
+        fit: adaptation.Fit = "function",
+        max_change: float = 0.01,
+        group: Any = "world",
+    ) -> None:
+        """Move the knots to where the samples ``x`` ``(..., in_features)`` are and keep the function, in place.
 
-        The new splines are the closest ones, in least squares at the samples, to the old ones; ``spline_scaler`` and the
-        mask are untouched. A feature whose samples are all (nearly) equal keeps its knots, with a warning: pykan would
-        collapse them and lose its spline. See :func:`efficient_kan.grid_update.updated_spline`.
+        ``spline_scaler``, base weights and mask are untouched. Arguments, and when knots move, as in :meth:`KAN.update_grid`.
         """
-        self._check_input(x)
-        grid, coefficients = grid_update.updated_spline(
-            x.reshape(-1, self.in_features), self.grid, self.spline_weight, self.spline_order, self.grid_eps
-        )
-        self.grid.copy_(grid)
-        self.spline_weight.copy_(coefficients)
+        adaptation.update([self], x, margin=margin, fit=fit, max_change=max_change, group=group, name="")
 
     @torch.no_grad()
-    def refine(self, grid_size: int, x: Tensor) -> KANLinear:
-        """A copy with ``grid_size`` intervals that computes the same function, in least squares at the samples ``x``."""
-        self._check_input(x)
-        _checks.integer(grid_size, "grid_size", 1)
-        grid, coefficients = grid_update.refined_spline(
-            x.reshape(-1, self.in_features), self.grid, self.spline_weight, self.spline_order, grid_size
-        )
-        layer = copy.deepcopy(self)
-        layer.spline_weight = nn.Parameter(coefficients, requires_grad=self.spline_weight.requires_grad)
-        layer.grid = grid
-        layer.grid_size = grid.shape[1] - 1 - 2 * self.spline_order
-        return layer
+    def refine(self, grid_size: int, x: Tensor, *, fit: adaptation.Fit = "function", group: Any = "world") -> KANLinear:
+        """A copy with ``grid_size`` intervals that computes the same function; see :meth:`KAN.refine`."""
+        return adaptation.refine([self], x, grid_size, fit=fit, group=group, name="")[0]
 
     def _check_input(self, x: Tensor) -> None:
         _checks.floating(x, "x")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from efficient_kan import _checks, pruning
+from efficient_kan import _checks, _computed, adaptation, pruning
+from efficient_kan.adaptation import Fit
 from efficient_kan.linear import KANLinear
 
 if TYPE_CHECKING:
@@ -146,26 +147,57 @@ class KAN(nn.Module):
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def update_grid(self, x: Tensor) -> None:
+    def update_grid(
+        self,
+        x: Tensor,
+        margin: float = 0.0,
+        *,
+        fit: Fit = "function",
+        max_change: float = 0.01,
+        group: Any = "world",
+    ) -> None:
         """Adapt all grids to the samples ``x`` ``(..., n_0)`` and keep the function, in place, in one pass.
 
-        Each layer sees the outputs of the layers already updated, as in pykan. See :meth:`KANLinear.update_grid`.
+        Each layer sees the outputs of the layers already updated, as in pykan. If something is wrong with a layer, none is
+        changed. What happened to the function is said in one ``UserWarning``, unless it stayed the same to rounding.
+
+        With ``fit="function"`` the splines are kept on the whole of their grid, and a grid that fits its samples stays:
+        see :func:`efficient_kan.grid_update.adapted`. So repeated calls with other batches of the same data move little. A
+        layer's grid stays, too, if there are fewer than ``12 (G + k)`` samples: call with more than a minibatch, or every few
+        steps with the last batches together. Call early in training, when the function may still change; later it is
+        held to ``max_change``, and :meth:`refine` adds knots without changing it.
+
+        With ``fit="samples"`` knots are the samples' quantiles over their range, and coefficients are fitted at the samples
+        alone, as in pykan 0.2.8. That wants many more samples than coefficients, and destroys a trained network with few.
+
+        Args:
+            x: samples; leading dimensions count as samples alike.
+            margin: by how much the samples' range is widened on each side, in the units of a layer's inputs.
+            fit: ``"function"`` or ``"samples"``.
+            max_change: with ``fit="function"``, the largest change of a layer's outputs, relative to their deviation, that
+                moving knots may make; ``float("inf")`` lets all knots move that samples ask for.
+            group: of ``torch.distributed``, where that is initialised: the samples of all its ranks are used, and all get the
+                same grids, so every rank must call this, with the same network. ``None``: this rank alone.
+
+        Raises:
+            ValueError: if there is no sample, one is not finite, or coefficients are computed (``torch.nn.utils.parametrize``,
+                ``prune``) in a way that cannot give the new ones.
         """
-        for layer in self.kan_layers:
-            layer.update_grid(x)
-            x = layer(x)
+        adaptation.update(self.kan_layers, x, margin=margin, fit=fit, max_change=max_change, group=group, name="layers[{}]")
 
     @torch.no_grad()
-    def refine(self, grid_size: int, x: Tensor) -> KAN:
-        """A new network with ``grid_size`` intervals per layer that computes the same function.
+    def refine(self, grid_size: int, x: Tensor, *, fit: Fit = "function", group: Any = "world") -> KAN:
+        """A copy of this network with ``grid_size`` intervals per layer that computes the same function.
 
-        Each layer's splines are refitted, in least squares, at the samples that reach it for inputs ``x`` ``(..., n_0)``.
+        New knots are added to the old ones, which leaves the function the same to rounding, on the whole line. For fewer
+        intervals than before the splines are the closest ones over the grid, and a ``UserWarning`` says by how much the outputs
+        at ``x`` ``(..., n_0)`` moved. With ``fit="samples"`` knots are spread, and coefficients fitted at the samples, as in
+        pykan 0.2.8.
+        ``group`` as in :meth:`update_grid`.
         """
-        refined = []
-        for layer in self.kan_layers:
-            refined.append(layer.refine(grid_size, x))
-            x = layer(x)
-        return type(self).from_layers(refined)
+        layers = self.kan_layers
+        refined = adaptation.refine(layers, x, grid_size, fit=fit, group=group, name="layers[{}]")
+        return cast("KAN", _computed.copied(self, {id(old): new for old, new in zip(layers, refined, strict=True)}))
 
     def importance(self, x: Tensor) -> list[Tensor]:
         """Attribution scores of all edges at the samples ``x``, see :func:`efficient_kan.pruning.importance`."""

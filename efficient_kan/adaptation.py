@@ -1,0 +1,209 @@
+"""Updating and refining the grids of layers in a row: all or none, the same on all ranks, with one warning.
+
+The splines of one layer are the business of :mod:`efficient_kan.grid_update`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from efficient_kan import _checks, _computed, _distributed, grid_update
+
+if TYPE_CHECKING:
+    from efficient_kan.linear import KANLinear
+
+Fit = Literal["function", "samples"]
+_LISTED = 10
+
+
+class _Note(NamedTuple):
+    """What a warning says of a layer."""
+
+    layer: int
+    text: str
+
+
+def update(
+    layers: Sequence[KANLinear],
+    x: Tensor,
+    *,
+    margin: float,
+    fit: Fit,
+    max_change: float,
+    group: Any,
+    name: str,
+) -> None:
+    """Update the grids of ``layers``, in place, for samples ``x`` ``(..., I)`` of the first; see ``KAN.update_grid``.
+
+    ``name`` is what messages call a layer, with a place for its number; empty where there is one alone.
+    """
+    margin = _checks.number(margin, "margin", 0.0)
+    if max_change != math.inf:
+        max_change = _checks.number(max_change, "max_change", 0.0)
+    check_fit(fit)
+    x = samples(layers, x, group)
+    notes: list[_Note] = []
+    snapshot = _computed.Snapshot(list(layers))
+    with _full_precision(x):
+        try:
+            before = _outputs(layers, x, name)
+            for number, layer in enumerate(layers):
+                notes += [_Note(number, text) for text in _update_layer(layer, x, margin, fit, max_change)]
+                if _distributed.active(group):
+                    _distributed.broadcast((layer.grid, *layer.parameters()), group)
+                x = layer(x)
+        except BaseException:
+            snapshot.restore()
+            raise
+    _tell("update_grid", notes, name, moved(before, x))
+
+
+def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, group: Any, name: str) -> list[KANLinear]:
+    """Copies of ``layers`` with ``grid_size`` intervals; see ``KAN.refine``. Arguments as for :func:`update`."""
+    _checks.integer(grid_size, "grid_size", 1)
+    check_fit(fit)
+    x = samples(layers, x, group if fit == "samples" else None)
+    refined, y = [], x
+    with _full_precision(x):
+        before = _outputs(layers, x, name)
+        for layer in layers:
+            knots, coefficients, order = layer.grid, layer.spline_weight.detach(), layer.spline_order
+            if fit == "samples":
+                spline = grid_update.refitted(y, knots, coefficients, order, grid_size)
+            else:
+                spline = grid_update.refined(knots, coefficients, order, grid_size)
+            copy = _computed.copied(layer)
+            copy.grid, copy.grid_size = spline[0], grid_size
+            _computed.assign(copy, "spline_weight", spline[1])
+            refined.append(copy)
+            y = layer(y)
+        after = _outputs(refined, x, name)
+    _tell("refine", [], name, moved(before, after))
+    return refined
+
+
+def samples(layers: Sequence[KANLinear], x: Tensor, group: Any) -> Tensor:
+    """``x`` as a matrix ``(B, I)``, checked, of all ranks of the ``group``."""
+    problem, flat = None, x
+    try:
+        layers[0]._check_input(x)
+        flat = x.reshape(-1, x.shape[-1]).to(layers[0].base_weight.dtype)  # under autocast any dtype may come
+        if not _distributed.active(group):
+            _checks.require(flat.shape[0] >= 1, "x", "at least 1 sample", x.shape)
+    except ValueError as error:
+        if not _distributed.active(group):
+            raise
+        problem = str(error)
+    if _distributed.active(group):
+        state = [tensor for layer in layers for tensor in (*layer.parameters(), *layer.buffers())]
+        flat = _distributed.gathered(flat, state, group, problem)
+        _checks.require(flat.shape[0] >= 1, "x", "at least 1 sample on any rank", flat.shape)
+    return flat
+
+
+def check_fit(fit: Any) -> None:
+    """Raise ``ValueError`` unless ``fit`` is known."""
+    _checks.require(fit in get_args(Fit), "fit", f"one of {get_args(Fit)}", fit)
+
+
+def _outputs(layers: Sequence[KANLinear], x: Tensor, name: str) -> Tensor:
+    """The outputs of the last layer. ``ValueError`` if what reaches one is not finite, said of ``x`` or of the layer before."""
+    _checks.finite(x, "x")
+    for number, layer in enumerate(layers):
+        x = layer(x)
+        if number + 1 < len(layers):
+            _checks.finite(x, f"outputs of {name.format(number)} for these x")
+    return x
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Decisions and fits are those without autocast."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _update_layer(layer: KANLinear, x: Tensor, margin: float, fit: Fit, max_change: float) -> Iterator[str]:
+    """Update one layer, and yield what there is to say."""
+    old, order = layer.grid, layer.spline_order
+    coefficients = layer.spline_weight.detach()
+    if fit == "samples":
+        splines = grid_update.resampled(x, old, coefficients, order, layer.grid_eps, margin=margin)
+    else:
+        needed = grid_update.samples_needed(layer.grid_size, order)
+        if x.shape[0] < needed:
+            yield f"{x.shape[0]} samples are too few to place knots by, its grid stays as it is ({needed} are needed)"
+            return
+        splines = grid_update.adapted(
+            x,
+            old,
+            coefficients,
+            order,
+            layer.grid_eps,
+            sensitivity=_sensitivity(layer, x),
+            margin=margin,
+            max_change=max_change,
+        )
+    if splines.knots is not old:
+        _computed.assign(layer, "spline_weight", splines.coefficients)
+        layer.grid.copy_(splines.knots)
+    if not _checks.has_values(splines.constant):
+        return
+    if bool(splines.constant.any()):
+        yield (
+            f"{_count(splines.constant)} are constant over the samples, or range too far, and keep their knots: "
+            f"{_numbers(splines.constant)}"
+        )
+    if bool(splines.held.any()):
+        share = float(splines.change[splines.held].max()) * layer.in_features**0.5
+        yield (
+            f"{_count(splines.held)} keep their knots, since moving those of all features so much would change its outputs by "
+            f"{share:.2g} of their deviation, more than max_change={max_change:g}: {_numbers(splines.held)}"
+        )
+
+
+def _sensitivity(layer: KANLinear, x: Tensor) -> Tensor:
+    """How far an output moves with an edge's curve, relative to its deviation over the samples: ``(O, I)``."""
+    scale = layer.edge_mask if layer.spline_scaler is None else layer.spline_scaler * layer.edge_mask
+    y = layer(x).to(layer.grid.dtype)
+    deviation = y.std(dim=0, correction=0)
+    size = torch.where(deviation > 0, deviation, y.abs().amax(dim=0)).unsqueeze(1)
+    return torch.where(size > 0, scale.detach().to(y.dtype) / torch.where(size > 0, size, 1.0), 0.0)
+
+
+def moved(before: Tensor, after: Tensor) -> float:
+    """The largest change of an output: root mean square over samples, relative to its deviation; 0 where that is rounding."""
+    if not _checks.has_values(before) or before.numel() == 0:
+        return 0.0
+    size = before.std(dim=0, correction=0)
+    size = torch.where(size > 0, size, before.abs().amax(dim=0))
+    change = (after - before).to(before.dtype).square().mean(dim=0).sqrt()
+    rounding = 64 * torch.finfo(before.dtype).eps * before.abs().amax(dim=0)
+    beyond = change > rounding
+    return float(torch.where(beyond, change / torch.where(size > 0, size, 1.0), 0.0).max())
+
+
+def _tell(function: str, notes: Sequence[_Note], name: str, change: float) -> None:
+    """One ``UserWarning`` of all notes and of the change of the function, if there is something to say."""
+    texts = [f"{name.format(note.layer)}: {note.text}" if name else note.text for note in notes]
+    if change:
+        texts.append(
+            f"the function changed: outputs moved by up to {change:.2g} of their deviation (root mean square over the samples)"
+        )
+    if texts:  # named at the caller of a method, below which stand this, its caller, the method and no_grad
+        warnings.warn(f"{function}: {'; '.join(texts)}", stacklevel=5)
+
+
+def _count(which: Tensor) -> str:
+    return f"{int(which.sum())} of {which.numel()} features"
+
+
+def _numbers(which: Tensor) -> str:
+    found: list[Any] = which.nonzero().flatten().tolist()
+    return f"{found[:_LISTED]}{' ...' if len(found) > _LISTED else ''}"
