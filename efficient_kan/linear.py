@@ -311,10 +311,11 @@ class KANLinear(nn.Module):
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
         _checks.require(x.shape[-1] == self.in_features, "x", f"shape (..., {self.in_features})", x.shape)
-        _checks.require(x.device == self.grid.device, "x", f"device {self.grid.device}", x.device)
+        _checks.same_device(x, "x", self.grid.device)
         dtype, device = self.base_weight.dtype, x.device.type
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        _checks.require(cast or x.dtype == dtype, "x", f"dtype {dtype} (that of the weights)", x.dtype)
+        if not cast:
+            _checks.same_dtype(x, "x", dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:
         grid = self.grid
@@ -335,13 +336,13 @@ class KANLinear(nn.Module):
         super().__setattr__(name, value)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         if state.is_unpruned(self.edge_mask):
             del destination[prefix + "edge_mask"]
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
-        loadable = state.loadable(self, state_dict, prefix, assign=local_metadata.get("assign_to_params_buffers", False))
-        super()._load_from_state_dict(loadable, prefix, local_metadata, *args)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
+        loadable = state.loadable(self, state_dict, prefix, assign=metadata.get("assign_to_params_buffers", False))
+        super()._load_from_state_dict(loadable, prefix, metadata, *args)
 
     def extra_repr(self) -> str:
         return (

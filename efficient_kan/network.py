@@ -188,8 +188,8 @@ class KAN(nn.Module):
     def prune(self, x: Tensor, threshold: float = 3e-2) -> KAN:
         """A copy whose edges with importance at or below ``threshold`` are masked out; earlier masks stay.
 
-        What a removed edge passed on, its mean over the samples ``x``, goes into the layer's bias, which is created if the layer
-        has none: a constant input has no importance, but what it adds stays (:func:`efficient_kan.pruning.prune`). One
+        What a removed edge passed on, its mean over the samples ``x``, goes into the layer's bias, created if the layer has
+        none: a constant input has no importance, but what it adds stays (:func:`efficient_kan.pruning.prune`). One
         ``UserWarning`` gives nodes left without edges (:func:`efficient_kan.pruning.dangling_nodes` lists them) and by how much
         the outputs change at the samples, if by more than rounding.
 
@@ -208,8 +208,8 @@ class KAN(nn.Module):
 
         return from_pykan(model)
 
-    def to_pykan(self) -> Any:
+    def to_pykan(self, ckpt_path: str | None = None) -> Any:
         """A ``kan.MultKAN`` that computes what this network computes, see :func:`efficient_kan.pykan.to_pykan`."""
         from efficient_kan.pykan import to_pykan
 
-        return to_pykan(self)
+        return to_pykan(self, ckpt_path)

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from efficient_kan import _checks
 from efficient_kan.kernels import resolve
@@ -112,6 +113,7 @@ def prune(kan: KAN, x: Tensor, threshold: float) -> tuple[KAN, Change | None]:
         after = samples
         for layer in pruned.kan_layers:
             after = layer(after)
+    _checks.finite(after, "outputs of the pruned network at these samples")
     return pruned, change(before, after, len(scores))
 
 
@@ -137,7 +139,9 @@ def change(before: Tensor, after: Tensor, layers: int) -> Change | None:
     moved = ~(largest <= rounding * before.abs().amax())
     if not bool(moved.any()):
         return None
-    rms, deviation = difference.square().mean(0).sqrt(), before.std(0)
+    # Relative to the largest, so that no square overflows.
+    rms = (difference / torch.where(largest > 0, largest, 1.0)).square().mean(0).sqrt() * largest
+    deviation = before.std(0)
     output = int(torch.where(moved, rms / (deviation + torch.finfo(before.dtype).tiny), -1.0).argmax())
     return Change(output, float(rms[output]), float(largest[output]), float(deviation[output]))
 
@@ -162,6 +166,7 @@ def _keep_means(kan: KAN, pruned: KAN, samples: Tensor) -> Tensor:
         moved = moved or not torch.equal(layer.edge_mask, twin.edge_mask)
         if moved:
             shift = _at_least_float32(before - after).mean(0)
+            _checks.finite(shift, f"layers[{n}], means of its removed edges")
             _move_bias(twin, shift, n)
             after = after + shift.to(after.dtype)
     return before
@@ -180,12 +185,13 @@ def _move_bias(layer: KANLinear, shift: Tensor, n: int) -> None:
     else:
         expected = "a parameter, or a parametrization with an inverse, to keep the means of pruned edges"
         wanted = layer.bias + shift
-        known = nn.utils.parametrize.is_parametrized(layer, "bias")
+        known = is_parametrized(layer, "bias")
         _checks.require(known, name, expected, "a tensor that a hook computes")
         try:
-            layer.bias = wanted
+            setattr(layer, "bias", wanted)  # noqa: B010  # a tensor, where the annotation has a parameter
         except (NotImplementedError, RuntimeError) as error:
             raise ValueError(f"{name}: expected {expected}, got one without: {error}") from error
+        assert layer.bias is not None
         kept = torch.allclose(layer.bias, wanted, rtol=1e-3, atol=1e-6)
         _checks.require(kept, name, expected, "one that does not keep what it is set to")
 

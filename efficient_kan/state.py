@@ -42,38 +42,28 @@ def loadable(layer: KANLinear, state: dict[str, Any], prefix: str, *, assign: bo
     Raises:
         ValueError: if the state's knots are not finite, decrease, or are no floating-point numbers.
     """
-    weight = _weight(state, prefix)
+    weights = _tensors(state, prefix, "base_weight") + _tensors(state, prefix, "spline_weight")
     state = dict(state)
     mask, bias, grid = (prefix + name for name in ("edge_mask", "bias", "grid"))
     if mask not in state:
         # Beside the loaded weights, because load_state_dict(..., assign=True) takes the mask as it is.
-        state[mask] = layer.edge_mask if weight is None else weight.new_ones(layer.edge_mask.shape)
+        state[mask] = weights[0].new_ones(layer.edge_mask.shape) if weights else layer.edge_mask
     if bias in state and layer.bias is None:
         layer.add_bias(torch.zeros(layer.out_features, device=layer.base_weight.device, dtype=layer.base_weight.dtype))
-    elif weight is not None and not any(key.endswith("bias") or ".bias." in key for key in _own(state, prefix)):
-        if layer._bias_added:
-            layer.bias, layer._bias_added = None, False
+    elif layer._bias_added and weights and not _tensors(state, prefix, "bias"):
+        layer.bias, layer._bias_added = None, False
     if isinstance(state.get(grid), Tensor) and state[grid].shape == layer.grid.shape:
         dtype = layer.grid.dtype
-        if assign and weight is not None:
-            dtype = torch.promote_types(weight.dtype, torch.float32)
+        if assign and weights:
+            dtype = torch.promote_types(weights[0].dtype, torch.float32)
         state[grid] = _knots(layer, state[grid], grid, dtype)
     return state
 
 
-def _own(state: dict[str, Any], prefix: str) -> list[str]:
-    """The keys of a layer, parametrizations included, base activation not."""
-    return [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}base_activation.")]
-
-
-def _weight(state: dict[str, Any], prefix: str) -> Tensor | None:
-    """A weight of the layer, if the state has them; they may be parametrized."""
-    for name in ("base_weight", "spline_weight"):
-        for key in (name, f"parametrizations.{name}.original", f"parametrizations.{name}.original0", f"{name}_orig", f"{name}_v"):
-            if isinstance(state.get(prefix + key), Tensor):
-                found: Tensor = state[prefix + key]
-                return found
-    return None
+def _tensors(state: dict[str, Any], prefix: str, name: str) -> list[Tensor]:
+    """What the state has of a parameter: itself, or what a parametrization computes it of (``NAME_orig`` and the like, too)."""
+    starts = (f"{prefix}{name}", f"{prefix}parametrizations.{name}.")
+    return [value for key, value in state.items() if key.startswith(starts) and isinstance(value, Tensor)]
 
 
 def _knots(layer: KANLinear, grid: Tensor, name: str, dtype: torch.dtype) -> Tensor:
@@ -85,18 +75,19 @@ def _knots(layer: KANLinear, grid: Tensor, name: str, dtype: torch.dtype) -> Ten
     if grid.element_size() >= 4 or not _checks.has_values(grid):
         return knots
     uniform = layer.uniform_grid(grid.device, dtype)
-    whole = uniform.to(grid.dtype).expand_as(grid) == grid
-    knots = torch.where(whole.all(dim=1, keepdim=True), uniform, knots)
-    rounded = ~whole.all(dim=1)
+    # Half a unit in the last place of 16 bits, and what implementations differ by before they round.
+    near = torch.finfo(grid.dtype).eps / 2 * uniform.abs() + 4 * torch.finfo(torch.float32).eps * uniform.abs().amax()
+    rounded = ~((knots - uniform).abs() <= near).all(dim=1)
+    knots = torch.where(rounded.unsqueeze(1), knots, uniform)
     if bool(rounded.any()):
         steps = knots[rounded].diff(dim=1)
         error = torch.finfo(grid.dtype).eps / 2 * knots[rounded].abs().amax(dim=1, keepdim=True)
         share = float((error / steps.clamp(min=torch.finfo(dtype).tiny)).amax())
         lost = int((steps == 0).sum())
         size = f"{lost} intervals are empty" if lost else f"knots may be off by {share:.2g} of an interval"
+        advice = f"save the grid in float32; if it was uniform, build the network with its grid_range (now {layer.grid_range})"
         warnings.warn(
-            f"{name}: the knots of {int(rounded.sum())} inputs were rounded to {grid.dtype} before and {size}; save the grid in "
-            f"float32, or, if it was uniform, build the network with its grid_range (now {layer.grid_range}) to restore it",
+            f"{name}: the knots of {int(rounded.sum())} inputs were rounded to {grid.dtype} before, and {size}: {advice}",
             stacklevel=2,
         )
     return knots
