@@ -21,13 +21,20 @@ from torch import Tensor
 from efficient_kan import _checks
 from efficient_kan.knots import interior_of
 
-_OPTIONS = ("grid_eps", "grid_range", "affine_trainable", "sp_trainable", "sb_trainable", "symbolic_enabled", "save_act")
+_OPTIONS = (
+    "base_fun_name",
+    "grid_eps",
+    "grid_range",
+    "affine_trainable",
+    "sp_trainable",
+    "sb_trainable",
+    "symbolic_enabled",
+    "save_act",
+)
 
 
 class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
     """A ``kan.MultKAN`` that stays in its dtype, and writes files only if ``auto_save`` says so or it is asked to."""
-
-    base_fun: Any
 
     def prune(self, *args: Any, **options: Any) -> Any:
         with _default_dtype(self):
@@ -55,14 +62,8 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
                 layer.mask.data = layer.mask.data.to(layer.coef.dtype)
 
     def prune_input(self, *args: Any, **options: Any) -> Any:
-        # pykan passes the module on where its constructor wants the name.
-        function: Any = self.base_fun
-        self.base_fun = self.base_fun_name
-        try:
-            with _default_dtype(self):
-                return self._adopt(super().prune_input(*args, **options))
-        finally:
-            self.base_fun = function
+        with _default_dtype(self):
+            return self._adopt(super().prune_input(*args, **options))
 
     def refine(self, new_grid: int) -> Any:
         with _default_dtype(self):
@@ -85,11 +86,12 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
 
     def rewind(self, model_id: str) -> Any:
         self._check_history()
-        return super().rewind(model_id)
+        super().rewind(model_id)
+        return self.loadckpt(f"{self.ckpt_path}/{model_id}")
 
     def checkout(self, model_id: str) -> Any:
         self._check_history()
-        return super().checkout(model_id)
+        return self.loadckpt(f"{self.ckpt_path}/{model_id}")
 
     def history(self, k: Any = "all") -> None:
         self._check_history()
@@ -119,6 +121,7 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
         """What pykan made of this model, with its class, options and flags."""
         model.__class__ = type(self)
         model.auto_save = self.auto_save
+        model._modules.pop("base_fun_name", None)  # prune_input passes the function where its name belongs
         for name in _OPTIONS:
             setattr(model, name, getattr(self, name))
         flags = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
