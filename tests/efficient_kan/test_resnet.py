@@ -39,7 +39,7 @@ def small(
         (lambda x: x[:, :2], "build the network with in_channels=2, or convert the images"),
         (lambda x: x[:, 0], "(6, 16, 16); use x.unsqueeze(1) for images of one channel"),
         (lambda x: x.unsqueeze(0), "use x.flatten(0, 1) for a batch of sequences of images"),
-        (lambda x: x.flatten(1), "expected images (B, 3, H, W), got shape (6, 768)"),
+        (lambda x: x.flatten(1), "images (B, 3, H, W), got shape (6, 768)"),
         (lambda x: (x * 9).byte(), "got torch.uint8; use x.float() / 255 for images"),
         (lambda x: x.double(), "got torch.float64; use x.to(torch.float32), or move the network by .double()"),
         (lambda x: x.to_sparse(), "got layout torch.sparse_coo; use x.to_dense()"),
@@ -76,7 +76,7 @@ def test_keywords_of_torchvision_are_refused_with_what_to_do(head: Any, keyword:
 def test_a_first_layer_of_ones_own_may_take_other_images() -> None:
     net = small().eval()
     assert isinstance(net.backbone, ResNet)
-    net.backbone.conv1 = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1))
+    net.backbone.conv1 = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1))  # type: ignore[assignment]
     assert net(images()[:, :1]).shape == (6, 4)
     net.backbone.conv1 = nn.Conv2d(2, 4, 3, padding=1)
     assert net(images()[:, :2]).shape == (6, 4)
