@@ -59,11 +59,74 @@ def interval(value: Any, name: str) -> tuple[float, float]:
 
 
 def floating(value: Any, name: str) -> Tensor:
-    """``value`` as a real floating-point tensor."""
-    require(isinstance(value, Tensor), name, "a floating-point tensor", type(value))
-    tensor: Tensor = value
-    require(tensor.is_floating_point(), name, "a floating-point tensor", tensor.dtype)
-    return tensor
+    """``value`` as a dense tensor of real floating-point numbers; the message says how to make one of what came."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a floating-point tensor, got {type(value)}{_conversion(value, name)}")
+    if not value.is_floating_point():
+        hint = f"{name}.float()"
+        if value.dtype == torch.uint8:
+            hint = f"{name}.float() / 255 for images, {name}.float() for other numbers"
+        elif value.is_quantized:
+            hint = f"{name}.dequantize()"
+        elif value.is_complex():
+            hint = f"torch.view_as_real({name}).flatten(-2) or {name}.real"
+        raise ValueError(f"{name}: expected a floating-point tensor, got {value.dtype}; use {hint}")
+    if value.is_nested:
+        hint = f"torch.nested.to_padded_tensor({name}, 0.0), or {name}.unbind() one by one"
+        raise ValueError(f"{name}: expected a dense tensor, got a nested one; use {hint}")
+    if value.layout != torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor, got layout {value.layout}; use {name}.to_dense()")
+    return value
+
+
+def _conversion(value: Any, name: str) -> str:
+    """How to make a tensor of ``value``, if there is a way."""
+    if hasattr(value, "to_numpy"):  # of pandas and polars
+        return f"; use torch.tensor({name}.to_numpy(), dtype=torch.float32)"
+    if hasattr(value, "__array__"):
+        return f"; use torch.as_tensor({name}, dtype=torch.float32)"
+    if isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) for v in value):
+        return f"; use torch.stack({name}), or {name}[0] if it is a batch (inputs, targets) of a loader"
+    if isinstance(value, (list, tuple, int, float)) and not isinstance(value, bool):
+        return f"; use torch.tensor({name}, dtype=torch.float32)"
+    return ""
+
+
+def same_dtype(value: Tensor, name: str, dtype: torch.dtype) -> None:
+    """Raise unless ``value`` has the dtype of the weights; the message says how to make them meet."""
+    if value.dtype != dtype:
+        method = {torch.float64: ".double()", torch.float32: ".float()"}.get(value.dtype, f".to({value.dtype})")
+        hint = f"use {name}.to({dtype}), or move the network by {method}"
+        raise ValueError(f"{name}: expected dtype {dtype} (that of the weights), got {value.dtype}; {hint}")
+
+
+def same_device(value: Tensor, name: str, device: torch.device) -> None:
+    """Raise unless ``value`` is on the device of the weights."""
+    if value.device != device:
+        raise ValueError(f"{name}: expected device {device}, got {value.device}; use {name}.to({str(device)!r})")
+
+
+def images(value: Any, name: str, channels: int) -> None:
+    """Raise unless ``value`` is a batch of images ``(B, channels, H, W)``; the message says how to make one of what came."""
+    shape = floating(value, name).shape
+    if len(shape) == 4 and shape[1] == channels:
+        return
+    hint = ""
+    if len(shape) == 4 and shape[3] == channels:
+        hint = f"; channels are last here: use {name}.permute(0, 3, 1, 2)"
+    elif len(shape) == 4 and shape[1] == 1:
+        hint = f"; use {name}.expand(-1, {channels}, -1, -1), or build the network with in_channels=1"
+    elif len(shape) == 4:
+        hint = f"; build the network with in_channels={shape[1]}, or convert the images"
+    elif len(shape) == 3 and shape[0] == channels:
+        hint = f"; a single image: use {name}.unsqueeze(0)"
+    elif len(shape) == 3 and shape[2] == channels:
+        hint = f"; a single image with channels last: use {name}.permute(2, 0, 1).unsqueeze(0)"
+    elif len(shape) == 3:
+        hint = f"; use {name}.unsqueeze(1) for images of one channel, then .expand(-1, {channels}, -1, -1) or in_channels=1"
+    elif len(shape) == 5:
+        hint = f"; use {name}.flatten(0, 1) for a batch of sequences of images"
+    raise ValueError(f"{name}: expected images (B, {channels}, H, W), got shape {tuple(shape)}{hint}")
 
 
 def has_values(tensor: Tensor) -> bool:

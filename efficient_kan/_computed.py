@@ -18,12 +18,13 @@ from efficient_kan import _checks
 _BY_HOOK = "a hook computes it, of torch.nn.utils.prune or the old weight_norm"
 
 
-def assign(layer: nn.Module, name: str, value: Tensor) -> None:
-    """Let ``layer``'s parameter ``name`` have this ``value``, of any shape if it is not computed.
+def assign(layer: nn.Module, name: str, value: Tensor, *, label: str | None = None) -> None:
+    """Let ``layer``'s parameter ``name``, ``label`` in messages, have this ``value``, of any shape if it is not computed.
 
     Raises:
         ValueError: if the parameter is computed and cannot take the value; it may hold another one then.
     """
+    label = label or name
     parameter = layer._parameters.get(name)
     if parameter is not None:
         if parameter.shape == value.shape:
@@ -32,7 +33,7 @@ def assign(layer: nn.Module, name: str, value: Tensor) -> None:
             layer._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
         return
     if not parametrize.is_parametrized(layer, name):
-        _assign_pruned(layer, name, value)
+        _assign_pruned(layer, name, value, label)
         return
     try:
         with warnings.catch_warnings():
@@ -40,22 +41,22 @@ def assign(layer: nn.Module, name: str, value: Tensor) -> None:
             setattr(layer, name, value)
         result = getattr(layer, name)
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-        raise _refusal(name, f"its parametrization has no inverse: {error}") from error
+        raise _refusal(name, f"its parametrization has no inverse: {error}", label) from error
     expected = f"a parametrization that can give shape {tuple(value.shape)}"
-    _checks.require(result.shape == value.shape, name, expected, tuple(result.shape))
+    _checks.require(result.shape == value.shape, label, expected, tuple(result.shape))
     if _checks.has_values(result):
         rounding = 64 * torch.finfo(value.dtype).eps * value.abs().max()
         if not bool((result - value).abs().max() <= rounding):
-            raise _refusal(name, "its parametrization gives only some values")
+            raise _refusal(name, "its parametrization gives only some values", label)
 
 
-def _assign_pruned(layer: nn.Module, name: str, value: Tensor) -> None:
+def _assign_pruned(layer: nn.Module, name: str, value: Tensor, label: str) -> None:
     """Write what a hook of ``torch.nn.utils.prune`` multiplies with its mask."""
     original, mask = layer._parameters.get(f"{name}_orig"), layer._buffers.get(f"{name}_mask")
     if original is None or mask is None or original.shape != value.shape:
-        raise _refusal(name, _BY_HOOK)
+        raise _refusal(name, _BY_HOOK, label)
     if _checks.has_values(value) and not torch.equal(value * mask, value):
-        raise _refusal(name, "torch.nn.utils.prune keeps some of its values at zero")
+        raise _refusal(name, "torch.nn.utils.prune keeps some of its values at zero", label)
     original.copy_(value)
     setattr(layer, name, original * mask)
 
@@ -63,19 +64,16 @@ def _assign_pruned(layer: nn.Module, name: str, value: Tensor) -> None:
 def copied(module: Any, replacing: dict[int, Any] | None = None) -> Any:
     """A deep copy, with other objects for those of the ids in ``replacing``.
 
-    Raises:
-        ValueError: if a parameter is computed by a hook, which leaves what torch cannot copy.
+    Also of modules whose hooks leave computed tensors behind, which torch refuses to copy: these are detached.
     """
-    for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                raise _refusal(f"{path}.{name}".lstrip("."), _BY_HOOK)
-    return copy.deepcopy(module, {} if replacing is None else dict(replacing))
+    computed = (v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor) and v.grad_fn is not None)
+    detached = {id(tensor): tensor.detach().clone() for tensor in computed}
+    return copy.deepcopy(module, detached | (replacing or {}))
 
 
-def _refusal(name: str, reason: str) -> ValueError:
+def _refusal(name: str, reason: str, label: str) -> ValueError:
     return ValueError(
-        f"{name}: expected a parameter that can be written, got a computed one ({reason}); make it permanent first: "
+        f"{label}: expected a parameter that can be written, got a computed one ({reason}); make it permanent first: "
         f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r}), torch.nn.utils.prune.remove(layer, {name!r}) or "
         f"torch.nn.utils.remove_weight_norm(layer, {name!r})"
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 _simulated: ContextVar[str] = ContextVar("simulated device", default="meta")
@@ -25,3 +26,11 @@ def meta_stands_for(kind: str) -> Iterator[None]:
         yield
     finally:
         _simulated.reset(token)
+
+
+def autocast_off(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast on the device of ``x``, where dtypes are chosen already."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

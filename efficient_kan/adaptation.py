@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from efficient_kan import _checks, _computed, _distributed, grid_update
+from efficient_kan._device import autocast_off
+from efficient_kan.change import Change, change_between
 
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
@@ -51,7 +52,7 @@ def update(
     x = samples(layers, x, group)
     notes: list[_Note] = []
     snapshot = _computed.Snapshot(list(layers))
-    with _full_precision(x):
+    with autocast_off(x):
         try:
             before = _outputs(layers, x, name)
             for number, layer in enumerate(layers):
@@ -62,7 +63,7 @@ def update(
         except BaseException:
             snapshot.restore()
             raise
-    _tell("update_grid", notes, name, moved(before, x))
+    _tell("update_grid", notes, name, change_between(before, x, len(layers)))
 
 
 def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, group: Any, name: str) -> list[KANLinear]:
@@ -71,7 +72,7 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
     check_fit(fit)
     x = samples(layers, x, group if fit == "samples" else None)
     refined, y = [], x
-    with _full_precision(x):
+    with autocast_off(x):
         before = _outputs(layers, x, name)
         for layer in layers:
             knots, coefficients, order = layer.grid, layer.spline_weight.detach(), layer.spline_order
@@ -80,12 +81,12 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
             else:
                 spline = grid_update.refined(knots, coefficients, order, grid_size)
             copy = _computed.copied(layer)
-            copy.grid, copy.grid_size = spline[0], grid_size
             _computed.assign(copy, "spline_weight", spline[1])
+            copy.grid, copy.grid_size = spline[0], grid_size
             refined.append(copy)
             y = layer(y)
         after = _outputs(refined, x, name)
-    _tell("refine", [], name, moved(before, after))
+    _tell("refine", [], name, change_between(before, after, len(layers)))
     return refined
 
 
@@ -121,12 +122,6 @@ def _outputs(layers: Sequence[KANLinear], x: Tensor, name: str) -> Tensor:
         if number + 1 < len(layers):
             _checks.finite(x, f"outputs of {name.format(number)} for these x")
     return x
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Decisions and fits are those without autocast."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _update_layer(layer: KANLinear, x: Tensor, margin: float, fit: Fit, max_change: float) -> Iterator[str]:
@@ -177,25 +172,11 @@ def _sensitivity(layer: KANLinear, x: Tensor) -> Tensor:
     return torch.where(size > 0, scale.detach().to(y.dtype) / torch.where(size > 0, size, 1.0), 0.0)
 
 
-def moved(before: Tensor, after: Tensor) -> float:
-    """The largest change of an output: root mean square over samples, relative to its deviation; 0 where that is rounding."""
-    if not _checks.has_values(before) or before.numel() == 0:
-        return 0.0
-    size = before.std(dim=0, correction=0)
-    size = torch.where(size > 0, size, before.abs().amax(dim=0))
-    change = (after - before).to(before.dtype).square().mean(dim=0).sqrt()
-    rounding = 64 * torch.finfo(before.dtype).eps * before.abs().amax(dim=0)
-    beyond = change > rounding
-    return float(torch.where(beyond, change / torch.where(size > 0, size, 1.0), 0.0).max())
-
-
-def _tell(function: str, notes: Sequence[_Note], name: str, change: float) -> None:
+def _tell(function: str, notes: Sequence[_Note], name: str, change: Change | None) -> None:
     """One ``UserWarning`` of all notes and of the change of the function, if there is something to say."""
     texts = [f"{name.format(note.layer)}: {note.text}" if name else note.text for note in notes]
-    if change:
-        texts.append(
-            f"the function changed: outputs moved by up to {change:.2g} of their deviation (root mean square over the samples)"
-        )
+    if change is not None:
+        texts.append(f"the function changed: {change}")
     if texts:  # named at the caller of a method, below which stand this, its caller, the method and no_grad
         warnings.warn(f"{function}: {'; '.join(texts)}", stacklevel=5)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from efficient_kan import _checks, adaptation, kernels
+from efficient_kan import _checks, adaptation, kernels, state
+from efficient_kan.basis import bspline_basis
 from efficient_kan.fit import fit_coefficients
 from efficient_kan.kernels import LayerInputs, Parameters, check_kernel, resolve
 from efficient_kan.knots import interior_of, uniform_knots
@@ -39,8 +40,12 @@ class KANLinear(nn.Module):
         bias: parameter ``(out_features,)`` or ``None``.
         grid: buffer, extended knots ``(in_features, grid_size + 2 * spline_order + 1)``; stays float32 when the layer is
             moved to a 16-bit dtype, whose rounding would displace the knots.
-        edge_mask: buffer ``m``, ``(out_features, in_features)``; ones unless pruned. Absent from state dicts of other
-            implementations, which load as unpruned.
+        edge_mask: buffer ``m``, ``(out_features, in_features)``; ones unless pruned. A state dict has it only if it is not
+            ones, and loads as unpruned without it, as state dicts of other implementations do.
+
+    A layer without bias takes that of a state dict that has one, as pruned networks do, and drops it again with a state dict
+    that has none. Knots that were rounded to 16 bits are restored if they were those of ``grid_range``, else a ``UserWarning``
+    says by how much they may be off. Knots that are set or loaded must be finite and non-decreasing.
 
     Args:
         in_features, out_features: numbers of inputs and outputs, >= 1.
@@ -69,6 +74,7 @@ class KANLinear(nn.Module):
     bias: nn.Parameter | None
     grid: Tensor
     edge_mask: Tensor
+    _bias_added = False  # by pruning or by a state dict, so that a state dict without one takes it away
 
     def __init__(
         self,
@@ -144,16 +150,19 @@ class KANLinear(nn.Module):
 
     def _initial_grid(self) -> Tensor:
         """One row of uniform knots ``(1, T)``."""
-        low, high = self.grid_range
-        device, dtype = self.grid.device, self.grid.dtype
+        dtype = self.grid.dtype
         expected = f"a range that {self.grid_size} intervals and {self.spline_order} on each side divide in {dtype}"
         limit = torch.finfo(dtype).max
-        _checks.require(-limit <= low and high <= limit, "grid_range", expected, self.grid_range)
-        grid = uniform_knots(1, self.grid_size, self.spline_order, (low, high), device=device, dtype=dtype)
+        _checks.require(-limit <= self.grid_range[0] and self.grid_range[1] <= limit, "grid_range", expected, self.grid_range)
+        grid = self.uniform_grid(self.grid.device, dtype)
         if _checks.has_values(grid):
             distinct = grid.isfinite().all() & (grid.diff() > torch.finfo(dtype).tiny).all()
             _checks.require(bool(distinct), "grid_range", expected, self.grid_range)
         return grid
+
+    def uniform_grid(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The knots that the layer starts from, as one row ``(1, grid_size + 2 * spline_order + 1)``."""
+        return uniform_knots(1, self.grid_size, self.spline_order, self.grid_range, device=device, dtype=dtype)
 
     def _uniform(self, shape: tuple[int, ...], bound: float, generator: torch.Generator | None) -> Tensor:
         source = self.grid.device if generator is None else generator.device
@@ -181,6 +190,47 @@ class KANLinear(nn.Module):
         inputs = self.layer_inputs(x)
         y = _in_shape_of(x, self._linear(inputs))
         return y, penalty.layer_loss(self, inputs)
+
+    @property
+    def enable_standalone_scale_spline(self) -> bool:
+        """Whether ``spline_scaler`` exists."""
+        return self.spline_scaler is not None
+
+    @property
+    def scaled_spline_weight(self) -> Tensor:
+        """Coefficients of the splines with scale and mask, ``(out_features, in_features, grid_size + spline_order)``."""
+        return self.folded_weight()[..., :-1]
+
+    def b_splines(self, x: Tensor) -> Tensor:
+        """The basis values ``(..., in_features, grid_size + spline_order)`` at ``x`` ``(..., in_features)``."""
+        self._check_input(x)
+        return bspline_basis(x.to(self.grid.dtype), self.grid, self.spline_order).to(x.dtype)
+
+    def curve2coeff(self, x: Tensor, y: Tensor) -> Tensor:
+        """Coefficients of the splines that come closest to the points of curves, in least squares.
+
+        They are those of least norm where the points leave some free (:mod:`efficient_kan.fit`); scales are not divided out.
+
+        Args:
+            x: ``(B, in_features)``, ``B >= 1`` positions.
+            y: ``(B, in_features, out_features)`` values there.
+
+        Returns:
+            ``(out_features, in_features, grid_size + spline_order)`` in the dtype of ``x``.
+
+        Raises:
+            ValueError: if shapes, dtypes or devices do not meet or a value is not finite.
+        """
+        self._check_input(x)
+        _checks.floating(y, "y")
+        expected = (x.shape[0] if x.dim() == 2 else -1, self.in_features, self.out_features)
+        _checks.require(x.dim() == 2 and x.shape[0] >= 1, "x", f"shape (at least 1, {self.in_features})", x.shape)
+        _checks.require(tuple(y.shape) == expected, "y", f"shape {expected}", y.shape)
+        _checks.require((y.dtype, y.device) == (x.dtype, x.device), "y", f"{x.dtype} on {x.device}", f"{y.dtype} on {y.device}")
+        _checks.finite(x, "x")
+        _checks.finite(y, "y")
+        curves = y.transpose(0, 1).to(self.grid.dtype)
+        return fit_coefficients(x.to(self.grid.dtype), curves, self.grid, self.spline_order).to(x.dtype)
 
     def regularization_loss(self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0) -> Tensor:
         """:class:`WeightL1` of this layer, a scalar: sample-free, never NaN."""
@@ -252,10 +302,11 @@ class KANLinear(nn.Module):
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
         _checks.require(x.shape[-1] == self.in_features, "x", f"shape (..., {self.in_features})", x.shape)
-        _checks.require(x.device == self.grid.device, "x", f"device {self.grid.device}", x.device)
+        _checks.same_device(x, "x", self.grid.device)
         dtype, device = self.base_weight.dtype, x.device.type
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        _checks.require(cast or x.dtype == dtype, "x", f"dtype {dtype} (that of the weights)", x.dtype)
+        if not cast:
+            _checks.same_dtype(x, "x", dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:
         grid = self.grid
@@ -264,12 +315,25 @@ class KANLinear(nn.Module):
             self.grid = grid.to(device=self.grid.device, dtype=_at_least_float32(self.grid.dtype))
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key, weight = prefix + "edge_mask", state_dict.get(prefix + "base_weight")
-        if key not in state_dict and weight is not None:
-            # Beside the loaded weights, because load_state_dict(..., assign=True) takes the mask as it is.
-            state_dict = {**state_dict, key: weight.new_ones(self.edge_mask.shape)}
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def add_bias(self, values: Tensor, requires_grad: bool = True) -> None:
+        """Give a layer without bias one of these values ``(out_features,)``: what pruned networks and their states need."""
+        _checks.require(self.bias is None, "bias", "none before", self.bias)
+        self.bias = nn.Parameter(values.detach().clone(), requires_grad=requires_grad)
+        self._bias_added = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "grid" and "grid" in self._buffers:
+            state.check_grid(self, value)
+        super().__setattr__(name, value)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if state.is_unpruned(self.edge_mask):
+            del destination[prefix + "edge_mask"]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
+        loadable = state.loadable(self, state_dict, prefix, assign=metadata.get("assign_to_params_buffers", False))
+        super()._load_from_state_dict(loadable, prefix, metadata, *args)
 
     def extra_repr(self) -> str:
         return (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,12 +21,13 @@ class KAN(nn.Module):
     """A Kolmogorov-Arnold network: :class:`KANLinear` layers one after another.
 
     State dicts of the widely used efficient-kan (keys ``layers.N.base_weight`` and so on) load with ``strict=True`` and
-    give the same outputs.
+    give the same outputs; without biases and pruned edges, state dicts of this class load there. Positional arguments have the
+    order of that package, too.
 
     Args:
         layers_hidden: widths ``[n_0, ..., n_L]`` from inputs to outputs, at least two.
-        grid_size, spline_order, scale_noise, scale_base, scale_spline, enable_standalone_scale_spline, base_activation,
-        grid_eps, grid_range, bias, kernel, generator, device, dtype: of every layer, see :class:`KANLinear`.
+        grid_size, spline_order, scale_noise, scale_base, scale_spline, base_activation, grid_eps, grid_range,
+        enable_standalone_scale_spline, bias, kernel, generator, device, dtype: of every layer, see :class:`KANLinear`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -47,11 +46,11 @@ class KAN(nn.Module):
         scale_noise: float = 0.1,
         scale_base: float = 1.0,
         scale_spline: float = 1.0,
-        enable_standalone_scale_spline: bool = True,
         base_activation: Callable[[], nn.Module] = nn.SiLU,
         grid_eps: float = 0.02,
         grid_range: tuple[float, float] | list[float] = (-1, 1),
         *,
+        enable_standalone_scale_spline: bool = True,
         bias: bool = False,
         kernel: str = "auto",
         generator: torch.Generator | None = None,
@@ -108,6 +107,21 @@ class KAN(nn.Module):
     def layers_hidden(self) -> list[int]:
         """The widths ``[n_0, ..., n_L]``."""
         return [self.kan_layers[0].in_features] + [layer.out_features for layer in self.kan_layers]
+
+    @property
+    def grid_size(self) -> int:
+        """The number of grid intervals of all layers. Raises ValueError where layers differ."""
+        return self._common("grid_size")
+
+    @property
+    def spline_order(self) -> int:
+        """The B-spline order of all layers. Raises ValueError where layers differ."""
+        return self._common("spline_order")
+
+    def _common(self, name: str) -> int:
+        values: list[int] = [getattr(layer, name) for layer in self.kan_layers]
+        _checks.require(len(set(values)) == 1, name, "the same in all layers (read it of each of .layers)", values)
+        return values[0]
 
     @property
     def kan_layers(self) -> list[KANLinear]:
@@ -206,16 +220,17 @@ class KAN(nn.Module):
     def prune(self, x: Tensor, threshold: float = 3e-2) -> KAN:
         """A copy whose edges with importance at or below ``threshold`` are masked out; earlier masks stay.
 
-        Nodes left without edges are reported in a ``UserWarning``; :func:`efficient_kan.pruning.dangling_nodes` lists them.
+        What a removed edge passed on, its mean over the samples ``x``, goes into the layer's bias, created if the layer has
+        none: a constant input has no importance, but what it adds stays (:func:`efficient_kan.pruning.prune`). One
+        ``UserWarning`` gives nodes left without edges (:func:`efficient_kan.pruning.dangling_nodes` lists them) and by how much
+        the outputs change at the samples, if by more than rounding.
+
+        Raises:
+            ValueError: if the threshold is negative, there are less than two samples, or samples, parameters, activations or
+                scores are not finite; the message names the layer.
         """
-        threshold = _checks.number(threshold, "threshold", 0.0)
-        scores = self.importance(x)
-        pruned = copy.deepcopy(self)
-        for layer, score in zip(pruned.kan_layers, scores, strict=True):
-            layer.edge_mask.mul_(score > threshold)
-        if _checks.has_values(scores[0]) and (dangling := pruning.dangling_nodes(pruned)):
-            shown = "; ".join(str(node) for node in dangling[:10])
-            warnings.warn(f"prune: {shown}{' ...' if len(dangling) > 10 else ''}", stacklevel=2)
+        pruned, moved = pruning.prune(self, x, _checks.number(threshold, "threshold", 0.0))
+        pruning.warn_of(pruned, moved, stacklevel=2)
         return pruned
 
     @classmethod
@@ -225,8 +240,8 @@ class KAN(nn.Module):
 
         return from_pykan(model)
 
-    def to_pykan(self) -> Any:
+    def to_pykan(self, ckpt_path: str | None = None) -> Any:
         """A ``kan.MultKAN`` that computes what this network computes, see :func:`efficient_kan.pykan.to_pykan`."""
         from efficient_kan.pykan import to_pykan
 
-        return to_pykan(self)
+        return to_pykan(self, ckpt_path)

@@ -1,19 +1,24 @@
-"""Importance of edges, and masks that remove the unimportant ones.
+"""Importance of edges, and pruning: masks that remove the unimportant ones, biases that keep what these passed on.
 
-Shape legend: ``O`` outputs and ``I`` inputs of a layer; scores are ``(O, I)``.
+Shape legend: ``B`` samples, ``O`` outputs and ``I`` inputs of a layer; scores are ``(O, I)``.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from efficient_kan import _checks
+from efficient_kan._computed import assign, copied
+from efficient_kan._device import autocast_off
+from efficient_kan.change import Change, at_least_float32, change_between
 from efficient_kan.kernels import resolve
 
 if TYPE_CHECKING:
+    from efficient_kan.linear import KANLinear
     from efficient_kan.network import KAN
 
 _PYKAN_STD_OFFSET = 1e-4
@@ -39,26 +44,75 @@ def importance(kan: KAN, x: Tensor) -> list[Tensor]:
     :math:`n_i = \sum_o e_{oi}` for the layer below. (pykan carries one score per output and averages at the end, which is
     the same because all is linear in ``n``.)
 
+    Scores are at least float32, and autocast has no effect on them.
+
     Raises:
-        ValueError: if there are less than two samples ``x`` ``(..., n_0)``, or one is not finite.
+        ValueError: if there are less than two samples ``x`` ``(..., n_0)``, or a sample, a parameter, an activation or a score
+            is not finite; the message names the layer.
     """
-    _check_network(kan)
-    samples = kan.kan_layers[0].layer_inputs(x).x
-    _checks.require(len(samples) >= 2, "x", "at least 2 samples for a standard deviation", x.shape)
-    _checks.finite(samples, "x")
+    x = _samples(kan, x)
     deviations, spreads = [], []
-    for layer in kan.kan_layers:
-        inputs = layer.layer_inputs(x)
-        deviations.append(resolve(layer.kernel, inputs).edge_std(inputs))
-        x = layer(x)
-        spreads.append(x.reshape(-1, x.shape[-1]).std(dim=0))
+    with autocast_off(x):
+        for n, layer in enumerate(kan.kan_layers):
+            _check_parameters(layer, n)
+            y = layer(x)  # first, since hooks of the layer may compute its weights
+            inputs = layer.layer_inputs(x)
+            sigma = resolve(layer.kernel, inputs).edge_std(inputs)
+            spread = at_least_float32(y).std(dim=0)
+            for what, values in (("outputs", y), ("deviations of the outputs", spread), ("deviations of the edges", sigma)):
+                _checks.finite(values, f"layers[{n}], {what} at these samples")
+            deviations.append(at_least_float32(sigma))
+            spreads.append(spread)
+            x = y
     node = torch.full_like(spreads[-1], 1 / spreads[-1].numel())
     scores: list[Tensor] = []
-    for sigma, spread in zip(reversed(deviations), reversed(spreads), strict=True):
-        edge = (node / (spread + _PYKAN_STD_OFFSET)).unsqueeze(1) * sigma
+    for n in reversed(range(len(spreads))):
+        edge = (node / (spreads[n] + _PYKAN_STD_OFFSET)).unsqueeze(1) * deviations[n]
+        _checks.finite(edge, f"layers[{n}], scores at these samples")
         node = edge.sum(0)
         scores.insert(0, edge)
     return scores
+
+
+@torch.no_grad()
+def prune(kan: KAN, x: Tensor, threshold: float) -> tuple[KAN, Change | None]:
+    """A copy of ``kan`` without the edges of importance at or below ``threshold``, and by how much its outputs differ.
+
+    Each layer's bias takes over what its removed edges pass on: it is moved so that the layer's outputs keep their means over
+    the samples, given the inputs that the pruned layers below pass on. For a given layer that is the constant of least squared
+    error; for the first one it is the mean of the removed edges, for deeper ones it also makes up for what changed below. A
+    layer without bias gets one, trainable unless all its parameters are frozen, if a mean has to be kept.
+
+    The change is ``None`` where it is within rounding or there are no values to look at.
+
+    Raises:
+        ValueError: as :func:`importance`; if a bias that must move is computed in a way that cannot be inverted.
+    """
+    scores = importance(kan, x)
+    samples = _samples(kan, x)
+    pruned = copied(kan)
+    for layer, score in zip(pruned.kan_layers, scores, strict=True):
+        layer.edge_mask.mul_(score > threshold)
+    if not _checks.has_values(scores[0]):
+        return pruned, None
+    with autocast_off(samples):
+        before = _keep_means(kan, pruned, samples)
+        after = samples
+        for layer in pruned.kan_layers:
+            after = layer(after)
+    _checks.finite(after, "outputs of the pruned network at these samples")
+    return pruned, change_between(before, after, len(scores))
+
+
+def warn_of(pruned: KAN, moved: Change | None, stacklevel: int) -> None:
+    """One ``UserWarning`` about nodes that lack edges and about a changed function, if there is anything to say."""
+    parts = []
+    if _checks.has_values(pruned.kan_layers[0].edge_mask) and (dangling := dangling_nodes(pruned)):
+        parts.append("; ".join(str(node) for node in dangling[:10]) + (" ..." if len(dangling) > 10 else ""))
+    if moved is not None:
+        parts.append(str(moved))
+    if parts:
+        warnings.warn(f"prune: {'. '.join(parts)}", stacklevel=stacklevel + 1)
 
 
 def dangling_nodes(kan: KAN) -> list[DanglingNode]:
@@ -70,6 +124,49 @@ def dangling_nodes(kan: KAN) -> list[DanglingNode]:
         found += [DanglingNode(depth, i, "outgoing") for i in (~alive.any(0)).nonzero().flatten().tolist()]
         found += [DanglingNode(depth + 1, o, "incoming") for o in (~alive.any(1)).nonzero().flatten().tolist()]
     return sorted(found)
+
+
+def _keep_means(kan: KAN, pruned: KAN, samples: Tensor) -> Tensor:
+    """Move the biases of ``pruned`` as :func:`prune` says; returns the outputs of ``kan``."""
+    before = after = samples
+    moved = False
+    for n, (layer, twin) in enumerate(zip(kan.kan_layers, pruned.kan_layers, strict=True)):
+        before, after = layer(before), twin(after)
+        moved = moved or not torch.equal(layer.edge_mask, twin.edge_mask)
+        if moved:
+            shift = at_least_float32(before - after).mean(0)
+            _checks.finite(shift, f"layers[{n}], means of its removed edges")
+            _move_bias(twin, shift, n)
+            after = after + shift.to(after.dtype)
+    return before
+
+
+def _move_bias(layer: KANLinear, shift: Tensor, n: int) -> None:
+    """Add ``shift`` to the layer's bias, in place; create one if there is none and ``shift`` is not zero."""
+    shift = shift.to(layer.base_weight.dtype)
+    if not bool(shift.any()):
+        return
+    if layer.bias is None:
+        layer.add_bias(shift, requires_grad=any(p.requires_grad for p in layer.parameters()))
+    else:
+        assign(layer, "bias", layer.bias + shift, label=f"layers[{n}].bias")
+
+
+def _samples(kan: KAN, x: Tensor) -> Tensor:
+    """``x`` checked, as a matrix in the dtype of the weights."""
+    _check_network(kan)
+    first = kan.kan_layers[0]
+    samples = first.layer_inputs(x).x
+    _checks.require(len(samples) >= 2, "x", "at least 2 samples for a standard deviation", x.shape)
+    _checks.finite(samples, "x")
+    return samples.to(first.base_weight.dtype)
+
+
+def _check_parameters(layer: KANLinear, n: int) -> None:
+    for name in ("base_weight", "spline_weight", "spline_scaler", "bias", "grid", "edge_mask"):
+        values = getattr(layer, name)
+        if values is not None:
+            _checks.finite(values, f"layers[{n}].{name}")
 
 
 def _check_network(kan: KAN) -> None:

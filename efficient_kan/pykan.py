@@ -3,12 +3,16 @@
 pykan is input-major: its ``coef, scale_base, scale_sp, mask, grid`` are our ``spline_weight, base_weight, spline_scaler,
 edge_mask, grid`` with the first two axes swapped. The parameters stay separate, so gradients and training runs agree too.
 What this package does not compute is refused by name: active symbolic edges, multiplication nodes, trainable or
-non-trivial affine maps, selected inputs. A bias is pykan's ``node_bias``.
+non-trivial affine maps, selected inputs. A bias is pykan's ``node_bias``. Both directions compare the layers at probes in
+float64; a ``UserWarning`` gives the size of what differs: repeated knots, where pykan's bases are zero, or rounded numbers.
 """
 
 from __future__ import annotations
 
+import copy
+import os
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +25,9 @@ from efficient_kan.linear import KANLinear
 
 if TYPE_CHECKING:
     from efficient_kan.network import KAN
+
+_PROBE_ELEMENTS = 2**18  # probes times edges
+_PROBE_ROUNDING = 1e-9  # of float64 through fine grids, with a wide margin
 
 _BASE_FUNCTIONS = {"silu": nn.SiLU, "identity": nn.Identity}
 
@@ -38,7 +45,7 @@ def from_pykan(model: Any) -> KAN:
     _refuse_unsupported(model)
     activation = _activation_of(model)
     layers = []
-    for source, bias in zip(model.act_fun, model.node_bias, strict=True):
+    for n, (source, bias) in enumerate(zip(model.act_fun, model.node_bias, strict=True)):
         use_bias = bool(bias.requires_grad or (bias != 0).any())
         layer = KANLinear(
             source.coef.shape[0],
@@ -58,22 +65,33 @@ def from_pykan(model: Any) -> KAN:
         layer.spline_scaler = _parameter(source.scale_sp)
         if use_bias:
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        layer.grid = source.grid.detach().clone()
-        layer.edge_mask = source.mask.detach().T.clone(memory_format=torch.contiguous_format)
+        dtype = source.coef.dtype
+        layer.grid = source.grid.detach().to(torch.promote_types(dtype, torch.float32), copy=True)
+        layer.edge_mask = source.mask.detach().T.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        _warn_of_change(layer, source, bias, f"from_pykan: layers[{n}]")
         layers.append(layer)
     return KAN.from_layers(layers)
 
 
-def to_pykan(kan: KAN) -> Any:
-    """A ``kan.MultKAN`` with the weights of ``kan``: it can be plotted, symbolically fitted and trained by pykan.
+def to_pykan(kan: KAN, ckpt_path: str | None = None) -> Any:
+    """A ``kan.MultKAN`` with the weights of ``kan``: it can be plotted, pruned, symbolically fitted and trained by pykan.
 
-    It writes no checkpoints (``auto_save=False``), and the random generators that pykan's constructor seeds are restored.
+    It is of a subclass that mends what stops pykan's tutorial on such models: ``prune`` without a history file, grid updates of
+    nodes that are constant, other dtypes than float32 (:mod:`efficient_kan._pykan_model`). The random generators that pykan's
+    constructor seeds are restored.
+
+    Args:
+        kan: the network.
+        ckpt_path: folder for pykan's checkpoints and its history, which ``rewind`` and ``checkout`` need. By default none are
+            written (``auto_save=False``), by the models that pykan makes of this one neither.
 
     Raises:
         ValueError: if the base activation or the dtype has no counterpart in pykan.
     """
-    from kan import MultKAN
+    from efficient_kan._pykan_model import Model
 
+    folder = ckpt_path is None or (isinstance(ckpt_path, (str, os.PathLike)) and str(ckpt_path) != "")
+    _checks.require(folder, "ckpt_path", "the name of a folder, or None", ckpt_path)
     _checks.require(hasattr(kan, "kan_layers"), "kan", "a KAN", type(kan))
     layers = kan.kan_layers
     dtype = layers[0].base_weight.dtype
@@ -82,14 +100,15 @@ def to_pykan(kan: KAN) -> Any:
     _checks.require(len(set(names)) == 1, "kan", "the same base activation in all layers", names)
     first = layers[0]
     with _generators_restored():
-        model = MultKAN(
+        model = Model(
             width=list(kan.layers_hidden),
             grid=[layer.grid_size for layer in layers],
             k=[layer.spline_order for layer in layers],
             base_fun=names[0],
             grid_eps=first.grid_eps,
             grid_range=list(first.grid_range),
-            auto_save=False,
+            auto_save=ckpt_path is not None,
+            ckpt_path="./model" if ckpt_path is None else str(ckpt_path),
         )
     if len({(layer.grid_size, layer.spline_order) for layer in layers}) == 1:
         # pykan's refine and plot expect numbers where layers agree.
@@ -110,7 +129,38 @@ def to_pykan(kan: KAN) -> Any:
             model.node_bias[n].requires_grad_(layer.bias.requires_grad)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    for n, (layer, target) in enumerate(zip(layers, model.act_fun, strict=True)):
+        _warn_of_change(layer, target, model.node_bias[n], f"to_pykan: layers[{n}]")
+    if ckpt_path is not None:
+        model.saveckpt(f"{ckpt_path}/0.0")  # over what the constructor drew
     return model
+
+
+@torch.no_grad()
+def _warn_of_change(layer: KANLinear, twin: Any, bias: Tensor, name: str) -> None:
+    """Compare a layer with its ``kan.KANLayer`` at probes within and beyond the grid, in float64 on the CPU."""
+    from kan.spline import coef2curve
+
+    if not _checks.has_values(layer.spline_weight):
+        return
+    ours = copy.deepcopy(layer).to("cpu", torch.float64)
+    ours.kernel = "native"
+    grid, coefficients, base, scale, mask, offset = (
+        values.detach().to("cpu", torch.float64)
+        for values in (twin.grid, twin.coef, twin.scale_base, twin.scale_sp, twin.mask, bias)
+    )
+    count = max(8, min(64, _PROBE_ELEMENTS // mask.numel()))
+    # Equal steps on a circle, from another start for each input, so that inputs do not move together.
+    steps = torch.arange(count, dtype=torch.float64).unsqueeze(1) / count + torch.arange(len(grid)) * 0.6180339887
+    x = torch.lerp(grid[:, 0], grid[:, -1], 1.1 * (steps % 1) - 0.05)
+    edges = scale * coef2curve(x, grid, coefficients, twin.k) + base * twin.base_fun(x).unsqueeze(-1)
+    expected = (mask * edges).sum(1) + offset
+    largest = float((ours(x) - expected).abs().max())
+    size = float(expected.abs().max())
+    if not largest <= _PROBE_ROUNDING * size:
+        repeated = bool((grid.diff(dim=1) <= 0).any())
+        reason = "it has repeated knots, where pykan's bases are all zero" if repeated else "its numbers were rounded"
+        warnings.warn(f"{name} changes by up to {largest:.2g}, its outputs reaching {size:.2g}: {reason}", stacklevel=4)
 
 
 def _parameter(source: Tensor) -> nn.Parameter:
@@ -139,10 +189,10 @@ def _refuse_unsupported(model: Any) -> None:
 
 
 def _activation_of(model: Any) -> type[nn.Module]:
-    function = model.act_fun[0].base_fun
-    expected = f"a base function among {sorted(_BASE_FUNCTIONS)}"
+    functions = [layer.base_fun for layer in model.act_fun]
+    expected = f"a base function among {sorted(_BASE_FUNCTIONS)}, the same in all layers"
     for kind in _BASE_FUNCTIONS.values():
-        if isinstance(function, kind):
+        if all(isinstance(function, kind) for function in functions):
             return kind
     _checks.require(False, "model", expected, model.base_fun_name)
     raise AssertionError

@@ -144,11 +144,24 @@ class ResNet(nn.Module):
                     last.get_parameter("weight").zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pooled features of the last stage, all of them >= 0."""
+        """Pooled features of the last stage, all of them >= 0. Raises ValueError if `x` is no batch of images for it."""
+        # Tracing would turn the shapes into constants; another first module may take what it likes.
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if type(self.conv1) is nn.Conv2d and not tracing:
+            self._check_images(x)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
         return x.mean(dim=(2, 3))
+
+    def _check_images(self, x: Tensor) -> None:
+        weight = self.conv1.weight
+        _checks.images(x, "x", self.conv1.in_channels)
+        _checks.same_device(x, "x", weight.device)
+        device = x.device.type
+        cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if not cast or x.dtype == torch.float64:  # which autocast does not cast
+            _checks.same_dtype(x, "x", weight.dtype)
 
 
 class Head(nn.Module):
@@ -273,6 +286,7 @@ class ResNetKAN(nn.Module):
         **kan: Any,
     ) -> None:
         super().__init__()
+        _refuse_torchvisions_keywords(depth, kan)
         place: dict[str, Any] = {"generator": generator, "device": device, "dtype": dtype}
         if backbone is None:
             _checks.require(features is None, "features", "None without a backbone of your own", features)
@@ -318,6 +332,25 @@ class ResNetKAN(nn.Module):
         ok = isinstance(features, Tensor) and features.dim() == 2 and features.shape[1] == self.head.in_features
         _checks.require(ok, "backbone", f"features (B, {self.head.in_features})", getattr(features, "shape", type(features)))
         return features
+
+
+# Keywords of torchvision's constructors -> what stands for them here.
+_TORCHVISION = {
+    "pretrained": "load the published weights by .load_state_dict({}, strict=False)",
+    "weights": "load the published weights by .load_state_dict({}, strict=False)",
+    "progress": "it belongs to a download, which this class never starts",
+    "width_per_group": "use width=, a factor on all channel numbers",
+    "groups": "pass such a network as backbone=",
+    "norm_layer": "pass such a network as backbone=",
+    "replace_stride_with_dilation": "pass such a network as backbone=",
+}
+
+
+def _refuse_torchvisions_keywords(depth: int, given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name in _TORCHVISION:
+            weights = f"torchvision.models.resnet{depth}(weights='DEFAULT').state_dict()"
+            _checks.require(False, name, f"no such argument ({_TORCHVISION[name].format(weights)})", given[name])
 
 
 def _from_published_names(module: ResNetKAN, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,60 @@ for call_name, call in {
         ("another device", X.to("meta"), "device cpu, got meta"),
     ):
         FORWARDS.append(Case(f"{call_name}: {bad_name}", "x", lambda call=call, x=x: call(x), message))  # type: ignore[misc]
+
+
+class Frame:
+    """Like those of pandas and polars."""
+
+    def to_numpy(self) -> Any:
+        return X.numpy()
+
+
+def quantized() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, but still met
+        return torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
+
+
+def nested(layout: torch.layout) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # prototypes
+        return torch.nested.nested_tensor([X, X[:3]], layout=layout)
+
+
+def sparse_csr() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "in beta state"
+        return X.to_sparse_csr()
+
+
+for bad_name, make, message in (
+    ("sparse", X.to_sparse, "got layout torch.sparse_coo; use x.to_dense()"),
+    ("sparse rows", sparse_csr, "got layout torch.sparse_csr; use x.to_dense()"),
+    ("mkldnn", X.to_mkldnn, "got layout torch._mkldnn; use x.to_dense()"),
+    ("nested", lambda: nested(torch.strided), "got a nested one; use torch.nested.to_padded_tensor"),
+    ("jagged", lambda: nested(torch.jagged), "got a nested one; use torch.nested.to_padded_tensor"),
+    ("quantized", quantized, "got torch.qint8; use x.dequantize()"),
+    ("bytes", lambda: (X * 100).byte(), "got torch.uint8; use x.float() / 255 for images"),
+    ("integers", lambda: X.long(), "got torch.int64; use x.float()"),
+    ("booleans", lambda: X > 0, "got torch.bool; use x.float()"),
+    ("complex numbers", lambda: X.to(torch.complex64), "got torch.complex64; use torch.view_as_real(x)"),
+    ("float64", X.double, "got torch.float64; use x.to(torch.float32), or move the network by .double()"),
+    ("float16", X.half, "got torch.float16; use x.to(torch.float32), or move the network by .to(torch.float16)"),
+    ("another device", lambda: X.to("meta"), "got meta; use x.to('cpu')"),
+    ("an array", X.numpy, "got <class 'numpy.ndarray'>; use torch.as_tensor(x, dtype=torch.float32)"),
+    ("a frame", Frame, "use torch.tensor(x.to_numpy(), dtype=torch.float32)"),
+    ("lists", X.tolist, "got <class 'list'>; use torch.tensor(x, dtype=torch.float32)"),
+    ("a loader's batch", lambda: [X, X], "use torch.stack(x), or x[0] if it is a batch (inputs, targets)"),
+    ("nothing", lambda: None, "got <class 'NoneType'>"),
+):
+    for call_name, call in {
+        "layer": lambda x: layer()(x),
+        "network": lambda x: kan()(x),
+        "prune": lambda x: kan().prune(x),
+    }.items():
+        case = Case(f"{call_name}, what to do: {bad_name}", "x", lambda call=call, make=make: call(make()), message)  # type: ignore[misc]
+        FORWARDS.append(case)
 
 SAMPLES: list[Case] = []
 for call_name, call in {

@@ -122,16 +122,16 @@ def test_names_of_parameters_and_buffers() -> None:
     assert [name for name, _ in kan.named_parameters()] == [f"layers.{n}.{name}" for n in (0, 1) for name in parameters]
     assert [name for name, _ in kan.named_buffers()] == [f"layers.{n}.{name}" for n in (0, 1) for name in ("grid", "edge_mask")]
     shapes = {name: tuple(value.shape) for name, value in kan.layers[0].state_dict().items()}
-    assert shapes == {
+    unpruned = {
         "base_weight": (4, 3),
         "spline_weight": (4, 3, 8),
         "spline_scaler": (4, 3),
         "bias": (4,),
         "grid": (3, 12),
-        "edge_mask": (4, 3),
     }
+    assert shapes == unpruned
     plain = KANLinear(3, 4, enable_standalone_scale_spline=False)
-    assert list(plain.state_dict()) == ["base_weight", "spline_weight", "grid", "edge_mask"]
+    assert list(plain.state_dict()) == ["base_weight", "spline_weight", "grid"]
     assert plain.bias is None and plain.spline_scaler is None
 
 

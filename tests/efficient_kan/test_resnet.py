@@ -29,6 +29,59 @@ def small(
     return ResNetKAN(18, classes, head, normalize=normalize, generator=generator, dtype=dtype, **sizes)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x.permute(0, 2, 3, 1), "(6, 16, 16, 3); channels are last here: use x.permute(0, 3, 1, 2)"),
+        (lambda x: x[0], "(3, 16, 16); a single image: use x.unsqueeze(0)"),
+        (lambda x: x[0].permute(1, 2, 0), "a single image with channels last: use x.permute(2, 0, 1).unsqueeze(0)"),
+        (lambda x: x[:, :1], "use x.expand(-1, 3, -1, -1), or build the network with in_channels=1"),
+        (lambda x: x[:, :2], "build the network with in_channels=2, or convert the images"),
+        (lambda x: x[:, 0], "(6, 16, 16); use x.unsqueeze(1) for images of one channel"),
+        (lambda x: x.unsqueeze(0), "use x.flatten(0, 1) for a batch of sequences of images"),
+        (lambda x: x.flatten(1), "images (B, 3, H, W), got shape (6, 768)"),
+        (lambda x: (x * 9).byte(), "got torch.uint8; use x.float() / 255 for images"),
+        (lambda x: x.double(), "got torch.float64; use x.to(torch.float32), or move the network by .double()"),
+        (lambda x: x.to_sparse(), "got layout torch.sparse_coo; use x.to_dense()"),
+        (lambda x: x.to("meta"), "got meta; use x.to('cpu')"),
+        (lambda x: x.numpy(), "use torch.as_tensor(x, dtype=torch.float32)"),
+        (lambda x: [x, torch.zeros(6)], "x[0] if it is a batch (inputs, targets) of a loader"),
+    ],
+)
+def test_other_than_images_are_refused_with_what_to_do(spoil: Any, message: str) -> None:
+    net, x = small(), spoil(images())
+    for call in (net, net.update_grid, lambda x: net.forward_with_penalty(x, SampleL1())):
+        with pytest.raises(ValueError, match=rf"^x: expected .*{re.escape(message)}"):
+            call(x)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"^x: expected"):
+        net(x)
+
+
+@pytest.mark.parametrize("head", ["kan", "linear"])
+@pytest.mark.parametrize(
+    ("keyword", "value", "advice"),
+    [
+        ("pretrained", True, "load_state_dict(torchvision.models.resnet34(weights='DEFAULT').state_dict(), strict=False)"),
+        ("weights", "DEFAULT", "load_state_dict(torchvision.models.resnet34(weights='DEFAULT').state_dict(), strict=False)"),
+        ("progress", False, "download"),
+        ("width_per_group", 128, "width="),
+        ("norm_layer", nn.BatchNorm2d, "backbone="),
+    ],
+)
+def test_keywords_of_torchvision_are_refused_with_what_to_do(head: Any, keyword: str, value: Any, advice: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{keyword}: expected no such argument .*{re.escape(advice)}.*, got"):
+        ResNetKAN(34, 7, head, **{keyword: value})
+
+
+def test_a_first_layer_of_ones_own_may_take_other_images() -> None:
+    net = small().eval()
+    assert isinstance(net.backbone, ResNet)
+    net.backbone.conv1 = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1))  # type: ignore[assignment]
+    assert net(images()[:, :1]).shape == (6, 4)
+    net.backbone.conv1 = nn.Conv2d(2, 4, 3, padding=1)
+    assert net(images()[:, :2]).shape == (6, 4)
+
+
 def trainable(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 

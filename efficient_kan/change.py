@@ -1,0 +1,51 @@
+"""By how much the outputs of two networks differ at the same samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from efficient_kan import _checks
+
+
+class Change(NamedTuple):
+    """By how much an output differs between two networks at the same samples."""
+
+    output: int
+    rms: float
+    largest: float
+    deviation: float  # standard deviation of the output itself
+
+    def __str__(self) -> str:
+        size = f"output {self.output} changes by {self.rms:.2g} (RMS over the samples), {self.largest:.2g} at most"
+        return f"{size}; its standard deviation is {self.deviation:.2g}"
+
+
+def change_between(before: Tensor, after: Tensor, layers: int) -> Change | None:
+    """The change of the output that changes most for its deviation, from outputs ``(B, O)`` of so many ``layers``.
+
+    ``None`` if none changes beyond rounding, or where there are no values to look at.
+    """
+    if not _checks.has_values(before) or before.numel() == 0:
+        return None
+    eps = torch.finfo(before.dtype).eps
+    # Sums and knots amplify the rounding of float32 and float64; 16-bit layers compute inside in float32.
+    rounding = (32 if eps < 1e-4 else 2) * layers * eps
+    before, after = at_least_float32(before), at_least_float32(after)
+    difference = after - before
+    largest = difference.abs().amax(0)
+    moved = ~(largest <= rounding * before.abs().amax())
+    if not bool(moved.any()):
+        return None
+    # Relative to the largest, so that no square overflows.
+    rms = (difference / torch.where(largest > 0, largest, 1.0)).square().mean(0).sqrt() * largest
+    deviation = before.std(0)
+    output = int(torch.where(moved, rms / (deviation + torch.finfo(before.dtype).tiny), -1.0).argmax())
+    return Change(output, float(rms[output]), float(largest[output]), float(deviation[output]))
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """``values`` in float32, unless they are wider."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
