@@ -92,9 +92,22 @@ def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
                 name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
                 drawn = _drawn(lines)
                 style.save(scaling.draw(lines, quantity), drawn, folder, name)
-                hollow = _HOLLOW if quantity.simulated and drawn[quantity.simulated].notna().any() else ""
+                notes = _on_peaks(drawn) if section == "memory" else ""
                 failures = _crosses(drawn[scaling.lost(drawn, quantity)])
-                yield Entry(section, name, f"{text.format(along=_along(lines))}{hollow}{failures} Setting: {setting}.")
+                yield Entry(section, name, f"{text.format(along=_along(lines))}{notes}{failures} Setting: {setting}.")
+
+
+def _on_peaks(drawn: pd.DataFrame) -> str:
+    """What to know of the peaks that are not the allocator's; empty if all are."""
+    watched = drawn[drawn["method"] == "live storages"]
+    found = ""
+    if not watched.empty:
+        arms, widths = sorted(set(watched["arm"])), sorted(set(watched["layers"]))
+        found = (
+            f" Of {', '.join(code(arms))} at {', '.join(widths)} the peak is that of the storages alive after each operator: "
+            "the allocator's record of such a call does not fit into memory."
+        )
+    return found + (_HOLLOW if drawn["simulated_mib"].notna().any() else "")
 
 
 def _peaks(data: Data) -> pd.DataFrame:

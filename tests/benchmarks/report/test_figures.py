@@ -244,6 +244,9 @@ def test_a_peak_that_was_simulated_but_not_measured_is_hollow(run: Any, tmp_path
     assert hollow == [(128, 8)]
     assert marks(axes) == [(512, style.LOOKS["pykan[default]"].colour)]
     assert {"simulated, not measured", "no value: see failed cases"} <= set(legend(figure))
+    assert figures._on_peaks(frame) == figures._HOLLOW
+    assert figures._on_peaks(frame[frame["batch"] == 32]) == ""
+    assert "Of `pykan[default]` at 8-8 the peak" in figures._on_peaks(frame.assign(method="live storages"))
 
 
 def test_the_caption_says_what_each_cross_is(run: Any, speed_case: Callable[..., Case], times: Any, tmp_path: Path) -> None:
