@@ -124,6 +124,7 @@ _SIMULATIONS = {
 }
 _DEFAULT_SIMULATION = _Simulation(0.0, 0.01)
 _PEAKS_PER_CAPACITY = 6  # that a frontier asks for
+_WATCHED = 40  # times as long: pykan's loop over edges, an operator at a time, with every allocation and operator recorded
 _PENALTY_SECONDS = 2e-9  # seconds per edge and sample that a penalty adds
 _SHARE = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
 _START = 0.4  # fork, imports of this project, network and data
@@ -188,7 +189,9 @@ def seconds(case: Case) -> float:
         each = simulation.layer * case.point.depth + simulation.edge * edges
         return _START + simulation.build * edges + peaks * each
     if case.kind == "memory":
-        return _START + sum(0.2 + 10 * step * _SHARE[mode] for mode in case.modes)
+        edges = sum(i * o for i, o in pairwise(case.point.layers))
+        watched = 10 * step + _WATCHED * _RATES.get(case.arm, _DEFAULT_RATES).edge * edges
+        return _START + sum(0.2 + watched * _SHARE[mode] for mode in case.modes)
     both = step + step_seconds(case.baseline or case.arm, case)
     total = _START + _gate_seconds(case)
     for mode in case.modes:
@@ -196,6 +199,14 @@ def seconds(case: Case) -> float:
         blocks = min(case.blocks, math.ceil(case.budget_s / block)) if case.budget_s else case.blocks
         total += case.warmup * both * _SHARE[mode] + max(1, blocks) * block
     return total
+
+
+_HOPELESS = 4  # predictions are right to about a factor of two
+
+
+def is_hopeless(case: Case) -> bool:
+    """Whether the memory that `case` measures is predicted to take several times its limit: trying it would only cost time."""
+    return case.kind == "memory" and seconds(case) > _HOPELESS * case.timeout_s
 
 
 @dataclass(frozen=True)
@@ -226,5 +237,5 @@ def forecast(cases: Sequence[Case], memory_bytes: int | None = None) -> list[For
             status = "timeout"
         if status in ("oom", "timeout"):
             failed.append(case)
-        found.append(Forecast(case, peak, min(time, case.timeout_s), status))
+        found.append(Forecast(case, peak, 0.0 if is_hopeless(case) else min(time, case.timeout_s), status))
     return found

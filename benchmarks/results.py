@@ -192,12 +192,12 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per memory case and mode, `penalty` included. A failed case has a line with NaN bytes per mode.
 
     `simulated_peak_bytes` is the peak of the `simulated` case of the same arm, point, penalty and mode that follows the point's
-    own device; NaN if there is none.
+    own device, and `simulated_case_key` names that case; NaN and None if there is none.
     """
     lines: list[dict[str, Any]] = []
     names = [name for name in MemorySeries.model_fields if name not in ("mode", "method", "sampled_rss")]
     simulated = {
-        (row.case.arm, row.case.point, row.case.penalty, series.mode): series.peak_bytes
+        (row.case.arm, row.case.point, row.case.penalty, series.mode): (series.peak_bytes, row.case_key)
         for row in rows
         for series in row.simulated
         if row.case.policy == row.case.point.device.partition(":")[0]
@@ -211,8 +211,8 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
             values: dict[str, Any] = (
                 dict.fromkeys(names, math.nan) if series is None else series.model_dump(exclude={"sampled_rss"})
             )
-            other = simulated.get((row.case.arm, row.case.point, row.case.penalty, mode), math.nan)
-            lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": other})
+            peak, key = simulated.get((row.case.arm, row.case.point, row.case.penalty, mode), (math.nan, None))
+            lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": peak, "simulated_case_key": key})
     return pd.DataFrame(lines)
 
 

@@ -91,11 +91,14 @@ class MemorySeries(Record):
     `peak_bytes` is what was live before the call (parameters, buffers, optimiser state, inputs) plus the peak of the running
     sum of the allocator's events during it: exact, and equal from run to run. `activation_bytes` is the rest of the
     peak once parameters, gradients, optimiser state and inputs are taken off. `live_peak_bytes` is the same peak by another
-    method: the storages alive between operators, which does not see what an operator allocates and frees inside.
+    method: the storages alive between operators, which does not see what an operator allocates and frees inside. A call
+    of so many operators that the allocator's events would take gigabytes has its `peak_bytes` by that method, as `method` says.
     """
 
     mode: Mode
-    method: str = Field(description="source of peak_bytes: 'profiler allocation events' or 'cuda max_memory_allocated'")
+    method: str = Field(
+        description="source of peak_bytes: 'profiler allocation events', 'live storages' or 'cuda max_memory_allocated'"
+    )
     peak_bytes: int
     parameter_bytes: int = Field(description="parameters and buffers")
     gradient_bytes: int

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import environment
+from benchmarks import environment, predict
 from benchmarks.cases import Case, case_key, dominates
 from benchmarks.child import Server, modules, variables
 from benchmarks.rows import Environment, Outcome, Row, Status
@@ -53,15 +53,23 @@ class Run:
     _stopped: bool = False
 
     def cases(self, cases: Sequence[Case]) -> None:
-        """Measure `cases`: timed ones alone and in order, then up to `jobs` of the others at once."""
+        """Measure `cases`: timed ones alone and in order, then up to `jobs` of the others at once, then large ones alone.
+
+        Large are memory cases that may need more than a job's share of the memory: with less they would end as out of memory
+        on a machine that holds them.
+        """
         pool = ThreadPoolExecutor(self.jobs)
+        untimed = [case for case in cases if case.kind not in TIMED]
+        large = [case for case in untimed if self.jobs > 1 and _is_large(case, _available_bytes() // self.jobs)]
         try:
             for case in cases:
                 if case.kind in TIMED:
                     self._case(case)
             self._close()
-            for done in [pool.submit(self._case, case) for case in cases if case.kind not in TIMED]:
+            for done in [pool.submit(self._case, case, self.jobs) for case in untimed if case not in large]:
                 done.result()
+            for case in large:
+                self._case(case)
         except BaseException:
             self._stopped = True
             raise
@@ -69,22 +77,22 @@ class Run:
             self._close()  # before waiting for the threads, which wait for the processes that this ends
             pool.shutdown(cancel_futures=True)
 
-    def _case(self, case: Case) -> None:
+    def _case(self, case: Case, share: int = 1) -> None:
+        """Measure `case` with one of `share` equal parts of the memory, and record what came of it."""
         if self._stopped:
             return
         outcome, seconds = self._blocked(case), 0.0
         if outcome is None:
-            outcome, seconds = self._measure(case)
+            outcome, seconds = self._measure(case, share)
         if not self._stopped:  # else we killed it, which says nothing about the case
             self._record(case, outcome, seconds)
 
-    def _measure(self, case: Case) -> tuple[Outcome, float]:
-        share = 1 if case.kind in TIMED else self.jobs
+    def _measure(self, case: Case, share: int) -> tuple[Outcome, float]:
         job = Job(
             case=case,
             plugin=str(self.plugin) if self.plugin else None,
             source_hash=source_hash(case, self.plugin),
-            memory_limit_bytes=int(0.9 * psutil.virtual_memory().available / share),
+            memory_limit_bytes=_available_bytes() // share,
             shared=str(self.store.raw.resolve() / ".shared"),
             verdicts=str(self.store.work.resolve() / "verdicts"),
         )
@@ -140,13 +148,25 @@ class Run:
             self.on_row(row)
 
     def _blocked(self, case: Case) -> Outcome | None:
-        """Return why a smaller case has shown that this one is in vain, if one has."""
+        """Return why this case is in vain, if a smaller one has shown so or its predicted time says so."""
         with self._guard:
             for smaller, key, status in self.failed:
                 if dominates(case, smaller):
                     reason = f"not tried: case {key} is no larger and ended in {status}"
                     return Outcome(status="skipped_by_frontier", reason=reason)
+        if predict.is_hopeless(case):
+            reason = f"not tried: predicted to take {predict.seconds(case):.0f} s, the limit is {case.timeout_s:g} s"
+            return Outcome(status="timeout", reason=reason)
         return None
+
+
+def _available_bytes() -> int:
+    return int(0.9 * psutil.virtual_memory().available)
+
+
+def _is_large(case: Case, share_bytes: int) -> bool:
+    """Whether `case` measures memory of which half of `share_bytes` may not do: predictions are right to a factor of two."""
+    return case.kind == "memory" and (predict.peak_bytes(case) or 0) > share_bytes / 2
 
 
 def _requires(case: Case) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -161,8 +162,11 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
         # Drawing wide layers takes ten times as long as copying them. A source without memory would get some in a copy.
         return copy.deepcopy(source) if arm.reads_weights else source
 
-    for mode in case.modes:
-        seen[mode] |= _live_storages(arm, case, mode, [again()])
+    watched = {mode: _live_storages(arm, case, mode, [again()]) for mode in case.modes}
+    if max(one.operators for one in watched.values()) > _RECORDED_OPERATORS:
+        return count, tuple(
+            MemorySeries(mode=mode, method="live storages", **one.as_peak(), **seen[mode]) for mode, one in watched.items()
+        )
     parts: dict[Mode, dict[str, Any]] = {}
     with memory.AllocationTrace() as trace:
         for mode in case.modes:
@@ -179,6 +183,7 @@ def _cpu_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
             peak_bytes=trace.peak(mode).peak,
             activation_bytes=_rest(trace.peak(mode), parts[mode]),
             **parts[mode],
+            **watched[mode].as_check(),
             **seen[mode],
         )
         for mode in case.modes
@@ -202,7 +207,7 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
                 activation_bytes=_rest(peak, parts),
                 reserved_bytes=reserved,
                 **parts,
-                **storages,
+                **storages.as_check(),
             )
         )
         del alive
@@ -210,8 +215,30 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
     return count, tuple(series)
 
 
-def _live_storages(arm: Arm, case: Case, mode: Mode, source: list[KAN]) -> dict[str, Any]:
-    """Return the peak as `LiveStorages` sees it, everything built under its eyes from the one of `source`.
+# The profiler keeps about a kilobyte for each allocation: of a call with more operators, gigabytes for megabytes of tensors.
+_RECORDED_OPERATORS = 500_000
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A call as `LiveStorages` saw it: the peak, after which operator, of how many, and what the tensors known then hold."""
+
+    peak: memory.Peak
+    operator: str
+    operators: int
+    parts: dict[str, int]
+
+    def as_check(self) -> dict[str, Any]:
+        """The fields of a row whose peak is the allocator's."""
+        return {"live_peak_bytes": self.peak.peak, "live_peak_operator": self.operator}
+
+    def as_peak(self) -> dict[str, Any]:
+        """The fields of a row whose peak this is."""
+        return self.parts | {"peak_bytes": self.peak.peak, "activation_bytes": _rest(self.peak, self.parts)}
+
+
+def _live_storages(arm: Arm, case: Case, mode: Mode, source: list[KAN]) -> _Watched:
+    """Return what `LiveStorages` sees of the call, everything built under its eyes from the one of `source`.
 
     The list is emptied, so that the network dies once it is copied: what the builder saw of it would count as alive.
     """
@@ -220,7 +247,8 @@ def _live_storages(arm: Arm, case: Case, mode: Mode, source: list[KAN]) -> dict[
         gc.collect()
         storages.reset_peak()
         alive.call()
-    return {"live_peak_bytes": storages.peak, "live_peak_operator": storages.operator}
+    peak = memory.Peak(storages.before, storages.peak)
+    return _Watched(peak, storages.operator, storages.operators, alive.parts(mode))
 
 
 def _simulated(arm: Arm, case: Case) -> Outcome:

@@ -39,7 +39,8 @@ class LiveStorages(TorchDispatchMode):
 
     Each storage counts once, whatever views there are of it, with its size rounded up to a multiple of `rounding` bytes, and
     until it dies. The sum is taken after every operator, and what one allocates and frees inside is not seen, but for
-    `promoted_copies`. `alive` are tensors from before, whose storages count too. Use as a context manager.
+    `promoted_copies`. `alive` are tensors from before, whose storages count too. `operators` counts operators since the
+    last `reset_peak`. Use as a context manager.
 
     Raises ValueError if `rounding` is below 1.
     """
@@ -61,6 +62,7 @@ class LiveStorages(TorchDispatchMode):
         """Start a new measurement: `before` and `peak` become what is alive now."""
         self.before = self.peak = self.bytes
         self.operator = "none"
+        self.operators = 0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -74,6 +76,7 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then count what it gave out."""
         result = func(*args, **(kwargs or {}))
+        self.operators += 1
         for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):  # a walk costs as much as an operator
             if isinstance(leaf, Tensor):
                 self._count(leaf)

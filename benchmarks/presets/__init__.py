@@ -376,7 +376,7 @@ def _cases(preset: Preset) -> Iterator[Case]:
         cost = preset.penalty_cost
         shared = {"modes": ("step",), "seed": seed, "point": centre}
         timed = cost.model_dump(include=timing) | shared
-        untimed = shared | {"timeout_s": cost.timeout_s}
+        untimed = shared | {"timeout_s": max(cost.timeout_s, preset.memory.timeout_s if preset.memory else 0.0)}
         for arm, penalty in product(cost.arms, cost.penalties):
             for process in range(cost.processes):
                 yield Case(kind="penalty_cost", arm=arm, baseline=arm, penalty=penalty, process=process, **timed)

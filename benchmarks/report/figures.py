@@ -45,12 +45,13 @@ _SCALING = (
         "memory",
         "memory",
         scaling.MEMORY,
-        "Peak memory of one call over {along}, parameters and optimiser state included, exact bytes.",
+        "Peak memory of one call over {along}, parameters and optimiser state included: exact bytes from the allocator.",
     ),
 )
 
 
 _FOREIGN = {"time": ["floor", "verdict"], "ratio": [], "memory": ["simulated_peak_bytes"]}
+_HOLLOW = " A hollow mark is simulated: the case was not measured to its end, its tensors were followed without computing."
 _SIZES = {"batch": "batch size", "width": "layer width", "grid": "grid size", "order": "spline order", "depth": "depth"}
 _STATUSES: Mapping[str, str] = {
     "oom": "out of memory",
@@ -79,7 +80,7 @@ def draw_all(data: Data, studies: Sequence[Study], folder: Path) -> list[Entry]:
 
 
 def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
-    frames = {"time": with_baseline(data.speed), "ratio": data.speed, "memory": tables.plain_memory(data)}
+    frames = {"time": with_baseline(data.speed), "ratio": data.speed, "memory": _peaks(data)}
     for section, stem, quantity, text in _SCALING:
         # Values of other rows that this figure does not draw: with them, its file would change when those rows do.
         frame = frames[section].drop(columns=_FOREIGN[section], errors="ignore")
@@ -91,8 +92,32 @@ def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
                 name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
                 drawn = _drawn(lines)
                 style.save(scaling.draw(lines, quantity), drawn, folder, name)
-                failures = _crosses(drawn[drawn[quantity.column].isna()])
-                yield Entry(section, name, f"{text.format(along=_along(lines))}{failures} Setting: {setting}.")
+                notes = _on_peaks(drawn) if section == "memory" else ""
+                failures = _crosses(drawn[scaling.lost(drawn, quantity)])
+                yield Entry(section, name, f"{text.format(along=_along(lines))}{notes}{failures} Setting: {setting}.")
+
+
+def _on_peaks(drawn: pd.DataFrame) -> str:
+    """What to know of the peaks that are not the allocator's; empty if all are."""
+    watched = drawn[drawn["method"] == "live storages"]
+    found = ""
+    if not watched.empty:
+        arms, widths = sorted(set(watched["arm"])), sorted(set(watched["layers"]))
+        found = (
+            f" Of {', '.join(code(arms))} at {', '.join(widths)} the peak is that of the storages alive after each operator: "
+            "the allocator's record of such a call does not fit into memory."
+        )
+    return found + (_HOLLOW if drawn["simulated_mib"].notna().any() else "")
+
+
+def _peaks(data: Data) -> pd.DataFrame:
+    """The memory cases without a penalty; `simulated_mib`, and the key of that case, where nothing was measured."""
+    frame = tables.plain_memory(data)
+    if frame.empty:
+        return frame
+    missing = frame["peak_mib"].isna()
+    simulated = (frame["simulated_peak_bytes"] / 2**20).where(missing)
+    return frame.assign(simulated_mib=simulated, simulated_case_key=frame["simulated_case_key"].where(missing))
 
 
 def _crosses(failed: pd.DataFrame) -> str:
@@ -102,7 +127,7 @@ def _crosses(failed: pd.DataFrame) -> str:
     found = [text for status, text in _STATUSES.items() if status in set(failed["status"])]
     return (
         f" An x at the top of a panel, in the colour of its arm, is a case without a value ({', '.join(found)}; reasons in "
-        f"{table_id('failed_cases')}): its height, above the line, means nothing."
+        f"{table_id('failed_cases')}); its height is arbitrary."
     )
 
 

@@ -3,13 +3,16 @@
 `2.21<!-- T1 step_ratio arm=pykan[speed] -->` says: the column `step_ratio` of table T1, in the one line where `arm` is
 `pykan[speed]`. `digits=2` rounds to two significant digits (three are usual), `per=1024` divides first. The report that is
 meant is the one named last before the number; before any, the first: `<!-- numbers from reports/cpu-2core -->`.
+
+A number that no row holds names a file and the piece of it that says the number, `1.2<!-- in tests/test_memory.py: <= 1.2 -->`.
+`<!-- by hand -->` marks what nothing can check, such as the number of an equation.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +21,13 @@ from benchmarks.report.cells import number
 
 _MARKED = re.compile(r"(?P<shown>[^\s<>()*|]+)(?P<stars>\**)<!-- (?P<query>T\d+ [^>]*?) -->")
 _REPORT = re.compile(r"<!-- numbers from (\S+) -->")
+_SOURCED = re.compile(r"(?P<shown>[^\s<>()*|]+)\**<!-- in (?P<file>\S+): (?P<piece>.*?) -->")
+_NUMBER = re.compile(r"\d+e-?\d+|\d[\d.,]*\d|\d")
 # What a reader does not read as a number of the text: code, targets of links, comments and what they mark, words with digits.
 _NOT_PROSE = re.compile(
-    r"```.*?```|`[^`]*`|\]\([^)]*\)|(?P<marked>[^\s<>()*|]+\**<!-- T\d+ [^>]*? -->)|<!--.*?-->|[A-Za-z_]\w*\d\w*", re.DOTALL
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|(?P<marked>[^\s<>()*|]+\**<!-- (?:T\d+ [^>]*?|in \S+: [^\n]*?|by hand) -->)|"
+    r"<!--.*?-->|[A-Za-z_]\w*\d\w*",
+    re.DOTALL,
 )
 _OPTIONS = ("digits", "per")
 
@@ -70,10 +77,21 @@ def cell(query: str, tables: Frames) -> str:
     return number(float(value) / options.get("per", 1.0), int(options.get("digits", 3)))
 
 
-def unmarked(text: str, known: Sequence[str] = ()) -> list[str]:
-    """Return the numbers of the prose of `text` that no mark ties to a table and that are not in a phrase of `known`."""
-    for phrase in known:
-        text = text.replace(phrase, " ")
+def unfounded(text: str, root: Path) -> list[str]:
+    """Return what is wrong with the files that `text` names for its numbers: each must hold the piece, and that the number."""
+    found = []
+    for match in _SOURCED.finditer(text):
+        shown, file, piece = match["shown"], match["file"], match["piece"]
+        path = root / file
+        if not path.is_file() or piece not in path.read_text(encoding="utf-8"):
+            found.append(f"{shown}: {file} does not hold {piece!r}")
+        elif missing := sorted(set(_NUMBER.findall(shown)) - set(_NUMBER.findall(piece))):
+            found.append(f"{shown}: {piece!r} of {file} does not say {', '.join(missing)}")
+    return found
+
+
+def unmarked(text: str) -> list[str]:
+    """Return the numbers of the prose of `text` without a mark."""
     return re.findall(r"\d[\d.,]*\d|\d", _NOT_PROSE.sub(" ", text))
 
 

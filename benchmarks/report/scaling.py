@@ -30,7 +30,10 @@ X_LABELS = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the y axis shows: a column, the ends of its interval if it has one, and its label with the unit."""
+    """What the y axis shows: a column, the ends of its interval if it has one, and its label with the unit.
+
+    `simulated` is a column with simulated values of the same quantity, drawn hollow where `column` has no value.
+    """
 
     column: str
     label: str
@@ -38,20 +41,27 @@ class Quantity:
     high: str | None = None
     interval: str = ""
     ratio: bool = False
+    simulated: str | None = None
 
 
 _ROOM = 0.3  # share of a panel that the marks of failures take at most
 
 TIME = Quantity("arm_ms", "time (ms)", "arm_ms_low", "arm_ms_high", "quartiles of the samples")
 RATIO = Quantity("ratio", "time / time of\n{baseline}", "ratio_low", "ratio_high", "95 % interval", ratio=True)
-MEMORY = Quantity("peak_mib", "peak memory (MiB)")
+MEMORY = Quantity("peak_mib", "peak memory (MiB)", simulated="simulated_mib")
+
+
+def lost(frame: pd.DataFrame, quantity: Quantity) -> pd.Series[bool]:
+    """Which rows of `frame` have neither a measured nor a simulated value."""
+    measured = frame[quantity.column].notna()
+    return ~(measured | frame[quantity.simulated].notna()) if quantity.simulated else ~measured
 
 
 def draw(lines: list[Line], quantity: Quantity) -> Figure:
     """Draw `quantity` along each of `lines` (columns) for each mode (rows).
 
     A mode that was measured at one point of each line only is left to the table, unless none was measured at more. A case
-    without a value is an x at the top of its panel, in the colour of its arm.
+    that was simulated but not measured is hollow; one without any value is an x at the top of its panel, in its arm's colour.
     """
     frame = pd.concat([line.frame for line in lines])
     measured = [mode for mode in MODES if mode in set(frame["mode"])]
@@ -63,7 +73,7 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
     grid = figure.subplots(len(modes), len(lines), squeeze=False, sharey="row", sharex="col")
     for row, mode in enumerate(modes):
         part = frame[frame["mode"] == mode]
-        failing = set(part.loc[part[quantity.column].isna(), "arm"])
+        failing = set(part.loc[lost(part, quantity), "arm"])
         step = min(0.08, _ROOM / max(1, len(failing)))
         marks = {arm: 1 - step * (rank + 0.5) for rank, arm in enumerate(arm for arm in chosen if arm in failing)}
         for column, line in enumerate(lines):
@@ -75,7 +85,7 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
                 axes.set_xlabel(X_LABELS[line.axis])
         baseline = next(iter(frame["baseline"].dropna()), "") if quantity.ratio else ""
         grid[row, 0].set_ylabel(f"{MODES[mode]}\n{quantity.label.format(baseline=baseline)}")
-        if part[quantity.column].isna().all():
+        if lost(part, quantity).all():
             grid[row, 0].set_yticks([])  # marks alone: no scale to read
         else:
             log_axis_apart(list(grid[row]), "above", step * len(marks))
@@ -105,10 +115,23 @@ def _panel(
                 # Bars as well as a band, because an arm that was measured at one point only has no band.
                 axes.vlines(curve.index, curve["low"], curve["high"], color=look.colour, linewidth=0.7, zorder=2)
                 axes.fill_between(curve.index, curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0, zorder=2)
+        if quantity.simulated:
+            _simulated(axes, own.groupby(line.x)[[quantity.column, quantity.simulated]].median(), look)
         if arm in marks:
-            failed = own.loc[own[quantity.column].isna(), line.x].unique()
+            failed = own.loc[lost(own, quantity), line.x].unique()
             edge = axes.get_xaxis_transform()
             axes.plot(failed, [marks[arm]] * len(failed), "x", color=look.colour, transform=edge, zorder=4)
+
+
+def _simulated(axes: Axes, curve: pd.DataFrame, look: Look) -> None:
+    """Draw the second column of `curve` hollow where the first has no value, joined to the measured points by a thin line."""
+    measured, simulated = curve.iloc[:, 0], curve.iloc[:, 1]
+    hollow = simulated[measured.isna()].dropna()
+    if hollow.empty:
+        return
+    joined = measured.fillna(simulated)
+    axes.plot(joined.index, joined, color=look.colour, linestyle=look.line, linewidth=0.5, zorder=2)
+    axes.plot(hollow.index, hollow, look.marker, color=look.colour, markerfacecolor="white", zorder=3)
 
 
 def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dict[str, Look]) -> None:
@@ -121,6 +144,10 @@ def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dic
         handles.append(Line2D([], [], color="black", marker="|", markersize=7, linestyle="", label=quantity.interval))
     if quantity.ratio and frame["floor"].notna().any():
         handles.append(Patch(color=GREY, alpha=0.25, label="noise floor", linewidth=0))
-    if frame[quantity.column].isna().any():
+    if quantity.simulated and (frame[quantity.column].isna() & ~lost(frame, quantity)).any():
+        handles.append(
+            Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="", label="simulated, not measured")
+        )
+    if lost(frame, quantity).any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)

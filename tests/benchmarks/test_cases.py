@@ -239,7 +239,23 @@ def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:
     assert [one.status for one in tight] == ["ok", "oom", "skipped_by_frontier"]
     assert [one.status for one in roomy] == ["ok", "ok", "oom"]
     assert tight[2].seconds == 0 < tight[0].seconds < tight[1].seconds
-    hasty = [case.model_copy(update={"timeout_s": predict.seconds(small)}) for case in (small, large, larger)]
+    hasty = [case.model_copy(update={"timeout_s": predict.seconds(large) / 2}) for case in (small, large, larger)]
     expected = predict.forecast(hasty)
     assert [one.status for one in expected] == ["ok", "timeout", "skipped_by_frontier"]
     assert expected[1].seconds == hasty[1].timeout_s
+    (hopeless,) = predict.forecast([large.model_copy(update={"timeout_s": predict.seconds(large) / 5})])
+    assert (hopeless.status, hopeless.seconds) == ("timeout", 0)
+
+
+@pytest.mark.parametrize("name", ["smoke", "default"])
+def test_no_time_limit_rules_out_a_memory_that_figures_show(name: str) -> None:
+    shown = [case for case in presets.expand(presets.load(name), ["memory"]) if case.axes and case.point.width < 1024]
+    assert {"efficient_kan", "pykan[default]", "pykan[speed]"} <= {case.arm for case in shown}
+    assert [case.label for case in shown if 1.5 * predict.seconds(case) > case.timeout_s] == []
+
+
+def test_the_memory_of_penalties_has_the_time_that_memory_has() -> None:
+    preset = presets.load("default")
+    assert preset.memory
+    penalised = [case for case in presets.expand(preset, ["memory"]) if case.penalty != "none"]
+    assert {case.timeout_s for case in penalised} == {preset.memory.timeout_s}

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import worker
 from benchmarks.cases import Case, Point
+from benchmarks.measure import case as measured_case
 from benchmarks.measure import memory, speed
 from benchmarks.plugins import load_plugin
 from benchmarks.stats import Interval, paired_ratio
@@ -253,3 +254,18 @@ def test_memory_parts_add_up_and_repeat_exactly() -> None:
     assert (inference.gradient_bytes, step.gradient_bytes) == (0, 8 * trained)
     assert step.optimiser_bytes == 2 * 8 * trained + 4 * 3  # Adam: two moments, and a float32 step count per tensor
     assert step.activation_bytes > 0
+
+
+def test_a_call_of_very_many_operators_has_its_peak_by_live_storages(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(batch=64, layers=(4, 3, 2), grid_size=5)
+    case = Case(kind="memory", arm="pykan[nosave]", point=point, modes=("inference", "step"))
+    recorded = measure(Job(case=case)).memory
+    monkeypatch.setattr(measured_case, "_RECORDED_OPERATORS", 0)
+    monkeypatch.delattr(memory, "AllocationTrace")
+    for exact, seen in zip(recorded, measure(Job(case=case)).memory, strict=True):
+        assert (exact.method, seen.method) == ("profiler allocation events", "live storages")
+        assert seen.peak_bytes == exact.live_peak_bytes == pytest.approx(exact.peak_bytes, rel=0.01)
+        assert seen.live_peak_bytes is None  # no second method stands beside it
+        for part in ("parameter_bytes", "gradient_bytes", "optimiser_bytes", "input_bytes"):
+            assert getattr(seen, part) == getattr(exact, part)
+        assert seen.rss_before_bytes

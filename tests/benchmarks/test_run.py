@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import presets, results, runner, sources
+from benchmarks import predict, presets, results, runner, sources
 from benchmarks.cases import Case, Point, dominates
 from benchmarks.child import Server, variables
 from benchmarks.cli import app
 from benchmarks.plugins import load_plugin
+from benchmarks.rows import Outcome
 from benchmarks.store import Locked, Store
 from reference import arm as arms
 
@@ -90,6 +92,35 @@ def test_a_failure_rules_out_what_is_larger(tmp_path: Path, planted: Path) -> No
     assert counts == {"killed": 1, "skipped_by_frontier": 1, "ok": 1}
     (skipped,) = (row for row in results.load_rows(tmp_path) if row.status == "skipped_by_frontier")
     assert "ended in killed" in skipped.reason
+
+
+def test_a_memory_case_that_may_need_more_than_its_share_runs_alone_with_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: dict[int, int] = {}
+
+    def measured(self: runner.Run, one: Case, share: int) -> tuple[Outcome, float]:
+        shares[one.point.batch] = share
+        return Outcome(status="ok"), 0.0
+
+    monkeypatch.setattr(runner.Run, "_measure", measured)
+    monkeypatch.setattr(runner, "_available_bytes", lambda: 16 * 2**30)
+    monkeypatch.setattr(predict, "peak_bytes", lambda one: one.point.batch * 2**30)
+    cases = [case("mlp[width]", batch=gib) for gib in (2, 64, 4, 5)]
+    runner.run("test", cases, tmp_path / "two", jobs=2)
+    assert shares == {2: 2, 4: 2, 5: 1, 64: 1}
+    assert list(shares)[-2:] == [64, 5]  # after those that share, in the order given
+    runner.run("test", cases, tmp_path / "one", jobs=1)
+    assert set(shares.values()) == {1}
+
+
+def test_a_memory_case_that_would_take_hours_is_a_timeout_at_once(tmp_path: Path) -> None:
+    wide = Point(batch=256, layers=(1024, 1024, 1024), grid_size=5)
+    hours = Case(kind="memory", arm="pykan[nosave]", point=wide, modes=("step",), timeout_s=600)
+    assert runner.run("test", [hours], tmp_path) == {"timeout": 1}
+    (row,) = results.load_rows(tmp_path)
+    assert re.fullmatch(r"not tried: predicted to take \d+ s, the limit is 600 s", row.reason)
+    assert row.wall_s == 0
 
 
 def test_a_failure_of_an_earlier_run_rules_out_what_is_larger_too(tmp_path: Path, planted: Path) -> None:

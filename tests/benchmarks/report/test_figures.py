@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cases import Case, Point
 from benchmarks.report import capacity, data, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
-from benchmarks.rows import FrontierPoint, SimulatedSeries, Status
+from benchmarks.rows import FrontierPoint, MemorySeries, SimulatedSeries, Status
 from reference.arm import ARMS
 
 
@@ -141,7 +141,7 @@ def test_svgs_keep_their_texts(rendered: Path) -> None:
 
 def test_every_labelled_axis_has_a_unit_or_is_a_ratio(loaded: data.Data) -> None:
     lines = data.families(loaded.speed)[0]
-    peaks = data.families(tables.plain_memory(loaded))[0]
+    peaks = data.families(figures._peaks(loaded))[0]
     drawn = [scaling.draw(lines, scaling.TIME), scaling.draw(lines, scaling.RATIO), scaling.draw(peaks, scaling.MEMORY)]
     drawn.append(penalties.draw_cost(tables.penalty_costs(loaded)))
     labels = {text for figure in drawn for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text}
@@ -213,6 +213,40 @@ def test_marks_of_what_has_no_value_stand_beyond_the_data_where_no_tick_is(run: 
     assert all(tick >= border for tick in axes.get_yticks())
     caption = figures._below_the_line(frame)
     assert "an x has no value (cannot be simulated: `pykan[default]`; reasons in T10)" in caption
+
+
+def test_a_peak_that_was_simulated_but_not_measured_is_hollow(run: Any, tmp_path: Path) -> None:
+    peaks = {32: (1, 2), 128: (None, 8), 512: (None, None)}  # MiB by batch: measured, simulated
+    for batch, (measured, simulated) in peaks.items():
+        where = Point(batch=batch, layers=(8, 8), grid_size=5)
+        shared = {"arm": "pykan[default]", "point": where, "modes": ("step",), "axes": ("batch",)}
+        series = MemorySeries(
+            mode="step",
+            method="profiler allocation events",
+            peak_bytes=(measured or 0) * 2**20,
+            **dict.fromkeys(("parameter_bytes", "gradient_bytes", "optimiser_bytes", "input_bytes", "activation_bytes"), 0),
+        )
+        run.add(
+            Case(kind="memory", **shared), **({"memory": [series]} if measured else {"status": "timeout", "reason": "hours"})
+        )
+        if simulated:
+            found = SimulatedSeries(mode="step", before_bytes=1, peak_bytes=simulated * 2**20)
+            run.add(Case(kind="simulated", **shared), simulated=[found])
+    loaded = data.load(run.write(tmp_path))
+    frame = figures._peaks(loaded)
+    assert frame["simulated_mib"].dropna().tolist() == [8]
+    keys = {row.case.point.batch: row.case_key for row in loaded.rows if row.case.kind == "simulated"}
+    assert list(frame["simulated_case_key"].dropna()) == [keys[128]]
+    (line,) = (line for line in data.families(frame)[0] if line.axis == "batch")
+    figure = scaling.draw([line], scaling.MEMORY)
+    (axes,) = figure.axes
+    hollow = [tuple(map(float, drawn.get_xydata()[0])) for drawn in axes.lines if drawn.get_markerfacecolor() == "white"]
+    assert hollow == [(128, 8)]
+    assert marks(axes) == [(512, style.LOOKS["pykan[default]"].colour)]
+    assert {"simulated, not measured", "no value: see failed cases"} <= set(legend(figure))
+    assert figures._on_peaks(frame) == figures._HOLLOW
+    assert figures._on_peaks(frame[frame["batch"] == 32]) == ""
+    assert "Of `pykan[default]` at 8-8 the peak" in figures._on_peaks(frame.assign(method="live storages"))
 
 
 def test_the_caption_says_what_each_cross_is(run: Any, speed_case: Callable[..., Case], times: Any, tmp_path: Path) -> None:
