@@ -7,152 +7,42 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, get_args
 
 import cyclopts
 import psutil
-from cyclopts import Parameter, Token
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import environment, predict, presets, rows, runner
-from benchmarks.cases import Case, Kind
+from benchmarks import environment, predict, rows, runner, usage
+from benchmarks.cases import Case
 from benchmarks.images.command import audit_images, train_images
-from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
+from benchmarks.selection import Selection
 from benchmarks.store import Locked
-from reference.arm import get_arm
 
-app = cyclopts.App(name="benchmarks", help="Measure efficient_kan beside pykan and other arms.", version_flags=[])
+app = cyclopts.App(
+    name="benchmarks",
+    help="Measure efficient_kan beside pykan and other arms.",
+    version_flags=[],
+    default_parameter=cyclopts.Parameter(negative_iterable=()),
+)
 app.command(train_images)
 app.command(audit_images)
 
 
-def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
-    """Return the numbers in `tokens`, each of which holds one or, with commas between them, several."""
-    texts = [text for token in tokens for text in token.value.split(",")]
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        raise ValueError(f"expected whole numbers, got {' '.join(texts)}") from None
-
-
-def _words(_: type, tokens: Sequence[Token]) -> list[str]:
-    """Return the words in `tokens`, each of which holds one or, with commas between them, several."""
-    return [word for token in tokens for word in token.value.split(",") if word]
-
-
-WholeNumbers = Annotated[list[int] | None, Parameter(consume_multiple=True, converter=_whole_numbers)]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Selection:
-    """Which cases.
-
-    Parameters
-    ----------
-    preset
-        Name of a preset (smoke, default, paper) or a .toml file.
-    only
-        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images.
-    arms
-        Arms to keep.
-    tasks
-        Tasks of the sparsity study to keep, and nothing but that study.
-    batch
-        Batch sizes instead of the preset's: 64 256 or 64,256.
-    width
-        Layer widths instead of the preset's.
-    grid
-        Grid sizes instead of the preset's.
-    order
-        Spline orders instead of the preset's.
-    depth
-        Numbers of layers instead of the preset's.
-    threads
-        Threads of the numerical libraries.
-    dtype
-        float32 or float64.
-    device
-        Device of torch: auto, cpu, cuda or cuda:N.
-    processes
-        Fresh processes that time each cell.
-    plugin
-        Python file that registers further arms, see `reference.arm.register`.
-    """
-
-    preset: str = "smoke"
-    only: Annotated[list[Kind] | None, Parameter(consume_multiple=True, converter=_words)] = None
-    arms: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
-    tasks: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
-    batch: WholeNumbers = None
-    width: WholeNumbers = None
-    grid: WholeNumbers = None
-    order: WholeNumbers = None
-    depth: WholeNumbers = None
-    threads: int | None = None
-    dtype: Literal["float32", "float64"] | None = None
-    device: str | None = None
-    processes: int | None = None
-    plugin: Path | None = None
-
-    def resolve(self) -> tuple[presets.Preset, list[Case]]:
-        """Return the preset as overridden and its cases.
-
-        Raises ValueError if something does not fit, or if the preset has nothing for one of `arms` or of `only`.
-        """
-        if self.plugin:
-            load_plugin(self.plugin)
-        preset = presets.override(
-            presets.load(self.preset),
-            batch=self.batch,
-            width=self.width,
-            grid=self.grid,
-            order=self.order,
-            depth=self.depth,
-            threads=self.threads,
-            dtype=self.dtype,
-            device=self.device,
-            processes=self.processes,
-        )
-        for arm in self.arms or ():
-            get_arm(arm)
-        if unknown := [kind for kind in self.only or () if kind not in get_args(Kind)]:
-            raise ValueError(f"only: expected kinds among {', '.join(get_args(Kind))}, got {', '.join(unknown)}")
-        cases = presets.expand(preset, self.only, self.arms)
-        if self.tasks:
-            cases = [case for case in cases if case.sweep and case.sweep.task in self.tasks]
-        for case in cases:
-            get_arm(case.arm)
-        if not cases:
-            raise ValueError("only, arms, tasks: expected a selection with at least one case, got one without")
-        for name, asked, found in (
-            ("arms", self.arms, {case.arm for case in cases}),
-            ("only", self.only, {case.kind for case in cases}),
-            ("tasks", self.tasks, {case.sweep.task for case in cases if case.sweep}),
-        ):
-            if missing := [one for one in asked or () if one not in found]:
-                chosen = f"what preset {preset.name} measures in this selection ({', '.join(sorted(found))})"
-                raise ValueError(f"{name}: expected {chosen}, got {', '.join(missing)}")
-        return preset, cases
-
-
-def _refuse(console: Console, error: Exception) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-    raise SystemExit(2)
+_EVERYTHING = Selection()
 
 
 @app.command
-def plan(selection: Selection = Selection()) -> None:
+def plan(selection: Selection = _EVERYTHING) -> None:
     """Print the cases with predicted peak memory and time; run nothing."""
     try:
-        preset, cases = selection.resolve()
-    except ValueError as error:
-        _refuse(Console(stderr=True), error)
+        selected = selection.resolve()
+    except (ValueError, RuntimeError) as error:
+        usage.refuse(error)
+    preset, cases = selected.preset, selected.cases
+    _say(selected.notes)
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
@@ -160,7 +50,7 @@ def plan(selection: Selection = Selection()) -> None:
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
-        key = runner.key_of(one.case, selection.plugin)
+        key = runner.key_of(one.case, selected.plugin)
         print(f"{key:<22}{peak:>15}{one.seconds:>13.1f} s  {one.status:<20}{one.case.label}")
     alone = sum(one.seconds for one in expected if one.case.kind in runner.TIMED)
     wall = alone + (sum(one.seconds for one in expected) - alone) / preset.jobs
@@ -173,12 +63,17 @@ def plan(selection: Selection = Selection()) -> None:
     )
 
 
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        Console(stderr=True).print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @app.command
-def run(selection: Selection = Selection(), *, out: Path | None = None, retry: bool = False) -> None:
+def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
     The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start, 130 if it was interrupted.
@@ -192,6 +87,13 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
         Try failed cases again.
     """
     console = Console(stderr=True)
+    try:
+        selected = selection.resolve()
+        cases = selected.cases
+        out = out or _place(selected.preset.name, cases)
+    except (ValueError, RuntimeError) as error:
+        usage.refuse(error)
+    _say(selected.notes)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -216,22 +118,20 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
             console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
 
         try:
-            preset, cases = selection.resolve()
-            out = out or _place(preset.name, cases)
             counts = runner.run(
-                preset.name,
+                selected.preset.name,
                 cases,
                 out,
-                jobs=preset.jobs,
+                jobs=selected.preset.jobs,
                 retry=retry,
-                plugin=selection.plugin,
+                plugin=selected.plugin,
                 command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
                 on_start=on_start,
                 on_row=on_row,
             )
         except (ValueError, Locked) as error:
             progress.stop()
-            _refuse(console, error)
+            usage.refuse(error, console)
         except KeyboardInterrupt:
             progress.stop()
             console.print("interrupted: the same command goes on where this one stopped", highlight=False)
@@ -298,7 +198,7 @@ def report(*, out: Path = Path("reports")) -> None:
     try:
         render(out)
     except ValueError as error:
-        _refuse(Console(stderr=True), error)
+        usage.refuse(error)
 
 
 @app.command
@@ -317,7 +217,7 @@ def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is 
     try:
         print(text_of(id, out))
     except ValueError as error:
-        _refuse(Console(stderr=True), error)
+        usage.refuse(error)
 
 
 @app.command
@@ -338,7 +238,7 @@ def quote(file: Path, *, check: bool = False) -> None:
         text = file.read_text(encoding="utf-8")
         right = filled(text, frames, file.resolve().parent)
     except (OSError, ValueError) as error:
-        _refuse(Console(stderr=True), error)
+        usage.refuse(error)
     if text != right and check:
         print(f"{file}: a number is not what the rows say; `python -m benchmarks quote {file}` writes what they do")
         raise SystemExit(1)
@@ -384,7 +284,7 @@ def compare(
         if csv is not None:
             comparison.save_csv(csv)
     except ValueError as error:
-        _refuse(Console(stderr=True), error)
+        usage.refuse(error)
     compare_text.show(comparison, Console(highlight=False), worse_only=worse_only)
     raise SystemExit(0 if comparison.changes(worse_only=worse_only).empty else 1)
 
@@ -407,7 +307,7 @@ def export(file: Path, *, out: Path = Path("reports")) -> None:
     try:
         exported = export_rows(only_report(out), file)
     except ValueError as error:
-        _refuse(Console(stderr=True), error)
+        usage.refuse(error)
     for failure in exported.failed:
         console.print(f"no times: {failure}")
     print(f"{exported.benchmarks} benchmarks in {file}; {len(exported.failed)} cells without times, listed under machine_info")
@@ -415,4 +315,4 @@ def export(file: Path, *, out: Path = Path("reports")) -> None:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    usage.run(app)

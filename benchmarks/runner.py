@@ -82,7 +82,7 @@ class Run:
         share = 1 if case.kind in TIMED else self.jobs
         job = Job(
             case=case,
-            plugin=str(self.plugin) if self.plugin else None,
+            plugin=str(self.plugin.resolve()) if self.plugin else None,  # the worker starts in another folder
             source_hash=source_hash(case, self.plugin),
             memory_limit_bytes=int(0.9 * psutil.virtual_memory().available / share),
             shared=str(self.store.raw.resolve() / ".shared"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import usage
 from benchmarks.images.labels import Task
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def train_images(
         settings = settings_of(data, network, plan)
         images = settings.open()
     except ValueError as error:
-        _refuse(console, error)
+        usage.refuse(error, console)
     from benchmarks.images.training import Training
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
@@ -207,7 +207,7 @@ def train_images(
             trained = training.run()
         except (ValueError, FloatingPointError) as error:
             progress.stop()
-            _refuse(console, error)
+            usage.refuse(error, console)
     print(f"epoch {trained.epoch + 1} of {trained.epochs}, chosen on the validation set; all results in {out}")
     for part, found in (("validation", trained.validation), ("test", trained.test)):
         print(f"{part:<10} {_line(found.metrics())}")
@@ -240,7 +240,7 @@ def audit_images(data: Data, *, workers: int = 4) -> None:
     try:
         images = Settings.of("official", **data.fields()).open(problems="list")
     except ValueError as error:
-        _refuse(console, error)
+        usage.refuse(error, console)
     problems = audit(images, workers) if isinstance(images, FileSet) else []
     for problem in problems:
         print(problem)
@@ -248,8 +248,3 @@ def audit_images(data: Data, *, workers: int = 4) -> None:
     print(f"{len(images)} images usable, {len(problems)} problems, {len(bad)} of which change the data set")
     if bad:
         raise SystemExit(1)
-
-
-def _refuse(console: Console, error: Exception) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-    raise SystemExit(2)
