@@ -35,12 +35,10 @@ _EVERYTHING = Selection()
 
 
 @app.command
+@usage.refusing
 def plan(selection: Selection = _EVERYTHING) -> None:
     """Print the cases with predicted peak memory and time; run nothing."""
-    try:
-        selected = selection.resolve()
-    except (ValueError, RuntimeError) as error:
-        usage.refuse(error)
+    selected = selection.resolve()
     preset, cases = selected.preset, selected.cases
     _say(selected.notes)
     print(f"preset {preset.name}: {preset.about}")
@@ -73,6 +71,7 @@ def _duration(seconds: float) -> str:
 
 
 @app.command
+@usage.refusing
 def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
@@ -87,12 +86,9 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         Try failed cases again.
     """
     console = Console(stderr=True)
-    try:
-        selected = selection.resolve()
-        cases = selected.cases
-        out = out or _place(selected.preset.name, cases)
-    except (ValueError, RuntimeError) as error:
-        usage.refuse(error)
+    selected = selection.resolve()
+    cases = selected.cases
+    out = out or _place(selected.preset.name, cases)
     _say(selected.notes)
     columns = (
         TextColumn("{task.description}"),
@@ -136,7 +132,7 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
             progress.stop()
             console.print("interrupted: the same command goes on where this one stopped", highlight=False)
             raise SystemExit(130) from None
-    print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    print(f"{', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}; rows in {out / 'raw' / 'rows.jsonl'}")
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
 
@@ -171,6 +167,7 @@ def _line(row: Row) -> str:
 
 
 @app.command
+@usage.refusing
 def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
     """Write the JSON schema of rows and environments.
 
@@ -182,9 +179,11 @@ def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in rows.schema().items():
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {folder / name}")
 
 
 @app.command
+@usage.refusing
 def report(*, out: Path = Path("reports")) -> None:
     """Render tables, figures and the page of OUT from its stored rows; measure nothing.
 
@@ -195,13 +194,12 @@ def report(*, out: Path = Path("reports")) -> None:
     """
     from benchmarks.report import render
 
-    try:
-        render(out)
-    except ValueError as error:
-        usage.refuse(error)
+    for folder, count in render(out).items():
+        print(f"{count} files written to {folder}; read {folder / 'README.md'} or {folder / 'index.html'}")
 
 
 @app.command
+@usage.refusing
 def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is the name on the command line
     """Print caption, source and BibTeX of a figure or table; measure nothing.
 
@@ -214,13 +212,11 @@ def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is 
     """
     from benchmarks.report.cite import cite as text_of
 
-    try:
-        print(text_of(id, out))
-    except ValueError as error:
-        usage.refuse(error)
+    print(text_of(id, out))
 
 
 @app.command
+@usage.refusing
 def quote(file: Path, *, check: bool = False) -> None:
     """Write into a text the numbers that its comments tie to tables, see `benchmarks.report.quote`; measure nothing.
 
@@ -232,21 +228,20 @@ def quote(file: Path, *, check: bool = False) -> None:
         Write nothing; the exit status is 1 if a number is not what the rows say.
     """
     from benchmarks.report import frames
-    from benchmarks.report.quote import filled
+    from benchmarks.report.quote import count, filled, read
 
-    try:
-        text = file.read_text(encoding="utf-8")
-        right = filled(text, frames, file.resolve().parent)
-    except (OSError, ValueError) as error:
-        usage.refuse(error)
+    text = read(file)
+    right, marks = filled(text, frames, file.resolve().parent), count(text)
     if text != right and check:
         print(f"{file}: a number is not what the rows say; `python -m benchmarks quote {file}` writes what they do")
         raise SystemExit(1)
     if text != right:
         file.write_text(right, encoding="utf-8")
+    print(f"{file}: {marks} numbers, {'written from the rows' if text != right else 'all as the rows say'}")
 
 
 @app.command
+@usage.refusing
 def compare(
     old: Path,
     new: Path,
@@ -279,35 +274,32 @@ def compare(
     from benchmarks import compare_text
     from benchmarks.compare import compare as compare_folders
 
-    try:
-        comparison = compare_folders(old, new, memory_tolerance=memory_tolerance, across_machines=across_machines)
-        if csv is not None:
-            comparison.save_csv(csv)
-    except ValueError as error:
-        usage.refuse(error)
+    comparison = compare_folders(old, new, memory_tolerance=memory_tolerance, across_machines=across_machines)
+    if csv is not None:
+        comparison.save_csv(csv)
     compare_text.show(comparison, Console(highlight=False), worse_only=worse_only)
+    if csv is not None:
+        print(f"{len(comparison.cells)} cells in {csv}")
     raise SystemExit(0 if comparison.changes(worse_only=worse_only).empty else 1)
 
 
 @app.command
+@usage.refusing
 def export(file: Path, *, out: Path = Path("reports")) -> None:
-    """Write the times of OUT as JSON of pytest-benchmark, for `pytest-benchmark compare`; measure nothing.
+    """Write the times of OUT, of all machines below it, as JSON of pytest-benchmark; measure nothing.
 
     Parameters
     ----------
     file
         JSON file to write.
     out
-        Folder with raw/rows.jsonl.
+        Folder of a report, or of the reports of several machines.
     """
     from benchmarks.export import export as export_rows
-    from benchmarks.report.machines import only_report
+    from benchmarks.report.machines import reports
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    try:
-        exported = export_rows(only_report(out), file)
-    except ValueError as error:
-        usage.refuse(error)
+    exported = export_rows(reports(out), file)
     for failure in exported.failed:
         console.print(f"no times: {failure}")
     print(f"{exported.benchmarks} benchmarks in {file}; {len(exported.failed)} cells without times, listed under machine_info")

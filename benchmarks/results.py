@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,10 @@ def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([_common(row) for row in rows])
 
 
-def speed_frame(rows: Sequence[Row], kind: str = "speed") -> pd.DataFrame:
+def speed_frame(rows: Sequence[Row], kind: str = "speed", *, apart: Mapping[str, str] | None = None) -> pd.DataFrame:
     """One line per cell and mode of `kind` ("speed" or "penalty_cost"), over all processes that measured it on one machine.
+
+    `apart` gives by case key what else must be equal in the processes of a cell.
 
     `ratio` is the time of the arm over that of the baseline (above 1: the arm is slower) with its 95 % interval `ratio_low`,
     `ratio_high`, see `benchmarks.stats.paired_ratio`. `arm_ms`, `baseline_ms` are medians per call over all samples, wall
@@ -134,10 +136,10 @@ def speed_frame(rows: Sequence[Row], kind: str = "speed") -> pd.DataFrame:
     """
     if kind not in ("speed", "penalty_cost"):
         raise ValueError(f"kind: expected 'speed' or 'penalty_cost', got {kind!r}")
-    cells: dict[tuple[str, str], list[Row]] = {}
+    cells: dict[tuple[str, str, str | None], list[Row]] = {}
     for row in rows:
         if row.case.kind == kind:
-            cells.setdefault((row.case.cell, row.machine), []).append(row)
+            cells.setdefault((row.case.cell, row.machine, (apart or {}).get(row.case_key)), []).append(row)
     lines: list[dict[str, Any]] = []
     for repeats in cells.values():
         repeats.sort(key=lambda row: row.case.process)
@@ -197,7 +199,7 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     names = [name for name in MemorySeries.model_fields if name not in ("mode", "method", "sampled_rss")]
     simulated = {
-        (row.case.arm, row.case.point, row.case.penalty, series.mode): series.peak_bytes
+        (*_simulated_as(row), series.mode): series.peak_bytes
         for row in rows
         for series in row.simulated
         if row.case.policy == row.case.point.device.partition(":")[0]
@@ -211,9 +213,15 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
             values: dict[str, Any] = (
                 dict.fromkeys(names, math.nan) if series is None else series.model_dump(exclude={"sampled_rss"})
             )
-            other = simulated.get((row.case.arm, row.case.point, row.case.penalty, mode), math.nan)
+            other = simulated.get((*_simulated_as(row), mode), math.nan)
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": other})
     return pd.DataFrame(lines)
+
+
+def _simulated_as(row: Row) -> tuple[object, ...]:
+    """What a measured and a simulated row must share before their bytes are compared."""
+    case = row.case
+    return case.arm, case.point, case.penalty, case.seed, row.machine, row.versions.get("torch")
 
 
 def resident_frame(rows: Sequence[Row]) -> pd.DataFrame:

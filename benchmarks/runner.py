@@ -131,6 +131,7 @@ class Run:
             gpu_state=None if case.point.device == "cpu" else environment.gpu_state(),
             commit=self.environment.commit + ("+dirty" if self.environment.dirty else ""),
             versions=versions(case),
+            source=source_hash(case, self.plugin),
         )
         self.store.add(row)
         with self._guard:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, ParamSpec, get_args, get_origin
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import (
@@ -30,15 +31,29 @@ def refuse(error: Exception | str, console: Console | None = None) -> NoReturn:
     raise SystemExit(2)
 
 
+P = ParamSpec("P")
+
+
+def refusing(command: Callable[P, None]) -> Callable[P, None]:
+    """Make `command` refuse what is wrong with its words, and what cannot be read or written."""
+
+    @functools.wraps(command)
+    def refused(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            refuse(described(error))
+
+    return refused
+
+
 def run(app: App, words: list[str] | None = None) -> Any:
-    """Run `app` on `words` (default: the command line). What does not parse, or cannot be read or written, is refused."""
+    """Run `app` on `words` (default: the command line). What does not parse is refused."""
     words = sys.argv[1:] if words is None else words
     try:
         return app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         refuse(sentence(error))
-    except (OSError, RuntimeError, ValueError) as error:
-        refuse(described(error))
 
 
 def described(error: Exception) -> str:
