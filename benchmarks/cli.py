@@ -27,8 +27,8 @@ app = cyclopts.App(
     version_flags=[],
     default_parameter=cyclopts.Parameter(negative_iterable=()),
 )
-app.command(train_images)
-app.command(audit_images)
+app.command(usage.refusing(train_images))
+app.command(usage.refusing(audit_images))
 
 
 _EVERYTHING = Selection()

@@ -33,10 +33,16 @@ from benchmarks.rows import SparsityRun as SparsityRun
 from benchmarks.rows import SpeedSeries as SpeedSeries
 from benchmarks.rows import Status as Status
 from benchmarks.stats import paired_ratio
+from benchmarks.wrong import wrong
 
 
 def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"out: expected rows that can be read, got {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: expected lines of JSON, got {path}, which is no text") from error
     complete, _, _torn = text.rpartition("\n")  # an unfinished last line belongs to a run that is still writing or was killed
     for number, line in enumerate(complete.splitlines(), start=1):
         if not line:
@@ -45,6 +51,8 @@ def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path.name} line {number}: expected a JSON object, got {line[:60]!r}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path.name} line {number}: expected a JSON object, got {line[:60]!r}")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
                 f"{path.name} line {number}: expected schema_version {SCHEMA_VERSION}, got "
@@ -64,7 +72,7 @@ def load_rows(out: Path | str) -> list[Row]:
         try:
             row = Row.model_validate(record)
         except ValidationError as error:
-            raise ValueError(f"{path.name} line {number}: expected a row of schema {SCHEMA_VERSION}, got {error}") from error
+            raise ValueError(f"{path.name} line {number}: expected a row of schema {SCHEMA_VERSION}: {wrong(error)}") from error
         rows[row.case_key] = row
     return list(rows.values())
 
@@ -72,8 +80,15 @@ def load_rows(out: Path | str) -> list[Row]:
 def load_environments(out: Path | str) -> dict[str, Environment]:
     """Return the environments of the report folder `out` by `run_id`."""
     path = Path(out) / "raw" / "environments.jsonl"
-    found = (Environment.model_validate(record) for _, record in (_lines(path) if path.exists() else ()))
-    return {environment.run_id: environment for environment in found}
+    found: dict[str, Environment] = {}
+    for number, record in _lines(path) if path.exists() else ():
+        try:
+            environment = Environment.model_validate(record)
+        except ValidationError as error:
+            text = f"{path.name} line {number}: expected an environment of schema {SCHEMA_VERSION}: {wrong(error)}"
+            raise ValueError(text) from error
+        found[environment.run_id] = environment
+    return found
 
 
 def _common(row: Row) -> dict[str, Any]:

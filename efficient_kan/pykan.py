@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 _BASE_FUNCTIONS = {"silu": nn.SiLU, "identity": nn.Identity}
 
+_INSTALL = (
+    "install it with the packages that it does not declare: "
+    "python -m pip install pykan==0.2.8 numpy matplotlib scikit-learn sympy pandas pyyaml tqdm"
+)
+
 
 def from_pykan(model: Any) -> KAN:
     """A :class:`KAN` with the weights, masks, knots and frozen flags of ``model``, on its device and in its dtype.
@@ -70,9 +75,13 @@ def to_pykan(kan: KAN) -> Any:
     It writes no checkpoints (``auto_save=False``), and the random generators that pykan's constructor seeds are restored.
 
     Raises:
+        ImportError: if pykan, or a package that it needs and does not declare, is not installed.
         ValueError: if the base activation or the dtype has no counterpart in pykan.
     """
-    from kan import MultKAN
+    try:
+        from kan import MultKAN
+    except ImportError as error:
+        raise ImportError(f"to_pykan() needs pykan, which does not import here ({error}); {_INSTALL}") from error
 
     _checks.require(hasattr(kan, "kan_layers"), "kan", "a KAN", type(kan))
     layers = kan.kan_layers

@@ -160,10 +160,41 @@ def settings_of(data: Data, network: Network, plan: Plan) -> Settings:
     from benchmarks.images.offline import OFFLINE
     from benchmarks.images.settings import Settings
 
+    _check(data, network, plan, workable=data.data in OFFLINE)
     tiny = data.data in OFFLINE and data.data != "tissue"
     recipe = plan.recipe or ("small" if data.data in OFFLINE else "official")
     chosen = {"stem": "small" if tiny else "imagenet"} | {k: v for k, v in network.fields().items() if v is not None}
     return Settings.of(recipe, **data.fields(), **chosen, **plan.fields(), device=resolve_device(plan.device))
+
+
+# Head -> options of a network that cannot change it; an MLP has the parameters of the KAN, and so follows its grid.
+_OF_A_KAN = ("grid_updates", "penalty", "strength")
+_NOT_OF_HEAD = {"linear": ("hidden", "grid", *_OF_A_KAN), "mlp": _OF_A_KAN, "kan": ()}
+
+
+def _check(data: Data, network: Network, plan: Plan, *, workable: bool) -> None:
+    """Raise ValueError if an option would be ignored, or no device is called so."""
+    head = str(network.fields()["head"])
+    for name in _NOT_OF_HEAD[head]:
+        if getattr(network, name) != getattr(Network(), name):
+            raise ValueError(f"{name}: expected a model that has it, such as resnet18-kan, got {network.model}")
+    if network.strength and network.penalty == "none":
+        raise ValueError(f"strength: expected a penalty to multiply, got {network.strength} with --penalty none")
+    if workable:
+        own = {"root": None, "splits": None, "task": "23"}
+        for name in (name for name, default in own.items() if getattr(data, name) != default):
+            raise ValueError(f"{name}: expected data that has it, hyperkvasir or kvasir_v2, got {data.data}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", plan.device):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {plan.device!r}")
+
+
+def _found(device: str) -> None:
+    """Raise ValueError if torch finds no such GPU."""
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and number >= torch.cuda.device_count():
+        raise ValueError(f"device: expected cpu or a GPU that this torch finds ({torch.cuda.device_count()}), got {device}")
 
 
 def train_images(
@@ -183,11 +214,18 @@ def train_images(
         Steps between checkpoints within an epoch; 0: at the end of each epoch only.
     """
     console = Console(stderr=True)
+    for name, number in (("workers", workers), ("checkpoint_steps", checkpoint_steps)):
+        if number < 0:
+            raise ValueError(f"{name}: expected at least 0, got {number}")
+    settings = settings_of(data, network, plan)
+    if settings.weights and not Path(settings.weights).is_file():
+        raise ValueError(f"weights: expected a file with a state dict, got {settings.weights}, which is none")
     try:
-        settings = settings_of(data, network, plan)
-        images = settings.open()
-    except ValueError as error:
-        usage.refuse(error, console)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out: expected a folder to write to, got {out}: {error.strerror}") from error
+    _found(settings.device)
+    images = settings.open()
     from benchmarks.images.training import Training
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
@@ -236,11 +274,9 @@ def audit_images(data: Data, *, workers: int = 4) -> None:
     from benchmarks.images.sets import FileSet
     from benchmarks.images.settings import Settings
 
-    console = Console(stderr=True)
-    try:
-        images = Settings.of("official", **data.fields()).open(problems="list")
-    except ValueError as error:
-        usage.refuse(error, console)
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}")
+    images = Settings.of("official", **data.fields()).open(problems="list")
     problems = audit(images, workers) if isinstance(images, FileSet) else []
     for problem in problems:
         print(problem)

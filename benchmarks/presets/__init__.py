@@ -24,6 +24,7 @@ from benchmarks.environment import resolve_device
 from benchmarks.presets.axes import AXES, along
 from benchmarks.presets.images import HeadCosts, Images, head_cost_cases, image_cases
 from benchmarks.study.penalties import CHECKED, PENALTIES
+from benchmarks.wrong import wrong
 
 FOLDER = Path(__file__).parent
 
@@ -199,13 +200,7 @@ def load(name: str) -> Preset:
     try:
         return Preset.model_validate({"name": path.stem} | content)
     except ValidationError as error:
-        raise ValueError(f"preset: expected a file of this schema, got {path.name}: {_texts(error)}") from error
-
-
-def _texts(error: ValidationError) -> str:
-    """What is wrong where, on one line."""
-    found = error.errors(include_url=False)
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in found)
+        raise ValueError(f"preset: expected a file of this schema, got {path.name}: {wrong(error)}") from error
 
 
 def override(
