@@ -98,40 +98,40 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("cases", total=None)
-        finished = 0
+    progress = Progress(*columns, console=console)
+    bar = progress.add_task("cases", total=None)
 
-        def on_start(todo: int, known: int) -> None:
-            progress.update(bar, total=todo)
-            if known:
-                console.print(f"{known} cases are in {out} already, {todo} to do")
+    def on_start(todo: int, known: int) -> None:
+        progress.start()  # not before: what is refused is one sentence
+        progress.update(bar, total=todo)
+        if known:
+            console.print(f"{known} cases are in {out} already, {todo} to do")
 
-        def on_row(row: Row) -> None:
-            nonlocal finished
-            finished += 1
-            progress.advance(bar)
-            console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
+    def on_row(row: Row) -> None:
+        progress.advance(bar)
+        console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
 
-        try:
-            counts = runner.run(
-                selected.preset.name,
-                cases,
-                out,
-                jobs=selected.preset.jobs,
-                retry=retry,
-                plugin=selected.plugin,
-                command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
-                on_start=on_start,
-                on_row=on_row,
-            )
-        except (ValueError, Locked) as error:
+    try:
+        counts = runner.run(
+            selected.preset.name,
+            cases,
+            out,
+            jobs=selected.preset.jobs,
+            retry=retry,
+            plugin=selected.plugin,
+            command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
+            on_start=on_start,
+            on_row=on_row,
+        )
+    except Locked as error:
+        usage.refuse(error)
+    except KeyboardInterrupt:
+        progress.stop()
+        console.print("interrupted: the same command goes on where this one stopped", highlight=False)
+        raise SystemExit(130) from None
+    finally:
+        if progress.live.is_started:
             progress.stop()
-            usage.refuse(error, console)
-        except KeyboardInterrupt:
-            progress.stop()
-            console.print("interrupted: the same command goes on where this one stopped", highlight=False)
-            raise SystemExit(130) from None
     print(f"{', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}; rows in {out / 'raw' / 'rows.jsonl'}")
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)

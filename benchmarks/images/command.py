@@ -229,23 +229,24 @@ def train_images(
     from benchmarks.images.training import Training
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("steps", total=None)
+    progress = Progress(*columns, TimeRemainingColumn(), console=console)
+    bar = progress.add_task("steps", total=None)
 
-        def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
-            text = f"epoch {epoch + 1} of {settings.epochs}, loss {loss:.3f}"
-            progress.update(bar, total=settings.epochs * steps, completed=epoch * steps + step, description=text)
+    def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
+        text = f"epoch {epoch + 1} of {settings.epochs}, loss {loss:.3f}"
+        progress.update(bar, total=settings.epochs * steps, completed=epoch * steps + step, description=text)
 
-        for problem in images.problems:
-            console.print(str(problem), markup=False, highlight=False)
+    for problem in images.problems:
+        console.print(str(problem), markup=False, highlight=False)
+    training = Training(settings, images, out, workers=workers, checkpoint_steps=checkpoint_steps, on_step=on_step)
+    if training.history:
+        console.print(f"{len(training.history)} epochs are in {out} already")
+    with progress:
         try:
-            training = Training(settings, images, out, workers=workers, checkpoint_steps=checkpoint_steps, on_step=on_step)
-            if training.history:
-                console.print(f"{len(training.history)} epochs are in {out} already")
             trained = training.run()
         except (ValueError, FloatingPointError) as error:
             progress.stop()
-            usage.refuse(error, console)
+            usage.refuse(error)
     print(f"epoch {trained.epoch + 1} of {trained.epochs}, chosen on the validation set; all results in {out}")
     for part, found in (("validation", trained.validation), ("test", trained.test)):
         print(f"{part:<10} {_line(found.metrics())}")
