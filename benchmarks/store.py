@@ -29,7 +29,7 @@ class Store:
         self.raw = out / "raw"
         self.rows = self.raw / "rows.jsonl"
         self.environments = self.raw / "environments.jsonl"
-        self.work = self.raw / ".work"
+        self.work = self.raw.resolve() / ".work"  # the processes that measure start in another folder
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:

@@ -41,7 +41,7 @@ def refusing(command: Callable[P, None]) -> Callable[P, None]:
     def refused(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
             refuse(described(error))
 
     return refused
@@ -57,7 +57,9 @@ def run(app: App, words: list[str] | None = None) -> Any:
 
 
 def described(error: Exception) -> str:
-    """The text of `error`; of the system's own errors what it was about and what the system says."""
+    """The text of `error`; of the system's own errors what it was about, of a missing package how to install it."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"this command needs {error.name}; run `python -m pip install -e . --group bench` in the checkout"
     if isinstance(error, OSError) and error.filename is not None:
         return f"expected a file or folder that can be used, got {error.filename}: {error.strerror or error}"
     return str(error) or type(error).__name__

@@ -69,7 +69,7 @@ def succeed(*words: object) -> None:
         ("plan --plugin nosuch.py", ("plugin", "nosuch.py", "does not exist")),
         ("plan --plugin .", ("plugin", "is a folder")),
         ("run --only memory --out /proc/x", ("out", "/proc/x")),
-        ("run --only memory --device cuda:9", ("device", "cuda:9")),
+        ("run --preset default --only memory --device cuda:9", ("device", "cuda:9")),
         ("report --out nowhere", ("out", "nowhere", "does not exist")),
         ("report --out .", ("out", "raw/rows.jsonl")),
         ("cite", ("id", "none")),
@@ -194,6 +194,41 @@ def test_every_command_of_its_own_refuses_alike(module: str, words: list[str], p
     assert done.stderr.count("\n") == 1
     assert not [word for word in FOREIGN if word in done.stderr]
     assert [part for part in parts if part not in done.stderr] == []
+
+
+PLUGIN = """
+from reference import ours
+from reference.arm import Arm, register
+
+register(Arm(name="mine", division="bound", summary="ours", builder=ours.build_native, sources=("reference.ours",)))
+"""
+PRESET = """
+about = "one case"
+[centre]
+batch = 8
+width = 2
+depth = 1
+grid = 3
+device = "cpu"
+[memory]
+arms = ["mine"]
+modes = ["step"]
+timeout_s = 60
+"""
+
+
+def test_files_and_folders_are_those_of_the_folder_that_the_command_runs_in(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(PRESET, encoding="utf-8")
+    words = ["run", "--preset", "mine.toml", "--plugin", "mine.py", "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1 ok; rows in out/raw/rows.jsonl" in done.stdout
+    (row,) = (tmp_path / "out" / "raw" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(row)["source"]
 
 
 def test_without_pykan_a_conversion_says_what_to_install(tmp_path: Path) -> None:
