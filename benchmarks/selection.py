@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from benchmarks import presets, tasks
 from benchmarks.cases import Axis, Case
 from benchmarks.plugins import load_plugin
 from benchmarks.presets import axes
-from reference.arm import ARMS
+from reference.arm import get_arm
 
 
 def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
@@ -22,7 +22,7 @@ def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
     try:
         return [int(text) for text in texts]
     except ValueError:
-        raise ValueError(f"expected whole numbers, got {' '.join(map(repr, texts))}") from None
+        raise ValueError(f"expected whole numbers, got {' '.join(texts) or 'none'}") from None
 
 
 def _words(_: type, tokens: Sequence[Token]) -> list[str]:
@@ -106,9 +106,13 @@ class Selection:
         """
         if self.plugin:
             load_plugin(self.plugin)
-        known = {"only": axes.KINDS, "arms": list(ARMS), "tasks": [task.name for task in tasks.all_tasks()]}
-        for name, choices in known.items():
-            _expect(name, getattr(self, name), choices)
+        for name, asked in (("only", self.only), ("arms", self.arms), ("tasks", self.tasks)):
+            if asked == []:
+                raise ValueError(f"{name}: expected at least one name, got none")
+        if unknown := [kind for kind in self.only or () if kind not in axes.KINDS]:
+            raise ValueError(f"only: expected kinds among {', '.join(axes.KINDS)}, got {', '.join(unknown)}")
+        for arm in self.arms or ():
+            get_arm(arm)
         options = {name: getattr(self, name) for name in axes.LACKING if getattr(self, name) is not None}
         only = [kind for kind in axes.KINDS if kind in (self.only or ())]
         axes.refuse(options, only)
@@ -125,13 +129,14 @@ class Selection:
         )
         for name, asked, word in words:
             if asked:
-                there = {value for case in cases if (value := word(case)) is not None}
-                _expect(name, asked, sorted(there), f" in this selection of preset {preset.name}")
+                there = sorted({value for case in cases if (value := word(case)) is not None})
+                if missing := [one for one in asked if one not in there]:
+                    raise ValueError(_not_measured(name, preset.name, there, missing, len(missing) == len(asked)))
                 cases = [case for case in cases if word(case) in asked]
         kinds = {case.kind for case in cases}
         if lost := [kind for kind in only if kind not in kinds]:
-            arms = ", ".join(self.arms or ())
-            raise ValueError(f"arms: expected arms that {', '.join(lost)} of preset {preset.name} has, got {arms}")
+            found = f"{', '.join(self.arms or ())} ({', '.join(sorted(kinds))})"
+            raise ValueError(f"only: expected what preset {preset.name} measures of the arms {found}, got {', '.join(lost)}")
         notes = axes.without_effect(options, kinds)
         return Selected(preset, cases, (*notes, *self._left(preset, cases)), self.plugin and self.plugin.resolve())
 
@@ -147,10 +152,13 @@ class Selection:
                 yield f"arms: nothing is measured of {left}, where preset {preset.name} has none of these arms"
 
 
-def _expect(name: str, asked: Collection[str] | None, choices: Collection[str], where: str = "") -> None:
-    """Raise ValueError unless all of `asked` are among `choices`; None asks for nothing."""
-    if asked is None:
-        return
-    unknown = [one for one in asked if one not in choices]
-    if unknown or not asked:
-        raise ValueError(f"{name}: expected some of {', '.join(choices)}{where}, got {', '.join(unknown) or 'none'}")
+def _not_measured(name: str, preset: str, there: Sequence[str], missing: Sequence[str], nothing: bool) -> str:
+    """What is not measured, what is, and of tasks which others there are."""
+    got = ", ".join(missing)
+    if name == "arms" and nothing:
+        return (
+            f"arms: expected arms with at least one case in this selection of preset {preset} ({', '.join(there)}), got {got}"
+        )
+    others = [task.name for task in tasks.all_tasks() if task.name not in there] if name == "tasks" else []
+    known = f"; other presets may have {', '.join(others)}" if others else ""
+    return f"{name}: expected what preset {preset} measures in this selection ({', '.join(there)}), got {got}{known}"

@@ -61,7 +61,7 @@ def succeed(*words: object) -> None:
         ("plan --device tpu", ("device", "auto, cpu, cuda", "tpu")),
         ("plan --only nosuch", ("only", "speed, penalty_cost", "nosuch")),
         ("plan --only", ("only", "speed", "none")),
-        ("plan --arms nosuch", ("arms", "efficient_kan", "nosuch")),
+        ("plan --arms nosuch", ("arm", "efficient_kan", "nosuch")),
         ("plan --tasks nosuch", ("tasks", "exp_sin", "nosuch")),
         ("plan --preset nosuch", ("preset", "smoke", "nosuch")),
         ("plan --preset nosuch.toml", ("preset", "nosuch.toml", "does not exist")),
