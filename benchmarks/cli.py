@@ -132,7 +132,8 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
     finally:
         if progress.live.is_started:
             progress.stop()
-    print(f"{', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}; rows in {out / 'raw' / 'rows.jsonl'}")
+    print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    console.print(f"rows in {out / 'raw' / 'rows.jsonl'}", markup=False, highlight=False, soft_wrap=True)
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
 

@@ -108,7 +108,8 @@ class Selection:
             load_plugin(self.plugin)
         for name, asked in (("only", self.only), ("arms", self.arms), ("tasks", self.tasks)):
             if asked == []:
-                raise ValueError(f"{name}: expected at least one name, got none")
+                choices = f" of {', '.join(axes.KINDS)}" if name == "only" else " name"
+                raise ValueError(f"{name}: expected at least one{choices}, got none")
         if unknown := [kind for kind in self.only or () if kind not in axes.KINDS]:
             raise ValueError(f"only: expected kinds among {', '.join(axes.KINDS)}, got {', '.join(unknown)}")
         for arm in self.arms or ():

@@ -226,7 +226,8 @@ def test_files_and_folders_are_those_of_the_folder_that_the_command_runs_in(tmp_
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "1 ok; rows in out/raw/rows.jsonl" in done.stdout
+    assert done.stdout == "1 ok\n"
+    assert "rows in out/raw/rows.jsonl\n" in done.stderr
     (row,) = (tmp_path / "out" / "raw" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(row)["source"]
 
