@@ -63,6 +63,23 @@ print(f"trained from {folder}: loss {losses[0]:.3g} -> {losses[-1]:.3g}")
 """
 
 
+NOT_RUN = "nothing was run: see the sentence above"
+
+
+def words(session: nox.Session, *options: str) -> tuple[argparse.Namespace, list[str]]:
+    """Return the values of `options` among the words after `--` (None: not given), and the other words."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for option in options:
+        parser.add_argument(option)
+    parser.error = session.error  # type: ignore[assignment, method-assign]  # one sentence, not argparse's usage
+    return parser.parse_known_args(session.posargs)
+
+
+def was_refused(error: CommandFailed) -> bool:
+    """Whether a command of the suite ended with 2, before it did anything."""
+    return (error.reason or "").endswith("code 2")
+
+
 def install(session: nox.Session, *groups: str, package: bool = True) -> None:
     """Install the dependency groups, and the package itself in editable form, at the constrained versions."""
     requirements = nox.project.dependency_groups(PYPROJECT, *groups)
@@ -126,11 +143,9 @@ def bench(session: nox.Session) -> None:
     Rows and report go to reports/ followed by the machine, such as reports/cpu-2core; those of the smoke preset to
     reports/smoke.
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--preset", default="default")
-    parser.add_argument("--out")
-    options, rest = parser.parse_known_args(session.posargs)
-    named = options.out or ("reports/smoke" if options.preset == "smoke" else None)
+    options, rest = words(session, "--preset", "--out")
+    preset = options.preset or "default"
+    named = options.out or ("reports/smoke" if preset == "smoke" else None)
     out = ["--out", named] if named else []
     install(session, "bench")
     try:
@@ -139,8 +154,10 @@ def bench(session: nox.Session) -> None:
         session.warn("an environment of an arm could not be made: the rows of that arm will say which")
     failed = None
     try:
-        session.run("python", "-m", "benchmarks", "run", "--preset", options.preset, *out, *rest)
+        session.run("python", "-m", "benchmarks", "run", "--preset", preset, *out, *rest)
     except CommandFailed as error:
+        if was_refused(error):
+            session.error(NOT_RUN)
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
     if any(Path(named or "reports").glob("raw/rows.jsonl" if named else "*/raw/rows.jsonl")):
         session.run("python", "-m", "benchmarks", "report", *out)
@@ -167,6 +184,8 @@ def gpu(session: nox.Session) -> None:
             "python", "-m", "benchmarks", "run", "--preset", "gpu", "--device", "cuda", "--out", str(out), *session.posargs
         )
     except CommandFailed as error:
+        if was_refused(error):
+            session.error(NOT_RUN)
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
     if (out / "raw" / "rows.jsonl").exists():
         session.run("python", "-m", "benchmarks", "report", "--out", str(out))
@@ -204,10 +223,12 @@ def micro(session: nox.Session) -> None:
     The results go to reports/micro/, or where --benchmark-json says. No benchmark collected or measured is a failure.
     """
     install(session, "micro")
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--benchmark-json", type=Path)
-    options, rest = parser.parse_known_args(session.posargs)
-    target = options.benchmark_json or Path("reports", "micro", f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    options, rest = words(session, "--benchmark-json")
+    target = (
+        Path(options.benchmark_json)
+        if options.benchmark_json
+        else Path("reports", "micro", f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json")
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     before = target.stat().st_mtime_ns if target.exists() else None
     session.run("pytest", "benchmarks/micro", f"--benchmark-json={target.resolve()}", *rest)

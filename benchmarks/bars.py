@@ -24,6 +24,7 @@ from benchmarks import stats
 from benchmarks.measure import speed
 from efficient_kan import KAN, SampleL1, SampleStd, kernels
 from reference.arm import get_arm
+from reference.environments import Parser
 
 # B, I, O, G
 COARSE = (
@@ -43,9 +44,9 @@ _PROCESSES = 6  # for the growth with the grid: where memory happens to lie move
 
 def main() -> None:
     """Measure all bars and print them."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch and of the kernels (default: 2)")
-    parser.add_argument("--blocks", type=int, default=6, help="blocks of two pairs for each ratio (default: 6)")
+    parser = Parser(prog="python -m benchmarks.bars", description=main.__doc__)
+    parser.add_argument("--threads", type=_positive, default=2, help="threads of torch and of the kernels (default: 2)")
+    parser.add_argument("--blocks", type=_positive, default=6, help="blocks of two pairs for each ratio (default: 6)")
     options = parser.parse_args()
     _prepare(options.threads)
     blocks: int = options.blocks
@@ -66,6 +67,13 @@ def main() -> None:
         for penalty, bar in ((SampleL1(), "at most 4, aim 2.3"), (SampleStd(), "at most 1.4")):
             found_one = _ratio(_step(shape, penalty), _step(shape, None), blocks)
             _line(f"step with {type(penalty).__name__} over plain at {shape}", found_one, bar)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.removeprefix("-").isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return number
 
 
 def _prepare(threads: int) -> None:

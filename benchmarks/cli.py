@@ -7,152 +7,40 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, get_args
 
 import cyclopts
 import psutil
-from cyclopts import Parameter, Token
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import environment, predict, presets, rows, runner
-from benchmarks.cases import Case, Kind
+from benchmarks import environment, predict, rows, runner, usage
+from benchmarks.cases import Case
 from benchmarks.images.command import audit_images, train_images
-from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
+from benchmarks.selection import Selection
 from benchmarks.store import Locked
-from reference.arm import get_arm
 
-app = cyclopts.App(name="benchmarks", help="Measure efficient_kan beside pykan and other arms.", version_flags=[])
-app.command(train_images)
-app.command(audit_images)
-
-
-def _whole_numbers(_: type, tokens: Sequence[Token]) -> list[int]:
-    """Return the numbers in `tokens`, each of which holds one or, with commas between them, several."""
-    texts = [text for token in tokens for text in token.value.split(",")]
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        raise ValueError(f"expected whole numbers, got {' '.join(texts)}") from None
+app = cyclopts.App(
+    name="benchmarks",
+    help="Measure efficient_kan beside pykan and other arms.",
+    version_flags=[],
+    default_parameter=cyclopts.Parameter(negative_iterable=()),
+)
+app.command(usage.refusing(train_images))
+app.command(usage.refusing(audit_images))
 
 
-def _words(_: type, tokens: Sequence[Token]) -> list[str]:
-    """Return the words in `tokens`, each of which holds one or, with commas between them, several."""
-    return [word for token in tokens for word in token.value.split(",") if word]
-
-
-WholeNumbers = Annotated[list[int] | None, Parameter(consume_multiple=True, converter=_whole_numbers)]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Selection:
-    """Which cases.
-
-    Parameters
-    ----------
-    preset
-        Name of a preset (smoke, default, paper) or a .toml file.
-    only
-        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images.
-    arms
-        Arms to keep.
-    tasks
-        Tasks of the sparsity study to keep, and nothing but that study.
-    batch
-        Batch sizes instead of the preset's: 64 256 or 64,256.
-    width
-        Layer widths instead of the preset's.
-    grid
-        Grid sizes instead of the preset's.
-    order
-        Spline orders instead of the preset's.
-    depth
-        Numbers of layers instead of the preset's.
-    threads
-        Threads of the numerical libraries.
-    dtype
-        float32 or float64.
-    device
-        Device of torch: auto, cpu, cuda or cuda:N.
-    processes
-        Fresh processes that time each cell.
-    plugin
-        Python file that registers further arms, see `reference.arm.register`.
-    """
-
-    preset: str = "smoke"
-    only: Annotated[list[Kind] | None, Parameter(consume_multiple=True, converter=_words)] = None
-    arms: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
-    tasks: Annotated[list[str] | None, Parameter(consume_multiple=True, converter=_words)] = None
-    batch: WholeNumbers = None
-    width: WholeNumbers = None
-    grid: WholeNumbers = None
-    order: WholeNumbers = None
-    depth: WholeNumbers = None
-    threads: int | None = None
-    dtype: Literal["float32", "float64"] | None = None
-    device: str | None = None
-    processes: int | None = None
-    plugin: Path | None = None
-
-    def resolve(self) -> tuple[presets.Preset, list[Case]]:
-        """Return the preset as overridden and its cases.
-
-        Raises ValueError if something does not fit, or if the preset has nothing for one of `arms` or of `only`.
-        """
-        if self.plugin:
-            load_plugin(self.plugin)
-        preset = presets.override(
-            presets.load(self.preset),
-            batch=self.batch,
-            width=self.width,
-            grid=self.grid,
-            order=self.order,
-            depth=self.depth,
-            threads=self.threads,
-            dtype=self.dtype,
-            device=self.device,
-            processes=self.processes,
-        )
-        for arm in self.arms or ():
-            get_arm(arm)
-        if unknown := [kind for kind in self.only or () if kind not in get_args(Kind)]:
-            raise ValueError(f"only: expected kinds among {', '.join(get_args(Kind))}, got {', '.join(unknown)}")
-        cases = presets.expand(preset, self.only, self.arms)
-        if self.tasks:
-            cases = [case for case in cases if case.sweep and case.sweep.task in self.tasks]
-        for case in cases:
-            get_arm(case.arm)
-        if not cases:
-            raise ValueError("only, arms, tasks: expected a selection with at least one case, got one without")
-        for name, asked, found in (
-            ("arms", self.arms, {case.arm for case in cases}),
-            ("only", self.only, {case.kind for case in cases}),
-            ("tasks", self.tasks, {case.sweep.task for case in cases if case.sweep}),
-        ):
-            if missing := [one for one in asked or () if one not in found]:
-                chosen = f"what preset {preset.name} measures in this selection ({', '.join(sorted(found))})"
-                raise ValueError(f"{name}: expected {chosen}, got {', '.join(missing)}")
-        return preset, cases
-
-
-def _refuse(console: Console, error: Exception) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-    raise SystemExit(2)
+_EVERYTHING = Selection()
 
 
 @app.command
-def plan(selection: Selection = Selection()) -> None:
+@usage.refusing
+def plan(selection: Selection = _EVERYTHING) -> None:
     """Print the cases with predicted peak memory and time; run nothing."""
-    try:
-        preset, cases = selection.resolve()
-    except ValueError as error:
-        _refuse(Console(stderr=True), error)
+    selected = selection.resolve()
+    preset, cases = selected.preset, selected.cases
+    _say(selected.notes)
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
@@ -160,7 +48,7 @@ def plan(selection: Selection = Selection()) -> None:
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
-        key = runner.key_of(one.case, selection.plugin)
+        key = runner.key_of(one.case, selected.plugin)
         print(f"{key:<22}{peak:>15}{one.seconds:>13.1f} s  {one.status:<20}{one.case.label}")
     alone = sum(one.seconds for one in expected if one.case.kind in runner.TIMED)
     wall = alone + (sum(one.seconds for one in expected) - alone) / preset.jobs
@@ -173,12 +61,18 @@ def plan(selection: Selection = Selection()) -> None:
     )
 
 
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        Console(stderr=True).print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @app.command
-def run(selection: Selection = Selection(), *, out: Path | None = None, retry: bool = False) -> None:
+@usage.refusing
+def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
     The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start, 130 if it was interrupted.
@@ -192,6 +86,10 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
         Try failed cases again.
     """
     console = Console(stderr=True)
+    selected = selection.resolve()
+    cases = selected.cases
+    out = out or _place(selected.preset.name, cases)
+    _say(selected.notes)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -200,43 +98,42 @@ def run(selection: Selection = Selection(), *, out: Path | None = None, retry: b
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("cases", total=None)
-        finished = 0
+    progress = Progress(*columns, console=console)
+    bar = progress.add_task("cases", total=None)
 
-        def on_start(todo: int, known: int) -> None:
-            progress.update(bar, total=todo)
-            if known:
-                console.print(f"{known} cases are in {out} already, {todo} to do")
+    def on_start(todo: int, known: int) -> None:
+        progress.start()  # not before: what is refused is one sentence
+        progress.update(bar, total=todo)
+        if known:
+            console.print(f"{known} cases are in {out} already, {todo} to do")
 
-        def on_row(row: Row) -> None:
-            nonlocal finished
-            finished += 1
-            progress.advance(bar)
-            console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
+    def on_row(row: Row) -> None:
+        progress.advance(bar)
+        console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
 
-        try:
-            preset, cases = selection.resolve()
-            out = out or _place(preset.name, cases)
-            counts = runner.run(
-                preset.name,
-                cases,
-                out,
-                jobs=preset.jobs,
-                retry=retry,
-                plugin=selection.plugin,
-                command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
-                on_start=on_start,
-                on_row=on_row,
-            )
-        except (ValueError, Locked) as error:
+    try:
+        counts = runner.run(
+            selected.preset.name,
+            cases,
+            out,
+            jobs=selected.preset.jobs,
+            retry=retry,
+            plugin=selected.plugin,
+            command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
+            on_start=on_start,
+            on_row=on_row,
+        )
+    except Locked as error:
+        usage.refuse(error)
+    except KeyboardInterrupt:
+        progress.stop()
+        console.print("interrupted: the same command goes on where this one stopped", highlight=False)
+        raise SystemExit(130) from None
+    finally:
+        if progress.live.is_started:
             progress.stop()
-            _refuse(console, error)
-        except KeyboardInterrupt:
-            progress.stop()
-            console.print("interrupted: the same command goes on where this one stopped", highlight=False)
-            raise SystemExit(130) from None
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    console.print(f"rows in {out / 'raw' / 'rows.jsonl'}", markup=False, highlight=False, soft_wrap=True)
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
 
@@ -271,6 +168,7 @@ def _line(row: Row) -> str:
 
 
 @app.command
+@usage.refusing
 def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
     """Write the JSON schema of rows and environments.
 
@@ -282,9 +180,11 @@ def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in rows.schema().items():
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {folder / name}")
 
 
 @app.command
+@usage.refusing
 def report(*, out: Path = Path("reports")) -> None:
     """Render tables, figures and the page of OUT from its stored rows; measure nothing.
 
@@ -295,13 +195,12 @@ def report(*, out: Path = Path("reports")) -> None:
     """
     from benchmarks.report import render
 
-    try:
-        render(out)
-    except ValueError as error:
-        _refuse(Console(stderr=True), error)
+    for folder, count in render(out).items():
+        print(f"{count} files written to {folder}; read {folder / 'README.md'} or {folder / 'index.html'}")
 
 
 @app.command
+@usage.refusing
 def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is the name on the command line
     """Print caption, source and BibTeX of a figure or table; measure nothing.
 
@@ -314,13 +213,11 @@ def cite(id: str, *, out: Path = Path("reports")) -> None:  # noqa: A002, it is 
     """
     from benchmarks.report.cite import cite as text_of
 
-    try:
-        print(text_of(id, out))
-    except ValueError as error:
-        _refuse(Console(stderr=True), error)
+    print(text_of(id, out))
 
 
 @app.command
+@usage.refusing
 def quote(file: Path, *, check: bool = False) -> None:
     """Write into a text the numbers that its comments tie to tables, see `benchmarks.report.quote`; measure nothing.
 
@@ -332,21 +229,20 @@ def quote(file: Path, *, check: bool = False) -> None:
         Write nothing; the exit status is 1 if a number is not what the rows say.
     """
     from benchmarks.report import frames
-    from benchmarks.report.quote import filled
+    from benchmarks.report.quote import count, filled, read
 
-    try:
-        text = file.read_text(encoding="utf-8")
-        right = filled(text, frames, file.resolve().parent)
-    except (OSError, ValueError) as error:
-        _refuse(Console(stderr=True), error)
+    text = read(file)
+    right, marks = filled(text, frames, file.resolve().parent), count(text)
     if text != right and check:
         print(f"{file}: a number is not what the rows say; `python -m benchmarks quote {file}` writes what they do")
         raise SystemExit(1)
     if text != right:
         file.write_text(right, encoding="utf-8")
+    print(f"{file}: {marks} numbers, {'written from the rows' if text != right else 'all as the rows say'}")
 
 
 @app.command
+@usage.refusing
 def compare(
     old: Path,
     new: Path,
@@ -379,35 +275,32 @@ def compare(
     from benchmarks import compare_text
     from benchmarks.compare import compare as compare_folders
 
-    try:
-        comparison = compare_folders(old, new, memory_tolerance=memory_tolerance, across_machines=across_machines)
-        if csv is not None:
-            comparison.save_csv(csv)
-    except ValueError as error:
-        _refuse(Console(stderr=True), error)
+    comparison = compare_folders(old, new, memory_tolerance=memory_tolerance, across_machines=across_machines)
+    if csv is not None:
+        comparison.save_csv(csv)
     compare_text.show(comparison, Console(highlight=False), worse_only=worse_only)
+    if csv is not None:
+        print(f"{len(comparison.cells)} cells in {csv}")
     raise SystemExit(0 if comparison.changes(worse_only=worse_only).empty else 1)
 
 
 @app.command
+@usage.refusing
 def export(file: Path, *, out: Path = Path("reports")) -> None:
-    """Write the times of OUT as JSON of pytest-benchmark, for `pytest-benchmark compare`; measure nothing.
+    """Write the times of OUT, of all machines below it, as JSON of pytest-benchmark; measure nothing.
 
     Parameters
     ----------
     file
         JSON file to write.
     out
-        Folder with raw/rows.jsonl.
+        Folder of a report, or of the reports of several machines.
     """
     from benchmarks.export import export as export_rows
-    from benchmarks.report.machines import only_report
+    from benchmarks.report.machines import reports
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    try:
-        exported = export_rows(only_report(out), file)
-    except ValueError as error:
-        _refuse(Console(stderr=True), error)
+    exported = export_rows(reports(out), file)
     for failure in exported.failed:
         console.print(f"no times: {failure}")
     print(f"{exported.benchmarks} benchmarks in {file}; {len(exported.failed)} cells without times, listed under machine_info")
@@ -415,4 +308,4 @@ def export(file: Path, *, out: Path = Path("reports")) -> None:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    usage.run(app)

@@ -134,7 +134,7 @@ def _lines(side: str, data: stored.Data) -> pd.DataFrame:
     parts = []
     for frame, columns in (
         (data.speed, time),
-        (stored.with_floor(data.penalty_cost, data.speed), time),
+        (stored.with_floor(data.settings.base(data.penalty_cost), data.settings.base(data.speed)), time),
         (data.memory, memory),
         (data.simulated, memory),
     ):
@@ -153,8 +153,8 @@ def _lines(side: str, data: stored.Data) -> pd.DataFrame:
     if (again := lines.duplicated(CELL)).any():
         twice = lines[again].iloc[0]
         raise ValueError(
-            f"{side}: expected one measurement of each cell, got two of {', '.join(str(twice[name]) for name in CELL)}; "
-            "measure different presets into different folders"
+            f"{side}: expected one measurement of each cell, got two of {', '.join(str(twice[name]) for name in CELL)}, in the "
+            f"settings {'; '.join(sorted(set(data.cases['setting'])))}; measure different presets into different folders"
         )
     return lines
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from benchmarks.report.data import Data, processor
 
+# Of the kinds that are compared: how they were measured, which is no part of what a cell is.
+_TIMED = ("seed", "blocks", "budget_s", "warmup", "min_sample_ms")
+_CONDITIONS = {"speed": _TIMED, "penalty_cost": _TIMED, "memory": ("seed",), "simulated": ("seed", "rounding_bytes")}
 _DETAILS = ("python", "platform", "memory_bytes", "governor", "cgroup", "environment")
 
 
@@ -29,6 +32,8 @@ def _facts(data: Data) -> dict[str, set[str]]:
         facts["commit"].add(row.commit)
         for name, version in row.versions.items():
             facts.setdefault(name, set()).add(version)
+        for name in _CONDITIONS.get(row.case.kind, ()):
+            facts.setdefault(f"{name} of {row.case.kind}", set()).add(str(getattr(row.case, name)))
     unknown = {row.run_id for row in data.rows} - set(data.environments)
     if unknown:
         facts["without a record of the environment"] = {f"run {run_id}" for run_id in unknown}

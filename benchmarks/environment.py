@@ -96,11 +96,17 @@ def machine() -> str:
 
 
 def place(device: str) -> str:
-    """Return the name of the report folder of this machine: 'cpu-2core', or after the GPU on which `device` runs."""
+    """Return the name of the report folder of this machine: 'cpu-2core', or after the GPU on which `device` runs.
+
+    Raises ValueError if torch finds no such GPU.
+    """
     if not device.startswith("cuda"):
         return f"cpu-{_usable_cores()}core"
-    number = int(device.partition(":")[2] or 0)
-    return re.sub(r"[^a-z0-9]+", "-", libraries()["devices"][number].lower()).strip("-")
+    number, found = int(device.partition(":")[2] or 0), libraries()["devices"]
+    if number >= len(found):
+        names = ", ".join(f"cuda:{index}" for index in range(len(found))) or "no GPU"
+        raise ValueError(f"device: expected cpu or a GPU that this torch finds ({names}), got {device}")
+    return re.sub(r"[^a-z0-9]+", "-", found[number].lower()).strip("-")
 
 
 @cache

@@ -29,23 +29,31 @@ class Exported:
     failed: Sequence[str]
 
 
-def export(out: Path, file: Path) -> Exported:
-    """Write the speed and penalty_cost rows of the report folder `out` to `file`; equal rows give equal bytes.
+def export(reports: Path | Sequence[Path], file: Path) -> Exported:
+    """Write the speed and penalty_cost rows of the report folders `reports` to `file`; equal rows give equal bytes.
 
-    Raises ValueError if `out` holds no times or `file` cannot be written.
+    Of several folders each benchmark names its own. Raises ValueError if none holds times or `file` cannot be written.
     """
-    rows, superseded, environments = current_rows(out)
-    timed = [row for row in rows if row.case.kind in KINDS]
-    series = [(row, one) for row in timed for one in row.speed if one.arm_ns]
-    failed = [text for row in timed for text in _without_times(row)]
+    folders = [reports] if isinstance(reports, Path) else list(reports)
+    timed: list[tuple[Row, str]] = []
+    superseded = 0
+    environments: dict[str, Environment] = {}
+    for folder in folders:
+        rows, older, found = current_rows(folder)
+        superseded += older
+        environments |= found
+        timed += [(row, folder.resolve().name if len(folders) > 1 else "") for row in rows if row.case.kind in KINDS]
+    series = [(row, one, folder) for row, folder in timed for one in row.speed if one.arm_ns]
+    failed = [f"{folder}{' ' if folder else ''}{text}" for row, folder in timed for text in _without_times(row)]
     if not series:
-        raise ValueError(f"out: expected at least one case with times, got {len(timed)} without in {out}")
-    used = [environments[run_id] for run_id in sorted({row.run_id for row in timed}) if run_id in environments]
+        where = ", ".join(map(str, folders)) or "no folder"
+        raise ValueError(f"out: expected at least one case with times, got {len(timed)} without in {where}")
+    used = [environments[run_id] for run_id in sorted({row.run_id for row, _ in timed}) if run_id in environments]
     content = {
         "machine_info": _machine_info(used) | {"without_times": failed, "superseded_rows": superseded},
-        "commit_info": _commit_info(timed),
+        "commit_info": _commit_info([row for row, _ in timed]),
         "benchmarks": _benchmarks(series),
-        "datetime": max(row.finished_at for row, _ in series),
+        "datetime": max(row.finished_at for row, *_ in series),
         "version": _format_version(),
     }
     try:
@@ -61,14 +69,14 @@ def _without_times(row: Row) -> list[str]:
     return [f"{row.case.label} {mode}: {row.status}: {row.reason}" for mode in row.case.modes if mode not in found]
 
 
-def _benchmarks(series: Sequence[tuple[Row, SpeedSeries]]) -> list[dict[str, Any]]:
-    several = len({row.machine for row, _ in series}) > 1
+def _benchmarks(series: Sequence[tuple[Row, SpeedSeries, str]]) -> list[dict[str, Any]]:
+    several = len({row.machine for row, *_ in series}) > 1
     found: list[dict[str, Any]] = []
-    for row, one in series:
+    for row, one, folder in series:
         params = _params(row, one)
         who = row.case.arm if row.case.penalty == "none" else f"{row.case.arm}+{row.case.penalty}"
         size = "B={batch} {layers} G={grid_size} k={spline_order} {dtype} {device} threads={threads}".format(**params)
-        place = f"{size} {row.machine}" if several else size
+        place = " ".join([size, *([row.machine] if several else []), *([folder] if folder else [])])
         # The index of the process is part of the name: the processes of a cell stand one below the other in a table.
         process = f" process={params['process']}"
         found.append(

@@ -10,14 +10,20 @@ from pathlib import Path
 def load_plugin(path: Path, *, again: bool = False) -> None:
     """Run the file at `path` as the module `benchmark_plugin_<stem>`: once, or `again` if asked.
 
-    Raises ValueError if there is no such file or it fails.
+    Raises ValueError if there is no such file, it is no Python file, it fails, or another plugin of that name was loaded.
     """
+    path = path.resolve()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"plugin: expected a Python file, got {path}, which {what}")
     name = f"benchmark_plugin_{path.stem}"
     if name in sys.modules and not again:
+        if (other := sys.modules[name].__file__) != str(path):
+            raise ValueError(f"plugin: expected one file called {path.name}, got {path} after {other}")
         return
     spec = importlib.util.spec_from_file_location(name, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ValueError(f"plugin: expected a Python file, got {str(path)!r}")
+    if spec is None or spec.loader is None:
+        raise ValueError(f"plugin: expected a Python file, whose name ends in .py, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

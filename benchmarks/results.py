@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,16 @@ from benchmarks.rows import SparsityRun as SparsityRun
 from benchmarks.rows import SpeedSeries as SpeedSeries
 from benchmarks.rows import Status as Status
 from benchmarks.stats import paired_ratio
+from benchmarks.wrong import wrong
 
 
 def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"out: expected rows that can be read, got {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: expected lines of JSON, got {path}, which is no text") from error
     complete, _, _torn = text.rpartition("\n")  # an unfinished last line belongs to a run that is still writing or was killed
     for number, line in enumerate(complete.splitlines(), start=1):
         if not line:
@@ -45,6 +51,8 @@ def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path.name} line {number}: expected a JSON object, got {line[:60]!r}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path.name} line {number}: expected a JSON object, got {line[:60]!r}")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
                 f"{path.name} line {number}: expected schema_version {SCHEMA_VERSION}, got "
@@ -64,7 +72,7 @@ def load_rows(out: Path | str) -> list[Row]:
         try:
             row = Row.model_validate(record)
         except ValidationError as error:
-            raise ValueError(f"{path.name} line {number}: expected a row of schema {SCHEMA_VERSION}, got {error}") from error
+            raise ValueError(f"{path.name} line {number}: expected a row of schema {SCHEMA_VERSION}: {wrong(error)}") from error
         rows[row.case_key] = row
     return list(rows.values())
 
@@ -72,8 +80,15 @@ def load_rows(out: Path | str) -> list[Row]:
 def load_environments(out: Path | str) -> dict[str, Environment]:
     """Return the environments of the report folder `out` by `run_id`."""
     path = Path(out) / "raw" / "environments.jsonl"
-    found = (Environment.model_validate(record) for _, record in (_lines(path) if path.exists() else ()))
-    return {environment.run_id: environment for environment in found}
+    found: dict[str, Environment] = {}
+    for number, record in _lines(path) if path.exists() else ():
+        try:
+            environment = Environment.model_validate(record)
+        except ValidationError as error:
+            text = f"{path.name} line {number}: expected an environment of schema {SCHEMA_VERSION}: {wrong(error)}"
+            raise ValueError(text) from error
+        found[environment.run_id] = environment
+    return found
 
 
 def _common(row: Row) -> dict[str, Any]:
@@ -123,8 +138,10 @@ def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([_common(row) for row in rows])
 
 
-def speed_frame(rows: Sequence[Row], kind: str = "speed") -> pd.DataFrame:
+def speed_frame(rows: Sequence[Row], kind: str = "speed", *, apart: Mapping[str, str] | None = None) -> pd.DataFrame:
     """One line per cell and mode of `kind` ("speed" or "penalty_cost"), over all processes that measured it on one machine.
+
+    `apart` gives by case key what else must be equal in the processes of a cell.
 
     `ratio` is the time of the arm over that of the baseline (above 1: the arm is slower) with its 95 % interval `ratio_low`,
     `ratio_high`, see `benchmarks.stats.paired_ratio`. `arm_ms`, `baseline_ms` are medians per call over all samples, wall
@@ -134,10 +151,10 @@ def speed_frame(rows: Sequence[Row], kind: str = "speed") -> pd.DataFrame:
     """
     if kind not in ("speed", "penalty_cost"):
         raise ValueError(f"kind: expected 'speed' or 'penalty_cost', got {kind!r}")
-    cells: dict[tuple[str, str], list[Row]] = {}
+    cells: dict[tuple[str, str, str | None], list[Row]] = {}
     for row in rows:
         if row.case.kind == kind:
-            cells.setdefault((row.case.cell, row.machine), []).append(row)
+            cells.setdefault((row.case.cell, row.machine, (apart or {}).get(row.case_key)), []).append(row)
     lines: list[dict[str, Any]] = []
     for repeats in cells.values():
         repeats.sort(key=lambda row: row.case.process)
@@ -197,7 +214,7 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     names = [name for name in MemorySeries.model_fields if name not in ("mode", "method", "sampled_rss")]
     simulated = {
-        (row.case.arm, row.case.point, row.case.penalty, series.mode): (series.peak_bytes, row.case_key)
+        (*_simulated_as(row), series.mode): (series.peak_bytes, row.case_key)
         for row in rows
         for series in row.simulated
         if row.case.policy == row.case.point.device.partition(":")[0]
@@ -211,9 +228,15 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
             values: dict[str, Any] = (
                 dict.fromkeys(names, math.nan) if series is None else series.model_dump(exclude={"sampled_rss"})
             )
-            peak, key = simulated.get((row.case.arm, row.case.point, row.case.penalty, mode), (math.nan, None))
+            peak, key = simulated.get((*_simulated_as(row), mode), (math.nan, None))
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": peak, "simulated_case_key": key})
     return pd.DataFrame(lines)
+
+
+def _simulated_as(row: Row) -> tuple[object, ...]:
+    """What a measured and a simulated row must share before their bytes are compared."""
+    case = row.case
+    return case.arm, case.point, case.penalty, case.seed, row.machine, row.versions.get("torch")
 
 
 def resident_frame(rows: Sequence[Row]) -> pd.DataFrame:

@@ -218,6 +218,10 @@ class Row(Outcome):
     gpu_state: str | None = Field(default=None, description="nvidia-smi's clocks, temperature and throttle reasons, at the end")
     commit: str = Field(description="git commit, '+dirty' appended if the tree had changes; 'unknown' outside git")
     versions: dict[str, str] = Field(description="of the packages that decide what this case computes")
+    # Absent in rows from before: they keep their text, and with it the digests in reports.
+    source: str | None = Field(
+        default=None, exclude_if=lambda source: source is None, description="hash of the source that measured, part of the key"
+    )
 
 
 class Environment(Record):

@@ -90,7 +90,7 @@ class Run:
     def _measure(self, case: Case, share: int) -> tuple[Outcome, float]:
         job = Job(
             case=case,
-            plugin=str(self.plugin) if self.plugin else None,
+            plugin=str(self.plugin.resolve()) if self.plugin else None,  # the worker starts in another folder
             source_hash=source_hash(case, self.plugin),
             memory_limit_bytes=_available_bytes() // share,
             shared=str(self.store.raw.resolve() / ".shared"),
@@ -139,6 +139,7 @@ class Run:
             gpu_state=None if case.point.device == "cpu" else environment.gpu_state(),
             commit=self.environment.commit + ("+dirty" if self.environment.dirty else ""),
             versions=versions(case),
+            source=source_hash(case, self.plugin),
         )
         self.store.add(row)
         with self._guard:

@@ -29,7 +29,7 @@ class Store:
         self.raw = out / "raw"
         self.rows = self.raw / "rows.jsonl"
         self.environments = self.raw / "environments.jsonl"
-        self.work = self.raw / ".work"
+        self.work = self.raw.resolve() / ".work"  # the processes that measure start in another folder
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -72,7 +72,13 @@ class Store:
         found: dict[str, Status] = {}
         if not self.rows.exists():
             return found
-        for number, line in enumerate(self.rows.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = self.rows.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"out: expected a row in each line of {self.rows}, which is no text; use another folder"
+            ) from error
+        for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
                 key, status = record["case_key"], record["status"]

@@ -31,6 +31,11 @@ _PROBE_ROUNDING = 1e-9  # of float64 through fine grids, with a wide margin
 
 _BASE_FUNCTIONS = {"silu": nn.SiLU, "identity": nn.Identity}
 
+_INSTALL = (
+    "install it with the packages that it does not declare: "
+    "python -m pip install pykan==0.2.8 numpy matplotlib scikit-learn sympy pandas pyyaml tqdm"
+)
+
 
 def from_pykan(model: Any) -> KAN:
     """A :class:`KAN` with the weights, masks, knots and frozen flags of ``model``, on its device and in its dtype.
@@ -86,9 +91,13 @@ def to_pykan(kan: KAN, ckpt_path: str | None = None) -> Any:
             written (``auto_save=False``), by the models that pykan makes of this one neither.
 
     Raises:
+        ImportError: if pykan, or a package that it needs and does not declare, is not installed.
         ValueError: if the base activation or the dtype has no counterpart in pykan.
     """
-    from efficient_kan._pykan_model import Model
+    try:
+        from efficient_kan._pykan_model import Model
+    except ImportError as error:
+        raise ImportError(f"to_pykan() needs pykan, which does not import here ({error}); {_INSTALL}") from error
 
     folder = ckpt_path is None or (isinstance(ckpt_path, (str, os.PathLike)) and str(ckpt_path) != "")
     _checks.require(folder, "ckpt_path", "the name of a folder, or None", ckpt_path)

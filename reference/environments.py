@@ -19,10 +19,20 @@ import tempfile
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from reference.arm import Unsupported
 
 _RECIPE = "recipe.json"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one sentence, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and which options there are."""
+        options = ", ".join(sorted({name for action in self._actions for name in action.option_strings if name[:2] == "--"}))
+        self.exit(2, f"error: {message} (options: {options})\n")
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ def _packages(environment: Path) -> Path:
 
 def main() -> None:
     """Make the environments named on the command line, or all. Exits with status 1 if one of them could not be made."""
-    parser = argparse.ArgumentParser(prog="python -m reference.environments", description="Make the environments of arms.")
+    parser = Parser(prog="python -m reference.environments", description="Make the environments of arms.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(ENVIRONMENTS)}; default: all")
     failures = 0
     for name in parser.parse_args().names or ENVIRONMENTS:

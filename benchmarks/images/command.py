@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import usage
 from benchmarks.images.labels import Task
 
 if TYPE_CHECKING:
@@ -160,10 +160,41 @@ def settings_of(data: Data, network: Network, plan: Plan) -> Settings:
     from benchmarks.images.offline import OFFLINE
     from benchmarks.images.settings import Settings
 
+    _check(data, network, plan, workable=data.data in OFFLINE)
     tiny = data.data in OFFLINE and data.data != "tissue"
     recipe = plan.recipe or ("small" if data.data in OFFLINE else "official")
     chosen = {"stem": "small" if tiny else "imagenet"} | {k: v for k, v in network.fields().items() if v is not None}
     return Settings.of(recipe, **data.fields(), **chosen, **plan.fields(), device=resolve_device(plan.device))
+
+
+# Head -> options of a network that cannot change it; an MLP has the parameters of the KAN, and so follows its grid.
+_OF_A_KAN = ("grid_updates", "penalty", "strength")
+_NOT_OF_HEAD = {"linear": ("hidden", "grid", *_OF_A_KAN), "mlp": _OF_A_KAN, "kan": ()}
+
+
+def _check(data: Data, network: Network, plan: Plan, *, workable: bool) -> None:
+    """Raise ValueError if an option would be ignored, or no device is called so."""
+    head = str(network.fields()["head"])
+    for name in _NOT_OF_HEAD[head]:
+        if getattr(network, name) != getattr(Network(), name):
+            raise ValueError(f"{name}: expected a model that has it, such as resnet18-kan, got {network.model}")
+    if network.strength and network.penalty == "none":
+        raise ValueError(f"strength: expected a penalty to multiply, got {network.strength} with --penalty none")
+    if workable:
+        own = {"root": None, "splits": None, "task": "23"}
+        for name in (name for name, default in own.items() if getattr(data, name) != default):
+            raise ValueError(f"{name}: expected data that has it, hyperkvasir or kvasir_v2, got {data.data}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", plan.device):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {plan.device!r}")
+
+
+def _found(device: str) -> None:
+    """Raise ValueError if torch finds no such GPU."""
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and number >= torch.cuda.device_count():
+        raise ValueError(f"device: expected cpu or a GPU that this torch finds ({torch.cuda.device_count()}), got {device}")
 
 
 def train_images(
@@ -183,31 +214,39 @@ def train_images(
         Steps between checkpoints within an epoch; 0: at the end of each epoch only.
     """
     console = Console(stderr=True)
+    for name, number in (("workers", workers), ("checkpoint_steps", checkpoint_steps)):
+        if number < 0:
+            raise ValueError(f"{name}: expected at least 0, got {number}")
+    settings = settings_of(data, network, plan)
+    if settings.weights and not Path(settings.weights).is_file():
+        raise ValueError(f"weights: expected a file with a state dict, got {settings.weights}, which is none")
     try:
-        settings = settings_of(data, network, plan)
-        images = settings.open()
-    except ValueError as error:
-        _refuse(console, error)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out: expected a folder to write to, got {out}: {error.strerror}") from error
+    _found(settings.device)
+    images = settings.open()
     from benchmarks.images.training import Training
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("steps", total=None)
+    progress = Progress(*columns, TimeRemainingColumn(), console=console)
+    bar = progress.add_task("steps", total=None)
 
-        def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
-            text = f"epoch {epoch + 1} of {settings.epochs}, loss {loss:.3f}"
-            progress.update(bar, total=settings.epochs * steps, completed=epoch * steps + step, description=text)
+    def on_step(epoch: int, step: int, steps: int, loss: float) -> None:
+        text = f"epoch {epoch + 1} of {settings.epochs}, loss {loss:.3f}"
+        progress.update(bar, total=settings.epochs * steps, completed=epoch * steps + step, description=text)
 
-        for problem in images.problems:
-            console.print(str(problem), markup=False, highlight=False)
+    for problem in images.problems:
+        console.print(str(problem), markup=False, highlight=False)
+    training = Training(settings, images, out, workers=workers, checkpoint_steps=checkpoint_steps, on_step=on_step)
+    if training.history:
+        console.print(f"{len(training.history)} epochs are in {out} already")
+    with progress:
         try:
-            training = Training(settings, images, out, workers=workers, checkpoint_steps=checkpoint_steps, on_step=on_step)
-            if training.history:
-                console.print(f"{len(training.history)} epochs are in {out} already")
             trained = training.run()
         except (ValueError, FloatingPointError) as error:
             progress.stop()
-            _refuse(console, error)
+            usage.refuse(error)
     print(f"epoch {trained.epoch + 1} of {trained.epochs}, chosen on the validation set; all results in {out}")
     for part, found in (("validation", trained.validation), ("test", trained.test)):
         print(f"{part:<10} {_line(found.metrics())}")
@@ -236,11 +275,9 @@ def audit_images(data: Data, *, workers: int = 4) -> None:
     from benchmarks.images.sets import FileSet
     from benchmarks.images.settings import Settings
 
-    console = Console(stderr=True)
-    try:
-        images = Settings.of("official", **data.fields()).open(problems="list")
-    except ValueError as error:
-        _refuse(console, error)
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}")
+    images = Settings.of("official", **data.fields()).open(problems="list")
     problems = audit(images, workers) if isinstance(images, FileSet) else []
     for problem in problems:
         print(problem)
@@ -248,8 +285,3 @@ def audit_images(data: Data, *, workers: int = 4) -> None:
     print(f"{len(images)} images usable, {len(problems)} problems, {len(bad)} of which change the data set")
     if bad:
         raise SystemExit(1)
-
-
-def _refuse(console: Console, error: Exception) -> NoReturn:
-    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-    raise SystemExit(2)

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from benchmarks.cases import Penalty, Record
 from benchmarks.images.labels import Task
 from benchmarks.images.offline import OFFLINE, offline
 from benchmarks.images.sets import ImageSet
 from benchmarks.images.trees import HyperKvasir, KvasirV2, OnProblems
+from benchmarks.wrong import wrong
 
 HeadName = Literal["linear", "mlp", "kan"]
 NormalizeName = Literal["none", "layer", "tanh", "batch"]
@@ -129,7 +130,10 @@ class Settings(Record):
         if recipe not in RECIPES:
             raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
         kept = {name: value for name, value in asdict(RECIPES[recipe]).items() if name in ("epochs", "batch", "learning_rate")}
-        return cls.model_validate(kept | {"recipe": recipe} | {k: v for k, v in chosen.items() if v is not None})
+        try:
+            return cls.model_validate(kept | {"recipe": recipe} | {k: v for k, v in chosen.items() if v is not None})
+        except ValidationError as error:
+            raise ValueError(wrong(error)) from error
 
     def open(self, problems: OnProblems = "raise") -> ImageSet:
         """Return the data. Raises ValueError if it is damaged or not found."""

@@ -14,15 +14,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from benchmarks import tasks
 from benchmarks.cases import Axis, Case, Kind, Mode, Penalty, Point, Record, Sweep
 from benchmarks.environment import resolve_device
+from benchmarks.presets.axes import AXES, along
 from benchmarks.presets.images import HeadCosts, Images, head_cost_cases, image_cases
 from benchmarks.study.penalties import CHECKED, PENALTIES
+from benchmarks.wrong import wrong
 
 FOLDER = Path(__file__).parent
 
@@ -103,7 +105,7 @@ class Simulated(Memory):
 
 
 class Frontier(Record):
-    """Largest batch of which a training step fits: for each arm and each width of the lines, other sizes as at the centre.
+    """Largest batch of which a training step fits: for each arm and each of `widths`, other sizes as at the centre.
 
     Simulated as on a GPU: storages count as CUDA's caching allocator hands them out, in multiples of 512 bytes.
     """
@@ -116,7 +118,7 @@ class Frontier(Record):
 
 
 class PenaltyCost(Timing):
-    """Time and memory of a training step with each penalty, at the centre."""
+    """Time and memory of a training step with each penalty, at the centre and along the axes that the user names."""
 
     arms: tuple[str, ...]
     penalties: tuple[Penalty, ...] = ("weight_l1", "sample_l1", "sample_std")
@@ -173,6 +175,9 @@ class Preset(Record):
     sparsity: Sparsity | None = None
     head_cost: HeadCosts | None = None
     images: tuple[Images, ...] = ()
+    asked: dict[Axis, tuple[int, ...]] = Field(
+        default_factory=dict, description="values named by the user: every kind that has the axis is measured at all of them"
+    )
 
 
 def load(name: str) -> Preset:
@@ -183,21 +188,19 @@ def load(name: str) -> Preset:
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file():
         choices = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise ValueError(f"preset: expected one of {choices}, or a .toml file, got {name!r}")
+        what = "which is a folder" if path.is_dir() else "which does not exist"
+        got = f"{name!r}, {what}" if name.endswith(".toml") else f"{name!r}"
+        raise ValueError(f"preset: expected one of {choices}, or a .toml file, got {got}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"preset: expected a file that can be read, got {name}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"preset: expected a file in TOML, got {path.name}: {error}") from error
     try:
         return Preset.model_validate({"name": path.stem} | content)
     except ValidationError as error:
-        raise ValueError(f"preset: expected a file of this schema, got {path.name}: {_texts(error)}") from error
-
-
-def _texts(error: ValidationError) -> str:
-    """What is wrong where, on one line."""
-    found = error.errors(include_url=False)
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in found)
+        raise ValueError(f"preset: expected a file of this schema, got {path.name}: {wrong(error)}") from error
 
 
 def override(
@@ -215,17 +218,18 @@ def override(
 ) -> Preset:
     """Return `preset` with other lines, threads, dtype, device or number of processes.
 
-    A line's values are replaced by those given; if the centre is not among them it moves to their median.
+    A line's values are replaced by those given; if the centre is not among them it moves to their median. Kinds that have no
+    lines of their own are measured at all values too, see `along`; which kinds have which option says `axes.LACKING`.
 
     Raises ValueError if a value is not positive or `device` is neither auto, cpu nor cuda, with or without a number.
     """
     centre, lines = preset.centre.model_dump(), preset.lines.model_dump()
-    given = {"batch": batch, "width": width, "grid": grid, "order": order, "depth": depth}
+    given: dict[Axis, Sequence[int] | None] = {"batch": batch, "width": width, "grid": grid, "order": order, "depth": depth}
     for axis, values in given.items():
         if values is None:
             continue
         if not values or min(values) < 1:
-            raise ValueError(f"{axis}: expected positive whole numbers, got {list(values)}")
+            raise ValueError(f"{axis}: expected positive whole numbers, got {', '.join(map(str, values)) or 'none'}")
         lines[axis] = tuple(values)
         if centre[_CENTRE[axis]] not in values:
             centre[_CENTRE[axis]] = sorted(values)[len(values) // 2]
@@ -236,18 +240,29 @@ def override(
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
     chosen = {"threads": threads, "dtype": dtype, "device": device}
     centre |= {name: value for name, value in chosen.items() if value is not None}
-    changed: dict[str, Record] = {"centre": Centre(**centre), "lines": Lines(**lines)}
+    changed: dict[str, object] = {"centre": Centre(**centre), "lines": Lines(**lines)}
     if processes is not None:
         for kind in ("speed", "penalty_cost"):
             if timing := getattr(preset, kind):
                 changed[kind] = timing.model_copy(update={"processes": processes})
     if width is not None and preset.frontier:
-        changed["frontier"] = preset.frontier.model_copy(update={"widths": tuple(width)})
+        changed["frontier"] = preset.frontier.model_copy(update={"widths": tuple(dict.fromkeys(width))})
+    asked = {axis: tuple(dict.fromkeys(values)) for axis, values in given.items() if values is not None}
+    return preset.model_copy(update=changed | {"asked": preset.asked | asked})
+
+
+def everywhere(preset: Preset, arms: Sequence[str]) -> Preset:
+    """Return `preset` with those of `arms` that it measures at the centre alone measured at all points."""
+    changed: dict[str, object] = {}
+    for kind in ("speed", "memory", "simulated"):
+        section: Speed | Memory | None = getattr(preset, kind)
+        if section and (moved := [arm for arm in section.centre_arms if arm in arms]):
+            changed[kind] = section.model_copy(update={"arms": tuple(dict.fromkeys((*section.arms, *moved)))})
     return preset.model_copy(update=changed)
 
 
 # What the centre calls its place on each axis.
-_CENTRE = {"batch": "batch", "width": "width", "grid": "grid", "order": "spline_order", "depth": "depth"}
+_CENTRE: Mapping[Axis, str] = {"batch": "batch", "width": "width", "grid": "grid", "order": "spline_order", "depth": "depth"}
 
 
 def expand(preset: Preset, only: Sequence[Kind] | None = None, arms: Sequence[str] | None = None) -> list[Case]:
@@ -293,7 +308,7 @@ def _points(preset: Preset) -> Iterator[Placed]:
         "order": preset.lines.order,
         "depth": preset.lines.depth,
     }
-    at: dict[Axis, int] = {axis: getattr(preset.centre, _CENTRE[axis]) for axis in lines}
+    at = _at(preset.centre)
     values: dict[Axis, list[int]] = {axis: sorted({*line, at[axis]}) for axis, line in lines.items()}
     everywhere = tuple(axis for axis in lines if len(values[axis]) > 1)
     yield _point(preset.centre, at), everywhere
@@ -317,6 +332,21 @@ def _points(preset: Preset) -> Iterator[Placed]:
             yield _point(preset.centre, at | dict(zip(sizes, combination, strict=True))), sizes
 
 
+def _at(centre: Centre) -> dict[Axis, int]:
+    """The place of the centre on each axis."""
+    return {axis: getattr(centre, _CENTRE[axis]) for axis in AXES}
+
+
+def _asked_points(preset: Preset, axes: Sequence[Axis]) -> Iterator[Point]:
+    """The centre, and the points on the lines through it that the user named along `axes`."""
+    at = _at(preset.centre)
+    yield _point(preset.centre, at)
+    for axis in axes:
+        for value in sorted(preset.asked.get(axis, ())):
+            if value != at[axis]:
+                yield _point(preset.centre, at | {axis: value})
+
+
 def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:
     return Point(
         batch=at["batch"],
@@ -329,6 +359,7 @@ def _point(centre: Centre, at: Mapping[Axis, int]) -> Point:
     )
 
 
+_TIMING = {"blocks", "budget_s", "warmup", "min_sample_ms", "timeout_s"}
 # How a simulation follows a GPU: its policy, under which this package computes with torch's operations alone, and the multiple
 # of which CUDA's caching allocator hands out memory.
 _ON_CUDA = {"policy": "cuda", "rounding_bytes": 512}
@@ -345,9 +376,8 @@ def _cases(preset: Preset) -> Iterator[Case]:
     centre = points[0][0]
     seed = preset.centre.seed
     on_gpu = centre.device.startswith("cuda")
-    timing = {"blocks", "budget_s", "warmup", "min_sample_ms", "timeout_s"}
     if preset.speed:
-        shared = preset.speed.model_dump(include=timing | {"baseline", "modes"}) | {"kind": "speed", "seed": seed}
+        shared = preset.speed.model_dump(include=_TIMING | {"baseline", "modes"}) | {"kind": "speed", "seed": seed}
         for process in range(preset.speed.processes):
             for point, arm, axes in _measured(preset.speed, points):
                 modes = (preset.speed.centre_modes if point == centre else ()) or preset.speed.modes
@@ -368,30 +398,38 @@ def _cases(preset: Preset) -> Iterator[Case]:
         frontier = preset.frontier
         shared = frontier.model_dump(include={"capacities_gib", "rounding_bytes", "timeout_s"})
         shared |= {"kind": "frontier", "modes": ("step",), "seed": seed, "policy": "cuda"}
-        for width in frontier.widths:
-            point = centre.model_copy(update={"batch": 1, "layers": (width,) * len(centre.layers)})
+        for width, at in product(frontier.widths, _asked_points(preset, ("grid", "order", "depth"))):
+            # Simulated on the CPU whatever the device of the preset: `policy` says which device is followed.
+            point = at.model_copy(update={"batch": 1, "layers": (width,) * len(at.layers), "device": "cpu"})
             for arm in frontier.arms:
                 yield Case(arm=arm, point=point, **shared)
     if preset.penalty_cost:
-        cost = preset.penalty_cost
-        shared = {"modes": ("step",), "seed": seed, "point": centre}
-        timed = cost.model_dump(include=timing) | shared
-        untimed = shared | {"timeout_s": max(cost.timeout_s, preset.memory.timeout_s if preset.memory else 0.0)}
-        for arm, penalty in product(cost.arms, cost.penalties):
-            for process in range(cost.processes):
-                yield Case(kind="penalty_cost", arm=arm, baseline=arm, penalty=penalty, process=process, **timed)
-            yield Case(kind="memory", arm=arm, penalty=penalty, **untimed)
-        for arm in cost.arms:
-            # What the memory of the penalised steps is compared with; often measured above already.
-            modes = preset.memory.modes if preset.memory and "step" in preset.memory.modes else ("step",)
-            yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
+        for point in _asked_points(preset, ("batch", "width", "grid", "order", "depth")):
+            yield from _penalty_costs(preset, preset.penalty_cost, point)
     if preset.sparsity:
-        yield from _sparsity(preset, preset.sparsity)
+        for study in along(preset.sparsity, {"grid": preset.asked.get("grid", ())}):
+            yield from _sparsity(preset, study)
     where = preset.centre.model_dump(include={"device", "threads"})
     if preset.head_cost:
-        yield from head_cost_cases(preset.head_cost, preset.centre.seed, **where)
-    for images in preset.images:
-        yield from image_cases(images, **where)
+        for costs in along(preset.head_cost, preset.head_cost.lines(preset.asked)):
+            yield from head_cost_cases(costs, preset.centre.seed, **where)
+    for declared in preset.images:
+        for images in along(declared, declared.lines(preset.asked)):
+            yield from image_cases(images, **where)
+
+
+def _penalty_costs(preset: Preset, cost: PenaltyCost, point: Point) -> Iterator[Case]:
+    shared: dict[str, Any] = {"modes": ("step",), "seed": preset.centre.seed, "point": point}
+    timed = cost.model_dump(include=_TIMING) | shared
+    untimed = shared | {"timeout_s": max(cost.timeout_s, preset.memory.timeout_s if preset.memory else 0.0)}
+    for arm, penalty in product(cost.arms, cost.penalties):
+        for process in range(cost.processes):
+            yield Case(kind="penalty_cost", arm=arm, baseline=arm, penalty=penalty, process=process, **timed)
+        yield Case(kind="memory", arm=arm, penalty=penalty, **untimed)
+    for arm in cost.arms:
+        # What the memory of the penalised steps is compared with; often measured above already.
+        modes = preset.memory.modes if preset.memory and "step" in preset.memory.modes else ("step",)
+        yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
 
 
 def _measured(section: Speed | Memory, points: Sequence[Placed]) -> Iterator[tuple[Point, str, tuple[Axis, ...]]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from benchmarks.cases import Backbone, Case, ImageStudy, Penalty, Point, Record
+from benchmarks.cases import Axis, Backbone, Case, ImageStudy, Penalty, Point, Record
 from benchmarks.images.labels import KVASIR_V2, task_classes
 
 Head = Literal["linear", "mlp", "kan"]
 Preparation = Literal["none", "layer", "tanh", "batch", "update_grid"]
+_HEAD_FIELDS: Mapping[Axis, str] = {"batch": "batch", "grid": "grid", "order": "spline_order"}
 _CLASSES = {"digits": 10, "mnist5k": 10, "lfw_subset": 2, "tissue": 2, "kvasir_v2": len(KVASIR_V2)}
 
 
@@ -44,6 +45,11 @@ class Images(Record):
     end_to_end_seeds: tuple[int, ...] = ()
     end_to_end_timeout_s: float = Field(default=600.0, gt=0)
 
+    def lines(self, asked: Mapping[Axis, Sequence[int]]) -> dict[str, Sequence[Any]]:
+        """Return the values of `asked` by the field that takes them; a head is as wide as its hidden layer."""
+        fields: dict[Axis, str] = {"batch": "batch", "width": "hidden", "grid": "grid", "order": "spline_order"}
+        return {field: asked.get(axis, ()) for axis, field in fields.items()}
+
 
 class HeadCosts(Record):
     """A head of each arm, with the widths `layers`, on each backbone."""
@@ -58,6 +64,17 @@ class HeadCosts(Record):
     budget_s: float = Field(default=10.0, gt=0)
     warmup: int = Field(default=1, ge=1)
     timeout_s: float = Field(gt=0)
+
+    def lines(self, asked: Mapping[Axis, Sequence[int]]) -> dict[str, Sequence[Any]]:
+        """Return the values of `asked` by the field that takes them; a head is as wide as its hidden layers.
+
+        Raises ValueError if a width is asked for and the head has no hidden layer.
+        """
+        first, *hidden, last = self.layers
+        if "width" in asked and not hidden:
+            raise ValueError(f"width: expected a head with hidden layers in head_cost, got the layers {first}, {last}")
+        widths = [(first, *(width for _ in hidden), last) for width in asked.get("width", ())]
+        return {name: asked.get(axis, ()) for axis, name in _HEAD_FIELDS.items()} | {"layers": widths}
 
 
 def image_cases(section: Images, *, device: str, threads: int) -> Iterator[Case]:

@@ -19,7 +19,7 @@ _MANIFEST = "rendered.json"
 _TITLE = "efficient-kan-bench: report"
 
 
-def render(out: Path) -> None:
+def render(out: Path) -> dict[Path, int]:
     """Render the report of `out` from its rows, or those of the machines below it and the pages over them.
 
     `out`/raw/{rows,environments}.jsonl gives `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
@@ -30,17 +30,22 @@ def render(out: Path) -> None:
     leaves the former report as it was. `rendered.json` maps each rendered file to its SHA-256; files that a former
     rendering listed and this one no longer makes are removed, all others are left alone.
 
-    Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
+    Returns the folders that were written, with their numbers of files. Raises ValueError if `out` holds no finished case, a
+    damaged row or one of another schema version, or cannot be written to.
     """
     out = Path(out)
-    below = [] if machines.has_rows(out) else machines.folders(out)
-    if not below:
-        _one(out)
-        return
-    parts = [_one(folder) for folder in below]
+    folders = machines.reports(out)
+    parts = [_one(folder) for folder in folders]
+    if folders == [out]:
+        return {out: _written(out)}
     with _aside(out) as aside:
         (aside / "README.md").write_text(machines.page(parts), encoding="utf-8")
         (aside / "index.html").write_text(html.index(parts, _TITLE), encoding="utf-8")
+    return {folder: _written(folder) for folder in (*folders, out)}
+
+
+def _written(out: Path) -> int:
+    return len(json.loads((out / _MANIFEST).read_text(encoding="utf-8"))) + 1
 
 
 def _one(out: Path) -> html.Part:
@@ -98,7 +103,11 @@ def frames(out: Path) -> dict[str, pd.DataFrame]:
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """Give a folder to render into; what it holds at the end without an error takes the place of the former report."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".render-") as name:
+    try:
+        made = tempfile.TemporaryDirectory(dir=out, prefix=".render-")
+    except OSError as error:
+        raise ValueError(f"out: expected a folder to write to, got {out}: {error.strerror}") from error
+    with made as name:
         aside = Path(name)
         yield aside
         _move(aside, out)
@@ -108,10 +117,20 @@ def _move(aside: Path, out: Path) -> None:
     files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
     digests = {name: hashlib.sha256((aside / name).read_bytes()).hexdigest() for name in files}
     former = out / _MANIFEST
-    stale = set(json.loads(former.read_text(encoding="utf-8"))) - set(files) if former.exists() else set()
+    stale = _listed(former) - set(files)
     (aside / _MANIFEST).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
     for name in [*files, _MANIFEST]:
         (out / name).parent.mkdir(exist_ok=True)
         (aside / name).replace(out / name)
     for name in stale:
         (out / name).unlink(missing_ok=True)
+
+
+def _listed(manifest: Path) -> set[str]:
+    """The files that a former rendering wrote. Raises ValueError if its list is damaged."""
+    if not manifest.exists():
+        return set()
+    try:
+        return set(dict(json.loads(manifest.read_text(encoding="utf-8"))))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"out: expected the list of a former rendering, got {manifest}; remove it and render again") from error

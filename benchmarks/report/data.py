@@ -1,14 +1,12 @@
 """Stored rows as the frames that tables and figures share.
 
-A *setting* is what must be equal before two points belong into one figure: machine, device, dtype, threads, and the version of
-torch. A *line* is a series of points along one axis (batch, width, grid size, spline order or depth) with every other size
-fixed.
+A *setting* is what must be equal before two points belong into one figure, see `benchmarks.report.settings`. A *line* is a
+series of points along one axis (batch, width, grid size, spline order or depth) with every other size fixed.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,8 @@ import pandas as pd
 
 from benchmarks import results
 from benchmarks.cases import Case
+from benchmarks.report.settings import Settings, place, settings
+from benchmarks.report.settings import slug as slug
 from benchmarks.rows import Environment, Row
 
 # Axis -> (column along it, columns that are fixed on one of its lines).
@@ -28,6 +28,7 @@ AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "order": ("spline_order", ("batch", "layers", "grid_size")),
     "depth": ("depth", ("batch", "width", "grid_size", "spline_order")),
 }
+_CELL = ["setting", "kind", "arm", "penalty", "batch", "layers", "grid_size", "spline_order"]
 POINT = ["setting", "batch", "layers", "grid_size", "spline_order"]
 _PACKAGES = (
     *("torch", "numpy", "numba", "scipy", "pandas", "matplotlib"),
@@ -73,6 +74,7 @@ class Data:
     frontier: pd.DataFrame = field(repr=False)
     sparsity: pd.DataFrame = field(repr=False)
     noise_floor: float
+    settings: Settings = field(repr=False)
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -86,40 +88,71 @@ def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment]]:
     Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
     """
     if not (out / "raw" / "rows.jsonl").is_file():
-        raise ValueError(f"out: expected a folder with raw/rows.jsonl, got {out}")
+        raise ValueError(
+            f"out: expected a folder with raw/rows.jsonl, got {out}" + ("" if out.exists() else ", which does not exist")
+        )
     stored = results.load_rows(out)
     if not stored:
         raise ValueError(f"out: expected at least one finished case in raw/rows.jsonl, got an empty file in {out}")
     environments = results.load_environments(out)
-    rows = _newest(stored)
+    rows = _newest(stored, environments)
     return rows, len(stored) - len(rows), environments
 
 
 def load(out: Path) -> Data:
     """Read `out`/raw. Raises ValueError if it holds no finished case."""
     rows, superseded, environments = current_rows(out)
-    settings = _settings(rows)
+    named = settings(rows, environments)
     presets = {row.case_key: row.preset for row in rows}
+    finished = {row.case_key: row.finished_at for row in rows}
 
-    def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    def labelled(frame: pd.DataFrame, *further: str) -> pd.DataFrame:
         if frame.empty:
             return frame
-        return frame.assign(setting=frame["case_key"].map(settings), preset=frame["case_key"].map(presets))
+        frame = frame.assign(setting=frame["case_key"].map(named.names), preset=frame["case_key"].map(presets))
+        return newest_lines(frame, [*_CELL, *further], finished) if further else frame
 
+    memory = labelled(results.memory_frame(rows), "mode")
+    resident = labelled(results.resident_frame(rows))
+    if not resident.empty:
+        shown = set(zip(memory["case_key"], memory["mode"], strict=True))
+        resident = resident[[key in shown for key in zip(resident["case_key"], resident["mode"], strict=True)]]
     return Data(
         rows=rows,
         superseded=superseded,
         environments=environments,
         cases=labelled(results.rows_frame(rows)),
-        speed=_judged(labelled(results.speed_frame(rows))),
-        penalty_cost=labelled(results.speed_frame(rows, "penalty_cost")),
-        memory=labelled(results.memory_frame(rows)),
-        resident=labelled(results.resident_frame(rows)),
-        simulated=labelled(results.simulated_frame(rows)),
-        frontier=labelled(results.frontier_frame(rows)),
-        sparsity=labelled(results.sparsity_frame(rows)),
+        speed=_judged(labelled(results.speed_frame(rows, apart=named.names), "baseline", "mode")),
+        penalty_cost=labelled(results.speed_frame(rows, "penalty_cost", apart=named.names), "mode"),
+        memory=memory,
+        resident=resident,
+        simulated=_named_apart(labelled(results.simulated_frame(rows), "mode", "policy", "name")),
+        frontier=labelled(results.frontier_frame(rows), "capacity_gib", "policy"),
+        sparsity=labelled(results.sparsity_frame(rows), "task", "seed", "strength", "layers"),
         noise_floor=results.noise_floor(rows),
+        settings=named,
     )
+
+
+def newest_lines(frame: pd.DataFrame, columns: Sequence[str], finished: Mapping[str, str]) -> pd.DataFrame:
+    """Return `frame` without the lines that a later case measured again: of those with equal `columns` the newest stays.
+
+    Cases overlap where presets ask for other modes, seeds or capacities at one point.
+    """
+    order = np.argsort(frame["case_key"].map(finished).to_numpy(dtype=str), kind="stable")
+    again = frame.iloc[order].duplicated(list(columns), keep="last").to_numpy()
+    return frame[~again[np.argsort(order)]] if again.any() else frame
+
+
+def _named_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the sizes to a name that presets gave to several points."""
+    if frame.empty:
+        return frame
+    sizes = pd.Series(
+        [f"B = {b}, {layers}, G = {g}, k = {k}" for b, layers, g, k in frame[POINT[1:]].itertuples(index=False)], frame.index
+    )
+    several = sizes.groupby(frame["name"]).transform("nunique").gt(1) & frame["name"].notna()
+    return frame.assign(name=frame["name"].where(~several, frame["name"] + " (" + sizes + ")")) if several.any() else frame
 
 
 def machines(data: Data) -> list[str]:
@@ -145,35 +178,41 @@ def package_versions(environment: Environment) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(named.items()))
 
 
-def _newest(rows: Sequence[Row]) -> list[Row]:
+def _newest(rows: Sequence[Row], environments: Mapping[str, Environment]) -> list[Row]:
     """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions.
 
-    A sweep replaces one of other strengths: together they would give a penalty more strengths to choose from than others have.
+    A sweep replaces one of other strengths, whatever its seeds: together they would give a penalty more strengths to choose
+    from than others have. Of the processes that repeat a cell those stay that ran what the newest one ran: a median over two
+    versions of the code would be of neither.
     """
-    latest: dict[tuple[str, int, str], Row] = {}
+    latest: dict[tuple[object, ...], Row] = {}
+    cells: dict[tuple[object, ...], Row] = {}
+    sweeps: dict[tuple[object, ...], Row] = {}
     for row in sorted(rows, key=lambda row: row.finished_at):
-        latest[_without_strengths(row.case).cell, row.case.process, row.machine] = row
-    kept = {row.case_key for row in latest.values()}
+        where = place(row, environments)
+        latest[_without(row.case, "strengths").cell, row.case.process, where] = row
+        cells[row.case.cell, where] = row
+        if row.case.sweep:
+            sweeps[_without(row.case, "strengths", "seeds").cell, where] = row
+
+    def stays(row: Row) -> bool:
+        where = place(row, environments)
+        newest = cells[row.case.cell, where]
+        if newest.versions != row.versions or (newest.source and row.source and newest.source != row.source):
+            return False
+        if row.case.sweep is None:
+            return True
+        other = sweeps[_without(row.case, "strengths", "seeds").cell, where].case.sweep
+        return other is not None and other.strengths == row.case.sweep.strengths
+
+    kept = {row.case_key for row in latest.values() if stays(row)}
     return [row for row in rows if row.case_key in kept]
 
 
-def _without_strengths(case: Case) -> Case:
+def _without(case: Case, *names: str) -> Case:
     if case.sweep is None:
         return case
-    return case.model_copy(update={"sweep": case.sweep.model_copy(update={"strengths": ()})})
-
-
-def _settings(rows: Sequence[Row]) -> dict[str, str]:
-    machines = {row.machine for row in rows}
-    torches = {row.versions.get("torch", "unknown") for row in rows}
-    names = {}
-    for row in rows:
-        p = row.case.point
-        words = [p.device, p.dtype, f"{p.threads} thread{'s' * (p.threads > 1)}"]
-        words += [f"torch {row.versions.get('torch', 'unknown')}"] if len(torches) > 1 else []
-        words += [row.machine] if len(machines) > 1 else []
-        names[row.case_key] = ", ".join(words)
-    return names
+    return case.model_copy(update={"sweep": case.sweep.model_copy(update=dict.fromkeys(names, ()))})
 
 
 def with_floor(frame: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
@@ -238,8 +277,3 @@ def centre(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     crossing = frame[[f"on_{axis}" for axis in AXES]].sum(axis=1)
     return frame[crossing == crossing.groupby(frame["setting"]).transform("max")]
-
-
-def slug(text: str) -> str:
-    """Return `text` as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(" = ", "")).strip("-")

@@ -144,6 +144,7 @@ def _penalties(costs: pd.DataFrame) -> Iterator[str]:
             name = PENALTIES.get(str(record["penalty"]), record["penalty"])
             shown.append(f"`{name}` {_interval({str(k): v for k, v in record.items()})} times as long{peak}")
         where = _where(dict(zip(POINT, key, strict=True)))
+        where += f"; {key[0]}" if costs["setting"].nunique() > 1 else ""
         yield f"A penalty makes a training step of `{BASELINE}` take: {'; '.join(shown)} ({where}). {_table('penalty_cost')}"
 
 
@@ -153,9 +154,10 @@ def _job(table: Table) -> Iterator[str]:
     if frame.empty:
         return
     main = (frame["candidate"] == frame["candidate"].iloc[0]) & (frame["reference"] == frame["reference"].iloc[0])
+    of = f" ({table.setting})" if table.setting else ""
     lines = [
         "Does L1 on the weights do the job of L1 on the samples? Test error at equal numbers of edges, against that with L1 on "
-        f"the samples. {_table(table.name)}"
+        f"the samples{of}. {_table(table.name)}"
     ]
     for record, effect in zip(frame[main].to_dict("records"), sparsity.percent(frame[main]), strict=True):
         counts = "" if pd.isna(record["tasks"]) else f" (tasks × seeds: {record['tasks']:.0f} × {record['seeds']:.0f})"
@@ -175,7 +177,8 @@ def _images(frame: pd.DataFrame) -> Iterator[str]:
     keys = ["setting", "data", "task", "fold", "scope", "backbone"]
     compared = frame[(frame["penalty"] == "none") & frame["over_mlp"].notna()]
     for key, part in compared.groupby(keys, sort=False):
-        _, data, _, fold, scope, backbone = key
+        setting, data, _, fold, scope, backbone = key
+        backbone = f"{backbone}; {setting}" if frame["setting"].nunique() > 1 else backbone
         kan, linear = (part[part["head"] == head] for head in ("kan", "linear"))
         if kan.empty:
             continue
@@ -204,12 +207,13 @@ def _named(frame: pd.DataFrame) -> Iterator[str]:
     if frame.empty:
         return
     steps = frame[(frame["mode"] == _fullest(frame)) & frame["peak_bytes"].notna()]
-    for (_, name), part in steps.groupby(["setting", "name"], sort=False):
+    for (setting, name, _), part in steps.groupby(["setting", "name", "policy"], sort=False):
+        of = f"; {setting}" if frame["setting"].nunique() > 1 else ""
         first = {str(k): v for k, v in part.to_dict("records")[0].items()}
         peaks = ", ".join(f"`{a}` {number(b / 2**30)}" for a, b in zip(part["arm"], part["peak_bytes"], strict=True))
         yield (
-            f"*{name}* ({_where(first)}), simulated, nothing computed: a {MODES[str(first['mode'])]} needs, in GiB, {peaks}. "
-            f"{_table('simulated')}"
+            f"*{name}* ({_where(first)}{of}), simulated, nothing computed: a {MODES[str(first['mode'])]} needs, in GiB, "
+            f"{peaks}. {_table('simulated')}"
         )
 
 
@@ -217,7 +221,8 @@ def _frontier(frame: pd.DataFrame) -> Iterator[str]:
     """The largest batch at the smallest memory and the largest width at which every arm that has one at all is above zero."""
     if frame.empty:
         return
-    for setting, part in frame.groupby("setting", sort=False):
+    keys = [name for name in ("setting", "depth", "grid_size", "spline_order", "policy") if name in frame]
+    for (setting, *_), part in frame.groupby(keys, sort=False):
         least = part[part["capacity_gib"] == part["capacity_gib"].min()]
         without = [arm for arm, at in least.groupby("arm", sort=False) if at["largest_batch"].isna().all()]
         least = least[~least["arm"].isin(without)]

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from benchmarks.report.cells import code, number, numbers, parts_of
-from benchmarks.report.data import Data
+from benchmarks.report.data import Data, newest_lines
 from benchmarks.report.style import BLUE, GREY, VERMILION, WIDTH_INCHES, Look
 from benchmarks.report.tables import Table
 from benchmarks.stats import paired_ratio
@@ -65,7 +65,8 @@ def runs_frame(data: Data) -> pd.DataFrame:
         missing = dict.fromkeys(measured, math.nan) | {"diverged": False}
         for (penalty, strength), seed in product(study.penalties, study.seeds):
             lines.append(shared | dict(zip(names, (seed, penalty, strength), strict=True)) | missing)
-    return pd.DataFrame(lines)
+    finished = {row.case_key: row.finished_at for row in data.rows}
+    return newest_lines(pd.DataFrame(lines), [*_GROUP, "seed"], finished) if lines else pd.DataFrame()
 
 
 def summarised(runs: pd.DataFrame) -> pd.DataFrame:
@@ -153,9 +154,10 @@ def published(data: Data) -> Table:
     ]
     own = runs[(runs["data"] == "hyperkvasir") & (runs["task"] == "23") & (runs["penalty"] == "none")]
     own = own[own["accuracy"].notna()]
-    for key, part in own.groupby(["backbone", "scope", "head", "preparation"], sort=False):
-        backbone, scope, head, preparation = map(str, key)
+    for key, part in own.groupby(["setting", "backbone", "scope", "head", "preparation"], sort=False):
+        setting, backbone, scope, head, preparation = map(str, key)
         name = f"{backbone}, {head}, {preparation}, {scope.replace('_', ' ')}"
+        name += f" ({setting})" if own["setting"].nunique() > 1 else ""
         means: dict[str, Any] = {column: part[column].astype(float).mean() for column in columns}
         lines.append({"network": name, "source": f"this suite, folds {part['fold'].nunique()}", "runs": len(part)} | means)
     frame = pd.DataFrame(lines)
@@ -185,6 +187,7 @@ def head_cost(data: Data) -> Table:
                 "batch": point.batch,
                 "layers": "-".join(map(str, point.layers)),
                 "grid_size": point.grid_size,
+                "spline_order": point.spline_order,
                 "head_parameters": cost.head_parameters,
                 "parameter_share": cost.head_parameters / cost.whole_parameters,
                 "head_ms": float(np.median(times[0])),
@@ -202,7 +205,12 @@ def head_cost(data: Data) -> Table:
     if frame.empty:
         return Table("head_cost", frame, {})
     shares = zip(frame["time_share"], frame["time_share_low"], frame["time_share_high"], strict=True)
-    view = {
+    several = {"setting": list(frame["setting"])} if frame["setting"].nunique() > 1 else {}
+    orders = frame["spline_order"].nunique() > 1
+    frame = frame if orders else frame.drop(columns="spline_order")
+    several |= {"k": [str(order) for order in frame["spline_order"]]} if orders else {}
+    several |= {"G": [str(size) for size in frame["grid_size"]]} if frame["grid_size"].nunique() > 1 else {}
+    view = several | {
         "network": [f"{b}, B = {n}" for b, n in zip(frame["backbone"], frame["batch"], strict=True)],
         "head": [f"`{arm}` {layers}" for arm, layers in zip(frame["arm"], frame["layers"], strict=True)],
         "parameters (share)": [

@@ -25,15 +25,23 @@ def folders(out: Path) -> list[Path]:
     return sorted(path.parent.parent for path in out.glob("*/raw/rows.jsonl") if path.parent.parent.name not in _NOT_RESULTS)
 
 
-def only_report(out: Path) -> Path:
-    """Return `out` if it holds rows, or the one folder below that does.
+def reports(out: Path) -> list[Path]:
+    """Return `out` if it holds rows, else the folders below that do.
 
-    Raises ValueError if several do.
+    Raises ValueError if there are none.
     """
-    found = [] if has_rows(out) else folders(out)
-    if len(found) > 1:
-        raise ValueError(f"out: expected the report of one machine, one of {', '.join(map(str, found))}, got {out}")
-    return found[0] if found else out
+    found = [out] if has_rows(out) else folders(out)
+    if not found:
+        raise ValueError(f"out: expected a folder with raw/rows.jsonl, or one of several machines, got {described(out)}")
+    return found
+
+
+def described(out: Path) -> str:
+    """The folder `out` in a message: that it is not there, if so, and that rows of a trial run lie below, if they do."""
+    if not out.exists():
+        return f"{out}, which does not exist"
+    trials = [str(out / name) for name in _NOT_RESULTS if has_rows(out / name)]
+    return f"{out}" + (f"; trial runs are in {', '.join(trials)}" if trials else "")
 
 
 def page(parts: Sequence[Part]) -> str:

@@ -9,7 +9,6 @@ from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, POINT, Data, machines, package_versions, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
-from benchmarks.report.ids import table_caption
 from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
 from benchmarks.report.sparsity import Study
@@ -183,14 +182,14 @@ def _figure(entry: Entry, sources: Mapping[tuple[str, str], Source]) -> str:
 def _shown(table: Table, sources: Mapping[tuple[str, str], Source]) -> str:
     """The table with its links, without its lines if they are too many to read here."""
     short = len(table.frame) <= _SHORT
-    return "\n\n".join([*([table.markdown()] if short else []), _files(table.name, sources)])
+    return "\n\n".join([*([table.markdown()] if short else []), _files(table, sources)])
 
 
-def _files(name: str, sources: Mapping[tuple[str, str], Source]) -> str:
+def _files(table: Table, sources: Mapping[tuple[str, str], Source]) -> str:
     links = ", ".join(
-        f"[{word}](tables/{name}.{suffix})" for word, suffix in (("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex"))
+        f"[{word}](tables/{table.name}.{suffix})" for word, suffix in (("CSV", "csv"), ("Markdown", "md"), ("LaTeX", "tex"))
     )
-    return f"*{table_caption(name)}* {links}\n\n{sources['table', name].line}"
+    return f"*{table.caption}* {links}\n\n{sources['table', table.name].line}"
 
 
 def _failures(data: Data, table: Table, sources: Mapping[tuple[str, str], Source]) -> str:

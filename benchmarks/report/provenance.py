@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmarks.report.data import POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
-from benchmarks.report.ids import figure_id, table_caption, table_id
+from benchmarks.report.ids import figure_id, table_id
 from benchmarks.report.tables import BASELINE, Table
 from benchmarks.rows import SCHEMA_VERSION, Row
 
@@ -72,7 +72,7 @@ def write(data: Data, tables: Iterable[Table], figures: Iterable[Entry], folder:
         _source(data, pd.read_csv(folder / "figures" / f"{entry.name}.csv", dtype=str), entry.caption, folder, entry.name)
         for entry in figures
     ]
-    found += [_source(data, table.frame, table_caption(table.name), folder, table.name, table=True) for table in tables]
+    found += [_source(data, table.frame, table.caption, folder, table.name, table=True) for table in tables]
     for source in found:
         text = json.dumps(asdict(source), indent=1, ensure_ascii=False)
         (folder / source.folder / f"{source.name}.json").write_text(text + "\n", encoding="utf-8")
@@ -142,6 +142,7 @@ def rows_behind(data: Data, frame: pd.DataFrame, kinds: Sequence[str] | None = N
 def _at_the_centre(data: Data) -> pd.DataFrame:
     """The lines of speed and memory that the summary is made of."""
     cases = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
+    cases = data.settings.beside(cases, data.speed)
     keys = set(centre(cases)["case_key"])
     frames = [frame[frame["case_key"].isin(keys)] for frame in (data.speed, data.memory) if not frame.empty]
     return pd.concat(frames, ignore_index=True) if frames else cases

@@ -1,8 +1,9 @@
 """Numbers in a hand-written text, each tied to a cell of a table by a comment right behind it.
 
 `2.21<!-- T1 step_ratio arm=pykan[speed] -->` says: the column `step_ratio` of table T1, in the one line where `arm` is
-`pykan[speed]`. `digits=2` rounds to two significant digits (three are usual), `per=1024` divides first. The report that is
-meant is the one named last before the number; before any, the first: `<!-- numbers from reports/cpu-2core -->`.
+`pykan[speed]`. `digits=2` rounds to two significant digits (three are usual), `per=1024` divides first. Where a report has
+several settings, the id of a table names its own (`T15-cpu-float32-1-thread-g5`), or `setting="..."` that of a line. The report
+that is meant is the one named last before the number; before any, the first: `<!-- numbers from reports/cpu-2core -->`.
 
 A number that no row holds names a file and the piece of it that says the number, `1.2<!-- in tests/test_memory.py: <= 1.2 -->`.
 `<!-- by hand -->` marks what nothing can check, such as the number of an equation.
@@ -19,19 +20,34 @@ import pandas as pd
 
 from benchmarks.report.cells import number
 
-_MARKED = re.compile(r"(?P<shown>[^\s<>()*|]+)(?P<stars>\**)<!-- (?P<query>T\d+ [^>]*?) -->")
+_MARKED = re.compile(r"(?P<shown>[^\s<>()*|]+)(?P<stars>\**)<!-- (?P<query>T\d+(?:-[\w-]+)? [^>]*?) -->")
 _REPORT = re.compile(r"<!-- numbers from (\S+) -->")
 _SOURCED = re.compile(r"(?P<shown>[^\s<>()*|]+)\**<!-- in (?P<file>\S+): (?P<piece>.*?) -->")
 _NUMBER = re.compile(r"\d+e-?\d+|\d[\d.,]*\d|\d")
 # What a reader does not read as a number of the text: code, targets of links, comments and what they mark, words with digits.
 _NOT_PROSE = re.compile(
-    r"```.*?```|`[^`]*`|\]\([^)]*\)|(?P<marked>[^\s<>()*|]+\**<!-- (?:T\d+ [^>]*?|in \S+: [^\n]*?|by hand) -->)|"
-    r"<!--.*?-->|[A-Za-z_]\w*\d\w*",
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|"
+    r"(?P<marked>[^\s<>()*|]+\**<!-- (?:T\d+(?:-[\w-]+)? [^>]*?|in \S+: [^\n]*?|by hand) -->)|<!--.*?-->|[A-Za-z_]\w*\d\w*",
     re.DOTALL,
 )
 _OPTIONS = ("digits", "per")
 
 Frames = Mapping[str, pd.DataFrame]  # tables by id
+
+
+def read(file: Path) -> str:
+    """Return the text of `file`. Raises ValueError if it cannot be read, or holds no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"file: expected a text in UTF-8, got {file}") from error
+    except OSError as error:
+        raise ValueError(f"file: expected a Markdown file that can be read, got {file}: {error.strerror}") from error
+
+
+def count(text: str) -> int:
+    """Return how many numbers of `text` are marked."""
+    return len(_MARKED.findall(text))
 
 
 def filled(text: str, frames: Callable[[Path], Frames], root: Path) -> str:

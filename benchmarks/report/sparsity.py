@@ -186,6 +186,10 @@ def tables(study: Study, *, named: bool = False) -> Iterator[Table]:
     """All tables of the study, in the order of the page; `named` after the setting, where there are several."""
     for table in (_verdicts, _against_none, _by_task, _ends, _cross_check, _declared):
         made = table(study)
+        if named and not made.frame.empty:
+            frame = made.frame.copy()
+            frame.insert(0, "setting", study.setting)
+            made = replace(made, frame=frame, setting=study.setting)
         yield replace(made, name=f"{made.name}-{slug(study.setting)}") if named else made
 
 

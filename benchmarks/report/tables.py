@@ -30,11 +30,17 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Table:
-    """`frame` is written as CSV, `view` is shown."""
+    """`frame` is written as CSV, `view` is shown; `setting` is that of the whole table, where there are several."""
 
     name: str
     frame: pd.DataFrame = field(repr=False)
     view: View = field(repr=False)
+    setting: str = ""
+
+    @property
+    def caption(self) -> str:
+        """What the table shows, and of which setting."""
+        return table_caption(self.name) + (f" Setting: {self.setting}." if self.setting else "")
 
     def markdown(self) -> str:
         """Return the view as a Markdown table."""
@@ -44,14 +50,15 @@ class Table:
         """Write `folder`/<name>.csv, .md and .tex."""
         (folder / f"{self.name}.csv").write_bytes(csv(self.frame))
         (folder / f"{self.name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
-        text = latex(self.view, table_caption(self.name), f"tab:{table_id(self.name)}")
+        text = latex(self.view, self.caption, f"tab:{table_id(self.name)}")
         (folder / f"{self.name}.tex").write_text(text, encoding="utf-8")
 
 
 def summary(data: Data) -> Table:
     """Every arm at the centre points: times, ratio of the most complete mode, peak memory."""
     keys = [*POINT, "arm"]
-    cases = centre(data.cases[data.cases["kind"].isin(["speed", "memory"])])
+    cases = data.cases[data.cases["kind"].isin(["speed", "memory"])]
+    cases = centre(data.settings.beside(cases, data.speed))
     cases = cases[cases["penalty"] == "none"]
     frame = cases.groupby(keys, sort=False).agg(
         division=("division", "first"),
@@ -60,7 +67,7 @@ def summary(data: Data) -> Table:
     )
     peaks = cases[cases["kind"] == "memory"].groupby(keys)["status"].first().rename("memory_status")
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
-    memory_frame = plain_memory(data)
+    memory_frame = data.settings.beside(plain_memory(data), data.speed)
     for mode in MODES:
         frame = _joined(frame, data.speed, mode, keys, ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict"])
         frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
@@ -89,15 +96,15 @@ def summary(data: Data) -> Table:
 
 def equivalence(data: Data) -> Table:
     """The tensor of each arm and dtype that came nearest to its limit, over all points."""
-    keys = ["arm", "dtype"]
-    gated = data.cases[data.cases["gate_passed"].notna()]
+    gated = data.settings.base(data.cases[data.cases["gate_passed"].notna()])
+    keys = [*(["setting"] if gated["setting"].nunique() > 1 else []), "arm", "dtype"]
     share = (gated["gate_error"].astype(float) / gated["gate_limit"].astype(float)).fillna(math.inf)
     gated = gated.assign(share=share, gate_passed=gated["gate_passed"].astype(bool))
     counts = gated.groupby(keys).agg(cases=("share", "size"), passed=("gate_passed", "sum")).reset_index()
     worst = gated.sort_values("share", kind="stable").drop_duplicates(keys, keep="last").sort_values(keys)
-    columns = [*keys, "gate_tensor", "gate_error", "gate_limit", "share", *POINT, "case_key"]
+    columns = list(dict.fromkeys([*keys, "gate_tensor", "gate_error", "gate_limit", "share", *POINT, "case_key"]))
     frame = worst[columns].merge(counts, on=keys, validate="one_to_one")
-    view = {
+    view = _setting(frame) | {
         "arm": code(frame["arm"]),
         "dtype": list(frame["dtype"]),
         "cases passed": [f"{p} of {n}" for p, n in zip(frame["passed"], frame["cases"], strict=True)],
@@ -220,7 +227,7 @@ def penalty_costs(data: Data) -> pd.DataFrame:
     times = times[[*keys, *values, "status", "reason", "case_key"]]
     if data.memory.empty:
         return times.assign(peak_mib=math.nan, memory_ratio=math.nan, memory_status="", memory_reason="", memory_case_key="")
-    peaks = _against(data.memory, "penalty", "none", [*POINT, "arm", "mode"])
+    peaks = _against(data.settings.beside(data.memory, data.penalty_cost), "penalty", "none", [*POINT, "arm", "mode"])
     renamed = {name: f"memory_{name}" for name in ("status", "reason", "case_key")}
     return times.merge(peaks[[*keys, "peak_mib", "memory_ratio", *renamed]].rename(columns=renamed), on=keys, how="left")
 

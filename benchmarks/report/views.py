@@ -113,6 +113,8 @@ def _simulated(data: Data) -> Iterator[View]:
     if not data.simulated.empty:
         named = data.simulated[data.simulated["name"].notna()]
         frame = _moded(named.assign(peak_gib=named["peak_bytes"] / 2**30))
+        if frame["policy"].nunique() > 1:
+            frame["name"] = frame["name"] + ", as on " + frame["policy"]
         shown = (Shown("peak_gib", "simulated peak memory (GiB)"),)
         filters = _SETTING | {"mode": "What runs"}
         yield View("simulated", "Simulated", frame, "name", {"": "case"}, shown, filters, _STEP, names=True)
@@ -121,6 +123,9 @@ def _simulated(data: Data) -> Iterator[View]:
             capacity=data.frontier["capacity_gib"].map("{} GiB".format),
             line="G = " + data.frontier["grid_size"].astype(str) + ", k = " + data.frontier["spline_order"].astype(str),
         )
+        for column, text in (("depth", "{} layers"), ("policy", "as on {}")):
+            if frame[column].nunique() > 1:
+                frame["line"] = frame["line"] + ", " + frame[column].map(text.format)
         shown = (Shown("largest_batch", "largest batch that fits (samples)"),)
         filters = _SETTING | {"line": "Fixed sizes", "capacity": "Memory"}
         yield View("frontier", "Simulated", frame, "width", {"": _AXES["width"]}, shown, filters)

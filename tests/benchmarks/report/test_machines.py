@@ -90,12 +90,13 @@ def test_rendering_over_machines_again_changes_nothing_and_restores_what_is_gone
     assert contents() == before
 
 
-def test_a_folder_that_means_one_report_is_found_and_several_are_refused(two: Path, tmp_path: Path) -> None:
-    assert machines.only_report(two / "cpu-2core") == two / "cpu-2core"
-    with pytest.raises(ValueError, match=r"out: expected the report of one machine, one of .*cpu-2core, .*nvidia-h100, got"):
-        machines.only_report(two)
-    (two / "nvidia-h100" / "raw" / "rows.jsonl").unlink()
-    assert machines.only_report(two) == two / "cpu-2core"
+def test_the_reports_of_a_folder_are_its_own_or_those_below(two: Path, tmp_path: Path) -> None:
+    assert machines.reports(two / "cpu-2core") == [two / "cpu-2core"]
+    assert machines.reports(two) == [two / "cpu-2core", two / "nvidia-h100"]
+    with pytest.raises(
+        ValueError, match=r"out: expected a folder with raw/rows.jsonl, or one of several machines, got .*nowhere"
+    ):
+        machines.reports(tmp_path / "nowhere")
 
 
 def test_a_run_without_a_folder_goes_to_that_of_its_machine(

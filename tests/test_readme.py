@@ -1,0 +1,96 @@
+"""Every example and command of README.md runs as it stands, measuring ones up to the point where they would measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.readme_lines import ROOT, blocks, check, commands
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+_ROWS = 40  # of each machine and kind: enough for every command, and read in no time
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with README.md and a copy of the committed reports, of whose rows only the first of each kind are kept."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (folder / "README.md").write_text(README, encoding="utf-8")
+    for report in sorted(path.parent.parent for path in (ROOT / "reports").glob("*/raw/rows.jsonl")):
+        copy = folder / "reports" / report.name
+        for part in ("figures", "tables"):
+            (copy / part).mkdir(parents=True)
+            for path in (report / part).glob("*.json"):
+                shutil.copy(path, copy / part)
+        (copy / "raw").mkdir()
+        shutil.copy(report / "raw" / "environments.jsonl", copy / "raw")
+        counts: dict[str, int] = {}
+        paths = (copy / "raw" / "rows.jsonl", report / "raw" / "rows.jsonl")
+        with paths[0].open("w", encoding="utf-8") as kept, paths[1].open(encoding="utf-8") as rows:
+            for line in rows:
+                kind = json.loads(line)["case"]["kind"]
+                counts[kind] = counts.get(kind, 0) + 1
+                if counts[kind] <= _ROWS and kind in ("speed", "memory"):
+                    kept.write(line)
+    smallest = min((folder / "reports").glob("*"), key=lambda path: (path / "raw" / "rows.jsonl").stat().st_size)
+    for name in ("first", "second"):  # what `compare` is given: the same rows twice, outside of the reports
+        shutil.copytree(smallest / "raw", folder / "compared" / name / "raw")
+    return folder
+
+
+@pytest.mark.parametrize("block", blocks(README, "python"), ids=lambda block: block.strip().splitlines()[0][:40])
+def test_an_example_runs_in_a_fresh_process(block: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", commands(README))
+def test_a_command_runs(
+    command: str, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkout)
+    check(command)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_readme_has_examples_and_commands() -> None:
+    assert blocks(README, "python")
+    assert len(commands(README)) > 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m benchmarks plan --nosuch 3",
+        "python -m benchmarks nosuch",
+        "python -m benchmarks export --out nowhere times.json",
+        "nox -s nosuch",
+        "nox -s bench -- --preset nosuch",
+        "python -m pip install '.[nosuch]'",
+        "python -m pip install -e . --group nosuch",
+        "make all",
+        "python -m benchmarks train-images --data digits --epochs 0 --out x",
+    ],
+)
+def test_a_line_that_does_not_run_fails(line: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
+    with pytest.raises(BaseException, match=r".*"):  # an assertion, an exit or a failure of pytest: never a pass
+        check(line)
+
+
+def test_commands_are_found_in_blocks_of_any_shell_and_in_sentences() -> None:
+    text = "Do `nox -s lint` or\n\n```bash\n$ nox -s tests && nox -s bench   # both\npip install \\\n  .\n```\n`not a command`"
+    assert commands(text) == ["nox -s tests", "nox -s bench", "pip install    .", "nox -s lint"]
+    with pytest.raises(ValueError, match=r"text: expected blocks in .*, got zsh"):
+        commands("```zsh\nls\n```")
