@@ -102,24 +102,23 @@ def adapted(
     wanted = usable & ((outside > _OUTSIDE) | crowded)
     nothing = torch.zeros_like(outside)
     if _checks.has_values(wanted) and not bool(wanted.any()):
-        return Splines(knots, coefficients, ~usable, torch.zeros_like(usable), nothing)
+        return Splines(knots, coefficients, usable.logical_not(), torch.zeros_like(usable), nothing)
 
     old = knots, coefficients
     moved = _kept_on(extend(torch.where(usable.unsqueeze(1), following, interior), spline_order), *old, spline_order)
-    ordered_rows = ordered.T.contiguous()
-    change = _change(ordered_rows, *old, *moved, spline_order, sensitivity)
+    change = _change(ordered.T, *old, *moved, spline_order, sensitivity)
     share = max_change / x.shape[1] ** 0.5
     in_order = _usable(stretched, spline_order)
     ends = _kept_on(extend(torch.where(in_order.unsqueeze(1), stretched, interior), spline_order), *old, spline_order)
-    of_ends = _change(ordered_rows, *old, *ends, spline_order, sensitivity)
+    of_ends = _change(ordered.T, *old, *ends, spline_order, sensitivity)
     better = in_order & (outside > _OUTSIDE) & (change > share) & (of_ends < change)
     change = torch.where(wanted, torch.where(better, of_ends, change), nothing)
     held = wanted & (change > share) & (outside <= _MISSED)
-    moves = wanted & ~held
+    moves = wanted & held.logical_not()
     return Splines(
         torch.where(moves.unsqueeze(1), torch.where(better.unsqueeze(1), ends[0], moved[0]), knots),
         torch.where(moves.view(1, -1, 1), torch.where(better.view(1, -1, 1), ends[1], moved[1]), coefficients),
-        ~usable,
+        usable.logical_not(),
         held,
         change,
     )
@@ -140,7 +139,7 @@ def resampled(
     new_knots = torch.where(usable.unsqueeze(1), new_knots, knots)
     fitted = _refit(x, knots, coefficients, new_knots, spline_order)
     coefficients = torch.where(usable.view(1, -1, 1), fitted, coefficients)
-    return Splines(new_knots, coefficients, ~usable, torch.zeros_like(usable), torch.zeros_like(x[0]))
+    return Splines(new_knots, coefficients, usable.logical_not(), torch.zeros_like(usable), torch.zeros_like(x[0]))
 
 
 def refined(knots: Tensor, coefficients: Tensor, spline_order: int, grid_size: int) -> tuple[Tensor, Tensor]:
@@ -172,12 +171,18 @@ def _usable(interior: Tensor, spline_order: int) -> Tensor:
 
 def _filled(ordered: Tensor, interior: Tensor) -> Tensor:
     """``1 / (G sum_j p_j^2)`` ``(I,)``, by the pairs of samples that share an interval; 0 where no two lie in the grid."""
-    counts = torch.searchsorted(ordered.T.contiguous(), interior.contiguous(), right=True).diff(dim=1).to(ordered.dtype)
+    counts = _counts(ordered.T, interior)
     inside = counts.sum(dim=1)
     pairs = (counts * (counts - 1)).sum(dim=1)
     return torch.where(
         pairs > 0, inside * (inside - 1) / (counts.shape[1] * pairs.clamp(min=1)), (inside > 1).to(ordered.dtype)
     )
+
+
+def _counts(ordered: Tensor, edges: Tensor) -> Tensor:
+    """How many of the ``ordered`` samples ``(I, B)`` lie between neighbouring ``edges`` ``(I, N)``: ``(I, N - 1)``."""
+    rows, edges = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (ordered, edges))
+    return torch.searchsorted(rows, edges, right=True).diff(dim=1).to(ordered.dtype)
 
 
 def _kept_on(new_knots: Tensor, knots: Tensor, coefficients: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
@@ -206,9 +211,8 @@ def _change(
     for start in range(0, t.shape[0], group):
         cols = slice(start, start + group)
         points, weights, breaks = quadrature(t[cols], tau[cols], spline_order)
-        counts = torch.searchsorted(s[cols].contiguous(), breaks, right=True).diff(dim=1).to(s.dtype)
         lengths = breaks.diff(dim=1)
-        density = torch.where(lengths > 0, counts / torch.where(lengths > 0, lengths, 1.0), 0.0) / s.shape[1]
+        density = torch.where(lengths > 0, _counts(s[cols], breaks) / torch.where(lengths > 0, lengths, 1.0), 0.0) / s.shape[1]
         masses = weights * density.repeat_interleave(spline_order + 1, dim=1)
         difference = evaluated(points, tau[cols], d[:, cols], spline_order) - evaluated(
             points, t[cols], c[:, cols], spline_order

@@ -108,6 +108,8 @@ def refined_knots(interior: Tensor, grid_size: int) -> Tensor:
 
 def _between(interior: Tensor, places: list[tuple[int, Fraction]]) -> Tensor:
     """Knots at a fraction of the way from the knot of a number to the next; 0 and 1 give the knots themselves."""
-    numbers = torch.tensor([number for number, _ in places], device=interior.device)
-    fractions = torch.tensor([float(fraction) for _, fraction in places], device=interior.device, dtype=interior.dtype)
+    numbers, above, below = torch.tensor(
+        [(number, fraction.numerator, fraction.denominator) for number, fraction in places], device=interior.device
+    ).T
+    fractions = above.to(interior.dtype) / below
     return torch.lerp(interior[:, numbers], interior[:, numbers + 1], fractions)

@@ -133,10 +133,12 @@ class KAN(nn.Module):
 
         Args:
             x: samples, see :meth:`KANLinear.forward`.
-            update_grid: adapt each layer's grid to what reaches it before applying it, see :meth:`update_grid`.
+            update_grid: call :meth:`update_grid` with these samples first.
         """
+        if update_grid:
+            self.update_grid(x)
         for layer in self.layers:
-            x = layer(x, update_grid)
+            x = layer(x)
         return x
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:

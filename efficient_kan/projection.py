@@ -67,7 +67,7 @@ def projected(coefficients: Tensor, knots: Tensor, new_knots: Tensor, spline_ord
     parts = []
     for cols in _groups(t.shape[0], points_per_feature * (2 * (t.shape[1] + tau.shape[1]) + 2 * c.shape[0])):
         points, weights, _ = quadrature(t[cols], tau[cols], k)
-        interior = interior_of(tau[cols], k)
+        interior = interior_of(tau[cols], k).clone(memory_format=torch.contiguous_format)
         lengths = interior.diff(dim=1)
         number = (torch.searchsorted(interior, points, right=True) - 1).clamp(0, lengths.shape[1] - 1)
         own = lengths.gather(1, number)

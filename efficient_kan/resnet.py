@@ -229,15 +229,15 @@ class Head(nn.Module):
         return self.kan.forward_with_penalty(self.normalize(features), penalty)
 
     @torch.no_grad()
-    def update_grid(self, features: Tensor) -> None:
+    def update_grid(self, features: Tensor, margin: float = 0.0, **options: Any) -> None:
         """Adapt the KAN's grids to these features and keep its function, in place. Raises ValueError without a KAN.
 
-        The features are normalised as in evaluation.
+        The features are normalised as in evaluation. ``margin`` and further ``options`` are those of :meth:`KAN.update_grid`.
         """
         kan, training = self.kan, self.training
         normalized = self.normalize.eval()(features).to(kan.kan_layers[0].base_weight.dtype)
         self.normalize.train(training)
-        kan.update_grid(normalized)
+        kan.update_grid(normalized, margin, **options)
 
 
 class ResNetKAN(nn.Module):
@@ -312,11 +312,11 @@ class ResNetKAN(nn.Module):
         return self.head.forward_with_penalty(self._features(x), penalty)
 
     @torch.no_grad()
-    def update_grid(self, x: Tensor) -> None:
+    def update_grid(self, x: Tensor, margin: float = 0.0, **options: Any) -> None:
         """Adapt the KAN's grids to the features of these images and keep its function, in place.
 
         The features are those of evaluation (running statistics, no dropout), whatever mode the network is in; it stays in that
-        mode. Raises ValueError without a KAN.
+        mode. ``margin`` and further ``options`` are those of :meth:`KAN.update_grid`. Raises ValueError without a KAN.
         """
         modes = {module: module.training for module in self.backbone.modules()}
         self.backbone.eval()
@@ -325,7 +325,7 @@ class ResNetKAN(nn.Module):
         finally:
             for module, training in modes.items():
                 module.training = training
-        self.head.update_grid(features)
+        self.head.update_grid(features, margin, **options)
 
     def _features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbone(x)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
+from efficient_kan.grid_update import samples_needed
 
 aten = torch.ops.aten
 PENALTIES = [
@@ -125,19 +126,32 @@ def forward_leading_dimensions(kan: KAN, x: Tensor) -> Tensor:
 
 
 def forward_and_update_grid(kan: KAN, x: Tensor) -> Tensor:
-    y: Tensor = kan(x, update_grid=True)
+    y: Tensor = kan(_many(kan, x), update_grid=True)
     return y
 
 
 def update_grid(kan: KAN, x: Tensor) -> list[Tensor]:
-    kan.update_grid(x)
-    return [layer.grid for layer in kan.kan_layers]
+    kan.update_grid(_many(kan, x))
+    return [tensor for layer in kan.kan_layers for tensor in (layer.grid, layer.spline_weight)]
+
+
+def update_grid_at_samples(kan: KAN, x: Tensor) -> list[Tensor]:
+    kan.update_grid(x, fit="samples")
+    return [tensor for layer in kan.kan_layers for tensor in (layer.grid, layer.spline_weight)]
+
+
+def _many(kan: KAN, x: Tensor) -> Tensor:
+    """As many samples as placing knots takes."""
+    return x.new_empty(samples_needed(kan.grid_size, kan.spline_order), x.shape[1])
 
 
 def refine(kan: KAN, x: Tensor) -> list[Tensor]:
-    refined = kan.refine(7, x)
-    assert [layer.spline_weight.shape[-1] for layer in refined.kan_layers] == [10, 10]
-    return [refined(x), *refined.state_dict().values()]
+    results = []
+    for size, fit in ((7, "function"), (3, "function"), (7, "samples")):
+        refined = kan.refine(size, x, fit=fit)  # type: ignore[arg-type]
+        assert [layer.spline_weight.shape[-1] for layer in refined.kan_layers] == [size + 3, size + 3]
+        results += [refined(x), *refined.state_dict().values()]
+    return results
 
 
 def prune(kan: KAN, x: Tensor) -> list[Tensor]:
@@ -171,6 +185,7 @@ FUNCTIONS = [
     forward_leading_dimensions,
     forward_and_update_grid,
     update_grid,
+    update_grid_at_samples,
     refine,
     prune,
     importance,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -158,31 +158,22 @@ def test_refining_by_any_multiple_keeps_every_knot_exactly(dtype: torch.dtype, g
     assert torch.equal(refined_knots(interior, multiple * grid_size)[:, ::multiple], interior)
 
 
-@pytest.mark.parametrize(
-    ("samples", "outside"), [([-1.0, 0.0, 1.0], 0), ([-1.01, 0.0, 1.0], 1), ([-5.0, 1.5, 0.0], 2)], ids=str
-)
-def test_refine_counts_samples_outside_the_grid(samples: list[float], outside: int) -> None:
-    layer = KANLinear(1, 2, dtype=torch.float64, generator=source(0))
-    x = torch.tensor(samples, dtype=torch.float64).unsqueeze(1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        layer.refine(10, x)
-    assert [str(w.message).split(" sample")[0] for w in caught] == ([f"refine: {outside} of 3"] if outside else [])
-
-
-@pytest.mark.filterwarnings("ignore:refine")
-@given(st.integers(1, 3), st.integers(2, 7), st.integers(1, 3), seeds)
-def test_refine_of_a_network_keeps_its_outputs(order: int, grid_size: int, hidden: int, seed: int) -> None:
+@given(orders, st.integers(1, 7), st.integers(0, 9), st.integers(1, 3), seeds)
+def test_refine_to_any_size_keeps_a_network_everywhere(order: int, grid_size: int, more: int, hidden: int, seed: int) -> None:
+    """Also where inputs lie beyond the grid, where the splines taper off, and far from the samples that it is called with."""
     kan = KAN([2, hidden, 1], grid_size, order, scale_noise=1.0, dtype=torch.float64, generator=source(seed))
-    x = 0.999 * uniform(seed, 400, 2)
-    refined = kan.refine(2 * grid_size, x)
-    hidden_inside = (kan.layers[0](x).abs() < 1).all(1)
-    torch.testing.assert_close(refined(x)[hidden_inside], kan(x)[hidden_inside], rtol=0, atol=1e-10)
+    for n, layer in enumerate(kan.kan_layers):
+        layer.grid.copy_(simple_knots(layer.in_features, grid_size, order, seed + n))
+    refined = kan.refine(grid_size + more, uniform(seed, 5, 2))
+    assert refined.grid_size == grid_size + more
+    x = 3 * uniform(seed, 400, 2)
+    torch.testing.assert_close(refined(x), kan(x), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("fit", ["function", "samples"])
 @given(orders, grid_sizes, widths, widths, st.booleans(), st.floats(0, 1), seeds)
 def test_update_grid_keeps_what_both_spline_spaces_hold(
-    order: int, grid_size: int, inputs: int, outputs: int, scaler: bool, grid_eps: float, seed: int
+    fit: Any, order: int, grid_size: int, inputs: int, outputs: int, scaler: bool, grid_eps: float, seed: int
 ) -> None:
     """Polynomials of degree <= k are splines on all knots, so nothing may be lost, whatever the scales are."""
     layer = layer_with(inputs, outputs, grid_size, order, seed, uniform_grid=True, scaler=scaler)
@@ -193,9 +184,9 @@ def test_update_grid_keeps_what_both_spline_spaces_hold(
     monomials = torch.linalg.lstsq(bases, powers, driver="gelsd").solution  # shape: (G+k, k+1)
     with torch.no_grad():
         layer.spline_weight.copy_(uniform(seed, outputs, inputs, order + 1) @ monomials.T)
-    x = 0.98 * uniform(seed, 60 * (grid_size + order), inputs)
+    x = 0.98 * uniform(seed, 60 * (grid_size + order), inputs) ** 7  # crowded around zero, so that knots move
     before, scales = layer(x), copy.deepcopy(layer.spline_scaler)
-    layer.update_grid(x)
+    layer.update_grid(x, fit=fit)
     torch.testing.assert_close(layer(x), before, rtol=0, atol=1e-10)
     assert scales is None or torch.equal(scales, layer.spline_scaler)  # type: ignore[arg-type]
     inside = x.amin(0) + torch.linspace(0, 1, 50, dtype=x.dtype).unsqueeze(1) * (x.amax(0) - x.amin(0))
@@ -205,19 +196,21 @@ def test_update_grid_keeps_what_both_spline_spaces_hold(
     torch.testing.assert_close(layer(inside), unscaled(inside), rtol=0, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:update_grid")
 @given(orders, grid_sizes, widths, seeds)
 def test_update_grid_finds_the_closest_splines(order: int, grid_size: int, outputs: int, seed: int) -> None:
     """The change of every curve is orthogonal, over the samples, to all splines on the new knots."""
     layer = layer_with(2, outputs, grid_size, order, seed, uniform_grid=True)
     x = uniform(seed, 40 * (grid_size + order), 2)
     old = torch.einsum("big,oig->bio", bspline_basis(x, layer.grid, order), layer.spline_weight)
-    layer.update_grid(x)
+    layer.update_grid(x, fit="samples")
     bases = bspline_basis(x, layer.grid, order)
     change = torch.einsum("big,oig->bio", bases, layer.spline_weight) - old
     assert torch.einsum("big,bio->igo", bases, change).abs().max() <= 1e-11 * len(x)
     assert change.norm() <= old.norm()
 
 
+@pytest.mark.filterwarnings("ignore:update_grid")
 @given(st.integers(1, 9), st.integers(2, 60), seeds)
 def test_knots_are_quantiles_or_uniform_or_between(grid_size: int, samples: int, seed: int) -> None:
     layer = KANLinear(1, 1, grid_size, dtype=torch.float64, generator=source(seed))
@@ -225,7 +218,7 @@ def test_knots_are_quantiles_or_uniform_or_between(grid_size: int, samples: int,
     grids = {}
     for share in (0.0, 0.3, 1.0):
         layer.grid_eps = share
-        layer.update_grid(x)
+        layer.update_grid(x, fit="samples")
         grids[share] = interior_of(layer.grid, 3)[0].clone()
     ordered = x.flatten().sort().values
     assert torch.equal(grids[0.0][:-1], ordered[[int(samples / grid_size * i) for i in range(grid_size)]])
@@ -245,7 +238,7 @@ def test_features_without_a_usable_range_keep_knots_and_splines(samples: list[fl
     before, state = copy.deepcopy(layer), layer.state_dict()
     x = torch.stack((torch.tensor(samples), torch.tensor([-0.5, 0.0, 0.2, 0.5])), dim=1)
     with pytest.warns(UserWarning, match=r"^update_grid: 1 of 2 features .* keep their knots: \[0\]"):
-        layer.update_grid(x)
+        layer.update_grid(x, fit="samples")
     assert torch.equal(state["grid"][0], before.grid[0])
     assert torch.equal(state["spline_weight"][:, 0], before.spline_weight[:, 0])
     assert not torch.equal(state["grid"][1], before.grid[1])
@@ -385,7 +378,7 @@ def test_nothing_is_ever_nan(grid_range: tuple[float, float], dtype: torch.dtype
         }[awkward]
         results = {"refined": kan.refine(grid_size + 2, x)(x)}
         updated = copy.deepcopy(kan)
-        updated.update_grid(x)
+        updated.update_grid(x, fit="samples")
         for name, network in (("given", kan), ("updated", updated)):
             x.requires_grad_()
             for penalty in (None, PENALTIES[0], PENALTIES[1], PENALTIES[-1]):

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy
@@ -103,19 +104,21 @@ def test_pykan_plots_and_finds_symbols_in_a_converted_network(tmp_path: Path, mo
     matplotlib.pyplot.close("all")
 
 
+@pytest.mark.filterwarnings("ignore:update_grid")
 def test_update_grid_equals_pykans() -> None:
     """Knots to rounding; coefficients too, where its solver sees full rank (many samples, few intervals, float64)."""
     model = pykan_models.make([3, 5, 4, 2], 5, 3)
     kan = KAN.from_pykan(model)
     x = pykan_models.samples(1000, 3, seed=2)
     model.update_grid(x)
-    kan.update_grid(x)
+    kan.update_grid(x, fit="samples")
     for layer, twin in zip(kan.kan_layers, model.act_fun, strict=True):
         assert pykan_models.relative_error(layer.grid, twin.grid) <= 1e-12
         assert pykan_models.relative_error(layer.spline_weight, twin.coef.transpose(0, 1)) <= 1e-11
     assert pykan_models.relative_error(kan(x), model(x)) <= 1e-12
 
 
+@pytest.mark.filterwarnings("ignore:refine")
 def test_refine_equals_pykans() -> None:
     model = pykan_models.make([2, 3, 1], 4, 3, adapted=True)
     x = pykan_models.samples(1000, 2, seed=2)
@@ -125,22 +128,24 @@ def test_refine_equals_pykans() -> None:
     fine = pykan_models.make([2, 3, 1], 10, 3)
     with default_float64():  # pykan's helper layers have torch's default dtype
         fine.initialize_from_another_model(model, x)
-    refined = kan.refine(10, x)
+    refined = kan.refine(10, x, fit="samples")
     for layer, twin in zip(refined.kan_layers, fine.act_fun, strict=True):
         assert pykan_models.relative_error(layer.grid, twin.grid) <= 1e-12
         assert pykan_models.relative_error(layer.spline_weight, twin.coef.transpose(0, 1)) <= 1e-10
     assert pykan_models.relative_error(refined(x), fine(x)) <= 1e-12
 
 
-def test_refine_without_full_rank_keeps_the_function() -> None:
+@pytest.mark.filterwarnings("ignore:update_grid")
+@pytest.mark.parametrize("fit", ["function", "samples"])
+def test_refine_without_full_rank_keeps_the_function(fit: Any) -> None:
     """Samples in one half of the grid leave bases without support; pykan's solver loses ranks there (facts in fit.py)."""
     kan = KAN.from_pykan(pykan_models.make([4, 5, 3, 1], 3, 3, seed=1))
     x = pykan_models.samples(400, 4, seed=3)
-    kan.update_grid(x)
+    kan.update_grid(x, fit="samples")
     half = x[(x > 0).all(dim=1)]
     assert 10 < len(half) < 60
     for grid_size in (6, 30, 90):
-        assert pykan_models.relative_error(kan.refine(grid_size, half)(half), kan(half)) <= 1e-9
+        assert pykan_models.relative_error(kan.refine(grid_size, half, fit=fit)(half), kan(half)) <= 1e-9
 
 
 def test_importance_and_pruning_equal_pykans() -> None:
@@ -317,11 +322,11 @@ def test_thresholds_that_leave_a_layer_without_nodes_are_refused(tmp_path: Path,
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.filterwarnings("ignore:prune")
+@pytest.mark.filterwarnings("ignore:prune", "ignore:update_grid")
 def test_pruned_networks_with_adapted_grids_go_there_and_back(dtype: torch.dtype, order: int) -> None:
     kan = KAN([3, 5, 2], 6, order, generator=torch.Generator().manual_seed(4), dtype=dtype, kernel="native")
     x = pykan_models.samples(200, 3, seed=6, dtype=dtype)
-    kan.update_grid(x)
+    kan.update_grid(x, fit="samples")
     kan = kan.prune(x, 0.06)
     assert any(layer.bias is not None for layer in kan.kan_layers)
     model = kan.to_pykan()
