@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from efficient_kan import _checks, grid_update, kernels
@@ -168,6 +168,8 @@ class KANLinear(nn.Module):
             x: samples, in the dtype of the weights unless autocast is on; any number of leading dimensions, also empty.
             update_grid: adapt the grid to ``x`` first, see :meth:`update_grid`.
         """
+        if isinstance(x, fx.Proxy):
+            return self._call_of(x, update_grid)
         if update_grid:
             self.update_grid(x)
         samples, base = self._samples(x)
@@ -258,6 +260,11 @@ class KANLinear(nn.Module):
         return layer
 
     def _check_input(self, x: Tensor) -> None:
+        weight = self.base_weight
+        if isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device:
+            # The usual case in few operations. A trace does not look at sizes: it would warn that it keeps the outcome alone.
+            if torch._C._get_tracing_state() is not None or (x.dim() >= 1 and x.shape[-1] == self.in_features):
+                return
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
         _checks.require(x.shape[-1] == self.in_features, "x", f"shape (..., {self.in_features})", x.shape)
@@ -265,6 +272,23 @@ class KANLinear(nn.Module):
         dtype, device = self.base_weight.dtype, x.device.type
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         _checks.require(cast or x.dtype == dtype, "x", f"dtype {dtype} (that of the weights)", x.dtype)
+
+    def _call_of(self, x: fx.Proxy, update_grid: bool) -> Any:
+        """A call of this layer as a whole in a graph of ``torch.fx``, whose symbols have no shape or dtype to check."""
+        try:
+            path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        except NameError:
+            raise NotImplementedError(
+                "torch.fx: a KANLinear is one node of a graph and cannot be its root; trace a module that contains it, such as "
+                "torch.nn.Sequential(layer)"
+            ) from None
+        return x.tracer.create_proxy("call_module", path, (x,), {"update_grid": True} if update_grid else {})
+
+    def __prepare_scriptable__(self) -> KANLinear:
+        raise NotImplementedError(
+            "torch.jit.script: the source of KANLinear is beyond TorchScript; use torch.jit.trace(module, x), whose result can be "
+            "saved and takes other numbers of samples"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:
         grid = self.grid

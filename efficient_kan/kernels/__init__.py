@@ -151,12 +151,22 @@ def unfolded_linear(
 
     Arguments are as in :class:`LayerInputs`.
     """
-    if name in ("auto", "cpu") and device_type(x) == "cpu":
-        kernel = _kernel("cpu")
-        if kernel is not None and kernel.takes_unfolded(x, base, knots, parameters, spline_order):
-            y: Tensor = kernel.unfolded_linear(x, base, knots, parameters, spline_order)
-            return y
+    kernel = _kernel("native") if name == "native" else _accelerated(name, x)
+    if kernel is not None and kernel.takes_unfolded(x, base, knots, parameters, spline_order):
+        y: Tensor = kernel.unfolded_linear(x, base, knots, parameters, spline_order)
+        return y
     return None
+
+
+def _accelerated(name: str, x: Tensor) -> ModuleType | None:
+    """The kernel that ``name`` stands for, `native` in its place where it cannot be had; None if it folds all parameters."""
+    if name == "auto":
+        name = _BY_DEVICE.get(device_type(x), "native")
+    kernel = _kernel(name)
+    if kernel is None:
+        _warn_once(name)
+        return _kernel("native")
+    return kernel if hasattr(kernel, "takes_unfolded") else None
 
 
 def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalties: bool = True) -> None:
