@@ -168,9 +168,9 @@ class KANLinear(nn.Module):
             x: samples, in the dtype of the weights unless autocast is on; any number of leading dimensions, also empty.
             update_grid: adapt the grid to ``x`` first, see :meth:`update_grid`.
         """
-        if isinstance(x, fx.Proxy):
+        if isinstance(x, fx.Proxy):  # whose arguments may all be symbols
             return self._call_of(x, update_grid)
-        if update_grid:
+        if update_grid is not False and _is_set(update_grid):
             self.update_grid(x)
         samples, base = self._samples(x)
         y = kernels.unfolded_linear(self.kernel, samples, base, self.grid, self._edge_parameters(), self.spline_order)
@@ -275,14 +275,13 @@ class KANLinear(nn.Module):
 
     def _call_of(self, x: fx.Proxy, update_grid: bool) -> Any:
         """A call of this layer as a whole in a graph of ``torch.fx``, whose symbols have no shape or dtype to check."""
-        try:
-            path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        except NameError:
+        path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        if not path:
             raise NotImplementedError(
                 "torch.fx: a KANLinear is one node of a graph and cannot be its root; trace a module that contains it, such as "
                 "torch.nn.Sequential(layer)"
-            ) from None
-        return x.tracer.create_proxy("call_module", path, (x,), {"update_grid": True} if update_grid else {})
+            )
+        return x.tracer.create_proxy("call_module", path, (x,), {} if update_grid is False else {"update_grid": update_grid})
 
     def __prepare_scriptable__(self) -> KANLinear:
         raise NotImplementedError(
@@ -314,6 +313,11 @@ class KANLinear(nn.Module):
 def _in_shape_of(x: Tensor, y: Tensor) -> Tensor:
     """``y`` with the leading dimensions of ``x``."""
     return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _is_set(flag: bool | Tensor) -> bool:
+    """The value of a flag, also where the tracer of TorchScript made a tensor of it, which it would warn of asking."""
+    return bool(flag.untyped_storage()[0]) if isinstance(flag, Tensor) else bool(flag)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -121,7 +121,8 @@ class KAN(nn.Module):
             update_grid: adapt each layer's grid to what reaches it before applying it, see :meth:`update_grid`.
         """
         for layer in self.layers:
-            x = layer(x, update_grid)
+            # A trace would make a tensor of what is passed on, and torch.fx a symbol, which cannot be asked.
+            x = layer(x) if update_grid is False else layer(x, update_grid)
         return x
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
