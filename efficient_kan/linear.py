@@ -261,10 +261,10 @@ class KANLinear(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         weight = self.base_weight
-        if isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device:
-            # The usual case in few operations. A trace does not look at sizes: it would warn that it keeps the outcome alone.
-            if torch._C._get_tracing_state() is not None or (x.dim() >= 1 and x.shape[-1] == self.in_features):
-                return
+        usual = isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device
+        # A trace would warn that it keeps only the outcome of asking for a size; there the product refuses a wrong one.
+        if usual and x.dim() >= 1 and (torch._C._get_tracing_state() is not None or x.shape[-1] == self.in_features):
+            return
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
         _checks.require(x.shape[-1] == self.in_features, "x", f"shape (..., {self.in_features})", x.shape)
@@ -285,8 +285,8 @@ class KANLinear(nn.Module):
 
     def __prepare_scriptable__(self) -> KANLinear:
         raise NotImplementedError(
-            "torch.jit.script: the source of KANLinear is beyond TorchScript; use torch.jit.trace(module, x), whose result can be "
-            "saved and takes other numbers of samples"
+            "torch.jit.script: KANLinear cannot be scripted; use torch.jit.trace(module, x), whose result can be saved and "
+            "takes other numbers of samples"
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:

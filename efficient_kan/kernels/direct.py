@@ -3,10 +3,10 @@
 Shape legend: ``B`` samples, ``I`` in_features, ``O`` out_features, ``N = G + k`` bases and ``M = N + 1`` features per input,
 ``T = G + 2k + 1`` knots.
 
-A part of the kernel `native`. A small layer costs what calling its operations costs, a large one what reading and writing memory
-costs: the bases come from a recursion of few operations over vectors (:func:`_dense`), and the scales and the mask are part of
-the node. Features of few samples are kept for the backward pass, within :func:`efficient_kan.kernels.feature_budget`; others are
-expanded block by block, forward and backward. Derivatives of higher order are those of `native`'s differentiable operations.
+A part of the kernel `native`. A small layer takes as long as the calls of its operations, a large one as reading and writing
+memory: the bases come from a recursion of few operations over vectors (:func:`_dense`), and the node includes scales and mask.
+Features within :func:`efficient_kan.kernels.feature_budget` are kept for the backward pass; others are expanded block by block,
+forward and backward. Derivatives of higher order are those of `native`'s differentiable operations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Block(NamedTuple):
 
 
 def linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
-    """``y`` ``(B, O)`` with the weight that ``parameters`` fold to; arguments as in :class:`efficient_kan.kernels.LayerInputs`."""
+    """``y`` ``(B, O)`` with the weight that ``parameters`` fold to; see :class:`efficient_kan.kernels.LayerInputs`."""
     if torch.is_grad_enabled() and _any_requires_grad(x, base, *parameters):
         y: Tensor = _Layer.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
@@ -60,7 +60,8 @@ class _Layer(torch.autograd.Function):
             slopes = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
             size = x.numel() * weight.shape[2] * (2 if slopes else 1) * x.element_size()
             keeps = size <= kernels.feature_budget()
-            parts, kept = [], []
+            parts: list[Tensor] = []
+            kept: list[Tensor | None] = []
             for product, block in _products(x, base, knots, weight, order, slopes=slopes and keeps):
                 parts.append(product)
                 kept += block if keeps else ()
@@ -84,10 +85,10 @@ class _Layer(torch.autograd.Function):
                 blocks = (_expand(*part, knots, weight, ctx.order, slopes=needs_inputs) for part in _parts(x, base, knots))
             for (part, _), block, of_y in zip(_parts(x, None, knots), blocks, _rows_of(grad, x, knots), strict=True):
                 if needs_weight:
-                    product = of_y.T @ block.features.flatten(0, 1).to(weight.dtype).T
+                    product = torch.mm(of_y.T, _matrix(block, weight.dtype).T)
                     of_weight = product if of_weight is None else native.accumulate(of_weight, product)
                 if needs_inputs:
-                    of_features = (matrix @ of_y.T).view(block.features.shape)
+                    of_features = torch.mm(matrix, of_y.T).view(block.features.shape)
                     of_x.append(_pull_back(of_features, block, part if base is None else None).to(x.dtype))
                     if base is not None:
                         of_base.append(of_features[:, -1].T.to(base.dtype, copy=True))
@@ -104,7 +105,12 @@ def _products(
     matrix = weight.flatten(1).T
     for part in _parts(x, base, knots):
         block = _expand(*part, knots, weight, order, slopes=slopes)
-        yield block.features.flatten(0, 1).to(weight.dtype).T @ matrix, block
+        yield torch.mm(_matrix(block, weight.dtype).T, matrix), block
+
+
+def _matrix(block: _Block, dtype: torch.dtype) -> Tensor:
+    matrix = block.features.flatten(0, 1)
+    return matrix if matrix.dtype == dtype else matrix.to(dtype)
 
 
 def _expand(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, *, slopes: bool) -> _Block:
@@ -121,16 +127,17 @@ def _dense(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order:
     It starts at order 1, where a basis is the ramp over its first span less the ramp over the second: rising from 0 to 1, and a
     step where the span is empty. From there on a basis is zero wherever its factor is infinite or 0/0, so that NaN means 0.
     """
-    samples = x.T.contiguous()
-    t = knots.T.contiguous().unsqueeze(-1)  # shape: (T, I, 1)
-    distance = samples - t
-    spans = t[1:] - t[:-1]
-    ramps = (distance[:-1] / spans).nan_to_num_(1.0).clamp_(0.0, 1.0)
-    first, second = ramps[:-1], ramps[1:]
-    for p in range(2, order + 1):
+    samples = x.T if x.shape[0] == 1 else x.T.clone(memory_format=torch.contiguous_format)
+    count, columns = knots.shape[1], knots.shape[0]
+    later = torch.constant_pad_nd(knots.T, (0, 0, 0, order))
+    t = later.as_strided((count, columns, 1), (columns, 1, 1))
+    spans = later.as_strided((order, count, columns, 1), (columns, columns, 1, 1), columns) - t  # of 1 to k intervals
+    ramps, *factors = ((samples - t) / spans).unbind()  # shapes: (T, I, rows), of which the last ones mean nothing
+    ramps = ramps.nan_to_num_(1.0).clamp_(0.0, 1.0)
+    first, second = ramps[:-2], ramps[1:-1]
+    for p, factor in enumerate(factors, 2):
         level = first - second
-        spans = t[p:] - t[:-p]
-        rising = (distance[:-p] / spans).mul_(level).nan_to_num_()
+        rising = factor[:-p].mul_(level).nan_to_num_()
         first, second = rising[:-1], (rising - level)[1:]
     features = x.new_empty((x.shape[1], weight.shape[2], x.shape[0]))
     by_feature = features.transpose(0, 1)
@@ -141,7 +148,7 @@ def _dense(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order:
     if order == 1:
         reached = samples >= t
         level = reached[:-1] ^ reached[1:]
-    ratios = (level / spans).nan_to_num_()
+    ratios = (level / spans[-1][:-order]).nan_to_num_()
     return _Block(features, (ratios[:-1] - ratios[1:]).mul_(order).transpose(0, 1))
 
 
@@ -218,7 +225,7 @@ def _rows_of(grad: Tensor, x: Tensor, knots: Tensor) -> Iterator[Tensor]:
 def _rows(x: Tensor, knots: Tensor) -> Iterable[slice | None]:
     """Slices over samples, or None for all of them."""
     dense = knots.shape[1] <= _DENSE_KNOTS
-    return native.row_slices(x, knots.shape[1] if dense else 1, native._MIN_ROWS // 4 if dense else native._MIN_ROWS)
+    return native.row_slices(x, 2 * knots.shape[1] if dense else 1, native._MIN_ROWS // 4 if dense else native._MIN_ROWS)
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:

@@ -53,7 +53,7 @@ def block_elements(kind: str) -> int:
 def spline_linear(inputs: LayerInputs) -> Tensor:
     """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
     if _tracing.plain_operations_only():
-        return _outputs(*inputs.with_base())
+        return _outputs(*_with_base(inputs))
     if _tracing.observed():
         y: Tensor = _SplineLinear.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
         return y
@@ -76,7 +76,7 @@ def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: P
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
     if _tracing.plain_operations_only():
-        return _mean_magnitudes(*inputs.with_base())
+        return _mean_magnitudes(*_with_base(inputs))
     norms: Tensor = _EdgeL1.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
     return norms
 
@@ -88,7 +88,7 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     matrix per input. Accumulated in float64, because rounding errors of a covariance can exceed a small variance.
     """
     if _tracing.plain_operations_only():
-        return _deviations(*inputs.with_base())[0]
+        return _deviations(*_with_base(inputs))[0]
     norms: Tensor = _EdgeStd.apply(*inputs.with_base())[0]  # type: ignore[no-untyped-call]
     return norms
 
@@ -96,6 +96,12 @@ def edge_std(inputs: LayerInputs) -> Tensor:
 def input_std(inputs: LayerInputs) -> Tensor:
     """``std_b x[b, i]`` with divisor ``B - 1``, shape ``(I,)``; its gradient is zero where the value is zero."""
     return column_std(inputs.x)
+
+
+def _with_base(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    x, base, knots, weight, order = inputs.with_base()
+    assert base is not None
+    return x, base, knots, weight, order
 
 
 def column_std(x: Tensor) -> Tensor:
