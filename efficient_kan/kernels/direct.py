@@ -80,10 +80,14 @@ class _Layer(torch.autograd.Function):
         matrix, of_weight = weight.flatten(1).T, None
         of_x, of_base = [], []
         with native.autocast_off(x):
-            blocks: Iterable[_Block] = (_Block(*kept[n : n + 3]) for n in range(0, len(kept), 3))
-            if not kept:
-                blocks = (_expand(*part, knots, weight, ctx.order, slopes=needs_inputs) for part in _parts(x, base, knots))
-            for (part, _), block, of_y in zip(_parts(x, None, knots), blocks, _rows_of(grad, x, knots), strict=True):
+            for n, rows in enumerate(_rows(x, knots)):
+                part, of_y = _part(x, rows), _part(grad, rows)
+                if kept:
+                    block = _Block(*kept[3 * n : 3 * n + 3])
+                else:
+                    block = _expand(
+                        part, None if base is None else _part(base, rows), knots, weight, ctx.order, slopes=needs_inputs
+                    )
                 if needs_weight:
                     product = torch.mm(of_y.T, _matrix(block, weight.dtype).T)
                     of_weight = product if of_weight is None else native.accumulate(of_weight, product)
@@ -103,8 +107,8 @@ def _products(
 ) -> Iterator[tuple[Tensor, _Block]]:
     """Outputs and features of one block of samples after the other."""
     matrix = weight.flatten(1).T
-    for part in _parts(x, base, knots):
-        block = _expand(*part, knots, weight, order, slopes=slopes)
+    for rows in _rows(x, knots):
+        block = _expand(_part(x, rows), None if base is None else _part(base, rows), knots, weight, order, slopes=slopes)
         yield torch.mm(_matrix(block, weight.dtype).T, matrix), block
 
 
@@ -209,17 +213,8 @@ def _differentiable(
     return of_x if needs_x else None, of_base if needs_base else None, None, *gradients, None
 
 
-def _parts(x: Tensor, base: Tensor | None, knots: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The samples and base activations of one block after the other."""
-    for part in _rows(x, knots):
-        if part is None:
-            yield x, base
-        else:
-            yield x[part], None if base is None else base[part]
-
-
-def _rows_of(grad: Tensor, x: Tensor, knots: Tensor) -> Iterator[Tensor]:
-    return (grad if part is None else grad[part] for part in _rows(x, knots))
+def _part(samples: Tensor, rows: slice | None) -> Tensor:
+    return samples if rows is None else samples[rows]
 
 
 def _rows(x: Tensor, knots: Tensor) -> Iterable[slice | None]:
