@@ -83,7 +83,7 @@ def dense_basis(x: Tensor, knots: Tensor, spline_order: int) -> Tensor:
     knots = knots.detach().T.unsqueeze(-1)
     reached = x >= knots  # shape: (T, I, B), true up to the span of x
     level = (reached[:-1] ^ reached[1:]).to(x.dtype)
-    distance = torch.nan_to_num(x) - knots
+    distance = torch.where(x.isnan(), 0.0, x) - knots
     least = torch.finfo(knots.dtype).tiny
     for p in range(1, spline_order + 1):
         spans = (knots[p:] - knots[:-p]).clamp(min=least)

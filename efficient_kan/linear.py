@@ -204,7 +204,7 @@ class KANLinear(nn.Module):
         base: Tensor | None = None
         if not _is_plain_silu(self.base_activation):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
-            same = isinstance(base, Tensor) and base.shape == flat.shape
+            same = isinstance(base, Tensor) and (_traced() or base.shape == flat.shape)
             _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
         return flat, base
 
@@ -262,8 +262,7 @@ class KANLinear(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         weight = self.base_weight
         usual = isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device
-        # A trace would warn that it keeps only the outcome of asking for a size; there the product refuses a wrong one.
-        if usual and x.dim() >= 1 and (torch._C._get_tracing_state() is not None or x.shape[-1] == self.in_features):
+        if usual and x.dim() >= 1 and (_traced() or x.shape[-1] == self.in_features):
             return
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
@@ -313,6 +312,11 @@ class KANLinear(nn.Module):
 def _in_shape_of(x: Tensor, y: Tensor) -> Tensor:
     """``y`` with the leading dimensions of ``x``."""
     return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _traced() -> bool:
+    """Whether TorchScript traces: it warns that it keeps only the outcome of comparing sizes. Products refuse wrong ones."""
+    return torch._C._get_tracing_state() is not None
 
 
 def _is_set(flag: bool | Tensor) -> bool:

@@ -109,7 +109,7 @@ def test_onnx_by_tracing(variant: str, dtype: torch.dtype) -> None:
 )
 def test_onnx_by_exported_program(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    kan = network(dtype, **VARIANTS[variant])
+    kan = network(dtype, **VARIANTS[variant]).eval()
     shapes = {"x": {0: torch.export.Dim("batch")}}
     program = torch.onnx.export(kan, (samples(6, dtype),), dynamo=True, dynamic_shapes=shapes, verbose=False)
     assert program is not None
