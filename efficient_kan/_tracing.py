@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 
 # torch 2.6 cannot tell an export from a compilation.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 def recorded() -> bool:
@@ -19,7 +20,7 @@ def recorded() -> bool:
         return bool(_is_exporting())
     if torch._C._get_tracing_state() is not None:
         return True
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return torch._C._get_dispatch_mode(_PROXY) is not None
 
 
 def plain_operations_only() -> bool:
@@ -29,7 +30,14 @@ def plain_operations_only() -> bool:
 
 def observed() -> bool:
     """Whether something looks on that does not see into compiled code: any of these, torch.compile or torch.func."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or plain_operations_only()
+    # Every layer asks at every call: the parts of plain_operations_only() without its calls.
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._get_dispatch_mode(_PROXY) is not None
+    )
 
 
 def transformed(grad: Tensor) -> bool:

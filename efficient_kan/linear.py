@@ -200,7 +200,8 @@ class KANLinear(nn.Module):
     def _samples(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and its base activation, if a kernel cannot compute that, as matrices."""
         self._check_input(x)
-        flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).to(self.grid.dtype)
+        flat, dtype = x if x.dim() == 2 else x.reshape(-1, self.in_features), self.grid.dtype
+        flat = flat if flat.dtype == dtype else flat.to(dtype)
         base: Tensor | None = None
         if not _is_plain_silu(self.base_activation):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
@@ -330,8 +331,10 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def _is_plain_silu(module: nn.Module) -> bool:
     """Whether calling ``module`` is SiLU and nothing else, so that a kernel may compute it in its own way."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is nn.SiLU and not any(hooks) and not _has_any_global_hook() and "forward" not in module.__dict__
+    if type(module) is not nn.SiLU or "forward" in module.__dict__ or _has_any_global_hook():
+        return False
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return not hooked
 
 
 def _build_activation(factory: Callable[[], nn.Module]) -> nn.Module:

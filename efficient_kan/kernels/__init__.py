@@ -226,7 +226,8 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    _load(name)
+    if name not in _found:
+        _load(name)
     return _found[name]
 
 

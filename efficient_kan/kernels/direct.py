@@ -34,12 +34,11 @@ class _Block(NamedTuple):
 
 
 def linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
-    """``y`` ``(B, O)`` with the weight that ``parameters`` fold to; see :class:`efficient_kan.kernels.LayerInputs`."""
+    """``y`` ``(B, O)`` with the weight that ``parameters`` fold to, outside autocast; see :class:`LayerInputs`."""
     if torch.is_grad_enabled() and _any_requires_grad(x, base, *parameters):
         y: Tensor = _Layer.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
-    with native.autocast_off(x):
-        return _join([product for product, _ in _products(x, base, knots, _folded(parameters), order, slopes=False)])
+    return _join([product for product, _ in _products(x, base, knots, _folded(parameters), order, slopes=False)])
 
 
 class _Layer(torch.autograd.Function):
@@ -55,19 +54,18 @@ class _Layer(torch.autograd.Function):
         base_weight: Tensor | None,
         order: int,
     ) -> Tensor:
-        with native.autocast_off(x):
-            weight = _folded(Parameters(spline_weight, scaler, mask, base_weight))
-            slopes = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-            size = x.numel() * weight.shape[2] * (2 if slopes else 1) * x.element_size()
-            keeps = size <= kernels.feature_budget()
-            parts: list[Tensor] = []
-            kept: list[Tensor | None] = []
-            for product, block in _products(x, base, knots, weight, order, slopes=slopes and keeps):
-                parts.append(product)
-                kept += block if keeps else ()
-            ctx.save_for_backward(x, base, knots, weight, spline_weight, scaler, mask, base_weight, *kept)
-            ctx.order = order
-            return _join(parts)
+        weight = _folded(Parameters(spline_weight, scaler, mask, base_weight))
+        slopes = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        size = x.numel() * weight.shape[2] * (2 if slopes else 1) * x.element_size()
+        keeps = size <= kernels.feature_budget()
+        parts: list[Tensor] = []
+        kept: list[Tensor | None] = []
+        for product, block in _products(x, base, knots, weight, order, slopes=slopes and keeps):
+            parts.append(product)
+            kept += block if keeps else ()
+        ctx.save_for_backward(x, base, knots, weight, spline_weight, scaler, mask, base_weight, *kept)
+        ctx.order = order
+        return _join(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -132,16 +130,15 @@ def _dense(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order:
     step where the span is empty. From there on a basis is zero wherever its factor is infinite or 0/0, so that NaN means 0.
     """
     samples = x.T if x.shape[0] == 1 else x.T.clone(memory_format=torch.contiguous_format)
-    count, columns = knots.shape[1], knots.shape[0]
-    later = torch.constant_pad_nd(knots.T, (0, 0, 0, order))
-    t = later.as_strided((count, columns, 1), (columns, 1, 1))
-    spans = later.as_strided((order, count, columns, 1), (columns, columns, 1, 1), columns) - t  # of 1 to k intervals
-    ramps, *factors = ((samples - t) / spans).unbind()  # shapes: (T, I, rows), of which the last ones mean nothing
-    ramps = ramps.nan_to_num_(1.0).clamp_(0.0, 1.0)
-    first, second = ramps[:-2], ramps[1:-1]
-    for p, factor in enumerate(factors, 2):
+    t = knots.T.unsqueeze(-1)  # shape: (T, I, 1)
+    distance = samples - t
+    spans = t[1:] - t[:-1]
+    ramps = (distance[:-1] / spans).nan_to_num_(1.0).clamp_(0.0, 1.0)
+    first, second = ramps[:-1], ramps[1:]
+    for p in range(2, order + 1):
         level = first - second
-        rising = factor[:-p].mul_(level).nan_to_num_()
+        spans = t[p:] - t[:-p]
+        rising = (distance[:-p] / spans).mul_(level).nan_to_num_()
         first, second = rising[:-1], (rising - level)[1:]
     features = x.new_empty((x.shape[1], weight.shape[2], x.shape[0]))
     by_feature = features.transpose(0, 1)
@@ -152,7 +149,7 @@ def _dense(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order:
     if order == 1:
         reached = samples >= t
         level = reached[:-1] ^ reached[1:]
-    ratios = (level / spans[-1][:-order]).nan_to_num_()
+    ratios = (level / spans).nan_to_num_()
     return _Block(features, (ratios[:-1] - ratios[1:]).mul_(order).transpose(0, 1))
 
 
@@ -171,12 +168,8 @@ def _folded(parameters: Parameters) -> Tensor:
     spline_weight, scaler, mask, base_weight = parameters
     if mask is None or base_weight is None:
         return spline_weight
-    outputs, inputs, length = spline_weight.shape
-    weight = spline_weight.new_empty((outputs, inputs, length + 1))
     scale = mask if scaler is None else scaler * mask
-    torch.mul(spline_weight, scale.unsqueeze(-1), out=weight[..., :-1])
-    torch.mul(base_weight, mask, out=weight[..., -1])
-    return weight
+    return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
 
 def _of_parameters(parameters: Parameters, of_weight: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
@@ -220,7 +213,7 @@ def _part(samples: Tensor, rows: slice | None) -> Tensor:
 def _rows(x: Tensor, knots: Tensor) -> Iterable[slice | None]:
     """Slices over samples, or None for all of them."""
     dense = knots.shape[1] <= _DENSE_KNOTS
-    return native.row_slices(x, 2 * knots.shape[1] if dense else 1, native._MIN_ROWS // 4 if dense else native._MIN_ROWS)
+    return native.row_slices(x, knots.shape[1] if dense else 1, native._MIN_ROWS // 4 if dense else native._MIN_ROWS)
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:

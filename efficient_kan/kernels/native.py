@@ -58,7 +58,8 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
         y: Tensor = _SplineLinear.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
         return y
     x, base, knots, weight, order = inputs
-    return direct.linear(x, base, knots, Parameters(weight, None, None, None), order)
+    with autocast_off(x):
+        return direct.linear(x, base, knots, Parameters(weight, None, None, None), order)
 
 
 def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
