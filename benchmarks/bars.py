@@ -3,7 +3,7 @@
 ``python -m benchmarks.bars [--threads 2]``, or ``nox -s bars``, prints one line for each: the ratio, its 95 % interval from
 pairs of interleaved calls (`benchmarks.stats.paired_ratio`), and the bar. All are of this one process but for the growth with
 the grid: the finest reads and writes so much memory that its ratio is taken in several. Nothing is kept: it is a tool for who
-changes a kernel, on a quiet machine. The presets measure for the record.
+changes a kernel, on a quiet machine. The presets measure for the record. ``--native`` prints :mod:`benchmarks.small_layers`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks import stats
+from benchmarks import small_layers, stats
 from benchmarks.measure import speed
 from efficient_kan import KAN, SampleL1, SampleStd, kernels
 from reference.arm import get_arm
@@ -47,7 +47,12 @@ def main() -> None:
     parser = Parser(prog="python -m benchmarks.bars", description=main.__doc__)
     parser.add_argument("--threads", type=_positive, default=2, help="threads of torch and of the kernels (default: 2)")
     parser.add_argument("--blocks", type=_positive, default=6, help="blocks of two pairs for each ratio (default: 6)")
+    parser.add_argument("--native", action="store_true", help="only the kernel native on small networks")
     options = parser.parse_args()
+    if options.native:
+        torch.set_num_threads(options.threads)
+        small_layers.report()
+        return
     _prepare(options.threads)
     blocks: int = options.blocks
     products = {shape: _over_products(shape, blocks) for shape in COARSE}

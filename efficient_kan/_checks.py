@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Every module imports this one. In a package neither dataclasses nor kernels, which are loaded by name, find their modules.
+if "__torch_package__" in globals():
+    raise ImportError("torch.package: efficient_kan cannot be interned; use exporter.extern('efficient_kan.**') and install it")
+
 
 def require(condition: bool, name: str, expected: str, got: object) -> None:
     """Raise ``ValueError`` unless ``condition`` holds; ``got`` is formatted only then, and shortened."""

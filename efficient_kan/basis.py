@@ -17,6 +17,7 @@ whole basis to zero where either term is 0/0, and its gradient with respect to `
 
 Only the ``k + 1`` bases that can be non-zero at a sample are computed, by the triangular scheme of Piegl and Tiller,
 *The NURBS Book*, algorithms A2.1-A2.3. It never divides by an empty span, so values and gradients are always finite.
+:func:`dense_basis` evaluates all of them by comparisons and arithmetic alone, for exporters and for few samples.
 """
 
 from __future__ import annotations
@@ -70,6 +71,25 @@ def local_basis(x: Tensor, knots: Tensor, spline_order: int) -> LocalBasis:
     exists = (which >= 0) & (which < bases)
     derivatives = torch.where(exists, k * torch.stack(slopes, dim=1), 0.0)
     return LocalBasis(torch.where(exists, which, bases), torch.stack(level, dim=1), derivatives)
+
+
+def dense_basis(x: Tensor, knots: Tensor, spline_order: int) -> Tensor:
+    """All ``G + k`` bases ``(G + k, I, B)`` of ``x`` ``(I, B)`` on ``knots`` ``(I, T)`` of the same dtype, without checks.
+
+    The recursion as it is defined, with the second factor written as one less that of the next basis. Its operations exist in
+    TorchScript and ONNX and are differentiable in both modes and any number of times; gradients with respect to knots are not
+    defined. Where a basis is not zero the factor is in [0, 1]: clamping it there keeps it finite elsewhere.
+    """
+    knots = knots.detach().T.unsqueeze(-1)
+    reached = x >= knots  # shape: (T, I, B), true up to the span of x
+    level = (reached[:-1] ^ reached[1:]).to(x.dtype)
+    distance = torch.where(x.isnan(), 0.0, x) - knots
+    least = torch.finfo(knots.dtype).tiny
+    for p in range(1, spline_order + 1):
+        spans = (knots[p:] - knots[:-p]).clamp(min=least)
+        rising = (distance[:-p] / spans).clamp(0.0, 1.0) * level
+        level = (level - rising)[1:] + rising[:-1]
+    return level
 
 
 def bspline_basis(x: Tensor, knots: Tensor, spline_order: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from efficient_kan import _checks, adaptation, kernels, state
@@ -176,7 +176,9 @@ class KANLinear(nn.Module):
             x: samples, in the dtype of the weights unless autocast is on; any number of leading dimensions, also empty.
             update_grid: adapt the grid to ``x`` first, see :meth:`update_grid`.
         """
-        if update_grid:
+        if isinstance(x, fx.Proxy):  # whose arguments may all be symbols
+            return self._call_of(x, update_grid)
+        if update_grid is not False and _is_set(update_grid):
             self.update_grid(x)
         samples, base = self._samples(x)
         y = kernels.unfolded_linear(self.kernel, samples, base, self.grid, self._edge_parameters(), self.spline_order)
@@ -247,11 +249,12 @@ class KANLinear(nn.Module):
     def _samples(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and its base activation, if a kernel cannot compute that, as matrices."""
         self._check_input(x)
-        flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).to(self.grid.dtype)
+        flat, dtype = x if x.dim() == 2 else x.reshape(-1, self.in_features), self.grid.dtype
+        flat = flat if flat.dtype == dtype else flat.to(dtype)
         base: Tensor | None = None
         if not _is_plain_silu(self.base_activation):
             base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
-            same = isinstance(base, Tensor) and base.shape == flat.shape
+            same = isinstance(base, Tensor) and (_traced() or base.shape == flat.shape)
             _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
         return flat, base
 
@@ -299,6 +302,10 @@ class KANLinear(nn.Module):
         return adaptation.refine([self], x, grid_size, fit=fit, group=group, name="")[0]
 
     def _check_input(self, x: Tensor) -> None:
+        weight = self.base_weight
+        usual = isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device
+        if usual and x.dim() >= 1 and (_traced() or x.shape[-1] == self.in_features):
+            return
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)
         _checks.require(x.shape[-1] == self.in_features, "x", f"shape (..., {self.in_features})", x.shape)
@@ -307,6 +314,22 @@ class KANLinear(nn.Module):
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if not cast:
             _checks.same_dtype(x, "x", dtype)
+
+    def _call_of(self, x: fx.Proxy, update_grid: bool) -> Any:
+        """A call of this layer as a whole in a graph of ``torch.fx``, whose symbols have no shape or dtype to check."""
+        path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        if not path:
+            raise NotImplementedError(
+                "torch.fx: a KANLinear is one node of a graph and cannot be its root; trace a module that contains it, such as "
+                "torch.nn.Sequential(layer)"
+            )
+        return x.tracer.create_proxy("call_module", path, (x,), {} if update_grid is False else {"update_grid": update_grid})
+
+    def __prepare_scriptable__(self) -> KANLinear:
+        raise NotImplementedError(
+            "torch.jit.script: KANLinear cannot be scripted; use torch.jit.trace(module, x), whose result can be saved and "
+            "takes other numbers of samples"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KANLinear:
         grid = self.grid
@@ -347,14 +370,26 @@ def _in_shape_of(x: Tensor, y: Tensor) -> Tensor:
     return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
+def _traced() -> bool:
+    """Whether TorchScript traces: it warns that it keeps only the outcome of comparing sizes. Products refuse wrong ones."""
+    return torch._C._get_tracing_state() is not None
+
+
+def _is_set(flag: bool | Tensor) -> bool:
+    """The value of a flag, also where the tracer of TorchScript made a tensor of it, which it would warn of asking."""
+    return bool(flag.untyped_storage()[0]) if isinstance(flag, Tensor) else bool(flag)
+
+
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
 def _is_plain_silu(module: nn.Module) -> bool:
     """Whether calling ``module`` is SiLU and nothing else, so that a kernel may compute it in its own way."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is nn.SiLU and not any(hooks) and not _has_any_global_hook() and "forward" not in module.__dict__
+    if type(module) is not nn.SiLU or "forward" in module.__dict__ or _has_any_global_hook():
+        return False
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return not hooked
 
 
 def _build_activation(factory: Callable[[], nn.Module]) -> nn.Module:

@@ -135,10 +135,12 @@ class KAN(nn.Module):
             x: samples, see :meth:`KANLinear.forward`.
             update_grid: call :meth:`update_grid` with these samples first.
         """
-        if update_grid:
+        if update_grid is True:
             self.update_grid(x)
+            update_grid = False
         for layer in self.layers:
-            x = layer(x)
+            # A trace would make a tensor of what is passed on, and torch.fx a symbol, which cannot be asked.
+            x = layer(x) if update_grid is False else layer(x, update_grid)
         return x
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:

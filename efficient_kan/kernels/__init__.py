@@ -8,7 +8,7 @@ A kernel is a module with four functions, each of :class:`LayerInputs` alone:
 - ``input_std(inputs) -> (I,)``: standard deviation of ``x`` over the samples (divisor ``B - 1``).
 
 All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
-also multiplies with a layer's own :class:`Parameters` where the grid is fine: :func:`unfolded_linear`.
+and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`unfolded_linear`.
 
 ==========  =======================  =======================================================================
 kernel      needs                    takes
@@ -20,7 +20,8 @@ kernel      needs                    takes
 
 ``auto`` takes the kernel of the tensors' device. A kernel that cannot be had is replaced by ``native``, with one
 ``RuntimeWarning`` that says why; inputs that a kernel does not take go to ``native`` without a word, and so does work under
-torch.compile and torch.func transforms. :func:`report` tells what is in use.
+torch.compile, torch.func transforms, forward-mode differentiation, TorchScript tracing and exporters, see
+:mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
 """
 
 from __future__ import annotations
@@ -151,12 +152,22 @@ def unfolded_linear(
 
     Arguments are as in :class:`LayerInputs`.
     """
-    if name in ("auto", "cpu") and device_type(x) == "cpu":
-        kernel = _kernel("cpu")
-        if kernel is not None and kernel.takes_unfolded(x, base, knots, parameters, spline_order):
-            y: Tensor = kernel.unfolded_linear(x, base, knots, parameters, spline_order)
-            return y
+    kernel = _kernel("native") if name == "native" else _accelerated(name, x)
+    if kernel is not None and kernel.takes_unfolded(x, base, knots, parameters, spline_order):
+        y: Tensor = kernel.unfolded_linear(x, base, knots, parameters, spline_order)
+        return y
     return None
+
+
+def _accelerated(name: str, x: Tensor) -> ModuleType | None:
+    """The kernel that ``name`` stands for, `native` in its place where it cannot be had; None if it folds all parameters."""
+    if name == "auto":
+        name = _BY_DEVICE.get(device_type(x), "native")
+    kernel = _kernel(name)
+    if kernel is None:
+        _warn_once(name)
+        return _kernel("native")
+    return kernel if hasattr(kernel, "takes_unfolded") else None
 
 
 def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalties: bool = True) -> None:
@@ -183,7 +194,7 @@ class set_feature_budget:  # noqa: N801  # called like a function, and a context
     Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone. The default is
     2 MiB a layer, about what a core's own cache holds: more takes as long to read back as to expand. 0 keeps none. It holds
     for all layers of the process from the call on, or, as ``with set_feature_budget(size): ...``, inside the block; blocks of
-    samples and inputs, and so the rounding, are the same either way. The kernel ``native`` never keeps features.
+    samples and inputs, and so the rounding, are the same either way.
 
     Raises:
         ValueError: if ``size`` is not an integer >= 0.
@@ -215,7 +226,8 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    _load(name)
+    if name not in _found:
+        _load(name)
     return _found[name]
 
 

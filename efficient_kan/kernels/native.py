@@ -6,20 +6,33 @@ Shape legend: ``B`` samples, ``I`` in_features, ``O`` out_features, ``G`` grid_s
 Each function expands a block of samples into features ``(I, M, rows)``, uses them and drops them; its hand-written backward
 expands again. So what a step keeps is ``x`` and ``base``, as in an MLP, and what it holds for a moment is one block. The
 backwards consist of differentiable operations, which gives derivatives of higher order.
+
+============================================  ==================================================================
+outputs of a layer, where                     are computed
+============================================  ==================================================================
+nothing looks on                              by :mod:`efficient_kan.kernels.direct`, one node of the graph a layer
+torch.compile, vmap, torch.func.grad          here, by nodes whose backward is written by hand
+TorchScript, torch.export, ONNX, make_fx      here, by torch's operators without such nodes, all samples at once,
+                                              on comparisons with the knots (``searchsorted`` has no ONNX form)
+forward-mode differentiation                  the same in blocks of samples, with torch's derivatives
+============================================  ==================================================================
+
+Norms of edges are computed here in all cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from efficient_kan import _tracing
 from efficient_kan._device import device_type
-from efficient_kan.basis import LocalBasis, local_basis
-from efficient_kan.kernels import LayerInputs
+from efficient_kan.basis import LocalBasis, dense_basis, local_basis
+from efficient_kan.kernels import LayerInputs, Parameters, direct
 
 # Elements of x expanded at a time: large enough for full-speed matrix products, small enough to stay near the caches.
 _BLOCK = {"cpu": 2**18, "cuda": 2**23}
@@ -29,6 +42,7 @@ _EDGE_SHARE = 2
 _FLOAT64_SHARE = 4
 # Float64 tensors of the size of the weights that edge_std holds at a time.
 _WEIGHT_COPIES = 4
+_UNCHANGED = nullcontext()
 
 
 def block_elements(kind: str) -> int:
@@ -38,12 +52,32 @@ def block_elements(kind: str) -> int:
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
     """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
-    y: Tensor = _SplineLinear.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
-    return y
+    if _tracing.plain_operations_only():
+        return _outputs(*_with_base(inputs))
+    if _tracing.observed():
+        y: Tensor = _SplineLinear.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
+        return y
+    x, base, knots, weight, order = inputs
+    with autocast_off(x):
+        return direct.linear(x, base, knots, Parameters(weight, None, None, None), order)
+
+
+def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
+    """Whether :func:`unfolded_linear` takes these arguments; :func:`spline_linear` takes the rest."""
+    if _tracing.observed() or (parameters.mask is not None and parameters.mask.requires_grad):
+        return False
+    return not _autocast(x)
+
+
+def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
+    """:func:`spline_linear` with the weight that these parameters fold to."""
+    return direct.linear(x, base, knots, parameters, order)
 
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
+    if _tracing.plain_operations_only():
+        return _mean_magnitudes(*_with_base(inputs))
     norms: Tensor = _EdgeL1.apply(*inputs.with_base())  # type: ignore[no-untyped-call]
     return norms
 
@@ -54,6 +88,8 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     The variance of a linear combination needs the covariance of its features alone: ``v . Cov(Phi_i) v``, an ``(M, M)``
     matrix per input. Accumulated in float64, because rounding errors of a covariance can exceed a small variance.
     """
+    if _tracing.plain_operations_only():
+        return _deviations(*_with_base(inputs))[0]
     norms: Tensor = _EdgeStd.apply(*inputs.with_base())[0]  # type: ignore[no-untyped-call]
     return norms
 
@@ -63,17 +99,31 @@ def input_std(inputs: LayerInputs) -> Tensor:
     return column_std(inputs.x)
 
 
+def _with_base(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    x, base, knots, weight, order = inputs.with_base()
+    assert base is not None
+    return x, base, knots, weight, order
+
+
 def column_std(x: Tensor) -> Tensor:
     """``x.std(0)``, whose own loop along columns costs several times as much; its gradient is zero where the value is."""
     shifted = x - x[0].detach()  # so that equal samples have deviation zero, and a large mean costs no digits
-    if shifted.requires_grad:
+    if shifted.requires_grad or _tracing.plain_operations_only():
         squares = (shifted - shifted.mean(0)).square()
     else:  # in place: the system hands out memory for as many numbers again more slowly than they are worked out
         shifted.sub_(shifted.mean(0))
         squares = shifted.mul_(shifted)  # vmap has no rule for square_()
-    variance = squares.sum(0) / (x.shape[0] - 1)
-    positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), variance)
+    return _root(squares.sum(0) / (x.shape[0] - 1))
+
+
+def _outputs(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
+    matrix = weight.flatten(1)
+    with autocast_off(x):
+        parts = []
+        for rows in _row_blocks(x):
+            features = _features(x[rows], base[rows], knots, spline_order)
+            parts.append(features.flatten(0, 1).to(weight.dtype).T @ matrix.T)
+        return _join(parts)
 
 
 class _SplineLinear(torch.autograd.Function):
@@ -81,13 +131,7 @@ class _SplineLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
-        matrix = weight.flatten(1)
-        with _autocast_off(x):
-            parts = []
-            for rows in _row_blocks(x):
-                _, features = _expand(x[rows], base[rows], knots, spline_order)
-                parts.append(features.flatten(0, 1).to(weight.dtype).T @ matrix.T)
-            return _join(parts)
+        return _outputs(x, base, knots, weight, spline_order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -153,12 +197,12 @@ def _linear_gradients(
     matrix = weight.flatten(1)
     grad_weight: Tensor | None = None
     grads: list[tuple[Tensor, Tensor]] = []
-    with _autocast_off(x):
+    with autocast_off(x):
         for rows in _row_blocks(x):
-            local, features = _expand(x[rows], base[rows], knots, spline_order)
+            local, features = expand(x[rows], base[rows], knots, spline_order)
             if needs_weight:
                 part = grad[rows].T @ features.flatten(0, 1).to(weight.dtype).T
-                grad_weight = _accumulate(grad_weight, part)
+                grad_weight = accumulate(grad_weight, part)
             if needs_inputs:
                 shape = features.shape
                 del features
@@ -168,24 +212,27 @@ def _linear_gradients(
     return *_input_grads(grads), grad_weight
 
 
+def _mean_magnitudes(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
+    vectors = weight.transpose(0, 1)  # shape: (I, O, M)
+    total: Tensor | None = None
+    with autocast_off(x):
+        for rows in _row_blocks(x, share=_EDGE_SHARE):
+            features = _features(x[rows], base[rows], knots, spline_order).to(weight.dtype)
+            parts = [
+                torch.linalg.vector_norm(vectors[cols] @ features[cols], ord=1, dim=2)
+                for cols in _column_blocks(features, vectors)
+            ]
+            total = accumulate(total, torch.cat(parts))
+        assert total is not None
+        return (total / x.shape[0]).to(weight.dtype).T
+
+
 class _EdgeL1(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
-        vectors = weight.transpose(0, 1)  # shape: (I, O, M)
-        total: Tensor | None = None
-        with _autocast_off(x):
-            for rows in _row_blocks(x, share=_EDGE_SHARE):
-                _, features = _expand(x[rows], base[rows], knots, spline_order)
-                features = features.to(weight.dtype)
-                parts = [
-                    torch.linalg.vector_norm(vectors[cols] @ features[cols], ord=1, dim=2)
-                    for cols in _column_blocks(features, vectors)
-                ]
-                total = _accumulate(total, torch.cat(parts))
-            assert total is not None
-            return (total / x.shape[0]).to(weight.dtype).T
+        return _mean_magnitudes(x, base, knots, weight, spline_order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -219,9 +266,9 @@ def _edge_l1_gradients(
     scale = (grad.T / x.shape[0]).unsqueeze(-1)  # shape: (I, O, 1)
     grad_vectors: Tensor | None = None
     grads: list[tuple[Tensor, Tensor]] = []
-    with _autocast_off(x):
+    with autocast_off(x):
         for rows in _row_blocks(x, share=_EDGE_SHARE):
-            local, features = _expand(x[rows], base[rows], knots, spline_order)
+            local, features = expand(x[rows], base[rows], knots, spline_order)
             features = features.to(weight.dtype)
             of_vectors, of_features = [], []
             for cols in _column_blocks(features, vectors):
@@ -229,11 +276,31 @@ def _edge_l1_gradients(
                 of_vectors.append(signs @ features[cols].mT)
                 if needs_inputs:
                     of_features.append(vectors[cols].mT @ signs)
-            grad_vectors = _accumulate(grad_vectors, torch.cat(of_vectors))
+            grad_vectors = accumulate(grad_vectors, torch.cat(of_vectors))
             if needs_inputs:
                 grads.append(_pull_back(torch.cat(of_features), local, x, base))
         assert grad_vectors is not None
         return *_input_grads(grads), grad_vectors.transpose(0, 1).to(weight.dtype)
+
+
+def _deviations(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
+    """Of every edge ``(O, I)``, and the means of the features."""
+    with autocast_off(x):
+        deviations, means = [], []
+        for cols in _covariance_blocks(x, weight):
+            mean, covariance = _moments(x[:, cols], base[:, cols], knots[cols], spline_order)
+            vectors = _without_constant(weight[:, cols])
+            variance = ((vectors @ covariance) * vectors).sum(-1)
+            deviation = _root(variance) if _tracing.plain_operations_only() else variance.clamp(min=0).sqrt()
+            deviations.append(deviation.to(weight.dtype))
+            means.append(mean)
+        return torch.cat(deviations).T, torch.cat(means)
+
+
+def _root(variance: Tensor) -> Tensor:
+    """The square root, or 0 where rounding left the variance below 0; where it is 0 its gradient is 0."""
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), torch.where(variance < 0, 0.0, variance))
 
 
 class _EdgeStd(torch.autograd.Function):
@@ -243,14 +310,7 @@ class _EdgeStd(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
-        with _autocast_off(x):
-            deviations, means = [], []
-            for cols in _covariance_blocks(x, weight):
-                mean, covariance = _moments(x[:, cols], base[:, cols], knots[cols], spline_order)
-                vectors = _without_constant(weight[:, cols])
-                deviations.append(((vectors @ covariance) * vectors).sum(-1).clamp(min=0).sqrt().to(weight.dtype))
-                means.append(mean)
-            return torch.cat(deviations).T, torch.cat(means)
+        return _deviations(x, base, knots, weight, spline_order)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -267,7 +327,7 @@ class _EdgeStd(torch.autograd.Function):
         scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
         grad_weight: list[Tensor] = []
         columns: list[tuple[Tensor, Tensor]] = []
-        with _autocast_off(x):
+        with autocast_off(x):
             for cols in _covariance_blocks(x, weight):
                 bx, bbase, bknots = x[:, cols], base[:, cols], knots[cols]
                 # The saved means are constants to autograd; derivatives of higher order need them as functions of x.
@@ -278,9 +338,9 @@ class _EdgeStd(torch.autograd.Function):
                 scatter: Tensor | None = None
                 grads: list[tuple[Tensor, Tensor]] = []
                 for rows in _row_blocks(bx, share=_FLOAT64_SHARE):
-                    local, features = _expand(bx[rows], bbase[rows], bknots, order)
+                    local, features = expand(bx[rows], bbase[rows], bknots, order)
                     centred = _with_constant(features) - mean.unsqueeze(-1)
-                    scatter = _accumulate(scatter, centred @ centred.mT)
+                    scatter = accumulate(scatter, centred @ centred.mT)
                     if needs_inputs:
                         of_features = form @ centred
                         of_features = torch.cat((of_features[:, :-2] + of_features[:, -1:], of_features[:, -2:-1]), dim=1)
@@ -296,7 +356,15 @@ class _EdgeStd(torch.autograd.Function):
         return grad_x, grad_base, None, of_weight, None
 
 
-def _expand(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple[LocalBasis, Tensor]:
+def _features(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> Tensor:
+    """The features ``(I, M, rows)`` of a block ``(rows, I)``, by operations that suit who looks on."""
+    if not _tracing.plain_operations_only():
+        return expand(x, base, knots, spline_order)[1]
+    bases = dense_basis(x.T, knots, spline_order)
+    return torch.cat((bases, base.T.unsqueeze(0).to(bases.dtype))).transpose(0, 1)
+
+
+def expand(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple[LocalBasis, Tensor]:
     """The local bases of a block ``(rows, I)`` and its features ``(I, M, rows)``, the base activation last."""
     local = local_basis(x.T, knots, spline_order)
     features = knots.shape[1] - spline_order
@@ -344,8 +412,7 @@ def _moments(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple
     scatter: Tensor | None = None
     count = 0
     for rows in _row_blocks(x, share=_FLOAT64_SHARE):
-        _, features = _expand(x[rows], base[rows], knots, spline_order)
-        features = _with_constant(features)
+        features = _with_constant(_features(x[rows], base[rows], knots, spline_order))
         size = features.shape[-1]
         part = features.mean(-1)
         centred = features - part.unsqueeze(-1)
@@ -365,10 +432,17 @@ def _blocks(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, max(length, 1), size))
 
 
-def _row_blocks(x: Tensor, share: int = 1) -> Iterator[slice]:
-    """Slices over samples, of a ``share``-th of a block; one slice while compiling, which fuses the work instead."""
+def row_slices(x: Tensor, numbers: int, least: int) -> Iterable[slice | None]:
+    """Slices over at ``least`` so many samples, whose ``numbers`` for each element fit a block; None if that is all of them."""
     rows, columns = x.shape
-    if torch.compiler.is_compiling():
+    size = max(least, block_elements(device_type(x)) // (numbers * columns))
+    return (None,) if rows <= size else _blocks(rows, size)
+
+
+def _row_blocks(x: Tensor, share: int = 1) -> Iterator[slice]:
+    """Slices over samples, of a ``share``-th of a block; a single one for who records operations or fuses them."""
+    rows, columns = x.shape
+    if torch.compiler.is_compiling() or _tracing.recorded():
         return iter((slice(None),))
     return _blocks(rows, max(_MIN_ROWS, block_elements(device_type(x)) // (share * columns)))
 
@@ -376,6 +450,8 @@ def _row_blocks(x: Tensor, share: int = 1) -> Iterator[slice]:
 def _column_blocks(features: Tensor, vectors: Tensor) -> Iterator[slice]:
     """Slices over inputs whose edges fit a block, never all inputs at once (unless there is one)."""
     columns, _, rows = features.shape
+    if _tracing.recorded():
+        return iter((slice(None),))
     budget = 2 * block_elements(device_type(features))
     return _blocks(columns, max(1, min((columns + 1) // 2, budget // max(1, rows * vectors.shape[1]))))
 
@@ -383,12 +459,14 @@ def _column_blocks(features: Tensor, vectors: Tensor) -> Iterator[slice]:
 def _covariance_blocks(x: Tensor, weight: Tensor) -> Iterator[slice]:
     """Slices over inputs whose features, covariances and float64 weights fit a block."""
     outputs, columns, width = weight.shape
+    if _tracing.recorded():
+        return iter((slice(None),))
     rows = min(max(x.shape[0], 1), _MIN_ROWS)
     budget = 8 * block_elements(device_type(x))
     return _blocks(columns, max(1, min(columns, budget // (width * (width + rows + _WEIGHT_COPIES * outputs)))))
 
 
-def _accumulate(total: Tensor | None, part: Tensor) -> Tensor:
+def accumulate(total: Tensor | None, part: Tensor) -> Tensor:
     """A running sum in at least float32."""
     part = part.to(torch.promote_types(part.dtype, torch.float32))
     return part if total is None else total + part
@@ -407,9 +485,11 @@ def _input_grads(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | 
     return _join_pairs(pairs) if pairs else (None, None)
 
 
-def _autocast_off(x: Tensor) -> AbstractContextManager[None]:
+def autocast_off(x: Tensor) -> AbstractContextManager[None]:
     """The dtypes here are chosen; autocast must not choose again."""
+    return torch.autocast(x.device.type, enabled=False) if _autocast(x) else _UNCHANGED
+
+
+def _autocast(x: Tensor) -> bool:
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

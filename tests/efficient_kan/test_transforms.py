@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
@@ -321,12 +322,77 @@ def test_hessians_by_two_reverse_passes() -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_forward_mode_is_refused_in_words() -> None:
-    """`torch.func.hessian` goes through forward mode; `jacrev(jacrev(...))` is the way."""
-    kan = network([3, 4, 1])
-    with pytest.raises(NotImplementedError, match="jvp"):
-        hessian(lambda z: kan(z).squeeze())(samples(3))
+# torch scripts decompositions of its own for forward mode.
+forwards = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+MODES = [pytest.param("native", None), *[pytest.param("cpu", penalty, id=str(penalty)) for penalty in (None, *PENALTIES)]]
+
+
+def of_parameters(kan: KAN, penalty: Any) -> tuple[Callable[[dict[str, Tensor], Tensor], Tensor], dict[str, Tensor]]:
+    """A scalar function of parameters and samples, and the parameters."""
+    module: nn.Module = kan if penalty is None else Penalised(kan, penalty)
+
+    def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        out = functional_call(module, p, (x,))
+        y, extra = out if isinstance(out, tuple) else (out, 0.0)
+        return y.sin().sum() + extra
+
+    return loss, {name: p.detach() for name, p in module.named_parameters()}
+
+
+@forwards
+@pytest.mark.parametrize(("kernel", "penalty"), MODES)
+def test_forward_mode_equals_reverse_mode(kernel: str, penalty: Any) -> None:
+    """Along one direction of samples and all parameters at once."""
+    loss, parameters = of_parameters(network([3, 4, 2], kernel=kernel), penalty)
+    x, direction = samples(9, 3), samples(9, 3, seed=2)
+    along = {name: torch.randn(p.shape, generator=source(3), dtype=p.dtype) for name, p in parameters.items()}
+    _, slope = jvp(loss, (parameters, x), (along, direction))
+    of_p, of_x = grad(loss, argnums=(0, 1))(parameters, x)
+    expected = (of_x * direction).sum() + sum((of_p[name] * along[name]).sum() for name in parameters)
+    torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-12)
+
+
+@forwards
+@pytest.mark.parametrize(("kernel", "penalty"), MODES)
+def test_hessians_of_all_four_orders_of_modes_agree(kernel: str, penalty: Any) -> None:
+    loss, parameters = of_parameters(network([2, 3, 1], kernel=kernel), penalty)
+    x = samples(5, 2)
+    reverse = jacrev(jacrev(lambda z: loss(parameters, z)))(x)
+    for outer, inner in ((jacfwd, jacrev), (jacrev, jacfwd), (jacfwd, jacfwd)):
+        found = outer(inner(lambda z: loss(parameters, z)))(x)
+        torch.testing.assert_close(found, reverse, rtol=1e-11, atol=1e-11 * reverse.abs().max().item())
+    torch.testing.assert_close(hessian(lambda z: loss(parameters, z))(x), reverse, rtol=1e-11, atol=1e-10)
+
+
+@forwards
+def test_dual_numbers_go_without_a_graph_and_in_blocks(blocks: None) -> None:
+    kan, x, direction = network(kernel="cpu"), samples(9, 3), samples(9, 3, seed=2)
+    with torch.no_grad(), forward_ad.dual_level():
+        y, slope = forward_ad.unpack_dual(kan(forward_ad.make_dual(x, direction)))
+    expected = torch.autograd.functional.vjp(kan, x, torch.ones_like(y))[1]
+    torch.testing.assert_close(y, kan(x).detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(slope.sum(), (expected * direction).sum(), rtol=1e-12, atol=1e-12)
+
+
+@forwards
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch's linearize
+def test_forward_mode_under_vmap_and_linearised() -> None:
+    kan, x = network(), samples(9, 3)
+    directions = torch.stack([samples(9, 3, seed=n) for n in (2, 3)])
+    one_by_one = torch.stack([jvp(kan, (x,), (direction,))[1] for direction in directions])
+    together = vmap(lambda direction: jvp(kan, (x,), (direction,))[1])(directions)
+    torch.testing.assert_close(together, one_by_one, rtol=1e-12, atol=1e-12)
+    _, linear = linearize(kan, x)
+    torch.testing.assert_close(linear(directions[0]), one_by_one[0], rtol=1e-12, atol=1e-12)
+
+
+@forwards
+@pytest.mark.parametrize("order", range(1, 6))
+def test_slopes_on_knots_are_those_from_the_right_in_both_modes(order: int) -> None:
+    kan = network([3, 2], spline_order=order)
+    x = kan.kan_layers[0].grid.T[order:-1]
+    forward = jvp(lambda z: kan(z).sum(), (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(forward, grad(lambda z: kan(z).sum())(x).sum(), rtol=1e-11, atol=1e-11)
 
 
 @pytest.fixture

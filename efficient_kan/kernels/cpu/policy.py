@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from efficient_kan import kernels
+from efficient_kan import _tracing, kernels
 from efficient_kan.kernels import LayerInputs, Parameters
 from efficient_kan.kernels.cpu.compiled import LINE_BYTES
 from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
@@ -32,7 +32,7 @@ def takes(inputs: LayerInputs) -> bool:
     16-bit weights, tensors that are not plain, and whatever traces or transforms: compiled code is not seen there.
     """
     x, base, knots, weight, order = inputs
-    if _traced():
+    if _tracing.observed():
         return False
     if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
@@ -55,15 +55,9 @@ def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Pa
 def folds(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> bool:
     """Whether the compiled kernel folds these parameters."""
     tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
-    if _traced() or mask.requires_grad or spline_weight.dtype not in _DTYPES:
+    if _tracing.observed() or mask.requires_grad or spline_weight.dtype not in _DTYPES:
         return False
     return all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
-
-
-def _traced() -> bool:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
-        return True
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def transformed(grad: Tensor) -> bool:

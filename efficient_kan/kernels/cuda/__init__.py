@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from efficient_kan import _tracing
 from efficient_kan.kernels import LayerInputs, native
 
 ORDERS = range(1, 6)
@@ -79,6 +80,8 @@ def refusal(inputs: LayerInputs) -> str | None:
         return f"spline order {order}"
     if torch._C._are_functorch_transforms_active():
         return "inside a transform of torch.func"
+    if _tracing.plain_operations_only():
+        return "recorded for use elsewhere, or differentiated forwards"
     if not x.is_cuda:
         return None if _interpreted() and x.device.type == "cpu" else f"samples on {x.device}"
     # Not asked while tracing: where it matters, the check at first use fails and native computes.
