@@ -18,10 +18,11 @@ kernel      needs                    takes
 ``cuda``    triton (extra ``cuda``)  tensors on a CUDA device
 ==========  =======================  =======================================================================
 
-``auto`` takes the kernel of the tensors' device. A kernel that cannot be had is replaced by ``native``, with one
-``RuntimeWarning`` that says why; inputs that a kernel does not take go to ``native`` without a word, and so does work under
-torch.compile, torch.func transforms, forward-mode differentiation, TorchScript tracing and exporters, see
-:mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
+``auto`` takes the kernel of the tensors' device. On a GPU it takes ``cuda`` for each of the layer's three products where a
+model, or a measured table, says that this is no slower than ``native``; :func:`explain` tells. If a kernel is unavailable,
+``native`` is used and one ``RuntimeWarning`` says why. Inputs that a kernel does not take go to ``native`` without a warning,
+and so does work under torch.compile, torch.func transforms, forward-mode differentiation, TorchScript tracing and exporters,
+see :mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ import importlib
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from efficient_kan import _checks
 from efficient_kan._device import device_type
+
+if TYPE_CHECKING:
+    from efficient_kan.linear import KANLinear
 
 KERNELS = ("auto", "native", "cpu", "cuda")
 
@@ -108,14 +112,15 @@ def resolve(name: str, inputs: LayerInputs | None = None) -> Kernel:
     Without inputs: for such as every kernel takes, on a CPU.
     """
     check_kernel(name)
-    if name == "auto":
+    chosen = name == "auto"
+    if chosen:
         name = _BY_DEVICE.get("cpu" if inputs is None else device_type(inputs.x), "native")
     if name != "native":
         kernel = _kernel(name)
         if kernel is None:
             _warn_once(name)
         elif inputs is None or kernel.takes(inputs):
-            return cast(Kernel, kernel)
+            return cast(Kernel, kernel.for_auto() if chosen and name == "cuda" else kernel)
     from efficient_kan.kernels import native
 
     return native
@@ -141,6 +146,10 @@ def fold(
         if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
             folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight, spline_order=spline_order, samples=samples)
             return folded
+    if samples and (name == "cuda" or (name == "auto" and device_type(spline_weight) == "cuda")):
+        kernel = _kernel("cuda")
+        if kernel is not None:
+            return cast(Tensor, kernel.fold(spline_weight, scaler, mask, base_weight))
     scale = mask if scaler is None else scaler * mask
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
@@ -186,6 +195,33 @@ def report() -> Report:
     states = {name: "available" if _kernel(name) is not None else _reasons[name] for name in _PACKAGES}
     auto = {device: name if states[name] == "available" else "native" for device, name in _BY_DEVICE.items()}
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
+
+
+def explain(layer: KANLinear, batch: int) -> str:
+    """Which kernels compute a layer's product of so many samples on the device where it is, and why, in lines of text.
+
+    On a GPU ``auto`` decides for each of the three products by a model, or by measured times where it has them.
+
+    Raises:
+        ValueError: if ``layer`` is no KANLinear, or ``batch`` no integer >= 0.
+    """
+    known = all(hasattr(layer, name) for name in ("kernel", "layer_inputs", "in_features", "spline_weight"))
+    _checks.require(known, "layer", "a KANLinear", layer)
+    _checks.integer(batch, "batch", 0)
+    device = layer.spline_weight.device
+    name = _BY_DEVICE.get(device.type, "native") if layer.kernel == "auto" else layer.kernel
+    if name == "native":
+        return "native (by name)" if layer.kernel == name else f"native (there is no other for {device})"
+    kernel = _kernel(name)
+    if kernel is None:
+        return f"native ({_reasons[name]})"
+    with torch.no_grad():
+        inputs = layer.layer_inputs(layer.spline_weight.new_zeros(1, layer.in_features).expand(batch, -1))
+    if not kernel.takes(inputs):
+        return f"native ({name} does not take {inputs.weight.dtype} at order {inputs.spline_order} on {device})"
+    if layer.kernel == "auto" and name == "cuda":
+        return cast(str, kernel.explain(inputs))
+    return f"{name} (by name)" if layer.kernel == name else f"{name} (the kernel for {device})"
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager

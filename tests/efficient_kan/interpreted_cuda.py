@@ -7,6 +7,11 @@ The interpreter rounds to bfloat16 by cutting off, which alone doubles an error.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +20,11 @@ from torch.library import opcheck
 from efficient_kan import KANLinear, SampleL1, kernels
 from efficient_kan.basis import local_basis
 from efficient_kan.kernels import LayerInputs, cuda, native
-from efficient_kan.kernels.cuda import check, launch, ops
+from efficient_kan.kernels.cuda import check, launch, model, ops
 
 FACTOR = 3.0
 UNITS = {torch.float32: 4.0, torch.float16: 0.5, torch.bfloat16: 1.0}
+TF32 = 2.0**-11
 LEAVES = ("x", "base", "weight")
 
 
@@ -50,13 +56,17 @@ def make(
     return LayerInputs(x, None if silu else torch.nn.functional.silu(x.to(dtype)), knots, weight, k)
 
 
-def results(kernel: object, inputs: LayerInputs) -> dict[str, Tensor]:
+FUNCTIONS = ("spline_linear", "edge_l1")
+PRODUCT = FUNCTIONS[:1]
+
+
+def results(kernel: object, inputs: LayerInputs, functions: tuple[str, ...] = FUNCTIONS) -> dict[str, Tensor]:
     """Outputs and gradients of the layer and of ``edge_l1``."""
     names = [name for name in LEAVES if getattr(inputs, name) is not None]
     leaves = {name: getattr(inputs, name).detach().clone().requires_grad_() for name in names}
     generator = torch.Generator().manual_seed(7)
     found: dict[str, Tensor] = {}
-    for name in ("spline_linear", "edge_l1"):
+    for name in functions:
         y = getattr(kernel, name)(inputs._replace(**leaves))
         grad = torch.randn(y.shape, generator=generator).to(inputs.weight.dtype).to(y.dtype)
         found[name] = y.detach()
@@ -77,13 +87,26 @@ def excess(got: dict[str, Tensor], baseline: dict[str, Tensor], truth: dict[str,
     return {name: f"{errors[name]:.2e} > {limits[name]:.2e}" for name in truth if not errors[name] <= limits[name]}
 
 
-def far_off(inputs: LayerInputs) -> dict[str, str]:
+def far_off(inputs: LayerInputs, tf32: bool = False, functions: tuple[str, ...] = FUNCTIONS) -> dict[str, str]:
     """Which results of the kernels err more than native in the same dtype allows."""
-    got, baseline, truth = results(cuda, inputs), results(native, inputs), results(native, double(inputs))
+    baseline, truth = results(native, inputs, functions), results(native, double(inputs), functions)
+    with float32_products("high" if tf32 else "highest"):
+        got = results(cuda, inputs, functions)
     dtype = inputs.weight.dtype
 
     assert all(got[name].dtype == baseline[name].dtype for name in truth)
-    return excess(got, baseline, truth, UNITS[dtype] * torch.finfo(dtype).eps)
+    return excess(got, baseline, truth, TF32 if tf32 else UNITS[dtype] * torch.finfo(dtype).eps)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """The interpreter multiplies the same in each, but the kernels take other ways."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 KINDS = ("uniform", "adapted", "repeated")
@@ -110,10 +133,106 @@ def test_many_knots() -> None:
     assert far_off(make(66, 2, 3, 3, "adapted", G=41)) == {}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("k", [2, 3])
-def test_low_precision_errs_like_the_same_precision_elsewhere(k: int, dtype: torch.dtype) -> None:
-    assert far_off(make(70, 5, 3, k, "adapted", dtype, silu=k == 3)) == {}
+ROUGH = ("bfloat16", "float16", "tf32")
+
+
+@pytest.mark.parametrize(
+    ("k", "kind", "precision"),
+    [
+        pytest.param(k, kind, precision, marks=[pytest.mark.slow] * ((k + a) % 3 != b or k == 4))
+        for k in (1, 2, 3, 4, 5)
+        for a, kind in enumerate(KINDS)
+        for b, precision in enumerate(ROUGH)
+    ],
+)
+def test_low_precision_errs_like_the_same_precision_elsewhere(k: int, kind: str, precision: str) -> None:
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+    functions = FUNCTIONS if kind == "adapted" else PRODUCT
+    assert far_off(make(70, 5, 3, k, kind, dtype, silu=kind == "adapted"), precision == "tf32", functions) == {}
+
+
+@pytest.mark.parametrize("kind", ["uniform", "adapted"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("tf32", marks=pytest.mark.slow)])
+def test_the_widest_tiles(precision: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_FEW_PROGRAMS", 1)  # else for many samples only
+    dtype = torch.float32 if precision == "tf32" else torch.bfloat16
+    assert far_off(make(130, 35, 257, 3, kind, dtype, silu=True), precision == "tf32", PRODUCT) == {}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_a_sum_over_inputs_is_split_and_the_split_covers_them_once(precision: str) -> None:
+    assert launch.input_shares(150, 1, 10)[0] == 2
+    assert far_off(make(5, 150, 3, 2, "uniform"), precision == "tf32", PRODUCT) == {}
+    for inputs in (1, 63, 64, 65, 128, 1000, 4096):
+        for programs in (1, 5, 64, 65, 1000):
+            count, length = launch.input_shares(inputs, programs, 2**10)
+            assert count >= 1
+            assert (count - 1) * length < inputs <= count * length
+            assert count == 1 or count * programs <= 128
+
+
+def knots_off_by(share: float, j: int, I: int = 5, G: int = 4, k: int = 3) -> Tensor:
+    """Uniform ones but for knot ``j`` of the last input, which is off by a share of the spacing."""
+    knots = knots_of("uniform", I, G, k).clone()
+    knots[-1, j] += share * (knots[0, 1] - knots[0, 0])
+    return knots
+
+
+@pytest.mark.parametrize("share", [2.0**-15, 2.0**-13, 0.4])
+@pytest.mark.parametrize("j", [pytest.param(0, marks=pytest.mark.slow), 5, pytest.param(-1, marks=pytest.mark.slow)])
+def test_knots_that_are_not_quite_uniform(share: float, j: int) -> None:
+    inputs = make(70, 5, 3, 3)._replace(knots=knots_off_by(share, j))
+    assert far_off(inputs, True, PRODUCT) == {}
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|divide by zero) encountered:RuntimeWarning")  # numpy's, in the interpreter
+@pytest.mark.parametrize("step", [0.0, -0.5, 1e-30, 1e30])
+def test_equal_falling_tiny_and_huge_spacings(step: float) -> None:
+    inputs = make(70, 5, 3, 3)
+    knots = (step * torch.arange(11.0) - 5 * step).repeat(5, 1)
+    inputs = inputs._replace(knots=knots, x=inputs.x * abs(step) if step else inputs.x)
+    with float32_products("high"):
+        got = cuda.spline_linear(inputs)
+    expected = native.spline_linear(inputs)
+    assert float((got - expected).abs().max()) <= 4 * TF32 * float(expected.abs().max())
+
+
+def test_knots_are_looked_at_anew_in_every_call() -> None:
+    layer = KANLinear(3, 4, kernel="cuda", generator=torch.Generator().manual_seed(0))
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+
+    def err() -> float:
+        with float32_products("high"), torch.no_grad():
+            got = layer(x)
+        inputs = layer.layer_inputs(x)
+        truth = native.spline_linear(double(inputs).with_base())
+        return float(((got - truth).abs().max() / truth.abs().max()).detach())
+
+    assert err() < TF32
+    layer.grid.data[:, 5] += 0.1  # leaves no trace in the tensor's version
+    assert err() < TF32
+    other = KANLinear(3, 4, kernel="cuda", generator=torch.Generator().manual_seed(0))
+    other.grid.data[1] *= 1.5
+    layer.load_state_dict(other.state_dict())
+    assert err() < TF32
+    layer.update_grid(x)
+    assert err() < TF32
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_a_folded_weight_lies_as_the_product_reads_it(precision: str) -> None:
+    layer = KANLinear(3, 4, kernel="cuda", generator=torch.Generator().manual_seed(0))
+    x = torch.randn(6, 3)
+    with float32_products(precision):
+        inputs = layer.layer_inputs(x)
+        layout = cuda._layout(torch.float32)
+        prepared = cuda._prepared(inputs, layout)[3]
+        assert prepared.data_ptr() == inputs.weight.data_ptr(), "no copy"
+        assert (prepared.mT if precision == "high" else prepared).is_contiguous()
+        torch.testing.assert_close(inputs.weight, layer.folded_weight(), rtol=0, atol=0)
+        (got,) = torch.autograd.grad(inputs.weight.square().sum(), layer.spline_scaler)
+    (expected,) = torch.autograd.grad(layer.folded_weight().square().sum(), layer.spline_scaler)
+    torch.testing.assert_close(got, expected)
 
 
 def test_sums_over_samples_are_split_and_the_split_covers_them_once() -> None:
@@ -192,17 +311,53 @@ def test_second_derivatives_are_natives(name: str, silu: bool) -> None:
 def test_operators_keep_torchs_rules() -> None:
     x, base, knots, weight, k = cuda._prepared(make(9, 2, 3, 2))
     leaves = (x.requires_grad_(), base.requires_grad_(), knots, weight.requires_grad_(), k)
-    opcheck(ops.linear, leaves)
+    opcheck(ops.linear, (*leaves, 0))
     opcheck(ops.edge_l1, leaves)
     plain = [part.detach() for part in leaves[:4]]
     grad, scale = torch.ones(9, 3), torch.ones(2, 3)
-    for operator, extra in (
-        (ops.linear_input_grad, (*plain, grad)),
-        (ops.linear_weight_grad, (*plain[:3], grad)),
-        (ops.edge_l1_input_grad, (*plain, scale)),
-        (ops.edge_l1_weight_grad, (*plain, scale)),
+    for operator, extra, choice in (
+        (ops.linear_input_grad, (*plain, grad), (0,)),
+        (ops.linear_weight_grad, (*plain[:3], grad), (0,)),
+        (ops.edge_l1_input_grad, (*plain, scale), ()),
+        (ops.edge_l1_weight_grad, (*plain, scale), ()),
     ):
-        opcheck(operator, (*extra, k), test_utils=("test_schema", "test_faketensor"))
+        opcheck(operator, (*extra, k, *choice), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_native_stands_in_for_the_kernels_that_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make(9, 2, 3, 2)
+    for name, flag in model.KERNELS.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, name, lambda *_: pytest.fail("this is native's"))
+            leaves = [part.requires_grad_() for part in (inputs.x.clone(), inputs.weight.clone())]
+            got = cuda.layer_product(inputs._replace(x=leaves[0], weight=leaves[1]), flag)
+            got = [got.detach(), *torch.autograd.grad(got.sum(), leaves)]
+        expected = native.spline_linear(inputs._replace(x=leaves[0], weight=leaves[1]))
+        for one, other in zip(got, (expected, *torch.autograd.grad(expected.sum(), leaves)), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_auto_asks_the_model_and_measured_times_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_BY_DEVICE", {"cpu": "cuda"})
+    monkeypatch.setattr(kernels, "_found", {"cpu": None, "cuda": cuda})
+    layer, x = KANLinear(3, 4), torch.zeros(9, 3)
+    assert kernels.explain(layer, 9).count(": cuda (") == 3
+    table = tmp_path / "kernels.csv"
+    head = "kernel,kind,B,I,O,M,order,ours,native\n"
+    table.write_text(head + "forward,float32,9,3,4,9,3,2e-5,1e-5\nweight_grad,float32,90,3,4,9,3,2e-5,1e-5\n", encoding="utf-8")
+    try:
+        model.use(table)
+        assert model.by_native(layer.layer_inputs(x)) == model.FORWARD
+        assert "forward in float32: native (cuda takes 2 of native's time, measured)" in kernels.explain(layer, 9)
+        monkeypatch.setattr(launch, "forward", lambda *_: pytest.fail("this is native's"))
+        layer(x)
+        for bad in ("forward,float32,9,3,4,9,3,2e-5,0\n", "forward,int8,9,3,4,9,3,1,1\n", "forward,tf32,9,3\n"):
+            table.write_text(head + bad, encoding="utf-8")
+            with pytest.raises(ValueError, match="table"):
+                model.use(table)
+    finally:
+        model.use(None)
+    assert model.by_native(layer.layer_inputs(x)) == 0
 
 
 def test_what_is_left_to_native() -> None:
@@ -253,8 +408,58 @@ def test_the_first_call_may_be_a_compiled_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_first_use_check_passes_what_is_right_and_names_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "SIZES", (20, 2, 3, 4))
-    assert check.mismatch(torch.device("cpu"), 2, torch.float32) is None
+    small = check.Problem(20, 2, 3, 4, uniform=False, silu=False, edges=True)
+    monkeypatch.setattr(check, "PROBLEMS", (small, small._replace(uniform=True, silu=True, edges=False)))
+    for dtype in (torch.float32, torch.float16):
+        assert check.mismatch(torch.device("cpu"), 2, dtype) is None
     right = launch.input_grad
     monkeypatch.setattr(launch, "input_grad", lambda *args: tuple(1.001 * part for part in right(*args)))
     assert "gradient of y with respect to x" in (check.mismatch(torch.device("cpu"), 2, torch.float32) or "")
+
+
+def test_the_first_use_check_meets_every_way_that_the_kernels_have() -> None:
+    tiles = []
+    for samples, I, O, *_ in check.PROBLEMS:
+        t = launch.tiles("forward", O, 3, "half", wide=True)
+        programs = math.ceil(samples / t.blocks["BLOCK_B"]) * math.ceil(O / t.blocks["BLOCK_O"])
+        tiles.append((t.blocks["BLOCK_B"] == 128 and 2 * programs > 128, launch.input_shares(I, programs, samples * O)[0] > 1))
+    assert {wide for wide, _ in tiles} == {split for _, split in tiles} == {False, True}
+    for name in ("uniform", "silu", "edges"):
+        assert {getattr(problem, name) for problem in check.PROBLEMS} == {False, True}
+    assert {all(size % 16 == 0 for size in problem[:3]) for problem in check.PROBLEMS} == {False, True}
+
+
+@pytest.mark.filterwarnings("ignore:efficient_kan's Triton kernels fail:UserWarning")
+def test_the_first_use_check_remembers_what_it_says_of_the_kernels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def mismatch(error: Exception | None) -> None:
+        def found(*_: object) -> None:
+            calls.append(1)
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(check, "mismatch", found)
+
+    def failure() -> str | None:
+        return check.failure(torch.device("cuda", 0), 3, torch.float32)
+
+    monkeypatch.setattr(check, "_verdicts", {})
+    capturing = [True]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    mismatch(None)
+    assert "captured" in (failure() or "")
+    assert calls == []
+    capturing[0] = False
+    mismatch(torch.OutOfMemoryError("full"))
+    assert "full" in (failure() or "")
+    mismatch(None)
+    assert failure() is None
+    capturing[0] = True
+    assert failure() is None, "the verdict is known"
+    assert len(calls) == 2
+    monkeypatch.setattr(check, "_verdicts", {})
+    capturing[0] = False
+    mismatch(RuntimeError("ptxas"))
+    assert failure() == failure() == "RuntimeError: ptxas"
+    assert len(calls) == 3

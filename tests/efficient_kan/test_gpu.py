@@ -29,7 +29,7 @@ from tests.efficient_kan.interpreted_cuda import UNITS, double, excess, make, re
 orders = pytest.mark.parametrize("k", [1, 2, 3, 4, 5], ids="k{}".format)
 kinds = pytest.mark.parametrize("kind", ["uniform", "adapted", "repeated"])
 # A result of one number errs by chance; the interpreter's tests have such sizes.
-SIZES = [(70, 5, 3), (1000, 33, 65), (5000, 70, 200)]
+SIZES = [(70, 5, 3), (1000, 33, 65), (5000, 70, 200), (256, 64, 64), (1024, 256, 256), (9000, 32, 256)]
 
 
 def moved(inputs: LayerInputs, device: str) -> LayerInputs:

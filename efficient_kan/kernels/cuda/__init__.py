@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -24,10 +25,29 @@ _CAPABILITY = (8, 0)
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
     """``y[b, o] = sum_i phi_oi(x[b, i])``, shape ``(B, O)`` in the dtype of ``weight``."""
+    return layer_product(inputs, 0)
+
+
+def layer_product(inputs: LayerInputs, by_native: int) -> Tensor:
+    """:func:`spline_linear`, some of whose kernels native stands in for: the flags of :mod:`.model`."""
     from efficient_kan.kernels.cuda import ops
 
-    y: Tensor = ops.linear(*_prepared(inputs))
+    y: Tensor = ops.linear(*_prepared(inputs, _layout(inputs.weight.dtype)), by_native)
     return y
+
+
+def for_auto() -> ModuleType:
+    """These kernels as ``auto`` takes them."""
+    from efficient_kan.kernels.cuda import automatic as kernels
+
+    return kernels
+
+
+def explain(inputs: LayerInputs) -> str:
+    """Which kernels compute these inputs' product under ``auto``, and why."""
+    from efficient_kan.kernels.cuda import launch, model
+
+    return model.explained(model.sizes_of(inputs), launch.kind(inputs.weight.dtype))
 
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
@@ -99,8 +119,32 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _prepared(inputs: LayerInputs) -> tuple[Tensor, Tensor | None, Tensor, Tensor, int]:
-    """Contiguous tensors, and the weights feature-major ``(M, I, O)``."""
+def fold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
+    """See :func:`efficient_kan.kernels.fold`; written as the layer's product reads it, so that nothing copies it again."""
+    scale = mask if scaler is None else scaler * mask
+    layout = _layout(spline_weight.dtype)
+    base = (base_weight * mask).unsqueeze(-1)
+    folded = torch.cat([part.permute(layout) for part in (spline_weight * scale.unsqueeze(-1), base)])
+    return folded.permute([layout.index(axis) for axis in range(3)])
+
+
+def _layout(dtype: torch.dtype) -> tuple[int, int, int]:
+    """The axes of weights ``(O, I, M)`` in the order in which the layer's product reads them from memory.
+
+    Feature-major; then outputs last, but for TF32, whose products on Hopper take the other order only.
+    """
+    if torch.compiler.is_compiling():  # which cannot trace how products are computed; the launch puts weights in order
+        return (2, 1, 0)
+    from efficient_kan.kernels.cuda import launch
+
+    return (2, 0, 1) if launch.kind(dtype) == "tf32" else (2, 1, 0)
+
+
+def _prepared(
+    inputs: LayerInputs, layout: tuple[int, int, int] = (2, 1, 0)
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, int]:
+    """Contiguous tensors, and the weights ``(M, I, O)``, in memory in the order of ``layout``."""
     x, base, knots, weight, order = inputs
     base = None if base is None else base.contiguous()
-    return x.contiguous(), base, knots.contiguous(), weight.permute(2, 1, 0).contiguous(), order
+    weight = weight.permute(layout).contiguous()
+    return x.contiguous(), base, knots.contiguous(), weight if layout == (2, 1, 0) else weight.mT, order

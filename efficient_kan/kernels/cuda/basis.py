@@ -1,7 +1,8 @@
 """B-splines in registers: the local bases of :mod:`efficient_kan.basis`, for a tile of samples of any shape.
 
 Arguments of the device functions: ``x`` is a float32 tile, ``rows`` a tile of pointers to the first knot of each sample's
-feature, ``T`` the number of knots a feature has, ``K`` the order and ``STEPS`` a number with ``2 ** STEPS > T``.
+feature, ``T`` the number of knots a feature has, ``K`` the order and ``STEPS`` a number with ``2 ** STEPS > T``. With ``FAST``
+reciprocals are those of the hardware, off by up to 2 roundings of float32: enough where factors are TF32 or 16 bits wide.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ import triton.language as tl
 
 
 @triton.jit
-def local_basis(x, rows, T, K: tl.constexpr, STEPS: tl.constexpr):
+def quotient(a, b, FAST: tl.constexpr):
+    """``a / b`` for a ``b`` that is no subnormal number."""
+    if FAST:
+        one = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=r,r", [b], dtype=tl.float32, is_pure=True, pack=1)
+        result = a * one
+    else:
+        result = a / b
+    return result
+
+
+@triton.jit
+def local_basis(x, rows, T, K: tl.constexpr, STEPS: tl.constexpr, FAST: tl.constexpr):
     """The number of the first basis that can be non-zero (it may not exist), the ``K + 1`` values and the last ratios.
 
     A binary search counts the knots ``<= x``: none for NaN. Then follows the scheme of ``efficient_kan.basis.local_basis``,
@@ -36,7 +48,7 @@ def local_basis(x, rows, T, K: tl.constexpr, STEPS: tl.constexpr):
     for p in tl.static_range(1, K + 1):
         ratios = ()
         for r in tl.static_range(p):
-            ratios = ratios + (level[r] / (t[K + r] - t[K - p + r]),)
+            ratios = ratios + (quotient(level[r], t[K + r] - t[K - p + r], FAST),)
         level = ((t[K] - x) * ratios[0],)
         for r in tl.static_range(1, p):
             level = level + ((x - t[K - 1 - p + r]) * ratios[r - 1] + (t[K + r] - x) * ratios[r],)
@@ -64,17 +76,26 @@ def select(first, local, m, K: tl.constexpr):
 
 
 @triton.jit
-def silu(x, dtype: tl.constexpr):
-    """SiLU of ``x`` as a layer with weights of ``dtype`` has it: of rounded samples, rounded; float32."""
-    x = x.to(dtype).to(tl.float32)
-    return (x * tl.sigmoid(x)).to(dtype).to(tl.float32)
+def _sigmoid(x, FAST: tl.constexpr):
+    if FAST:
+        result = quotient(1.0, 1.0 + tl.exp(-x), FAST)
+    else:
+        result = tl.sigmoid(x)
+    return result
 
 
 @triton.jit
-def silu_slope(x, dtype: tl.constexpr):
+def silu(x, dtype: tl.constexpr, FAST: tl.constexpr):
+    """SiLU of ``x`` as a layer with weights of ``dtype`` has it: of rounded samples, rounded; float32."""
+    x = x.to(dtype).to(tl.float32)
+    return (x * _sigmoid(x, FAST)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def silu_slope(x, dtype: tl.constexpr, FAST: tl.constexpr):
     """The derivative of :func:`silu`."""
     x = x.to(dtype).to(tl.float32)
-    share = tl.sigmoid(x)
+    share = _sigmoid(x, FAST)
     return share * (1.0 + x * (1.0 - share))
 
 

@@ -1,14 +1,20 @@
 """A check at first use: do the kernels agree with native on this very GPU?
 
 What compiles and is right in an interpreter can still be wrong on a chip or with a driver nobody tried. So before the first
-launch for an order, dtype and precision, a small problem runs through every kernel and through native, and both are compared
+launch for an order, dtype and precision, small problems run through the kernels and through native, and both are compared
 with native in float64. The kernels must be as good as native is in the same dtype, within a factor.
+
+The problems meet every way that the kernels have: sizes off all tiles and such that loads are vectors, the narrow and the
+widest tiles, split sums, uniform and uneven knots, a base activation given and computed.
+
+What says nothing about the kernels is not remembered, and native computes that one time: memory that ran out, and a first
+use while a CUDA graph is being captured. Use a layer once before a capture.
 """
 
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +24,26 @@ from efficient_kan.kernels.cuda import launch
 
 _FACTOR = 4.0
 _MOST = 0.9
-SIZES = (150, 19, 37, 6)  # samples, inputs, outputs, intervals: off every multiple of a tile
+
+
+class Problem(NamedTuple):
+    """A small layer."""
+
+    samples: int
+    inputs: int
+    outputs: int
+    intervals: int
+    uniform: bool
+    silu: bool  # left to the kernel
+    edges: bool  # whether edge_l1 is checked too
+
+
+PROBLEMS = (
+    Problem(150, 19, 37, 6, uniform=False, silu=False, edges=True),
+    Problem(256, 64, 64, 5, uniform=True, silu=True, edges=True),
+    Problem(256, 128, 256, 5, uniform=False, silu=True, edges=False),  # the sum over inputs is split
+    Problem(1024, 32, 4096, 5, uniform=True, silu=True, edges=False),  # the widest tiles
+)
 
 
 def failure(device: torch.device, order: int, dtype: torch.dtype) -> str | None:
@@ -28,12 +53,22 @@ def failure(device: torch.device, order: int, dtype: torch.dtype) -> str | None:
     return _failure(device, order, dtype, launch.precision(dtype))
 
 
-@cache
+_verdicts: dict[tuple[torch.device, int, torch.dtype, str], str | None] = {}
+
+
 def _failure(device: torch.device, order: int, dtype: torch.dtype, precision: str) -> str | None:
+    key = device, order, dtype, precision
+    if key in _verdicts:
+        return _verdicts[key]
+    if torch.cuda.is_current_stream_capturing():
+        return "no check while a CUDA graph is being captured"
     try:
         reason = mismatch(device, order, dtype)
+    except torch.OutOfMemoryError as error:
+        return f"no memory for a check: {error}"
     except Exception as error:  # noqa: BLE001 - whatever the compiler, the driver or the launch raises, native goes on
         reason = f"{type(error).__name__}: {error}"
+    _verdicts[key] = reason
     if reason is not None:
         kind = f"{dtype}, {precision}" if dtype == torch.float32 else str(dtype)
         warnings.warn(
@@ -46,24 +81,21 @@ def _failure(device: torch.device, order: int, dtype: torch.dtype, precision: st
 
 def mismatch(device: torch.device, order: int, dtype: torch.dtype) -> str | None:
     """Which result is too far from the truth, if any."""
-    inputs, grad = problem(order, dtype)
-    x, base, knots, weight, _ = inputs
-    assert base is not None
-    inputs = LayerInputs(x.to(device), base.to(device), knots.to(device), weight.to(device), order)
-    grad = grad.to(device)
-    truth = by_native(_double(inputs), grad.double())
-    limits = {name: error(name, part, truth[name]) for name, part in by_native(inputs, grad).items()}
     eps = torch.finfo(dtype).eps
-    for name, part in by_launches(inputs, grad).items():
-        found, limit = error(name, part, truth[name]), _FACTOR * max(limits[name], eps)
-        if not found <= limit:
-            return f"the error of {name} is {found:.1e}, native's {limits[name]:.1e}"
+    for number, kind in enumerate(PROBLEMS):
+        inputs, grad = made(kind, order, dtype, device)
+        truth = by_native(_double(inputs), grad.double(), kind.edges)
+        limits = {name: error(name, part, truth[name]) for name, part in by_native(inputs, grad, kind.edges).items()}
+        for name, part in by_launches(inputs, grad, kind.edges).items():
+            found, limit = error(name, part, truth[name]), _FACTOR * max(limits[name], eps)
+            if not found <= limit:
+                return f"the error of {name} is {found:.1e}, native's {limits[name]:.1e}, in problem {number}"
     return None
 
 
-def problem(order: int, dtype: torch.dtype) -> tuple[LayerInputs, Tensor]:
-    """A small layer, with samples outside and uneven and repeated knots, and a gradient of ``y``."""
-    samples, I, O, G = SIZES
+def made(kind: Problem, order: int, dtype: torch.dtype, device: torch.device) -> tuple[LayerInputs, Tensor]:
+    """A layer, with samples outside and, unless uniform, uneven and repeated knots, and a gradient of ``y``."""
+    samples, I, O, G = kind[:4]
     generator = torch.Generator().manual_seed(order)
 
     def normal(*shape: int) -> Tensor:
@@ -71,51 +103,64 @@ def problem(order: int, dtype: torch.dtype) -> tuple[LayerInputs, Tensor]:
 
     x = normal(samples, I)
     knots = torch.linspace(-1.5, 1.5, G + 2 * order + 1).expand(I, -1) + 0.05 * normal(I, 1)
-    knots = (knots + 0.1 * torch.rand(knots.shape, generator=generator)).sort(dim=1).values
-    knots[0, order + 2] = knots[0, order + 1]
-    weight = normal(O, I, G + order + 1).to(dtype)
-    base = torch.nn.functional.silu(x.to(dtype))
-    return LayerInputs(x, base, knots.contiguous(), weight, order), normal(samples, O).to(dtype)
+    if not kind.uniform:
+        knots = (knots + 0.1 * torch.rand(knots.shape, generator=generator)).sort(dim=1).values
+        knots[0, order + 2] = knots[0, order + 1]
+    weight = normal(O, I, G + order + 1).to(dtype).to(device)
+    base = None if kind.silu else torch.nn.functional.silu(x.to(dtype)).to(device)
+    grad = normal(samples, O).to(dtype).to(device)
+    return LayerInputs(x.to(device), base, knots.contiguous().to(device), weight, order), grad
 
 
-def by_native(inputs: LayerInputs, grad: Tensor) -> dict[str, Tensor]:
-    """Outputs and gradients of the layer and of ``edge_l1`` by native."""
-    assert inputs.base is not None
-    x, base, weight = (part.detach().requires_grad_() for part in (inputs.x, inputs.base, inputs.weight))
+def by_native(inputs: LayerInputs, grad: Tensor, with_edges: bool) -> dict[str, Tensor]:
+    """Outputs and gradients of the layer and, ``with_edges``, of ``edge_l1`` by native."""
+    names = _leaves(inputs)
+    leaves = {name: getattr(inputs, name).detach().requires_grad_() for name in names}
+    functions = {"y": native.spline_linear, **({"edge_l1": native.edge_l1} if with_edges else {})}
     found: dict[str, Tensor] = {}
     with torch.enable_grad():
-        leaves = inputs._replace(x=x, base=base, weight=weight)
-        for name, y in (("y", native.spline_linear(leaves)), ("edge_l1", native.edge_l1(leaves))):
-            pulled = torch.autograd.grad(y, (x, base, weight), grad if name == "y" else torch.ones_like(y))
-            found |= {name: y.detach()} | dict(zip(_gradients(name), pulled, strict=True))
+        for name, function in functions.items():
+            y = function(inputs._replace(**leaves).with_base())
+            pulled = torch.autograd.grad(y, list(leaves.values()), grad if name == "y" else torch.ones_like(y))
+            found |= {name: y.detach()} | dict(zip(_gradients(name, names), pulled, strict=True))
     return found
 
 
-def by_launches(inputs: LayerInputs, grad: Tensor) -> dict[str, Tensor]:
+def by_launches(inputs: LayerInputs, grad: Tensor, with_edges: bool) -> dict[str, Tensor]:
     """The same by the kernels."""
     x, base, knots, weight, order = inputs
+    names = _leaves(inputs)
+
+    def of(name: str, of_inputs: tuple[Tensor, Tensor], of_weight: Tensor) -> dict[str, Tensor]:
+        pulled = (*of_inputs[: len(names) - 1], of_weight.sum(0).permute(2, 1, 0))
+        return dict(zip(_gradients(name, names), pulled, strict=True))
+
     weight = weight.permute(2, 1, 0).contiguous()
-    scale = torch.full(weight.shape[1:], 1 / len(x), device=x.device)
-    pulled = launch.weight_grad(x, base, knots, grad, order).sum(0)
-    layer = (*launch.input_grad(x, base, knots, weight, grad, order), pulled.permute(2, 1, 0))
-    pulled = launch.edge_l1_weight_grad(x, base, knots, weight, scale, order).sum(0)
-    edges = (*launch.edge_l1_input_grad(x, base, knots, weight, scale, order), pulled.permute(2, 1, 0))
-    return {
-        "y": launch.forward(x, base, knots, weight, order),
-        **dict(zip(_gradients("y"), layer, strict=True)),
-        "edge_l1": launch.edge_l1(x, base, knots, weight, order).T,
-        **dict(zip(_gradients("edge_l1"), edges, strict=True)),
+    # TF32 has weights the other way round.
+    turned = weight.mT.contiguous().mT if launch.kind(weight.dtype) == "tf32" else weight
+    found = {
+        "y": launch.forward(x, base, knots, turned, order),
+        **of("y", launch.input_grad(x, base, knots, weight, grad, order), launch.weight_grad(x, base, knots, grad, order)),
     }
+    if with_edges:
+        scale = torch.full(weight.shape[1:], 1 / len(x), device=x.device)
+        of_inputs = launch.edge_l1_input_grad(x, base, knots, weight, scale, order)
+        of_weight = launch.edge_l1_weight_grad(x, base, knots, weight, scale, order)
+        found |= {"edge_l1": launch.edge_l1(x, base, knots, weight, order).T, **of("edge_l1", of_inputs, of_weight)}
+    return found
 
 
-def _gradients(name: str) -> list[str]:
-    return [f"the gradient of {name} with respect to {leaf}" for leaf in ("x", "base", "weight")]
+def _leaves(inputs: LayerInputs) -> list[str]:
+    return [name for name in ("x", "base", "weight") if getattr(inputs, name) is not None]
+
+
+def _gradients(name: str, leaves: list[str]) -> list[str]:
+    return [f"the gradient of {name} with respect to {leaf}" for leaf in leaves]
 
 
 def _double(inputs: LayerInputs) -> LayerInputs:
     x, base, knots, weight, order = inputs
-    assert base is not None
-    return LayerInputs(x.double(), base.double(), knots.double(), weight.double(), order)
+    return LayerInputs(x.double(), None if base is None else base.double(), knots.double(), weight.double(), order)
 
 
 def error(name: str, found: Tensor, truth: Tensor) -> float:

@@ -49,7 +49,7 @@ def _combine_both(weights, first, values, slopes, step, M, picked_ok, K: tl.cons
 def _base(x, pointers, row_ok, dtype: tl.constexpr, SILU: tl.constexpr):
     """The base activation of a run of samples, computed or loaded."""
     if SILU:
-        base = silu(x, dtype)
+        base = silu(x, dtype, False)
     else:
         base = tl.load(pointers, mask=row_ok, other=0.0).to(tl.float32)
     return base
@@ -61,7 +61,7 @@ def _sign(y):
     return tl.where(y > 0, 1.0, tl.where(y < 0, -1.0, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "T"])
 def edge_l1(
     x_ptr,
     base_ptr,
@@ -98,13 +98,13 @@ def edge_l1(
         x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
         base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
         knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-        first, values, _ = local_basis(x, knots, T, K, STEPS)
+        first, values, _ = local_basis(x, knots, T, K, STEPS, False)
         y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)
         total += tl.where(row_ok[:, None], tl.abs(y), 0.0)
     tl.store(out_ptr + (part * I + i) * O + outs, tl.sum(total, axis=0), mask=out_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "T"])
 def edge_l1_input_grad(
     x_ptr,
     base_ptr,
@@ -136,7 +136,7 @@ def edge_l1_input_grad(
     x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
     base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
     knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-    first, values, ratios = local_basis(x, knots, T, K, STEPS)
+    first, values, ratios = local_basis(x, knots, T, K, STEPS, False)
     slopes = slopes_of(ratios, K)
     of_x = tl.zeros_like(x)
     of_base = tl.zeros_like(x)
@@ -151,13 +151,13 @@ def edge_l1_input_grad(
         of_base += tl.sum(pulled * weight, axis=1)
         of_x += tl.sum(pulled * slope, axis=1)
     if SILU:
-        of_x += of_base * silu_slope(x, weight_ptr.dtype.element_ty)
+        of_x += of_base * silu_slope(x, weight_ptr.dtype.element_ty, False)
     else:
         tl.store(grad_base_ptr + rows * I + i, of_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
     tl.store(grad_x_ptr + rows * I + i, of_x, mask=row_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "T"])
 def edge_l1_weight_grad(
     x_ptr,
     base_ptr,
@@ -204,7 +204,7 @@ def edge_l1_weight_grad(
         x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
         base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
         knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-        first, values, _ = local_basis(x, knots, T, K, STEPS)
+        first, values, _ = local_basis(x, knots, T, K, STEPS, False)
         y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)
         sign = tl.where(row_ok[:, None], _sign(y), 0.0).to(dtype)
         columns = ()

@@ -1,27 +1,35 @@
 """From tensors to launches: which tiles, how many programs, and into how many shares sums over samples are split.
 
 ``base`` is ``None`` where it is SiLU, which the kernels compute themselves; its gradient then is within that of ``x``.
-Everything here is decided by shapes, dtypes and order alone, never by timing or by the device, so that results repeat.
-Tensors are contiguous; weights are ``(M, I, O)``.
+Everything here is decided by shapes, dtypes, order and the generation of the GPU, never by timing, so that results repeat. What
+shapes of results depend on is decided by shapes alone.
+
+Tensors are contiguous; weights are ``(M, I, O)``, of which :func:`forward` also takes a view of a contiguous ``(M, O, I)``.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from efficient_kan.kernels.cuda import edges, linear
+from efficient_kan.kernels.cuda import edges, linear, linear_grads
 
 # Splitting a sum over samples ends when there are this many programs, about four for each multiprocessor of a large GPU.
 _PROGRAMS = 512
+# A sum over inputs is split until there are this many, about one for each; its parts take a pass over memory of their own.
+_FEW_PROGRAMS = 128
+_SHORTEST_SHARE = 64  # inputs
 # All that a thread can have. Without it the assembler spills a few registers to fit one more program on a multiprocessor.
 REGISTERS = 255
-# Elements that the shares of a weight gradient may hold together, unless one share alone exceeds them.
+# Elements that the shares of a gradient or of outputs may hold together, unless one share alone exceeds them.
 _SHARES = 2**24
+# The largest tiles are for Hopper: Ampere's products hold more in registers, Blackwell's memory for sums is too small for them.
+_WIDE = 9
 
 
 class Tiles(NamedTuple):
@@ -32,22 +40,37 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def tiles(kernel: str, outputs: int, order: int, exact: bool) -> Tiles:
+def tiles(kernel: str, outputs: int, order: int, kind: str, *, wide: bool) -> Tiles:
     """The tiles of a kernel; each choice is one more binary, so there are few (see ``resources.py`` for what they use).
 
-    ``exact`` products, IEEE ones of float32 numbers, keep a row of both factors in registers: theirs have to be shorter.
+    ``kind`` is one of :func:`kind`. ``"float32"`` products, IEEE ones, keep a row of both factors in registers: theirs have to
+    be shorter. ``wide`` allows the largest tiles; for most of them orders above 3 need too many registers.
     """
-    width = 32 if outputs <= 32 else 64
+    exact, half = kind == "float32", kind == "half"
+    widest = wide and order <= 3 and not exact
+    width = max(32, min(256, triton.next_power_of_2(outputs)))
     match kernel:
         case "forward":
             # Expanding costs the same for a wide tile of outputs as for a narrow one.
-            wide = outputs > 64
-            return Tiles({"BLOCK_B": 64, "BLOCK_I": 16, "BLOCK_O": 128 if wide else width}, 8 if wide else 4, 3)
+            outs = min(width, 128 if exact else 256)
+            even = 32 if half else 16
+            blocks = {"BLOCK_B": 128 if widest and outs == 256 else 64, "BLOCK_I": 16, "BLOCK_EVEN": even, "BLOCK_O": outs}
+            return Tiles(blocks, 8 if outs > 64 else 4, 3)
         case "input_grad":
-            return Tiles({"BLOCK_B": 64, "BLOCK_I": 16, "BLOCK_O": 16 if exact else 32}, 4, 3)
+            if exact:
+                return Tiles({"BLOCK_B": 64 if order <= 3 else 32, "BLOCK_I": 16, "BLOCK_M": 8, "BLOCK_O": 16}, 8, 2)
+            # As many bytes of a row for both kinds.
+            widest = widest and (half or order != 2)  # by two registers
+            outs = min(width, (128 if half else 64) if widest else (64 if half else 32))
+            return Tiles(
+                {"BLOCK_B": 128 if widest else 64, "BLOCK_I": 16, "BLOCK_M": 8, "BLOCK_O": outs}, 8, 2 if widest else 3
+            )
         case "weight_grad":
-            outs, samples = (32, 16) if exact else (width, 32)
-            return Tiles({"BLOCK_M": 4, "BLOCK_I": 16, "BLOCK_O": outs, "BLOCK_B": samples}, 4, 2)
+            if exact:
+                outs = min(width, (64 if wide else 32) * (2 if order <= 3 else 1))
+                return Tiles({"BLOCK_M": 8, "BLOCK_I": 16, "BLOCK_O": outs, "BLOCK_B": 16}, 8, 2)
+            outs, samples = (width, 32) if wide else (min(width, 64), 16)
+            return Tiles({"BLOCK_M": 8, "BLOCK_I": 16, "BLOCK_O": outs, "BLOCK_B": samples}, 8, 2)
         case "edge_l1":
             return Tiles({"BLOCK_B": 128, "BLOCK_O": 32 if order < 5 else 16}, 4, 2)
         case "edge_l1_input_grad":
@@ -57,9 +80,21 @@ def tiles(kernel: str, outputs: int, order: int, exact: bool) -> Tiles:
     raise KeyError(kernel)
 
 
-def exact(dtype: torch.dtype) -> bool:
-    """Whether products of numbers of ``dtype`` are IEEE float32 ones at this moment."""
-    return dtype == torch.float32 and precision(dtype) == "ieee"
+def kind(dtype: torch.dtype) -> str:
+    """How products of numbers of ``dtype`` are computed at this moment: ``"float32"``, ``"tf32"`` or ``"half"``."""
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if precision(dtype) == "tf32" else "float32"
+
+
+@cache
+def _wide(device: torch.device) -> bool:
+    """Whether the largest tiles fit; the interpreter takes them, so that tests do."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == _WIDE
+
+
+def _tiles(kernel: str, x: Tensor, outputs: int, order: int, dtype: torch.dtype) -> Tiles:
+    return tiles(kernel, outputs, order, kind(dtype), wide=_wide(x.device))
 
 
 def steps(knots: int) -> int:
@@ -92,27 +127,32 @@ def precision(dtype: torch.dtype) -> str:
 
 def forward(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
     (B, I), (M, _, O) = x.shape, weight.shape
-    y = x.new_empty(B, O, dtype=weight.dtype)
+    outputs_first = kind(weight.dtype) == "tf32"  # the only order that TF32 products take on Hopper
+    weight = weight.mT.contiguous().mT if outputs_first else weight.contiguous()
+    t = _tiles("forward", x, O, order, weight.dtype)
+    programs = _count(B, t, "BLOCK_B") * _count(O, t, "BLOCK_O")
+    if t.blocks["BLOCK_B"] > 64 and 2 * programs <= _FEW_PROGRAMS:
+        t = t._replace(blocks={**t.blocks, "BLOCK_B": 64})
+        programs = _count(B, t, "BLOCK_B") * _count(O, t, "BLOCK_O")
+    count, length = input_shares(I, programs, B * O)
+    y = x.new_empty(count, B, O, dtype=weight.dtype if count == 1 else torch.float32)
     if y.numel():
-        t = tiles("forward", O, order, exact(weight.dtype))
-        grid = _count(B, t, "BLOCK_B") * _count(O, t, "BLOCK_O")
-        _launch(
-            linear.forward,
-            grid,
-            t,
-            x,
-            base,
-            knots,
-            weight,
-            y,
-            B,
-            I,
-            O,
-            M,
-            knots.shape[1],
-            **_meta(base, knots, order, weight.dtype),
-        )
-    return y
+        tensors = (x, base, knots, weight, y)
+        meta = {**_product_meta(base, knots, order, weight.dtype), "OUTPUTS_FIRST": outputs_first}
+        _launch(linear.forward, count * programs, t, *tensors, B, I, O, M, knots.shape[1], length, **meta)
+    return y[0] if count == 1 else y.sum(0).to(weight.dtype)
+
+
+def input_shares(inputs: int, programs: int, elements: int) -> tuple[int, int]:
+    """Into how many shares to split a sum over ``inputs``, and the length of each, a multiple of the shortest.
+
+    ``programs`` is their number without, and ``elements`` what each share writes.
+    """
+    count = min(_FEW_PROGRAMS // max(1, programs), _SHARES // max(1, elements), inputs // _SHORTEST_SHARE)
+    if count < 2:
+        return 1, max(1, -(-inputs // _SHORTEST_SHARE)) * _SHORTEST_SHARE
+    length = -(-inputs // (count * _SHORTEST_SHARE)) * _SHORTEST_SHARE
+    return -(-inputs // length), length
 
 
 def input_grad(
@@ -121,53 +161,44 @@ def input_grad(
     (B, I), (M, _, O) = x.shape, weight.shape
     grad_x, grad_base = torch.empty_like(x), base_grad_like(x, base)
     if x.numel():
-        t = tiles("input_grad", O, order, exact(weight.dtype))
+        t = _tiles("input_grad", x, O, order, weight.dtype)
         grid = _count(B, t, "BLOCK_B") * _count(I, t, "BLOCK_I")
-        meta = _meta(base, knots, order, weight.dtype)
-        _launch(linear.input_grad, grid, t, x, knots, weight, grad, grad_x, grad_base, B, I, O, M, knots.shape[1], **meta)
+        tensors = (x, knots, weight.contiguous(), grad, grad_x, grad_base)
+        meta = _product_meta(base, knots, order, weight.dtype)
+        _launch(linear_grads.input_grad, grid, t, *tensors, B, I, O, M, knots.shape[1], **meta)
     return grad_x, grad_base
 
 
 def weight_grad_shares(samples: int, size: torch.Size) -> tuple[int, int]:
+    t = tiles("weight_grad", size[2], 1, "half", wide=True)
+    return shares(samples, _weight_grad_programs(t, size), size.numel(), t.blocks["BLOCK_B"])
+
+
+def _weight_grad_programs(t: Tiles, size: torch.Size) -> int:
+    """Of one share: some for the base activation, the others for bases."""
     M, I, O = size
-    t = tiles("weight_grad", O, 1, exact=False)
-    programs = _count(M, t, "BLOCK_M") * _count(I, t, "BLOCK_I") * _count(O, t, "BLOCK_O")
-    return shares(samples, programs, size.numel(), t.blocks["BLOCK_B"])
+    base = -(-I // (t.blocks["BLOCK_M"] * t.blocks["BLOCK_I"]))
+    return (base + _count(M - 1, t, "BLOCK_M") * _count(I, t, "BLOCK_I")) * _count(O, t, "BLOCK_O")
 
 
 def weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int) -> Tensor:
     """Shares of the gradient, ``(shares, M, I, O)`` float32, whose sum it is."""
     (B, I), O, T = x.shape, grad.shape[1], knots.shape[1]
-    M = T - order
-    count, length = weight_grad_shares(B, torch.Size((M, I, O)))
-    out = x.new_empty(count, M, I, O)
-    t = tiles("weight_grad", O, order, exact(grad.dtype))
-    grid = count * _count(M, t, "BLOCK_M") * _count(I, t, "BLOCK_I") * _count(O, t, "BLOCK_O")
+    size = torch.Size((T - order, I, O))
+    count, length = weight_grad_shares(B, size)
+    out = x.new_empty(count, *size)
     if out.numel():
-        _launch(
-            linear.weight_grad,
-            grid,
-            t,
-            x,
-            base,
-            knots,
-            grad,
-            out,
-            B,
-            I,
-            O,
-            M,
-            T,
-            length,
-            **_meta(base, knots, order, grad.dtype),
-        )
+        t = _tiles("weight_grad", x, O, order, grad.dtype)
+        meta = _product_meta(base, knots, order, grad.dtype)
+        grid = count * _weight_grad_programs(t, size)
+        _launch(linear_grads.weight_grad, grid, t, x, base, knots, grad, out, B, I, O, size[0], T, length, **meta)
     return out
 
 
 def edge_l1(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
     """Means of ``|phi|``, ``(I, O)`` float32."""
     (B, I), (M, _, O) = x.shape, weight.shape
-    t = tiles("edge_l1", O, order, exact(weight.dtype))
+    t = _tiles("edge_l1", x, O, order, weight.dtype)
     programs = I * _count(O, t, "BLOCK_O")
     count, length = shares(B, programs, I * O, t.blocks["BLOCK_B"])
     out = x.new_empty(count, I, O)
@@ -184,7 +215,7 @@ def edge_l1_input_grad(
     (B, I), (M, _, O) = x.shape, weight.shape
     grad_x, grad_base = torch.empty_like(x), base_grad_like(x, base)
     if x.numel():
-        t = tiles("edge_l1_input_grad", O, order, exact(weight.dtype))
+        t = _tiles("edge_l1_input_grad", x, O, order, weight.dtype)
         tensors = (x, base, knots, weight, scale, grad_x, grad_base)
         grid = I * _count(B, t, "BLOCK_B")
         _launch(edges.edge_l1_input_grad, grid, t, *tensors, B, I, O, M, knots.shape[1], **_meta(base, knots, order))
@@ -193,7 +224,7 @@ def edge_l1_input_grad(
 
 def edge_l1_weight_grad_shares(samples: int, size: torch.Size) -> tuple[int, int]:
     M, I, O = size
-    t = tiles("edge_l1_weight_grad", O, 1, exact=False)
+    t = tiles("edge_l1_weight_grad", O, 1, "half", wide=True)
     programs = I * _count(M, t, "BLOCK_M") * _count(O, t, "BLOCK_O")
     return shares(samples, programs, size.numel(), t.blocks["BLOCK_B"])
 
@@ -204,7 +235,7 @@ def edge_l1_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, weight: T
     count, length = edge_l1_weight_grad_shares(B, weight.shape)
     out = x.new_empty(count, M, I, O)
     if out.numel():
-        t = tiles("edge_l1_weight_grad", O, order, exact(weight.dtype))
+        t = _tiles("edge_l1_weight_grad", x, O, order, weight.dtype)
         grid = count * I * _count(M, t, "BLOCK_M") * _count(O, t, "BLOCK_O")
         tensors = (x, base, knots, weight, scale, out)
         meta = _meta(base, knots, order, weight.dtype)
@@ -219,6 +250,13 @@ def base_grad_like(x: Tensor, base: Tensor | None) -> Tensor:
 
 def _count(length: int, t: Tiles, block: str) -> int:
     return -(-length // t.blocks[block])
+
+
+def _product_meta(base: Tensor | None, knots: Tensor, order: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants of the layer's product and its gradients that do not come from the tiles."""
+    rough = kind(dtype) != "float32"
+    interpreted = triton.knobs.runtime.interpret
+    return {**_meta(base, knots, order, dtype), "EVEN": rough, "FAST": rough and not interpreted}
 
 
 def _meta(base: Tensor | None, knots: Tensor, order: int, dtype: torch.dtype | None = None) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 Every tensor of the size of the weights or larger is an argument or a result, so that memory simulated under fake tensors counts
 it. First derivatives are kernels; where a graph of the backward is wanted, native's differentiable operations make it.
+
+``by_native`` of the layer's product tells which of its three kernels native stands in for, as :mod:`.model` chose: a sum of its
+flags. So it does for all where the check at first use fails.
 """
 
 from __future__ import annotations
@@ -12,27 +15,31 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cuda import check, launch
+from efficient_kan.kernels.cuda import check, launch, model
 
 _LAYER = "Tensor x, Tensor? base, Tensor knots, Tensor weight"
 
 
-@torch.library.custom_op("efficient_kan::cuda_linear", mutates_args=(), schema=f"({_LAYER}, int order) -> Tensor")
-def linear(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+@torch.library.custom_op(
+    "efficient_kan::cuda_linear", mutates_args=(), schema=f"({_LAYER}, int order, int by_native) -> Tensor"
+)
+def linear(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, by_native: int) -> Tensor:
     """``y`` ``(B, O)`` from weights ``(M, I, O)``."""
-    if check.failure(x.device, order, weight.dtype):
+    if by_native & model.FORWARD or check.failure(x.device, order, weight.dtype):
         return native.spline_linear(_native_inputs(x, base, knots, weight, order))
     return launch.forward(x, base, knots, weight, order)
 
 
 @torch.library.custom_op(
-    "efficient_kan::cuda_linear_input_grad", mutates_args=(), schema=f"({_LAYER}, Tensor grad, int order) -> (Tensor, Tensor)"
+    "efficient_kan::cuda_linear_input_grad",
+    mutates_args=(),
+    schema=f"({_LAYER}, Tensor grad, int order, int by_native) -> (Tensor, Tensor)",
 )
 def linear_input_grad(
-    x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tensor, order: int
+    x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tensor, order: int, by_native: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``x`` and ``base``, ``(B, I)`` each; without a base the second is empty."""
-    if check.failure(x.device, order, weight.dtype):
+    if by_native & model.INPUT_GRAD or check.failure(x.device, order, weight.dtype):
         of_x, of_base, _ = _native_grads("linear", x, base, knots, weight, grad, order, True, False)
         return of_x, of_base
     return launch.input_grad(x, base, knots, weight, grad, order)
@@ -41,11 +48,11 @@ def linear_input_grad(
 @torch.library.custom_op(
     "efficient_kan::cuda_linear_weight_grad",
     mutates_args=(),
-    schema="(Tensor x, Tensor? base, Tensor knots, Tensor grad, int order) -> Tensor",
+    schema="(Tensor x, Tensor? base, Tensor knots, Tensor grad, int order, int by_native) -> Tensor",
 )
-def linear_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int) -> Tensor:
+def linear_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int, by_native: int) -> Tensor:
     """Shares of the gradient of the weights, ``(shares, M, I, O)`` float32."""
-    if check.failure(x.device, order, grad.dtype):
+    if by_native & model.WEIGHT_GRAD or check.failure(x.device, order, grad.dtype):
         weight = grad.new_empty(knots.shape[1] - order, x.shape[1], grad.shape[1])
         count, _ = launch.weight_grad_shares(x.shape[0], weight.shape)
         found = _native_grads("linear", x, base, knots, weight, grad, order, False, True)[2]
@@ -89,18 +96,24 @@ def edge_l1_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, weight: T
 
 
 @linear.register_fake
-def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, by_native: int) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[2], dtype=weight.dtype)
 
 
 @linear_input_grad.register_fake
+def _(
+    x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tensor, order: int, by_native: int
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), launch.base_grad_like(x, base)
+
+
 @edge_l1_input_grad.register_fake
 def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tensor, order: int) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), launch.base_grad_like(x, base)
 
 
 @linear_weight_grad.register_fake
-def _(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int) -> Tensor:
+def _(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int, by_native: int) -> Tensor:
     size = torch.Size((knots.shape[1] - order, x.shape[1], grad.shape[1]))
     return x.new_empty(launch.weight_grad_shares(x.shape[0], size)[0], *size)
 
@@ -117,7 +130,8 @@ def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, scale: Tens
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, base, knots, weight, ctx.order = inputs
+    x, base, knots, weight, ctx.order, *by_native = inputs
+    ctx.by_native = sum(by_native)
     ctx.silu = base is None
     ctx.save_for_backward(*((x, knots, weight) if base is None else (x, knots, weight, base)))
 
@@ -136,10 +150,10 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     else:
         grad = grad.contiguous()
         if needs_inputs:
-            of_x, of_base = linear_input_grad(x, base, knots, weight, grad, ctx.order)
+            of_x, of_base = linear_input_grad(x, base, knots, weight, grad, ctx.order, ctx.by_native)
         if needs_weight:
-            of_weight = linear_weight_grad(x, base, knots, grad, ctx.order).sum(0).to(weight.dtype)
-    return of_x, None if base is None else of_base, None, of_weight, None
+            of_weight = linear_weight_grad(x, base, knots, grad, ctx.order, ctx.by_native).sum(0).to(weight.dtype)
+    return of_x, None if base is None else of_base, None, of_weight, None, None
 
 
 def _edge_l1_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

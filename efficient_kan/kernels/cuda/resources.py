@@ -24,27 +24,26 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from efficient_kan.kernels.cuda import ORDERS, edges, launch, linear
+from efficient_kan.kernels.cuda import ORDERS, counted, edges, launch, linear, linear_grads, sass
 
 ARCHITECTURES = {80: "A100", 90: "H100, H200", 100: "B200"}
 _GRID = 5
-_OUTPUTS = {"forward": (64, 256)}  # one of each tile that matters; the other kernels have the first
+_HOPPER = 90  # the generation of the largest tiles
 _PRECISIONS = {
-    "float32": ("fp32", "ieee"),
-    "tf32": ("fp32", "tf32"),
-    "bfloat16": ("bf16", "ieee"),
-    "float16": ("fp16", "ieee"),
+    "float32": ("fp32", "ieee", "float32"),
+    "tf32": ("fp32", "tf32", "tf32"),
+    "bfloat16": ("bf16", "ieee", "half"),
+    "float16": ("fp16", "ieee", "half"),
 }
 _KERNELS = {
     "forward": linear.forward,
-    "input_grad": linear.input_grad,
-    "weight_grad": linear.weight_grad,
+    "input_grad": linear_grads.input_grad,
+    "weight_grad": linear_grads.weight_grad,
     "edge_l1": edges.edge_l1,
     "edge_l1_input_grad": edges.edge_l1_input_grad,
     "edge_l1_weight_grad": edges.edge_l1_weight_grad,
 }
 _OF_WEIGHTS = ("weight_ptr", "y_ptr", "grad_ptr")  # the other pointers are to float32
-_ODD = ("M", "T")  # numbers that are no multiple of 16
 
 
 @dataclass(frozen=True, order=True)
@@ -60,31 +59,45 @@ class Variant:
 
 @dataclass(frozen=True)
 class Resources:
-    """What it uses: a thread's registers, its bytes spilled to memory, a program's bytes of shared memory and warps."""
+    """What it uses: a thread's registers, its bytes spilled to memory, a program's shared memory, Blackwell's memory for sums
+    (columns of 512) and warps; and the shares of peak on uniform and on other knots by :mod:`.counted`, if known."""
 
     registers: int
     spill_stores: int
     spill_loads: int
     shared: int
+    tensor_memory: int
     warps: int
+    uniform: float | None = None
+    arbitrary: float | None = None
 
 
 def variants() -> list[Variant]:
-    """All rows of the table."""
+    """All rows of the table: every order on Hopper, elsewhere and of small tiles some."""
     found = []
     for kernel, order, precision, sm in itertools.product(_KERNELS, ORDERS, _PRECISIONS, ARCHITECTURES):
-        if precision != "tf32" or "PRECISION" in _KERNELS[kernel].arg_names:
-            found += [Variant(kernel, outputs, order, precision, sm) for outputs in _OUTPUTS.get(kernel, (64,))]
+        product = kernel in counted.KERNELS
+        hopper, usual = sm == _HOPPER, order == 3
+        if precision == "tf32" and "PRECISION" not in _KERNELS[kernel].arg_names:
+            continue
+        if precision == "float16" and not (hopper and usual):  # as bfloat16
+            continue
+        if usual or (not product and hopper):
+            found.append(Variant(kernel, 64, order, precision, sm))
+        if product and (hopper or usual or order == max(ORDERS)):
+            found.append(Variant(kernel, 256, order, precision, sm))
     return sorted(found)
 
 
 def compiled(variant: Variant) -> Resources:
-    """Compile a kernel down to machine code and read the assembler's report."""
+    """Compile a kernel down to machine code, read the assembler's report and count instructions."""
     function = _KERNELS[variant.kernel]
-    pointer, precision = _PRECISIONS[variant.precision]
-    tiles = launch.tiles(variant.kernel, variant.outputs, variant.order, exact=variant.precision == "float32")
+    pointer, precision, kind = _PRECISIONS[variant.precision]
+    tiles = launch.tiles(variant.kernel, variant.outputs, variant.order, kind, wide=variant.sm == _HOPPER)
     knots = _GRID + 2 * variant.order + 1
+    rough = kind != "float32"
     constants = {"K": variant.order, "STEPS": launch.steps(knots), "SILU": True, "PRECISION": precision, **tiles.blocks}
+    constants |= {"EVEN": rough, "FAST": rough, "OUTPUTS_FIRST": kind == "tf32"}
     signature: dict[str, str] = {}
     values: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
@@ -93,7 +106,7 @@ def compiled(variant: Variant) -> Resources:
             signature[name], values[number,] = "constexpr", constants[name]
             continue
         signature[name] = f"*{pointer if name in _OF_WEIGHTS else 'fp32'}" if name.endswith("_ptr") else "i32"
-        if name not in _ODD:
+        if name not in (function.do_not_specialize or ()):
             attributes[number,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
     options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": launch.REGISTERS}
@@ -105,15 +118,21 @@ def compiled(variant: Variant) -> Resources:
     registers = re.search(r"Used (\d+) registers", log.getvalue())
     if spills is None or registers is None:
         raise RuntimeError(f"the assembler reported nothing about {variant}: {log.getvalue()!r}")
-    return Resources(int(registers[1]), int(spills[1]), int(spills[2]), binary.metadata.shared, tiles.num_warps)
+    shares: tuple[float | None, float | None] = (None, None)
+    if variant.kernel in counted.KERNELS and variant.sm in sass.PEAKS:
+        problem = counted.Problem(256, variant.outputs, _GRID + variant.order + 1)
+        code = sass.loops(sass.disassembled(binary.asm["cubin"]), tiles.num_warps, kind)
+        shares = counted.shares(variant.kernel, code, tiles, problem, kind, sass.PEAKS[variant.sm][kind])
+    memory = binary.metadata.shared, getattr(binary.metadata, "tmem_size", 0) or 0
+    return Resources(int(registers[1]), int(spills[1]), int(spills[2]), *memory, tiles.num_warps, *shares)
 
 
 def read(path: Path) -> dict[Variant, Resources]:
     """The table that :func:`write` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    numbers = [{name: cell if name in ("kernel", "precision") else int(cell) for name, cell in row.items()} for row in rows]
-    return {Variant(**_part(row, Variant)): Resources(**_part(row, Resources)) for row in numbers}
+    cells = [{name: _read_cell(name, cell) for name, cell in row.items()} for row in rows]
+    return {Variant(**_part(row, Variant)): Resources(**_part(row, Resources)) for row in cells}
 
 
 def write(folder: Path, table: dict[Variant, Resources]) -> None:
@@ -129,24 +148,35 @@ def write(folder: Path, table: dict[Variant, Resources]) -> None:
         "# Resources of the Triton kernels",
         "",
         f"Compiled with triton {triton.__version__}, no GPU involved: registers per thread / KiB of shared memory per program,",
-        "and `+n` for n bytes spilled. Every row is in resources.csv; efficient_kan/kernels/cuda/resources.py makes both.",
+        "and `+n` for n bytes spilled. In brackets the share of peak that the instructions leave to the products, a bound at",
+        "perfect issue and no measurement, for 256 inputs and a grid of 5: on uniform knots, then on others. None is counted",
+        "for Blackwell, whose products are asynchronous. Every row is in resources.csv; both files are made by",
+        "efficient_kan/kernels/cuda/resources.py.",
         "",
     ]
     for sm, chips in ARCHITECTURES.items():
         lines += [f"## sm_{sm} ({chips})", "", "| kernel (outputs) | order | " + " | ".join(_PRECISIONS) + " |"]
         lines += ["|---|---|" + "---|" * len(_PRECISIONS)]
-        for kernel, outputs, order in sorted({(v.kernel, v.outputs, v.order) for v in table}):
+        for kernel, outputs, order in sorted({(v.kernel, v.outputs, v.order) for v in table if v.sm == sm}):
             cells = [_cell(table.get(Variant(kernel, outputs, order, precision, sm))) for precision in _PRECISIONS]
             lines.append(f"| {kernel} ({outputs}) | {order} | " + " | ".join(cells) + " |")
         lines.append("")
     (folder / "resources.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def _read_cell(name: str, cell: str) -> Any:
+    if name in ("uniform", "arbitrary"):
+        return float(cell) if cell else None
+    return cell if name in ("kernel", "precision") else int(cell)
+
+
 def _cell(used: Resources | None) -> str:
     if used is None:
         return "–"
     spilled = max(used.spill_stores, used.spill_loads)
-    return f"{used.registers} / {used.shared / 1024:.3g}" + (f" +{spilled}" if spilled else "")
+    shares = [f"{100 * each:.0f}" for each in (used.uniform, used.arbitrary) if each is not None]
+    text = f"{used.registers} / {used.shared / 1024:.3g}" + (f" +{spilled}" if spilled else "")
+    return text + (f" ({', '.join(shares)} %)" if shares else "")
 
 
 def _part(row: dict[str, Any], kind: Any) -> dict[str, Any]:
@@ -154,7 +184,7 @@ def _part(row: dict[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def main(arguments: Iterable[str]) -> None:
-    """Compile everything, two at a time, and write the table into the folder named."""
+    """Compile everything, two at a time, and write the table into the folder named; that takes about half an hour."""
     (folder,) = arguments
     wanted = variants()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -1,7 +1,8 @@
-r"""Lower bounds on the time of each kernel: bytes that must move, operations that must be done, and peak rates of GPUs.
+r"""What each kernel moves and computes, over peak rates of GPUs: bounds on the time of any kernel that works in the same
+way.
 
-Legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``G`` intervals, ``k`` order, ``M = G + k + 1`` features per input,
-``T = G + 2k + 1`` knots per input, ``s`` bytes of a weight. Samples, knots and gradients of either are float32, and the base
+Legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``G`` intervals, ``k`` order, ``M = G + k + 1`` features per input, ``T
+= G + 2k + 1`` knots per input, ``s`` bytes of a weight. Samples, knots and gradients of either are float32, and the base
 activation is SiLU, computed in the kernel.
 
 Bytes: every input once, every result once, as if caches were perfect. With ``in = 4 B I + 4 I T``:
@@ -17,12 +18,18 @@ kernel                   bytes                                   operations in m
 ``edge_l1_weight_grad``  in + s M I O + 4 I O + 4 M I O          2 B I M O; E + B I O (2k + 4) + M I O
 =======================  ======================================  ==================================================
 
-with ``E = B I (7k(k+1)/2 - k + 5)``, the evaluation of the ``k + 1`` local bases and of SiLU. An addition, a multiplication, a
-division and an exponential count as one operation each; comparisons, selections, absolute values and addresses as none.
+with ``E = B I (7k(k+1)/2 - k + 5)``, the evaluation of the ``k + 1`` local bases and of SiLU. An addition, a
+multiplication, a division and an exponential count as one operation each; comparisons, selections, absolute values and
+addresses as none.
 
-The bound is the largest of: bytes over bandwidth; matrix operations over the rate of the units that do them; float32 operations
-over the rate of float32. IEEE products of float32 numbers run on the same units as the rest, so there the two add up.
-A measured time can only be longer. Nothing here was measured.
+The bound is the largest of: bytes over bandwidth; matrix operations over the rate of the units that do them; float32
+operations over the rate of float32. IEEE products of float32 numbers run on the same units as the rest, so there the two
+add up.
+
+Two kinds of algorithms are not bound by it: ``forward`` and its gradients here multiply all ``M`` features, and one that
+uses the ``k + 1`` non-zero ones alone does less; and products of float32 numbers in several TF32 ones run on faster units.
+Nor is it near where instructions are many for an operation: ``E`` counts 44 at order 3, which compile to 120 and more, and
+the share of peak that instructions leave is in ``resources.md``. Nothing here was measured.
 """
 
 from __future__ import annotations
@@ -110,8 +117,10 @@ def table() -> str:
     lines = [
         "# Lower bounds on the time of the Triton kernels",
         "",
-        "Bounds in microseconds, computed from the vendors' peak figures below; no time here was measured. The formulas are",
-        "those of efficient_kan/kernels/cuda/roofline.py. `m` marks bounds set by memory, the others are set by arithmetic.",
+        "Bounds in microseconds for dense products in the stated precision, computed from the vendors' peak figures below; no",
+        "time here was measured. Algorithms that use local support, or several TF32 products for one of float32, are not bound",
+        "by them. The formulas are those of efficient_kan/kernels/cuda/roofline.py. `m` marks bounds set by memory, the",
+        "others are set by arithmetic.",
         "",
         "| GPU | TB/s | float32 TFLOP/s | tf32, dense | 16 bits, dense | source |",
         "|---|---|---|---|---|---|",

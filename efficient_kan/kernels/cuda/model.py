@@ -1,0 +1,197 @@
+"""Which of the layer's three products ``auto`` leaves to native on a GPU: those that native does sooner, by a model of
+both.
+
+Nothing in the model was measured. Rates are those of an H100's datasheet, for every GPU. Ours takes the time of its
+products and, as if nothing overlapped, that of its instructions: the shares of peak in ``reports/kernels/resources.md``, on
+arbitrary knots, are taken apart into both. Tiles that are not full, and a last round of programs that is not, count in
+full. Native takes the time of its matrix product at peak and of the bytes that its other operations move at twice the
+bandwidth, since many of them hit the cache, or two microseconds a launch if that is longer. All but the last lean towards
+native.
+
+:func:`use` puts measured times in the place of the model's.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from efficient_kan.kernels import LayerInputs
+from efficient_kan.kernels.cuda import launch
+from efficient_kan.kernels.cuda.roofline import CHIPS, work
+
+FORWARD, INPUT_GRAD, WEIGHT_GRAD = 1, 2, 4
+KERNELS = {"forward": FORWARD, "input_grad": INPUT_GRAD, "weight_grad": WEIGHT_GRAD}
+KINDS = ("float32", "tf32", "half")
+_CHIP = next(chip for chip in CHIPS if chip.name == "H100")
+_RATES = {"float32": _CHIP.float32, "tf32": _CHIP.tf32, "half": _CHIP.half}
+_PRECISIONS = {"float32": "float32", "tf32": "tf32", "half": "bfloat16"}
+_MULTIPROCESSORS = 132
+# Shares of peak on arbitrary knots at order 3, with 64 and with 256 outputs.
+_SHARES = {
+    ("forward", "float32"): (0.623, 0.725),
+    ("forward", "tf32"): (0.258, 0.921),
+    ("forward", "half"): (0.139, 0.512),
+    ("input_grad", "float32"): (0.526, 0.714),
+    ("input_grad", "tf32"): (0.208, 0.624),
+    ("input_grad", "half"): (0.112, 0.37),
+    ("weight_grad", "float32"): (0.579, 0.706),
+    ("weight_grad", "tf32"): (0.217, 0.707),
+    ("weight_grad", "half"): (0.115, 0.411),
+}
+_LAUNCH = 2e-6  # seconds, an assumption
+_NEAR = 2.0  # a measured point counts for sizes that are off by this factor at most, each
+
+
+class Sizes(NamedTuple):
+    """A product: samples, inputs, outputs, features per input, order."""
+
+    B: int
+    I: int
+    O: int
+    M: int
+    order: int
+
+
+class Times(NamedTuple):
+    """Seconds of our kernel and of native, and where they come from: ``"model"`` or ``"measured"``."""
+
+    ours: float
+    native: float
+    source: str
+
+
+@dataclass(frozen=True)
+class _Point:
+    sizes: Sizes
+    ours: float
+    native: float
+
+
+_measured: dict[tuple[str, str], list[_Point]] = {}
+
+
+def by_native(inputs: LayerInputs) -> int:
+    """The flags of the kernels that native stands in for at these inputs; none while torch.compile traces."""
+    if torch.compiler.is_compiling():
+        return 0
+    sizes = sizes_of(inputs)
+    kind = launch.kind(inputs.weight.dtype)
+    found = {name: times(name, sizes, kind) for name in KERNELS}
+    return sum(KERNELS[name] for name, each in found.items() if each.native < each.ours)
+
+
+def sizes_of(inputs: LayerInputs) -> Sizes:
+    """The sizes of the product of these inputs."""
+    (B, I), (O, _, M) = inputs.x.shape, inputs.weight.shape
+    return Sizes(B, I, O, M, inputs.spline_order)
+
+
+def times(kernel: str, sizes: Sizes, kind: str) -> Times:
+    """Of one kernel at these sizes; measured ones where a measured point is near.
+
+    Raises:
+        KeyError: if there is no such kernel or kind.
+    """
+    distance = {point: _distance(point.sizes, sizes) for point in _measured.get((kernel, kind), ())}
+    near = min(distance, key=lambda point: distance[point], default=None)
+    if near is not None and distance[near] <= math.log(_NEAR):
+        return Times(near.ours, near.native, "measured")
+    return Times(_ours(kernel, sizes, kind), _native(kernel, sizes, kind), "model")
+
+
+def use(table: Path | None) -> None:
+    """Let measured times decide where there are such, from a CSV file; ``None`` forgets all.
+
+    A row has the columns ``kernel, kind, B, I, O, M, order, ours, native``, times in seconds.
+
+    Raises:
+        ValueError: if a column lacks, or a cell is none of its values.
+    """
+    _measured.clear()
+    if table is None:
+        return
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                key = row["kernel"], row["kind"]
+                sizes = Sizes(*(int(row[name]) for name in Sizes._fields))
+                point = _Point(sizes, float(row["ours"]), float(row["native"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"table: expected the columns of a measured kernel in {table}, got {row}") from error
+            if key[0] not in KERNELS or key[1] not in KINDS or min(*sizes, point.ours, point.native) <= 0:
+                raise ValueError(f"table: expected a kernel of {tuple(KERNELS)}, a kind of {KINDS} and numbers > 0, got {row}")
+            _measured.setdefault(key, []).append(point)
+
+
+def explained(sizes: Sizes, kind: str) -> str:
+    """One line a kernel: which it is, and how much of native's time ours takes."""
+    lines = []
+    for name in KERNELS:
+        each = times(name, sizes, kind)
+        chosen = "native" if each.native < each.ours else "cuda"
+        source = "measured" if each.source == "measured" else "by a model, not measured"
+        lines.append(f"{name} in {kind}: {chosen} (cuda takes {each.ours / each.native:.2g} of native's time, {source})")
+    return "\n".join(lines)
+
+
+def _distance(one: Sizes, other: Sizes) -> float:
+    if one.order != other.order:
+        return math.inf
+    return max(abs(math.log(max(a, 1) / max(b, 1))) for a, b in zip(one, other, strict=True))
+
+
+def _ours(kernel: str, sizes: Sizes, kind: str) -> float:
+    B, I, O, M, order = sizes
+    t = launch.tiles(kernel, O, order, kind, wide=True)
+    full = {name: -(-length // t.blocks[block]) for name, length, block in _tiled(kernel, sizes) if block in t.blocks}
+    padded = 2.0 * max(B, 1) * I * M * O
+    for name, length, block in _tiled(kernel, sizes):
+        if block in t.blocks:
+            padded *= full[name] * t.blocks[block] / length
+    programs = math.prod(full.values())
+    if kernel == "weight_grad":
+        programs *= launch.weight_grad_shares(B, torch.Size((M, I, O)))[0]
+    elif kernel == "forward":
+        programs *= launch.input_shares(I, programs, B * O)[0]
+    idle = -(-programs // _MULTIPROCESSORS) * _MULTIPROCESSORS / programs
+    share = _SHARES[kernel, kind][O > 64]
+    products = padded / (_RATES[kind] * 1e12)
+    # Instructions and products of float32 numbers are the same ones; others have their own unit.
+    each = 1 / share if kind == "float32" else 1 + max(1.0, order / 3) / share
+    need = work(kernel, B, I, O, M - order - 1, order, _PRECISIONS[kind])
+    return max(need.moved / (_CHIP.bandwidth * 1e12), products * each * idle)
+
+
+def _tiled(kernel: str, sizes: Sizes) -> tuple[tuple[str, int, str], ...]:
+    """The axes that programs share out, with the name of the tile's length."""
+    B, I, O, M, _ = sizes
+    return {
+        "forward": (("B", max(B, 1), "BLOCK_B"), ("O", O, "BLOCK_O")),
+        "input_grad": (("B", max(B, 1), "BLOCK_B"), ("I", I, "BLOCK_I")),
+        "weight_grad": (("M", M - 1, "BLOCK_M"), ("I", I, "BLOCK_I"), ("O", O, "BLOCK_O")),
+    }[kernel]
+
+
+def native_bytes(kernel: str, sizes: Sizes) -> float:
+    """What native's operations beside its product read and write, in bytes of float32; the tests count them again."""
+    B, I, _, M, order = sizes
+    expanding = 42 * order**2 + 190 * order + 215
+    return B * I * (expanding + M * (18 if kernel == "input_grad" else 4))
+
+
+def native_launches(order: int) -> float:
+    """How many operations native launches, about."""
+    return 3.5 * order**2 + 7.5 * order + 33
+
+
+def _native(kernel: str, sizes: Sizes, kind: str) -> float:
+    B, I, O, M, order = sizes
+    product = 2 * B * I * M * O / (_RATES[kind] * 1e12)
+    moving = native_bytes(kernel, sizes) / (2 * _CHIP.bandwidth * 1e12)
+    return product + max(moving, native_launches(order) * _LAUNCH)
