@@ -262,8 +262,7 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    if name not in _found:
-        _load(name)
+    _load(name)
     return _found[name]
 
 

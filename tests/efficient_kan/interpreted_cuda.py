@@ -186,8 +186,8 @@ def test_knots_that_are_not_quite_uniform(share: float, j: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:(invalid value|divide by zero) encountered:RuntimeWarning")  # numpy's, in the interpreter
-@pytest.mark.parametrize("step", [0.0, -0.5, 1e-30, 1e30])
-def test_equal_falling_tiny_and_huge_spacings(step: float) -> None:
+@pytest.mark.parametrize("step", [0.0, 1e-30, 1e30])
+def test_equal_tiny_and_huge_spacings(step: float) -> None:
     inputs = make(70, 5, 3, 3)
     knots = (step * torch.arange(11.0) - 5 * step).repeat(5, 1)
     inputs = inputs._replace(knots=knots, x=inputs.x * abs(step) if step else inputs.x)
@@ -197,6 +197,7 @@ def test_equal_falling_tiny_and_huge_spacings(step: float) -> None:
     assert float((got - expected).abs().max()) <= 4 * TF32 * float(expected.abs().max())
 
 
+@pytest.mark.filterwarnings("ignore:update_grid")
 def test_knots_are_looked_at_anew_in_every_call() -> None:
     layer = KANLinear(3, 4, kernel="cuda", generator=torch.Generator().manual_seed(0))
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
@@ -215,7 +216,7 @@ def test_knots_are_looked_at_anew_in_every_call() -> None:
     other.grid.data[1] *= 1.5
     layer.load_state_dict(other.state_dict())
     assert err() < TF32
-    layer.update_grid(x)
+    layer.update_grid(x, fit="samples")
     assert err() < TF32
 
 
