@@ -50,6 +50,19 @@ def assign(layer: nn.Module, name: str, value: Tensor, *, label: str | None = No
             raise _refusal(name, "its parametrization gives only some values", label)
 
 
+def assign_all(layer: nn.Module, values: dict[str, Tensor]) -> None:
+    """:func:`assign` for several parameters: all of them, or an error and none."""
+    computed = any(name not in layer._parameters for name in values)
+    snapshot = Snapshot([layer]) if computed else None
+    try:
+        for name, value in values.items():
+            assign(layer, name, value)
+    except ValueError:
+        if snapshot is not None:
+            snapshot.restore()
+        raise
+
+
 def _assign_pruned(layer: nn.Module, name: str, value: Tensor, label: str) -> None:
     """Write what a hook of ``torch.nn.utils.prune`` multiplies with its mask."""
     original, mask = layer._parameters.get(f"{name}_orig"), layer._buffers.get(f"{name}_mask")

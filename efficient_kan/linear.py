@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from efficient_kan import _checks, adaptation, kernels, state
+from efficient_kan import _checks, _computed, adaptation, kernels, state
 from efficient_kan.basis import bspline_basis
 from efficient_kan.fit import fit_coefficients
 from efficient_kan.kernels import LayerInputs, Parameters, check_kernel, resolve
@@ -128,25 +128,30 @@ class KANLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the initial weights anew and restore the uniform grid and the full mask."""
+        """Draw the initial weights anew and restore the uniform grid and the full mask.
+
+        Raises:
+            ValueError: if a parameter is computed in a way that cannot give its initial value; nothing is changed then.
+        """
         known = generator is None or isinstance(generator, torch.Generator)
         _checks.require(known, "generator", "a torch.Generator or None", generator)
         grid = self._initial_grid()
-        self.grid.copy_(grid.expand_as(self.grid))
-        self.edge_mask.fill_(1.0)
         bound = 1 / math.sqrt(self.in_features)
-        self.base_weight.copy_(self._uniform(self.base_weight.shape, self.scale_base * bound, generator))
+        values = {"base_weight": self._uniform(self.base_weight.shape, self.scale_base * bound, generator)}
         edges = self.out_features * self.in_features
         noise = self._uniform((1, self.grid_size + 1, edges), self.scale_noise / (2 * self.grid_size), generator)
         points = interior_of(grid, self.spline_order).T
         coefficients = fit_coefficients(points, noise, grid, self.spline_order).view(self.spline_weight.shape)
         if self.spline_scaler is None:
-            self.spline_weight.copy_(coefficients * self.scale_spline)
+            values["spline_weight"] = coefficients * self.scale_spline
         else:
-            self.spline_weight.copy_(coefficients)
-            self.spline_scaler.copy_(self._uniform(self.spline_scaler.shape, self.scale_spline * bound, generator))
+            values["spline_weight"] = coefficients
+            values["spline_scaler"] = self._uniform(self.spline_scaler.shape, self.scale_spline * bound, generator)
         if self.bias is not None:
-            self.bias.zero_()
+            values["bias"] = torch.zeros_like(self.bias)
+        _computed.assign_all(self, {name: value.to(self.base_weight.dtype) for name, value in values.items()})
+        self.grid.copy_(grid.expand_as(self.grid))
+        self.edge_mask.fill_(1.0)
 
     def _initial_grid(self) -> Tensor:
         """One row of uniform knots ``(1, T)``."""

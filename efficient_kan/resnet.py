@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efficient_kan import _checks
+from efficient_kan._computed import assign
 from efficient_kan.network import KAN
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class ResNet(nn.Module):
                 fan_out = module.out_channels * math.prod(module.kernel_size)
                 source = module.weight.device if generator is None else generator.device
                 draws = torch.randn(module.weight.shape, generator=generator, device=source)
-                module.weight.copy_(draws * math.sqrt(2 / fan_out))
+                assign(module, "weight", (draws * math.sqrt(2 / fan_out)).to(module.weight))
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
         if zero_init_residual:

@@ -295,3 +295,19 @@ def test_samples_of_few_values_leave_the_knots() -> None:
     grid = layer.grid.clone()
     assert messages(lambda: layer.update_grid(x)) == []
     assert torch.equal(layer.grid, grid)
+
+
+def test_resetting_writes_through_parametrizations_or_not_at_all() -> None:
+    layer = KANLinear(3, 2, bias=True, generator=torch.Generator().manual_seed(0))
+    fresh = copy.deepcopy(layer)
+    fresh.reset_parameters(torch.Generator().manual_seed(1))
+    parametrizations.weight_norm(layer, "base_weight")
+    parametrizations.weight_norm(layer, "spline_weight")
+    layer.reset_parameters(torch.Generator().manual_seed(1))
+    x = torch.rand(20, 3)
+    torch.testing.assert_close(layer(x), fresh(x), rtol=1e-5, atol=1e-6)
+    parametrize.register_parametrization(layer, "spline_scaler", Doubled())
+    y = layer(x)
+    with pytest.raises(ValueError, match=r"^spline_scaler: expected a parameter that can be written, got a computed one"):
+        layer.reset_parameters(torch.Generator().manual_seed(2))
+    assert torch.equal(layer(x), y)
