@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,17 @@ def network(point: Point, seed: int) -> KAN:
             noise = torch.randn(layer.spline_weight.shape, generator=generator, dtype=torch.float64)
             layer.spline_weight.add_(noise, alpha=0.3)
     return kan.to(device=point.device, dtype=getattr(torch, point.dtype))
+
+
+@torch.no_grad()
+def follow(kan: KAN, x: Tensor) -> None:
+    """Put the knots of `kan` at the quantiles of what its layers get, as pykan does, in place; `x` is `(..., n_0)`.
+
+    The function may change, without a warning: for networks that are copied afterwards, or still to be trained.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="update_grid: ", category=UserWarning)
+        kan.update_grid(x, fit="samples")
 
 
 def source(arm: Arm, point: Point, seed: int) -> KAN:
