@@ -61,7 +61,11 @@ def source(arm: Arm, point: Point, seed: int) -> KAN:
     for module in kan.modules():
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             same = torch.zeros((), dtype=tensor.dtype, device=point.device).expand(tensor.shape)
-            setattr(module, name, nn.Parameter(same) if isinstance(tensor, nn.Parameter) else same)
+            # Registered: a layer would read all of a grid that it is given as an attribute.
+            if isinstance(tensor, nn.Parameter):
+                module.register_parameter(name, nn.Parameter(same))
+            else:
+                module.register_buffer(name, same)
     return kan
 
 
