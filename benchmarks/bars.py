@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks import small_layers, stats
-from benchmarks.measure import speed
+from benchmarks.measure import speed, workload
 from efficient_kan import KAN, SampleL1, SampleStd, kernels
 from reference.arm import get_arm
 from reference.environments import Parser
@@ -101,7 +101,7 @@ def _layer(shape: Shape, arm: str = "efficient_kan", *, adapted: bool = False) -
     kan = KAN([inputs, outputs], grid_size, generator=_generator())
     x = 2 * torch.rand(batch, inputs, generator=_generator()) - 1
     if adapted:
-        kan.update_grid(x**3)
+        workload.follow(kan, x**3)
         x = x**3
     module = get_arm(arm).build(kan)
     return _forward_backward(module, x, torch.randn(batch, outputs, generator=_generator()))

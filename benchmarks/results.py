@@ -212,7 +212,7 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     own device, and `simulated_case_key` names that case; NaN and None if there is none.
     """
     lines: list[dict[str, Any]] = []
-    names = [name for name in MemorySeries.model_fields if name not in ("mode", "method", "sampled_rss")]
+    names = [name for name in MemorySeries.model_fields if name not in ("mode", "sampled_rss")]
     simulated = {
         (*_simulated_as(row), series.mode): (series.peak_bytes, row.case_key)
         for row in rows

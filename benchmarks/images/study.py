@@ -28,7 +28,7 @@ from benchmarks.images import metrics
 from benchmarks.images.records import HeadRun, ImageResult
 from benchmarks.images.sets import ImageSet
 from benchmarks.images.settings import HeadName, Settings
-from benchmarks.images.training import PENALTIES, Training, head
+from benchmarks.images.training import PENALTIES, Training, follow_features, head
 from benchmarks.images.transforms import plain_batches
 from efficient_kan.resnet import Head
 from reference.arm import Unsupported
@@ -205,7 +205,7 @@ def train_head(settings: Settings, given: Features, epochs: int) -> HeadRun:
     best, chosen, weights = (-1.0, 0.0), -1, {}
     for epoch in range(epochs):
         if settings.head == "kan" and epoch < settings.grid_updates:
-            model.update_grid(x)
+            follow_features(model, x)
         order = torch.randperm(len(x), generator=generator).to(x.device)
         model.train()
         for batch in order.split(HEAD_BATCH):

@@ -26,6 +26,7 @@ from benchmarks.images import metrics
 from benchmarks.images.sets import ImageSet, Indices
 from benchmarks.images.settings import RECIPES, Settings, equal_width, kan_parameters
 from benchmarks.images.transforms import Order, Transform, Views, plain_batches, training_batches
+from benchmarks.measure import workload
 from efficient_kan import ResNetKAN, SampleL1, SampleStd, WeightL1
 from efficient_kan.resnet import Head
 
@@ -189,7 +190,10 @@ class Training:
     def _update_grid(self) -> None:
         some = self.split.train[:: max(1, len(self.split.train) // _GRID_SAMPLES)][:_GRID_SAMPLES]
         batch = next(iter(plain_batches(self.views, some, len(some), 0)))
-        self.model.update_grid(batch[0].to(self.device))
+        self.model.eval()
+        with torch.no_grad():
+            features = self.model.backbone(batch[0].to(self.device))
+        follow_features(self.model.head, features)
 
     @torch.no_grad()
     def predict(self, indices: Indices) -> Predictions:
@@ -305,6 +309,16 @@ def head(settings: Settings, features: int, classes: int, generator: torch.Gener
         count = kan_parameters(features, settings.hidden, classes, settings.grid, settings.spline_order)
         keywords |= {"hidden": (equal_width(features, classes, count),)}
     return Head(features, classes, settings.head, **keywords)
+
+
+def follow_features(head: Head, features: Tensor) -> None:
+    """Put the knots of a KAN head at the quantiles of these features, as pykan does, in place, and in evaluation mode.
+
+    `Head.update_grid` keeps the function, and moves few of some hundred features; here the grid is to follow all of them.
+    """
+    head.eval()
+    with torch.no_grad():
+        workload.follow(head.kan, head.normalize(features))
 
 
 def _optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:

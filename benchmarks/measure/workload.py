@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +39,17 @@ def network(point: Point, seed: int) -> KAN:
     return kan.to(device=point.device, dtype=getattr(torch, point.dtype))
 
 
+@torch.no_grad()
+def follow(kan: KAN, x: Tensor) -> None:
+    """Put the knots of `kan` at the quantiles of what its layers get, as pykan does, in place; `x` is `(..., n_0)`.
+
+    The function may change, without a warning: for networks that are copied afterwards, or still to be trained.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="update_grid: ", category=UserWarning)
+        kan.update_grid(x, fit="samples")
+
+
 def source(arm: Arm, point: Point, seed: int) -> KAN:
     """Return the network that `arm` is built from: `network`, or one of its shapes, dtype and device that takes no memory.
 
@@ -49,7 +61,11 @@ def source(arm: Arm, point: Point, seed: int) -> KAN:
     for module in kan.modules():
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             same = torch.zeros((), dtype=tensor.dtype, device=point.device).expand(tensor.shape)
-            setattr(module, name, nn.Parameter(same) if isinstance(tensor, nn.Parameter) else same)
+            # Registered: a layer would read all of a grid that it is given as an attribute.
+            if isinstance(tensor, nn.Parameter):
+                module.register_parameter(name, nn.Parameter(same))
+            else:
+                module.register_buffer(name, same)
     return kan
 
 

@@ -104,8 +104,8 @@ def _centre(summary: pd.DataFrame) -> Iterator[str]:
             for record in part.sort_values(f"{mode}_ratio_low", kind="stable", ascending=False).to_dict("records")
         ]
         lines = [
-            f"A {MODES[mode]} at {_where(records[0])} ({records[0]['setting']}), beside one of `{BASELINE}` with the same "
-            f"weights, in the order of the interval's lower end. {_table('summary')}"
+            f"A {MODES[mode]} at {_where(records[0])} ({records[0]['setting']}), relative to `{BASELINE}` with the same "
+            f"weights, ordered by the lower end of the interval. {_table('summary')}"
         ]
         for record in records:
             ratio, low, high = (number(float(record[f"{mode}_{end}"])) for end in ("ratio", "ratio_low", "ratio_high"))

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from benchmarks.report.data import Data
+from benchmarks.report.data import Data, machines
 from benchmarks.report.provenance import Source
 from benchmarks.report.sparsity import Study
 from benchmarks.report.style import looks
@@ -140,11 +140,11 @@ def _rounded(value: float) -> float | int | None:
 
 def _intro(part: Part) -> str:
     counts = part.data.cases["status"].value_counts()
-    machines = "; ".join(sorted({row.machine for row in part.data.rows}))
+    where = "; ".join(machines(part.data))
     only = " <strong>CPU only: no GPU was measured.</strong>" if set(part.data.cases["device"]) == {"cpu"} else ""
     heading = f"<h2>{html.escape(part.folder)}</h2>" if part.folder else "<h2>Findings</h2>"
     cases = f"{len(part.data.cases):,} cases, {counts.get('ok', 0):,} of them ok."
-    return f"{heading}\n<p>{html.escape(machines)}. {cases}{only}</p>\n{_listed(part.findings, _prefix(part))}"
+    return f"{heading}\n<p>{html.escape(where)}. {cases}{only}</p>\n{_listed(part.findings, _prefix(part))}"
 
 
 def _prefix(part: Part) -> str:

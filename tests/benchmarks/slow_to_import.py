@@ -6,4 +6,4 @@ import time
 
 from reference.ours import build as build
 
-time.sleep(3)
+time.sleep(6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks.report import frames, render
 from benchmarks.report.machines import folders
 from benchmarks.report.quote import filled, unfounded, unmarked
+from benchmarks.results import load_rows
 from benchmarks.rows import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -73,18 +75,24 @@ def test_the_committed_reports_are_what_the_rows_give(
         assert [name for name in texts if (folder / name).read_bytes() != (again / name).read_bytes()] == []
 
 
-def test_the_example_of_an_arm_and_a_preset_runs(tmp_path: Path) -> None:
+def test_the_example_of_an_arm_and_a_preset_runs_in_the_folder_of_its_files(tmp_path: Path) -> None:
     blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", HOW_TO, flags=re.DOTALL) for kind in ("python", "toml")}
     assert [len(found) for found in blocks.values()] == [2, 1]
     (tmp_path / "double.py").write_text(blocks["python"][0], encoding="utf-8")
     (tmp_path / "double.toml").write_text(blocks["toml"][0], encoding="utf-8")
     (commands,) = re.findall(r"```\n(python -m benchmarks run .*?)```", HOW_TO, flags=re.DOTALL)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = []
     for command in commands.strip().splitlines():
-        places = {"reports/double": "out", "double.toml": "double.toml", "double.py": "double.py"}
-        words = [str(tmp_path / places[word]) if word in places else word for word in command.split()]
-        done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        words = [sys.executable, *command.split()[1:]]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-    summary = frames(tmp_path / "out")["T1"].set_index("arm")
+        said.append(done.stdout + done.stderr)
+    out = tmp_path / "reports" / "double"
+    assert "6 ok\n" in said[0] and "rows in reports/double/raw/rows.jsonl\n" in said[0]
+    assert "files written to reports/double; read reports/double/README.md" in said[1]
+    assert all(row.source for row in load_rows(out))
+    summary = frames(out)["T1"].set_index("arm")
     assert set(summary["batch"]) == {32, 64, 128}
     assert (summary.loc["efficient_kan[double]", "status"] == "ok").all()
     assert (summary.loc["efficient_kan[double]", "step_ratio"] > 0).all()

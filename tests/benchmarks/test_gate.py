@@ -31,7 +31,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def verdict_of(arm: Arm, *, adapted: bool = False) -> gate.Gate:
     source, data = workload.network(POINT, 3), workload.data(POINT, 4)
     if adapted:
-        source.update_grid(data.x)
+        workload.follow(source, data.x)
     return gate.check(arm, arm.build(source), source, data)
 
 
@@ -118,7 +118,7 @@ def test_knots_of_the_float64_twin_follow_their_rule() -> None:
     assert not torch.allclose(grid.double(), exact, rtol=0, atol=1e-9)
     torch.testing.assert_close(twin, exact, rtol=0, atol=1e-15)
 
-    source.update_grid(workload.data(POINT, 4).x)
+    workload.follow(source, workload.data(POINT, 4).x)
     adapted, twin = source.kan_layers[0].grid.double(), gate._float64_twin(source).kan_layers[0].grid
     assert torch.equal(interior_of(twin, 3), interior_of(adapted, 3))
     assert torch.equal(twin, extend(interior_of(adapted, 3), 3))

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks import cli, usage
+from benchmarks import bars, cli, usage
+from efficient_kan import KAN
+from reference import environments
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = ("Traceback", "pydantic", "╭", "validation error", "usage:", "[Errno", "Input should")
@@ -176,68 +177,46 @@ def test_times_of_several_machines_go_into_one_file_and_name_theirs(full_report:
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "parts"),
+    ("main", "words", "parts"),
     [
-        ("reference.environments", ["nosuch"], ("nosuch", "pykan-0.0.5")),
-        ("reference.environments", ["--nosuch"], ("--nosuch", "options:")),
-        ("benchmarks.bars", ["--threads", "0"], ("--threads", "at least 1", "'0'")),
-        ("benchmarks.bars", ["--blocks", "x"], ("--blocks", "whole number", "'x'")),
-        ("benchmarks", ["nosuch"], ("nosuch",)),
+        (environments.main, ["nosuch"], ("nosuch", "pykan-0.0.5")),
+        (environments.main, ["--nosuch"], ("--nosuch", "options:")),
+        (bars.main, ["--threads", "0"], ("--threads", "at least 1", "'0'")),
+        (bars.main, ["--blocks", "x"], ("--blocks", "whole number", "'x'")),
     ],
 )
-def test_every_command_of_its_own_refuses_alike(module: str, words: list[str], parts: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_command_of_its_own_refuses_alike(
+    main: Callable[[], None],
+    words: list[str],
+    parts: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    check_refusal(end.value.code, capsys.readouterr().err, parts)
+
+
+def test_a_process_refuses_as_its_command_does(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert not [word for word in FOREIGN if word in done.stderr]
-    assert [part for part in parts if part not in done.stderr] == []
+    command = [sys.executable, "-m", "benchmarks", "nosuch"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    check_refusal(done.returncode, done.stderr, ("nosuch",))
 
 
-PLUGIN = """
-from reference import ours
-from reference.arm import Arm, register
-
-register(Arm(name="mine", division="bound", summary="ours", builder=ours.build_native, sources=("reference.ours",)))
-"""
-PRESET = """
-about = "one case"
-[centre]
-batch = 8
-width = 2
-depth = 1
-grid = 3
-device = "cpu"
-[memory]
-arms = ["mine"]
-modes = ["step"]
-timeout_s = 60
-"""
+def check_refusal(status: object, text: str, parts: tuple[str, ...]) -> None:
+    """The status is 2 and the text is one sentence of ours with all `parts`."""
+    assert status == 2
+    assert text.count("\n") == 1
+    assert not [word for word in FOREIGN if word in text]
+    assert [part for part in parts if part not in text] == []
 
 
-def test_files_and_folders_are_those_of_the_folder_that_the_command_runs_in(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
-    (tmp_path / "mine.toml").write_text(PRESET, encoding="utf-8")
-    words = ["run", "--preset", "mine.toml", "--plugin", "mine.py", "--out", "out"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *words],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "1 ok\n"
-    assert "rows in out/raw/rows.jsonl\n" in done.stderr
-    (row,) = (tmp_path / "out" / "raw" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(row)["source"]
-
-
-def test_without_pykan_a_conversion_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['kan'] = None\nimport efficient_kan\nefficient_kan.KAN([1, 1]).to_pykan()"
-    environment: dict[str, Any] = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: to_pykan() needs pykan")
-    assert "pip install pykan==0.2.8 numpy matplotlib scikit-learn sympy pandas pyyaml tqdm" in last
+def test_without_pykan_a_conversion_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kan"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "kan", None)
+    with pytest.raises(ImportError, match=r"^to_pykan\(\) needs pykan") as refusal:
+        KAN([1, 1]).to_pykan()
+    assert "pip install pykan==0.2.8 numpy matplotlib scikit-learn sympy pandas pyyaml tqdm" in str(refusal.value)

@@ -29,7 +29,7 @@ EXACT = [name for name in GENERAL if ARMS[name].exact]
 def source() -> KAN:
     kan = workload.network(POINT, seed=3)
     kan.layers[0].edge_mask[1, 2] = 0.0
-    kan.update_grid(workload.data(POINT, seed=4).x)
+    workload.follow(kan, workload.data(POINT, seed=4).x)
     return kan
 
 

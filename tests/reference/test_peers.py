@@ -136,7 +136,7 @@ def test_torchcurves_takes_shared_knots_at_any_distances() -> None:
 @pytest.mark.parametrize("name", ["inkan", "inkan[compiled]", "torchcurves"])
 def test_knots_that_differ_between_inputs_are_unsupported(name: str) -> None:
     source, data = workload.network(POINTS[0], 3), workload.data(POINTS[0], 4)
-    source.update_grid(data.x)
+    workload.follow(source, data.x)
     with pytest.raises(Unsupported, match=r"differ from input to input"):
         get_arm(name).build(source)
 
@@ -189,7 +189,7 @@ for point, adapted, penalty in points:
     source, data = workload.network(point, 3), workload.data(point, 4)
     if adapted:
         source.kan_layers[0].edge_mask[1, 2] = 0.0
-        source.update_grid(data.x)
+        workload.follow(source, data.x)
     verdicts.append(gate.check(arm, arm.build(source), source, data, penalty).model_dump())
 where = {"kan": kan.__file__, "version": importlib.metadata.version("pykan"), "torch": torch.__file__}
 print(json.dumps({**where, "verdicts": verdicts}))

@@ -20,10 +20,11 @@ from PIL import Image
 from benchmarks.images.metrics import evaluate
 from benchmarks.images.offline import offline
 from benchmarks.images.settings import RECIPES, Settings, equal_width, kan_parameters
-from benchmarks.images.training import Training, build
+from benchmarks.images.training import Training, build, follow_features
 from benchmarks.images.transforms import Order, Transform, Views, plain_batches, training_batches
 from benchmarks.images.trees import HyperKvasir
 from benchmarks.sources import ROOT
+from efficient_kan.resnet import Head, Normalize
 
 
 @pytest.fixture(autouse=True)
@@ -297,3 +298,18 @@ def test_the_audit_command_lists_files_and_fails(tmp_path: Path) -> None:
     found = run(*words)
     assert found.returncode == 1
     assert "ileum-0001-4a6b-8c1d.jpg" in found.stdout
+
+
+@pytest.mark.parametrize("normalize", ["none", "batch"])
+def test_a_grid_follows_every_feature(normalize: Normalize) -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = Head(6, 3, "kan", hidden=(4,), normalize=normalize, generator=generator).train()
+    features = 3 * torch.rand(200, 6, generator=generator)
+    follow_features(head, features)
+    with torch.no_grad():
+        ordered = head.eval().normalize(features).sort(dim=0).values
+    layer = head.kan.kan_layers[0]
+    found = layer.grid[:, layer.spline_order : -layer.spline_order]
+    torch.testing.assert_close(found[:, [0, -1]], ordered[[0, -1]].T)
+    median = found[:, layer.grid_size // 2 : layer.grid_size // 2 + 2]
+    assert (median[:, 0] < ordered[100]).all() and (ordered[100] < median[:, 1]).all()

@@ -61,6 +61,7 @@ def test_processors_of_one_name_are_told_apart_where_that_was_recorded(two: Path
     page = (two / "README.md").read_text(encoding="utf-8")
     assert "| cpu-2core (family 25, model 1, AVX2) |" in page and re.search(r"\| nvidia-h100 +\|", page)
     assert "Machine: cpu-2core (family 25, model 1, AVX2)." in (two / "cpu-2core" / "README.md").read_text(encoding="utf-8")
+    assert "<p>cpu-2core (family 25, model 1, AVX2). " in (two / "index.html").read_text(encoding="utf-8")
 
 
 def test_every_link_of_the_page_over_them_leads_to_a_file(two: Path) -> None:
