@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.cases import Case, Point, Sweep
 from benchmarks.report import render
@@ -196,6 +197,12 @@ def rendered(full_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = full_run.write(tmp_path_factory.mktemp("report"))
     render(out)
     return out
+
+
+@pytest.fixture
+def _unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not painted, which takes most of a report's time: for tests of texts."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).touch())
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from benchmarks.cases import Case
 from benchmarks.report import cells, data, findings, render, tables
@@ -53,6 +54,7 @@ def test_the_verdict_of_the_study_is_among_the_findings(rendered: Path) -> None:
         assert f"  - {line['family']}: **{line['verdict']}**, {effect} % ({low} to {high})" in verdicts
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_a_memory_that_was_not_measured_is_not_called_a_failure(
     run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_linear_head_stands_beside_the_kan_with_its_size() -> None:
     assert "linear" not in sentence
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_the_memory_limit_of_a_case_is_named(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:
     run.add(speed_case(), speed=times())
     render(run.write(tmp_path))
@@ -156,6 +159,7 @@ def test_reproducibility_answers_from_the_rows(full_run: Any, rendered: Path) ->
     assert re.search(r"1 gate_failed, 1 oom, 1 timeout, 3 unsupported", text)
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_reproducibility_says_what_was_not_measured(
     rendered: Path, run: Any, speed_case: Any, times: Times, tmp_path: Path
 ) -> None:

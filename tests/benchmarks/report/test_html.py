@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from benchmarks.cases import Case
 from benchmarks.report import data, render, sparsity, views
@@ -138,6 +139,7 @@ def test_every_series_and_run_is_described(rendered: Path) -> None:
         assert len({look["dark"] for look in looks}) == len({look["colour"] for look in looks})
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_a_reason_cannot_become_markup(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:
     run.add(speed_case(), speed=times())
     reason = "</script><script>alert(1)</script>{{title}}&amp;"
@@ -148,6 +150,7 @@ def test_a_reason_cannot_become_markup(run: Any, speed_case: Callable[..., Case]
     assert reason in set(decoded(content(tmp_path)["views"][0])["reason"])
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_a_report_without_points_has_a_page(run: Any, speed_case: Callable[..., Case], tmp_path: Path) -> None:
     run.add(speed_case(axes=()), status="killed", reason="signal 9")
     render(run.write(tmp_path))

@@ -52,7 +52,9 @@ def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two
     assert not (two / "smoke" / "README.md").exists()
 
 
-def test_processors_of_one_name_are_told_apart_where_that_was_recorded(two: Path) -> None:
+@pytest.mark.usefixtures("_unpainted")
+def test_processors_of_one_name_are_told_apart_where_that_was_recorded(two: Path, tmp_path: Path) -> None:
+    two = Path(shutil.copytree(two, tmp_path / "two"))
     path = two / "cpu-2core" / "raw" / "environments.jsonl"
     recorded = json.loads(path.read_text(encoding="utf-8"))
     recorded["details"]["cpu_kind"] = "family 25, model 1, AVX2"

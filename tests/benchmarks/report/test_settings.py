@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from benchmarks.cases import Backbone, Case, ImageStudy, Point, Sweep
 from benchmarks.presets.axes import KINDS
@@ -147,10 +146,10 @@ def test_a_study_of_two_settings_has_two_verdicts(
     assert said <= words and said
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_files_ids_and_sentences_of_two_settings_are_apart_and_named(
-    full_run: Any, make_run: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_run: Any, make_run: Callable[[], Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).touch())
     study = make_run()
     study.rows = [row for row in full_run.rows if row.case.sweep and row.case.sweep.task == "exp_sin"]
     out = grown(study, make_run, "sparsity", grid_10).write(tmp_path / "both")
