@@ -3,58 +3,48 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from efficient_kan import KANLinear, kernels
 from efficient_kan.kernels import LayerInputs, native
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-_PRODUCTS = {"mm", "bmm", "addmm"}
-
-
-class Moved(TorchDispatchMode):
-    """Counts operations that launch something, and bytes that those beside matrix products read and write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = 0
-        self.bytes = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = operator(*args, **(kwargs or {}))
-        name = operator._schema.name.removeprefix("aten::")
-        if operator.is_view or "empty" in name:
-            return result
-        self.launches += 1
-        if name not in _PRODUCTS:
-            tensors = [part for part in tree_leaves((args, kwargs or {}, result)) if isinstance(part, Tensor)]
-            self.bytes += sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
-        return result
 
 
 @needs_triton
-@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("kernel", ["forward", "input_grad"])
-def test_what_native_moves_and_launches(kernel: str, order: int) -> None:
-    from efficient_kan.kernels.cuda import model
+def test_the_counter_counts_bytes_and_launches_of_what_is_no_product() -> None:
+    from efficient_kan.kernels.cuda.native_work import Counter
 
-    B, I, O, G = 512, 32, 8, 5
-    M = G + order + 1
-    knots = torch.linspace(-2, 2, G + 2 * order + 1).repeat(I, 1)
-    inputs = LayerInputs(torch.randn(B, I), torch.randn(B, I), knots, torch.randn(O, I, M), order)
-    with torch.no_grad(), Moved() as counted:
+    x, y = torch.ones(6, 4), torch.ones(4, 5)
+    with Counter() as counted:
+        z = (x.T + 1).T @ y
+        z.view(30)
+    assert (counted.launches, counted.bytes) == (2, 2 * 6 * 4 * 4)
+
+
+@needs_triton
+@pytest.mark.parametrize("grid_size", [5, 100])
+@pytest.mark.parametrize("order", [1, 3, 5])
+@pytest.mark.parametrize("kernel", ["forward", "input_grad", "weight_grad"])
+def test_what_native_moves_grows_with_samples_and_inputs(kernel: str, order: int, grid_size: int) -> None:
+    """Counted again on tensors with values, of other sizes and several outputs."""
+    from efficient_kan.kernels.cuda import native_work
+
+    B, I, O = 64, 48, 2
+    knots = torch.linspace(-2, 2, grid_size + 2 * order + 1).repeat(I, 1)
+    weight = torch.randn(O, I, grid_size + order + 1)
+    inputs = LayerInputs(torch.randn(B, I), torch.randn(B, I), knots, weight, order)
+    with torch.no_grad(), native_work.Counter() as counted:
         if kernel == "forward":
             native.spline_linear(inputs)
         else:
-            native.linear_gradients(inputs, torch.randn(B, O), needs_inputs=True, needs_weight=False)
-    assert counted.bytes == pytest.approx(model.native_bytes(kernel, model.Sizes(B, I, O, M, order)), rel=0.15)
-    assert counted.launches == pytest.approx(model.native_launches(order), rel=0.15)
+            needs = {"needs_inputs": kernel == "input_grad", "needs_weight": kernel == "weight_grad"}
+            native.linear_gradients(inputs, torch.randn(B, O), **needs)
+    expected = native_work.work(kernel, grid_size, order)
+    assert abs(counted.launches - expected.launches) <= 2
+    assert counted.bytes / (B * I) == pytest.approx(expected.bytes, rel=0.25)
 
 
 @needs_triton

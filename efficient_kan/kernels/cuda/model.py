@@ -4,8 +4,9 @@ both.
 Nothing in the model was measured. Rates are those of an H100's datasheet, for every GPU. Ours takes the time of its
 products and, as if nothing overlapped, that of its instructions: the shares of peak in ``reports/kernels/resources.md``, on
 arbitrary knots, are taken apart into both. Tiles that are not full, and a last round of programs that is not, count in
-full. Native takes the time of its matrix product at peak and of the bytes that its other operations move at twice the
-bandwidth, since many of them hit the cache, or two microseconds a launch if that is longer. All but the last lean towards
+full. Native takes the time of its matrix product at peak and of the bytes that its other operations move, as
+:mod:`.native_work` counts them, at twice the bandwidth, since many of them hit the cache, or two microseconds a launch if
+that is longer. All but the last lean towards
 native.
 
 :func:`use` puts measured times in the place of the model's.
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import torch
 
 from efficient_kan.kernels import LayerInputs
-from efficient_kan.kernels.cuda import launch
+from efficient_kan.kernels.cuda import launch, native_work
 from efficient_kan.kernels.cuda.roofline import CHIPS, work
 
 FORWARD, INPUT_GRAD, WEIGHT_GRAD = 1, 2, 4
@@ -178,20 +179,9 @@ def _tiled(kernel: str, sizes: Sizes) -> tuple[tuple[str, int, str], ...]:
     }[kernel]
 
 
-def native_bytes(kernel: str, sizes: Sizes) -> float:
-    """What native's operations beside its product read and write, in bytes of float32; the tests count them again."""
-    B, I, _, M, order = sizes
-    expanding = 42 * order**2 + 190 * order + 215
-    return B * I * (expanding + M * (18 if kernel == "input_grad" else 4))
-
-
-def native_launches(order: int) -> float:
-    """How many operations native launches, about."""
-    return 3.5 * order**2 + 7.5 * order + 33
-
-
 def _native(kernel: str, sizes: Sizes, kind: str) -> float:
     B, I, O, M, order = sizes
     product = 2 * B * I * M * O / (_RATES[kind] * 1e12)
-    moving = native_bytes(kernel, sizes) / (2 * _CHIP.bandwidth * 1e12)
-    return product + max(moving, native_launches(order) * _LAUNCH)
+    beside = native_work.work(kernel, M - order - 1, order)
+    moving = B * I * beside.bytes / (2 * _CHIP.bandwidth * 1e12)
+    return product + max(moving, beside.launches * _LAUNCH)
