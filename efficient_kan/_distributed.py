@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from efficient_kan import _checks
+
 GROUP_HELP = (
     "group: expected ranks that hold the same network, got different ones; "
     "pass group=None where every rank has a network of its own"
 )
+# Bytes of a tensor that a fingerprint looks at together; each takes 24 for a moment.
+_PIECE = 2**22
 
 
 def active(group: Any) -> bool:
-    """Whether there are other ranks to agree with: ``group`` is ``None`` (no), ``"world"`` or a process group."""
-    if group is None or not dist.is_available() or not dist.is_initialized():
-        return False
-    return dist.get_world_size(_group(group)) > 1
-
-
-def gathered(x: Tensor, state: Iterable[Tensor], group: Any, problem: str | None) -> Tensor:
-    """The samples ``x`` ``(B, I)`` of all ranks, in the order of ranks; ``B`` may differ between them.
-
-    Args:
-        x: this rank's samples.
-        state: tensors that must be equal on all ranks.
-        group: see :func:`active`.
-        problem: why this rank cannot take part, or ``None``.
+    """Whether there are other ranks to agree with: ``group`` is ``None`` (no), ``"world"`` or a process group.
 
     Raises:
-        ValueError: on every rank, if one has a problem or ranks differ in state, features or dtype.
+        ValueError: if ``group`` is something else, or a process group that this rank is not in.
     """
-    mine = (problem, str(x.dtype), x.shape[-1], tuple(_fingerprint(tensor) for tensor in state), x.shape[0])
+    if group is None:
+        return False
+    available = dist.is_available()
+    known = (isinstance(group, str) and group == "world") or (available and isinstance(group, dist.ProcessGroup))
+    outside = available and group is dist.GroupMember.NON_GROUP_MEMBER
+    _checks.require(known or outside, "group", "'world', a torch.distributed.ProcessGroup or None", group)
+    _checks.require(not outside, "group", "one with this rank in it (None: this rank alone)", "a group of other ranks")
+    return available and dist.is_initialized() and dist.get_world_size(_group(group)) > 1
+
+
+def gathered(prepare: Callable[[], tuple[Tensor, tuple[Any, ...]]], state: Iterable[Tensor], group: Any) -> Tensor:
+    """The samples ``(B, I)`` of all ranks of the ``group``, in the order of ranks; ``B`` may differ between them, or be 0.
+
+    Args:
+        prepare: returns this rank's samples and the settings that all ranks must share, or raises ``ValueError``.
+        state: tensors that must be equal on all ranks.
+        group: see :func:`active`.
+
+    Raises:
+        ValueError: on every rank, if ``prepare`` raises on one, or ranks differ in settings, state, features or dtype.
+    """
+    if not active(group):
+        return prepare()[0]
+    problem: ValueError | None = None
+    x, settings = torch.empty(0, 0), ()
+    try:
+        x, settings = prepare()
+    except ValueError as error:  # the other ranks wait for this one
+        problem = error
+    what = None if problem is None else str(problem)
+    mine = (what, settings, (str(x.dtype), x.shape[-1], tuple(_fingerprint(tensor) for tensor in state)), x.shape[0])
     everyone: list[Any] = [None] * dist.get_world_size(_group(group))
     dist.all_gather_object(everyone, mine, group=_group(group))
-    for rank, (what, *_) in enumerate(everyone):
-        if what is not None:
-            raise ValueError(problem or f"{what} (on rank {rank})")
-    if len({found[1:4] for found in everyone}) != 1:
+    if problem is not None:
+        raise problem
+    for rank, (found, *_) in enumerate(everyone):
+        if found is not None:
+            raise ValueError(f"{found} (on rank {rank} of the group)")
+    if len({found for _, found, *_ in everyone}) != 1:
+        listed = "; ".join(f"rank {rank}: {found}" for rank, (_, found, *_) in enumerate(everyone))
+        raise ValueError(f"group: expected the same arguments on all ranks, got different ones ({listed[:200]})")
+    if len({found for _, _, found, _ in everyone}) != 1:
         raise ValueError(GROUP_HELP)
-    counts = [found[4] for found in everyone]
+    counts = [count for *_, count in everyone]
     padded = x.new_zeros(max(counts), x.shape[1])
     padded[: x.shape[0]] = x
     parts = [torch.empty_like(padded) for _ in counts]
@@ -51,11 +77,16 @@ def gathered(x: Tensor, state: Iterable[Tensor], group: Any, problem: str | None
 
 
 def broadcast(tensors: Iterable[Tensor], group: Any) -> None:
-    """Let ``tensors`` have the values of the group's first rank."""
+    """Let ``tensors`` have the values of the group's first rank; nothing to do without other ranks."""
+    if not active(group):
+        return
     process_group = _group(group)
     source = 0 if process_group is None else dist.get_global_rank(process_group, 0)
     for tensor in tensors:
-        dist.broadcast(tensor, source, group=process_group)
+        sent = tensor.detach().contiguous()  # the tensor's own memory, or a copy
+        dist.broadcast(sent, source, group=process_group)
+        if not tensor.is_contiguous():
+            tensor.copy_(sent)
 
 
 def _group(group: Any) -> Any:
@@ -64,6 +95,8 @@ def _group(group: Any) -> Any:
 
 def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
     """Shape, dtype and a sum of the bits, which is the same in whatever order a device adds."""
-    bits = tensor.detach().contiguous().view(torch.uint8).to(torch.int64)
-    place = torch.arange(bits.numel(), device=bits.device).view(bits.shape) % 8191 + 1
-    return (*tensor.shape, str(tensor.dtype), int((bits * place).sum()))
+    total = 0
+    for n, piece in enumerate(tensor.detach().contiguous().view(-1).view(torch.uint8).split(_PIECE)):
+        place = torch.arange(n + 1, n + 1 + piece.numel(), device=piece.device) % 8191 + 1
+        total += int((piece.to(torch.int64) * place).sum())
+    return (*tensor.shape, str(tensor.dtype), total)

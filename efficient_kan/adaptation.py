@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
@@ -45,11 +45,14 @@ def update(
 
     ``name`` is what messages call a layer, with a place for its number; empty where there is one alone.
     """
-    margin = _checks.number(margin, "margin", 0.0)
-    if max_change != math.inf:
-        max_change = _checks.number(max_change, "max_change", 0.0)
-    check_fit(fit)
-    x = samples(layers, x, group)
+
+    def settings() -> tuple[Any, ...]:
+        _checks.number(margin, "margin", 0.0)
+        if max_change != math.inf:
+            _checks.number(max_change, "max_change", 0.0)
+        return check_fit(fit), margin, max_change
+
+    x = samples(layers, x, settings, group)
     notes: list[_Note] = []
     snapshot = _computed.Snapshot(list(layers))
     with autocast_off(x):
@@ -57,8 +60,7 @@ def update(
             before = _outputs(layers, x, name)
             for number, layer in enumerate(layers):
                 notes += [_Note(number, text) for text in _update_layer(layer, x, margin, fit, max_change)]
-                if _distributed.active(group):
-                    _distributed.broadcast((layer.grid, *layer.parameters()), group)
+                _distributed.broadcast((layer.grid, *layer.parameters()), group)
                 x = layer(x)
         except BaseException:
             snapshot.restore()
@@ -68,9 +70,8 @@ def update(
 
 def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, group: Any, name: str) -> list[KANLinear]:
     """Copies of ``layers`` with ``grid_size`` intervals; see ``KAN.refine``. Arguments as for :func:`update`."""
-    _checks.integer(grid_size, "grid_size", 1)
-    check_fit(fit)
-    x = samples(layers, x, group if fit == "samples" else None)
+    group = group if fit == "samples" else None
+    x = samples(layers, x, lambda: (check_fit(fit), _checks.integer(grid_size, "grid_size", 1)), group)
     refined, y = [], x
     with autocast_off(x):
         before = _outputs(layers, x, name)
@@ -83,6 +84,7 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
             copy = _computed.copied(layer)
             _computed.assign(copy, "spline_weight", spline[1])
             copy.grid, copy.grid_size = spline[0], grid_size
+            _distributed.broadcast((copy.grid, *copy.parameters()), group)
             refined.append(copy)
             y = layer(y)
         after = _outputs(refined, x, name)
@@ -90,28 +92,28 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
     return refined
 
 
-def samples(layers: Sequence[KANLinear], x: Tensor, group: Any) -> Tensor:
-    """``x`` as a matrix ``(B, I)``, checked, of all ranks of the ``group``."""
-    problem, flat = None, x
-    try:
+def samples(layers: Sequence[KANLinear], x: Tensor, settings: Callable[[], tuple[Any, ...]], group: Any) -> Tensor:
+    """``x`` as a matrix ``(B, I)``, checked, of all ranks of the ``group``.
+
+    ``settings`` checks the other arguments and returns those that must be the same on all ranks.
+    """
+
+    def prepare() -> tuple[Tensor, tuple[Any, ...]]:
+        checked = settings()
         layers[0]._check_input(x)
-        flat = x.reshape(-1, x.shape[-1]).to(layers[0].base_weight.dtype)  # under autocast any dtype may come
-        if not _distributed.active(group):
-            _checks.require(flat.shape[0] >= 1, "x", "at least 1 sample", x.shape)
-    except ValueError as error:
-        if not _distributed.active(group):
-            raise
-        problem = str(error)
-    if _distributed.active(group):
-        state = [tensor for layer in layers for tensor in (*layer.parameters(), *layer.buffers())]
-        flat = _distributed.gathered(flat, state, group, problem)
-        _checks.require(flat.shape[0] >= 1, "x", "at least 1 sample on any rank", flat.shape)
+        # Under autocast any dtype may come.
+        return x.detach().reshape(-1, x.shape[-1]).to(layers[0].base_weight.dtype), checked
+
+    state = (tensor for layer in layers for tensor in (*layer.parameters(), *layer.buffers()))
+    flat = _distributed.gathered(prepare, state, group)
+    _checks.require(flat.shape[0] >= 1, "x", "at least 1 sample", flat.shape)
     return flat
 
 
-def check_fit(fit: Any) -> None:
-    """Raise ``ValueError`` unless ``fit`` is known."""
-    _checks.require(fit in get_args(Fit), "fit", f"one of {get_args(Fit)}", fit)
+def check_fit(fit: Any) -> Fit:
+    """``fit`` if it is known, else ``ValueError``."""
+    _checks.require(isinstance(fit, str) and fit in get_args(Fit), "fit", f"one of {get_args(Fit)}", fit)
+    return cast(Fit, fit)
 
 
 def _outputs(layers: Sequence[KANLinear], x: Tensor, name: str) -> Tensor:

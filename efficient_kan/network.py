@@ -152,6 +152,21 @@ class KAN(nn.Module):
 
         Returns:
             ``(y, penalty)``: ``(..., n_L)`` and a scalar.
+
+        ``DistributedDataParallel`` averages gradients of what its own ``forward`` returns; ``ddp.module.forward_with_penalty``
+        skips that, and ranks drift apart. Wrap a module whose ``forward`` is this method; a penalty of samples is then the mean
+        over ranks of each one's::
+
+            class WithPenalty(nn.Module):
+                def __init__(self, kan, penalty):
+                    super().__init__()
+                    self.kan, self.penalty = kan, penalty
+
+                def forward(self, x):
+                    return self.kan.forward_with_penalty(x, self.penalty)
+
+            ddp = DistributedDataParallel(WithPenalty(kan, SampleL1()))
+            y, penalty = ddp(x)
         """
         losses = []
         for layer in self.kan_layers:
@@ -217,23 +232,27 @@ class KAN(nn.Module):
         refined = adaptation.refine(layers, x, grid_size, fit=fit, group=group, name="layers[{}]")
         return cast("KAN", _computed.copied(self, {id(old): new for old, new in zip(layers, refined, strict=True)}))
 
-    def importance(self, x: Tensor) -> list[Tensor]:
-        """Attribution scores of all edges at the samples ``x``, see :func:`efficient_kan.pruning.importance`."""
-        return pruning.importance(self, x)
+    def importance(self, x: Tensor, *, group: Any = "world") -> list[Tensor]:
+        """Attribution scores of all edges at the samples ``x``, see :func:`efficient_kan.pruning.importance`.
 
-    def prune(self, x: Tensor, threshold: float = 3e-2) -> KAN:
+        ``group`` as in :meth:`update_grid`: where one rank alone calls this, it must be ``None``.
+        """
+        return pruning.importance(self, x, group)
+
+    def prune(self, x: Tensor, threshold: float = 3e-2, *, group: Any = "world") -> KAN:
         """A copy whose edges with importance at or below ``threshold`` are masked out; earlier masks stay.
 
         What a removed edge passed on, its mean over the samples ``x``, goes into the layer's bias, created if the layer has
         none: a constant input has no importance, but what it adds stays (:func:`efficient_kan.pruning.prune`). One
         ``UserWarning`` gives nodes left without edges (:func:`efficient_kan.pruning.dangling_nodes` lists them) and by how much
-        the outputs change at the samples, if by more than rounding.
+        the outputs change at the samples, if by more than rounding. ``group`` as in :meth:`update_grid`: all ranks get the same
+        masks.
 
         Raises:
             ValueError: if the threshold is negative, there are less than two samples, or samples, parameters, activations or
                 scores are not finite; the message names the layer.
         """
-        pruned, moved = pruning.prune(self, x, _checks.number(threshold, "threshold", 0.0))
+        pruned, moved = pruning.prune(self, x, threshold, group)
         pruning.warn_of(pruned, moved, stacklevel=2)
         return pruned
 

@@ -6,12 +6,12 @@ Shape legend: ``B`` samples, ``O`` outputs and ``I`` inputs of a layer; scores a
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from efficient_kan import _checks
+from efficient_kan import _checks, _distributed, adaptation
 from efficient_kan._computed import assign, copied
 from efficient_kan._device import autocast_off
 from efficient_kan.change import Change, at_least_float32, change_between
@@ -36,7 +36,7 @@ class DanglingNode(NamedTuple):
 
 
 @torch.no_grad()
-def importance(kan: KAN, x: Tensor) -> list[Tensor]:
+def importance(kan: KAN, x: Tensor, group: Any = "world") -> list[Tensor]:
     r"""pykan's attribution scores of all edges (``MultKAN.attribute``), one ``(O, I)`` tensor per layer.
 
     From the output layer backward, with :math:`\sigma` the standard deviation over the samples and node scores
@@ -44,13 +44,18 @@ def importance(kan: KAN, x: Tensor) -> list[Tensor]:
     :math:`n_i = \sum_o e_{oi}` for the layer below. (pykan carries one score per output and averages at the end, which is
     the same because all is linear in ``n``.)
 
-    Scores are at least float32, and autocast has no effect on them.
+    Scores are at least float32, and autocast has no effect on them. Where ``torch.distributed`` is initialised they are those
+    of the samples of all ranks of the ``group``, as in :meth:`KAN.update_grid`.
 
     Raises:
         ValueError: if there are less than two samples ``x`` ``(..., n_0)``, or a sample, a parameter, an activation or a score
             is not finite; the message names the layer.
     """
-    x = _samples(kan, x)
+    return _scores(kan, _samples(kan, x, group), group)
+
+
+def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
+    """:func:`importance` at the samples of all ranks."""
     deviations, spreads = [], []
     with autocast_off(x):
         for n, layer in enumerate(kan.kan_layers):
@@ -71,11 +76,12 @@ def importance(kan: KAN, x: Tensor) -> list[Tensor]:
         _checks.finite(edge, f"layers[{n}], scores at these samples")
         node = edge.sum(0)
         scores.insert(0, edge)
+    _distributed.broadcast(scores, group)  # ranks on other processors round in other ways
     return scores
 
 
 @torch.no_grad()
-def prune(kan: KAN, x: Tensor, threshold: float) -> tuple[KAN, Change | None]:
+def prune(kan: KAN, x: Tensor, threshold: float, group: Any = "world") -> tuple[KAN, Change | None]:
     """A copy of ``kan`` without the edges of importance at or below ``threshold``, and by how much its outputs differ.
 
     Each layer's bias takes over what its removed edges pass on: it is moved so that the layer's outputs keep their means over
@@ -83,20 +89,22 @@ def prune(kan: KAN, x: Tensor, threshold: float) -> tuple[KAN, Change | None]:
     error; for the first one it is the mean of the removed edges, for deeper ones it also makes up for what changed below. A
     layer without bias gets one, trainable unless all its parameters are frozen, if a mean has to be kept.
 
-    The change is ``None`` where it is within rounding or there are no values to look at.
+    The change is ``None`` where it is within rounding or there are no values to look at. All ranks of the ``group`` get the
+    same masks and biases.
 
     Raises:
-        ValueError: as :func:`importance`; if a bias that must move is computed in a way that cannot be inverted.
+        ValueError: as :func:`importance`; if the threshold is negative; if a bias that must move is computed in a way that
+            cannot be inverted.
     """
-    scores = importance(kan, x)
-    samples = _samples(kan, x)
+    samples = _samples(kan, x, group, threshold)
+    scores = _scores(kan, samples, group)
     pruned = copied(kan)
     for layer, score in zip(pruned.kan_layers, scores, strict=True):
         layer.edge_mask.mul_(score > threshold)
     if not _checks.has_values(scores[0]):
         return pruned, None
     with autocast_off(samples):
-        before = _keep_means(kan, pruned, samples)
+        before = _keep_means(kan, pruned, samples, group)
         after = samples
         for layer in pruned.kan_layers:
             after = layer(after)
@@ -126,7 +134,7 @@ def dangling_nodes(kan: KAN) -> list[DanglingNode]:
     return sorted(found)
 
 
-def _keep_means(kan: KAN, pruned: KAN, samples: Tensor) -> Tensor:
+def _keep_means(kan: KAN, pruned: KAN, samples: Tensor, group: Any) -> Tensor:
     """Move the biases of ``pruned`` as :func:`prune` says; returns the outputs of ``kan``."""
     before = after = samples
     moved = False
@@ -135,6 +143,7 @@ def _keep_means(kan: KAN, pruned: KAN, samples: Tensor) -> Tensor:
         moved = moved or not torch.equal(layer.edge_mask, twin.edge_mask)
         if moved:
             shift = at_least_float32(before - after).mean(0)
+            _distributed.broadcast((shift,), group)
             _checks.finite(shift, f"layers[{n}], means of its removed edges")
             _move_bias(twin, shift, n)
             after = after + shift.to(after.dtype)
@@ -152,14 +161,13 @@ def _move_bias(layer: KANLinear, shift: Tensor, n: int) -> None:
         assign(layer, "bias", layer.bias + shift, label=f"layers[{n}].bias")
 
 
-def _samples(kan: KAN, x: Tensor) -> Tensor:
-    """``x`` checked, as a matrix in the dtype of the weights."""
+def _samples(kan: KAN, x: Tensor, group: Any, threshold: float = 0.0) -> Tensor:
+    """``x`` of all ranks, checked, as a matrix in the dtype of the weights."""
     _check_network(kan)
-    first = kan.kan_layers[0]
-    samples = first.layer_inputs(x).x
-    _checks.require(len(samples) >= 2, "x", "at least 2 samples for a standard deviation", x.shape)
+    samples = adaptation.samples(kan.kan_layers, x, lambda: (_checks.number(threshold, "threshold", 0.0),), group)
+    _checks.require(len(samples) >= 2, "x", "at least 2 samples for a standard deviation", samples.shape)
     _checks.finite(samples, "x")
-    return samples.to(first.base_weight.dtype)
+    return samples
 
 
 def _check_parameters(layer: KANLinear, n: int) -> None:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from efficient_kan import _tracing
 from efficient_kan._device import device_type
+from efficient_kan._precision import widest
 from efficient_kan.basis import LocalBasis, dense_basis, local_basis
 from efficient_kan.kernels import LayerInputs, Parameters, direct
 
@@ -86,12 +87,17 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     """``std_b phi_oi(x[b, i])`` with divisor ``B - 1``, shape ``(O, I)``; its gradient is zero where the value is zero.
 
     The variance of a linear combination needs the covariance of its features alone: ``v . Cov(Phi_i) v``, an ``(M, M)``
-    matrix per input. Accumulated in float64, because rounding errors of a covariance can exceed a small variance.
+    matrix per input. Accumulated in float64, because rounding errors of a covariance can exceed a small variance; on the CPU
+    where the device has none.
     """
+    place = widest(inputs.x.device)
+    *tensors, order = _with_base(inputs)
+    tensors = [tensor.to(place.device) for tensor in tensors]
     if _tracing.plain_operations_only():
-        return _deviations(*_with_base(inputs))[0]
-    norms: Tensor = _EdgeStd.apply(*inputs.with_base())[0]  # type: ignore[no-untyped-call]
-    return norms
+        norms = _deviations(*tensors, order, place.dtype)[0]
+    else:
+        norms = _EdgeStd.apply(*tensors, order, place.dtype)[0]  # type: ignore[no-untyped-call]
+    return norms.to(inputs.x.device)
 
 
 def input_std(inputs: LayerInputs) -> Tensor:
@@ -283,13 +289,15 @@ def _edge_l1_gradients(
         return *_input_grads(grads), grad_vectors.transpose(0, 1).to(weight.dtype)
 
 
-def _deviations(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
-    """Of every edge ``(O, I)``, and the means of the features."""
+def _deviations(
+    x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int, wide: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Of every edge ``(O, I)``, and the means of the features, by sums in the dtype ``wide``."""
     with autocast_off(x):
         deviations, means = [], []
         for cols in _covariance_blocks(x, weight):
-            mean, covariance = _moments(x[:, cols], base[:, cols], knots[cols], spline_order)
-            vectors = _without_constant(weight[:, cols])
+            mean, covariance = _moments(x[:, cols], base[:, cols], knots[cols], spline_order, wide)
+            vectors = _without_constant(weight[:, cols], wide)
             variance = ((vectors @ covariance) * vectors).sum(-1)
             deviation = _root(variance) if _tracing.plain_operations_only() else variance.clamp(min=0).sqrt()
             deviations.append(deviation.to(weight.dtype))
@@ -309,19 +317,21 @@ class _EdgeStd(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
-        return _deviations(x, base, knots, weight, spline_order)
+    def forward(
+        x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int, wide: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        return _deviations(x, base, knots, weight, spline_order, wide)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:4], *output)
         ctx.mark_non_differentiable(output[1])
-        ctx.spline_order = inputs[4]
+        ctx.spline_order, ctx.wide = inputs[4:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, base, knots, weight, deviations, means = ctx.saved_tensors
-        order = ctx.spline_order
+        order, wide = ctx.spline_order, ctx.wide
         needs_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         nonzero = deviations > 0
         scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
@@ -331,15 +341,15 @@ class _EdgeStd(torch.autograd.Function):
             for cols in _covariance_blocks(x, weight):
                 bx, bbase, bknots = x[:, cols], base[:, cols], knots[cols]
                 # The saved means are constants to autograd; derivatives of higher order need them as functions of x.
-                mean = _moments(bx, bbase, bknots, order)[0] if torch.is_grad_enabled() else means[cols]
-                vectors = _without_constant(weight[:, cols])
-                scaled = scale.T[cols].double().unsqueeze(-1) * vectors  # shape: (cols, O, M+1)
+                mean = _moments(bx, bbase, bknots, order, wide)[0] if torch.is_grad_enabled() else means[cols]
+                vectors = _without_constant(weight[:, cols], wide)
+                scaled = scale.T[cols].to(wide).unsqueeze(-1) * vectors  # shape: (cols, O, M+1)
                 form = scaled.mT @ vectors  # shape: (cols, M+1, M+1)
                 scatter: Tensor | None = None
                 grads: list[tuple[Tensor, Tensor]] = []
                 for rows in _row_blocks(bx, share=_FLOAT64_SHARE):
                     local, features = expand(bx[rows], bbase[rows], bknots, order)
-                    centred = _with_constant(features) - mean.unsqueeze(-1)
+                    centred = _with_constant(features, wide) - mean.unsqueeze(-1)
                     scatter = accumulate(scatter, centred @ centred.mT)
                     if needs_inputs:
                         of_features = form @ centred
@@ -351,9 +361,9 @@ class _EdgeStd(torch.autograd.Function):
                     columns.append(_join_pairs(grads))
         of_weight = torch.cat(grad_weight, dim=1)
         if not needs_inputs:
-            return None, None, None, of_weight, None
+            return None, None, None, of_weight, None, None
         grad_x, grad_base = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
-        return grad_x, grad_base, None, of_weight, None
+        return grad_x, grad_base, None, of_weight, None, None
 
 
 def _features(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> Tensor:
@@ -382,19 +392,19 @@ def _pull_back(grad_features: Tensor, local: LocalBasis, x: Tensor, base: Tensor
     return of_x.T.to(x.dtype), grad_features[:, -1].T.to(base.dtype, copy=True)
 
 
-def _with_constant(features: Tensor) -> Tensor:
-    """Features in float64 and, as one more row, the sum of the bases: ``(I, M, rows) -> (I, M + 1, rows)``."""
-    features = features.double()
+def _with_constant(features: Tensor, wide: torch.dtype) -> Tensor:
+    """Features in the dtype ``wide`` and, as one more row, the sum of the bases: ``(I, M, rows) -> (I, M + 1, rows)``."""
+    features = features.to(wide)
     return torch.cat((features, features[:, :-1].sum(1, keepdim=True)), dim=1)
 
 
-def _without_constant(weight: Tensor) -> Tensor:
-    """Split each spline into its mean coefficient and the rest: ``(O, I, M) -> (I, O, M + 1)`` in float64.
+def _without_constant(weight: Tensor, wide: torch.dtype) -> Tensor:
+    """Split each spline into its mean coefficient and the rest: ``(O, I, M) -> (I, O, M + 1)`` in the dtype ``wide``.
 
     The bases sum to one inside the grid, so the mean adds nothing to a variance there, and left in the quadratic form it
     would cancel only to rounding.
     """
-    vectors = weight.transpose(0, 1).double()
+    vectors = weight.transpose(0, 1).to(wide)
     mean = vectors[..., :-1].mean(-1, keepdim=True)
     return torch.cat((vectors[..., :-1] - mean, vectors[..., -1:], mean), dim=-1)
 
@@ -406,13 +416,13 @@ def _onto_weight(grad_vectors: Tensor) -> Tensor:
     return torch.cat((spline, base), dim=-1).transpose(0, 1)
 
 
-def _moments(x: Tensor, base: Tensor, knots: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor, base: Tensor, knots: Tensor, spline_order: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean ``(I, M + 1)`` and covariance ``(I, M + 1, M + 1)`` of the features, merged over blocks (Chan et al. 1979)."""
     mean: Tensor | None = None
     scatter: Tensor | None = None
     count = 0
     for rows in _row_blocks(x, share=_FLOAT64_SHARE):
-        features = _with_constant(_features(x[rows], base[rows], knots, spline_order))
+        features = _with_constant(_features(x[rows], base[rows], knots, spline_order), wide)
         size = features.shape[-1]
         part = features.mean(-1)
         centred = features - part.unsqueeze(-1)
