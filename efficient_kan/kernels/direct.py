@@ -24,8 +24,6 @@ from efficient_kan.kernels import LayerInputs, Parameters, native
 
 # Knots of an input up to which all its bases cost less than to look for those that are not zero.
 _DENSE_KNOTS = 72
-# Samples that always are one block.
-_FEW = 64
 # What an empty span counts as, and where samples are that are no numbers.
 _LIMITS = {dtype: (torch.finfo(dtype).tiny, torch.finfo(dtype).max) for dtype in (torch.float32, torch.float64)}
 
@@ -44,7 +42,7 @@ def linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters
         y: Tensor = _Layer.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
     weight = _folded(parameters)
-    if x.shape[0] <= _FEW:
+    if x.shape[0] <= native._MIN_ROWS // 4:
         return _product(_expand(x, base, knots, weight, order, slopes=False), weight)
     return _join([product for product, _ in _products(x, base, knots, weight, order, slopes=False)])
 
@@ -104,7 +102,7 @@ class _Layer(torch.autograd.Function):
                         of_base.append(of_features[:, -1].T.to(base.dtype, copy=True))
         gradients: tuple[Tensor | None, ...] = (None,) * 4
         if of_weight is not None:
-            gradients = _of_parameters(parameters, of_weight.view(weight.shape).to(weight.dtype), needs)
+            gradients = _of_parameters(parameters, of_weight.view(weight.shape).to(weight.dtype))
         return _join(of_x) if needs_x else None, _join(of_base) if needs_base else None, None, *gradients, None
 
 
@@ -185,19 +183,12 @@ def _folded(parameters: Parameters) -> Tensor:
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
 
-def _of_parameters(parameters: Parameters, of_weight: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
+def _of_parameters(parameters: Parameters, of_weight: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of parameters, by differentiable operations."""
     spline_weight, scaler, mask, base_weight = parameters
     if mask is None or base_weight is None:
         return of_weight, None, None, None
-    scale = mask if scaler is None else scaler * mask
-    of_spline = of_weight[..., :-1]
-    return (
-        of_spline * scale.unsqueeze(-1) if needs[0] else None,
-        (of_spline * spline_weight).sum(-1) * mask if needs[1] else None,
-        None,
-        of_weight[..., -1] * mask if needs[3] else None,
-    )
+    return kernels.unfold(spline_weight, scaler, mask, of_weight)
 
 
 def _differentiable(
@@ -215,7 +206,7 @@ def _differentiable(
     )
     gradients: tuple[Tensor | None, ...] = (None,) * 4
     if of_weight is not None:
-        gradients = _of_parameters(parameters, of_weight, needs)
+        gradients = _of_parameters(parameters, of_weight)
     return of_x if needs_x else None, of_base if needs_base else None, None, *gradients, None
 
 
@@ -226,7 +217,7 @@ def _part(samples: Tensor, rows: slice | None) -> Tensor:
 def _rows(x: Tensor, knots: Tensor) -> Iterable[slice | None]:
     """Slices over samples, or None for all of them."""
     if _is_dense(x, knots):
-        return native.row_slices(x, knots.shape[1], _FEW)
+        return native.row_slices(x, knots.shape[1], max(1, native._MIN_ROWS // 4))
     return native.row_slices(x, 1, native._MIN_ROWS)
 
 
