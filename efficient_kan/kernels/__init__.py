@@ -154,6 +154,15 @@ def fold(
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
 
+def unfold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of :func:`fold`'s parameters from that of its result, by operations that can be differentiated again."""
+    of_spline, of_base = grad[..., :-1], grad[..., -1] * mask
+    if scaler is None:
+        return of_spline * mask.unsqueeze(-1), None, None, of_base
+    of_scaler = (of_spline * spline_weight).sum(-1) * mask
+    return of_spline * (scaler * mask).unsqueeze(-1), of_scaler, None, of_base
+
+
 def unfolded_linear(
     name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int
 ) -> Tensor | None:
@@ -225,7 +234,7 @@ def explain(layer: KANLinear, batch: int) -> str:
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
-    """Let a kernel keep a layer's features from the forward to the backward pass if they take up to ``size`` bytes.
+    """Let the kernels `cpu` and `native` keep features for the backward pass if a layer's take up to ``size`` bytes.
 
     Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone. The default is
     2 MiB a layer, about what a core's own cache holds: more takes as long to read back as to expand. 0 keeps none. It holds

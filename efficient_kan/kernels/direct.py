@@ -19,10 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from efficient_kan import _tracing, kernels
+from efficient_kan._device import device_type
 from efficient_kan.kernels import LayerInputs, Parameters, native
 
 # Knots of an input up to which all its bases cost less than to look for those that are not zero.
 _DENSE_KNOTS = 72
+# What an empty span counts as, and where samples are that are no numbers.
+_LIMITS = {dtype: (torch.finfo(dtype).tiny, torch.finfo(dtype).max) for dtype in (torch.float32, torch.float64)}
 
 
 class _Block(NamedTuple):
@@ -38,7 +41,10 @@ def linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters
     if torch.is_grad_enabled() and _any_requires_grad(x, base, *parameters):
         y: Tensor = _Layer.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
-    return _join([product for product, _ in _products(x, base, knots, _folded(parameters), order, slopes=False)])
+    weight = _folded(parameters)
+    if x.shape[0] <= native._MIN_ROWS // 4:
+        return _product(_expand(x, base, knots, weight, order, slopes=False), weight)
+    return _join([product for product, _ in _products(x, base, knots, weight, order, slopes=False)])
 
 
 class _Layer(torch.autograd.Function):
@@ -96,7 +102,7 @@ class _Layer(torch.autograd.Function):
                         of_base.append(of_features[:, -1].T.to(base.dtype, copy=True))
         gradients: tuple[Tensor | None, ...] = (None,) * 4
         if of_weight is not None:
-            gradients = _of_parameters(parameters, of_weight.view(weight.shape).to(weight.dtype), needs)
+            gradients = _of_parameters(parameters, of_weight.view(weight.shape).to(weight.dtype))
         return _join(of_x) if needs_x else None, _join(of_base) if needs_base else None, None, *gradients, None
 
 
@@ -104,10 +110,13 @@ def _products(
     x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, *, slopes: bool
 ) -> Iterator[tuple[Tensor, _Block]]:
     """Outputs and features of one block of samples after the other."""
-    matrix = weight.flatten(1).T
     for rows in _rows(x, knots):
         block = _expand(_part(x, rows), None if base is None else _part(base, rows), knots, weight, order, slopes=slopes)
-        yield torch.mm(_matrix(block, weight.dtype).T, matrix), block
+        yield _product(block, weight), block
+
+
+def _product(block: _Block, weight: Tensor) -> Tensor:
+    return functional.linear(_matrix(block, weight.dtype).T, weight.flatten(1))
 
 
 def _matrix(block: _Block, dtype: torch.dtype) -> Tensor:
@@ -116,41 +125,43 @@ def _matrix(block: _Block, dtype: torch.dtype) -> Tensor:
 
 
 def _expand(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, *, slopes: bool) -> _Block:
-    if knots.shape[1] <= _DENSE_KNOTS:
-        return _dense(x, base, knots, weight, order, slopes=slopes)
+    if _is_dense(x, knots):
+        return _dense(x, base, knots, weight.dtype, order, slopes=slopes)
     base = functional.silu(x.to(weight.dtype)) if base is None else base
     local, features = native.expand(x, base, knots, order)
     return _Block(features, local.derivatives if slopes else None, local.which if slopes else None)
 
 
-def _dense(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, *, slopes: bool) -> _Block:
+def _dense(x: Tensor, base: Tensor | None, knots: Tensor, dtype: torch.dtype, order: int, *, slopes: bool) -> _Block:
     """All bases, by a recursion whose operations run along vectors of samples and have nothing to choose.
 
-    It starts at order 1, where a basis is the ramp over its first span less the ramp over the second: rising from 0 to 1, and a
-    step where the span is empty. From there on a basis is zero wherever its factor is infinite or 0/0, so that NaN means 0.
+    A basis of order 1 is the difference of two ramps that fall from 1 to 0, one over each of its spans; the ramp of an empty
+    span is a step. From there on :math:`B_{j,p} = L_{j+1} + s_j - s_{j+1}`, where ``L`` are the bases of order ``p - 1`` and
+    ``s_j`` is the rising share of the j-th. An empty span counts as ``tiny``: what is divided by it is 0.
     """
-    samples = x.T if x.shape[0] == 1 else x.T.clone(memory_format=torch.contiguous_format)
-    t = knots.T.unsqueeze(-1)  # shape: (T, I, 1)
-    distance = samples - t
-    spans = t[1:] - t[:-1]
-    ramps = (distance[:-1] / spans).nan_to_num_(1.0).clamp_(0.0, 1.0)
-    first, second = ramps[:-1], ramps[1:]
-    for p in range(2, order + 1):
-        level = first - second
-        spans = t[p:] - t[:-p]
-        rising = (distance[:-p] / spans).mul_(level).nan_to_num_()
-        first, second = rising[:-1], (rising - level)[1:]
-    features = x.new_empty((x.shape[1], weight.shape[2], x.shape[0]))
-    by_feature = features.transpose(0, 1)
-    torch.sub(first, second, out=by_feature[:-1])
-    by_feature[-1].copy_(functional.silu(samples.to(weight.dtype)) if base is None else base.T)
+    samples = x.reshape(-1, 1, 1) if x.shape[0] == 1 else x.T.contiguous().unsqueeze(1)  # shape: (I, 1, rows)
+    t, last = knots.unsqueeze(-1), knots.shape[1] - 1  # shape of t: (I, T, 1)
+    ends = t.narrow(1, 1, last)
+    spans = ends - t.narrow(1, 0, last)
+    level = ((ends - samples) / spans).nan_to_num_().clamp_(0.0, 1.0).diff(dim=1)
+    ratios = None
+    if order > 1:
+        least, most = _LIMITS[knots.dtype]
+        distance = (t - samples).nan_to_num_(nan=most)  # so that a sample that is no number lies beyond all knots
+        for p in range(2, order + 1):
+            n = last + 1 - p
+            ratios = level / (t.narrow(1, p, n) - t.narrow(1, 0, n)).clamp_min_(least)
+            level = (ratios * distance.narrow(1, 0, n)).diff(dim=1).add_(level.narrow(1, 1, n - 1))
+    if base is None and x.dtype == dtype:
+        last_row = functional.silu(samples)
+    else:
+        last_row = (functional.silu(x.to(dtype)) if base is None else base).T.unsqueeze(1).to(x.dtype)
+    features, bases = torch.cat((level, last_row), dim=1), last - order
     if not slopes:
         return _Block(features)
-    if order == 1:
-        reached = samples >= t
-        level = reached[:-1] ^ reached[1:]
-    ratios = (level / spans).nan_to_num_()
-    return _Block(features, (ratios[:-1] - ratios[1:]).mul_(order).transpose(0, 1))
+    if ratios is None:
+        ratios = (samples >= t).diff(dim=1) / spans.clamp_min_(_LIMITS[knots.dtype][0])
+    return _Block(features, (ratios.narrow(1, 0, bases) - ratios.narrow(1, 1, bases)).mul_(order))
 
 
 def _pull_back(of_features: Tensor, block: _Block, silu_of: Tensor | None) -> Tensor:
@@ -172,19 +183,12 @@ def _folded(parameters: Parameters) -> Tensor:
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)
 
 
-def _of_parameters(parameters: Parameters, of_weight: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
+def _of_parameters(parameters: Parameters, of_weight: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of parameters, by differentiable operations."""
     spline_weight, scaler, mask, base_weight = parameters
     if mask is None or base_weight is None:
         return of_weight, None, None, None
-    scale = mask if scaler is None else scaler * mask
-    of_spline = of_weight[..., :-1]
-    return (
-        of_spline * scale.unsqueeze(-1) if needs[0] else None,
-        (of_spline * spline_weight).sum(-1) * mask if needs[1] else None,
-        None,
-        of_weight[..., -1] * mask if needs[3] else None,
-    )
+    return kernels.unfold(spline_weight, scaler, mask, of_weight)
 
 
 def _differentiable(
@@ -202,7 +206,7 @@ def _differentiable(
     )
     gradients: tuple[Tensor | None, ...] = (None,) * 4
     if of_weight is not None:
-        gradients = _of_parameters(parameters, of_weight, needs)
+        gradients = _of_parameters(parameters, of_weight)
     return of_x if needs_x else None, of_base if needs_base else None, None, *gradients, None
 
 
@@ -212,8 +216,14 @@ def _part(samples: Tensor, rows: slice | None) -> Tensor:
 
 def _rows(x: Tensor, knots: Tensor) -> Iterable[slice | None]:
     """Slices over samples, or None for all of them."""
-    dense = knots.shape[1] <= _DENSE_KNOTS
-    return native.row_slices(x, knots.shape[1] if dense else 1, native._MIN_ROWS // 4 if dense else native._MIN_ROWS)
+    if _is_dense(x, knots):
+        return native.row_slices(x, knots.shape[1], max(1, native._MIN_ROWS // 4))
+    return native.row_slices(x, 1, native._MIN_ROWS)
+
+
+def _is_dense(x: Tensor, knots: Tensor) -> bool:
+    """On other devices than CPUs native has the blocks, and so the memory, of its other functions."""
+    return knots.shape[1] <= _DENSE_KNOTS and (x.is_cpu or device_type(x) == "cpu")
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:

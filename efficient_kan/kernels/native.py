@@ -65,9 +65,9 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
 
 def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
     """Whether :func:`unfolded_linear` takes these arguments; :func:`spline_linear` takes the rest."""
-    if _tracing.observed() or (parameters.mask is not None and parameters.mask.requires_grad):
+    if _tracing.observed() or (parameters[2] is not None and parameters[2].requires_grad):
         return False
-    return not _autocast(x)
+    return not (torch._C._is_any_autocast_enabled() and _autocast(x))
 
 
 def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:

@@ -21,8 +21,11 @@ def test_the_plain_network_is_the_same_function(grid_size: int, order: int) -> N
         assert theirs.grad is not None
 
 
-def test_the_ratio_is_taken_over_the_faster_opponent() -> None:
+def test_there_is_a_ratio_over_each_opponent() -> None:
     def work(size: int) -> small_layers.Call:
         return lambda: sum(range(size))  # type: ignore[return-value]
 
-    assert 2 < small_layers.ratio(work(40_000), [work(10_000), work(200_000)]) < 6
+    first, second = small_layers.ratios(work(40_000), [work(10_000), work(200_000)])
+    assert first.low <= first.value <= first.high
+    assert 2 < first.value < 6
+    assert 0.1 < second.value < 0.4

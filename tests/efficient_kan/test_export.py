@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "k5-identity": {"spline_order": 5, "base_activation": nn.Identity},
     "swish": {"base_activation": Swish},
 }
+# The rest of the variants take minutes together.
+SOME = [name if name == "default" else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 DTYPES = {torch.float32: 3e-6, torch.float64: 1e-13}
 
 
@@ -93,7 +95,7 @@ def runs_in_onnxruntime(model: bytes, kan: nn.Module, xs: list[Tensor], toleranc
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SOME)
 def test_onnx_by_tracing(variant: str, dtype: torch.dtype) -> None:
     pytest.importorskip("onnxscript")
     kan, file = network(dtype, **VARIANTS[variant]), io.BytesIO()
@@ -105,7 +107,13 @@ def test_onnx_by_tracing(variant: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "dtype"), [("default", torch.float32), ("k2-bias", torch.float64), ("swish", torch.float32)], ids=str
+    ("variant", "dtype"),
+    [
+        ("default", torch.float32),
+        pytest.param("k2-bias", torch.float64, marks=pytest.mark.slow),
+        pytest.param("swish", torch.float32, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_onnx_by_exported_program(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
@@ -118,7 +126,7 @@ def test_onnx_by_exported_program(variant: str, dtype: torch.dtype, tmp_path: Pa
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["no-grad", "grad"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SOME)
 def test_a_trace_is_saved_loaded_and_takes_other_batches(variant: str, recorded: bool) -> None:
     kan, file = network(torch.float64, **VARIANTS[variant]), io.BytesIO()
     with torch.set_grad_enabled(recorded):
@@ -160,7 +168,7 @@ def test_an_exported_penalty_follows_the_number_of_samples(penalty: Any) -> None
             assert_same(found, expected, 1e-12)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SOME)
 def test_an_exported_program_is_of_torchs_own_operators(variant: str) -> None:
     kan = network(torch.float64, **VARIANTS[variant])
     program = torch.export.export(kan, (samples(6, torch.float64),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
@@ -197,7 +205,7 @@ def test_a_layer_as_the_root_of_a_symbolic_trace_is_refused() -> None:
         torch.fx.symbolic_trace(KANLinear(3, 2))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SOME)
 def test_copies_and_pickles_compute_the_same(variant: str) -> None:
     kan, x = network(**VARIANTS[variant]), samples(5)
     expected = kan(x)

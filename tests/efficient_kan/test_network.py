@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import native
+from efficient_kan.kernels import direct, native
 from reference import cox_de_boor
 
 PENALTIES = {"sample_l1": SampleL1(), "sample_std": SampleStd(), "weight_l1": WeightL1()}
@@ -170,16 +170,19 @@ def test_autocast_leaves_float64_alone_as_torchs_own_layers_do() -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """Switches to blocks of a few samples; the returned function tells how many were expanded."""
     expanded = []
-    expand = native.expand
 
-    def counting(*args: Any) -> Any:
-        expanded.append(args[0].shape[0])
-        return expand(*args)
+    def counting(expand: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            expanded.append(args[0].shape[0])
+            return expand(*args, **options)
+
+        return call
 
     with monkeypatch.context() as patch:
         patch.setattr(native, "_BLOCK", {"cpu": 16})
         patch.setattr(native, "_MIN_ROWS", 4)
-        patch.setattr(native, "expand", counting)
+        patch.setattr(native, "expand", counting(native.expand))
+        patch.setattr(direct, "_dense", counting(direct._dense))
         yield lambda: len(expanded)
 
 
@@ -201,8 +204,8 @@ def test_many_blocks_give_what_one_gives(name: str | None, request: pytest.Fixtu
     whole = twice_differentiated(network(WIDTHS, kernel="native"), penalty)
     blocks = request.getfixturevalue("small_blocks")
     assert_equal(twice_differentiated(network(WIDTHS, kernel="native"), penalty), whole)
-    # 50 samples in blocks of at most 4: 13 in each of two layers, in the differentiable backward.
-    assert blocks() >= 2 * 13
+    # In each of two layers, 50 samples in blocks of 1 forward and of at most 4 in the differentiable backward.
+    assert blocks() >= 2 * (50 + 13)
 
 
 def residual(u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -125,6 +125,19 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(native, "_MIN_ROWS", 2)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_native_passes_gradcheck_in_both_modes() -> None:
+    layer = KANLinear(2, 2, grid_size=3, kernel="native", dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def outputs(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(outputs, (x, *parameters), check_forward_ad=True, check_batched_grad=False)
+    assert torch.autograd.gradgradcheck(outputs, (x, *parameters), check_batched_grad=False)
+
+
 @pytest.mark.parametrize(
     "penalty", [None, *PENALTIES, SampleL1(divide_by_grid_range=True), SampleStd(normalize=False)], ids=str
 )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from efficient_kan.kernels import unfold
 from efficient_kan.kernels.cpu import policy, threads
 from efficient_kan.kernels.cpu.compiled import REAL, STAMP, Entry, addresses, at, inlined, moved, stored
 from efficient_kan.kernels.cpu.transpose import turned_back, turned_scaled
@@ -56,7 +57,7 @@ class _Fold(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         spline_weight, scaler, mask, base_weight = ctx.saved_tensors
         if torch.is_grad_enabled() or policy.transformed(grad):
-            return *plain_gradients(spline_weight, scaler, mask, grad), None
+            return *unfold(spline_weight, scaler, mask, grad), None
         across = grad.stride(0) == 1 and grad.shape[0] > 1  # the sparse product's, outputs side by side
         grad = grad if across else grad.contiguous()
         of_spline, of_base = torch.empty_like(spline_weight), torch.empty_like(base_weight)
@@ -71,15 +72,6 @@ class _Fold(torch.autograd.Function):
                 function = _unfolded(REAL[grad.dtype])
                 threads.run(function, outputs * inputs, *places, length, least=_LEAST // length)
         return of_spline, of_scaler, None, of_base, None
-
-
-def plain_gradients(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients by operations that can be differentiated again."""
-    of_spline, of_base = grad[..., :-1], grad[..., -1] * mask
-    if scaler is None:
-        return of_spline * mask.unsqueeze(-1), None, None, of_base
-    of_scaler = (of_spline * spline_weight).sum(-1) * mask
-    return of_spline * (scaler * mask).unsqueeze(-1), of_scaler, None, of_base
 
 
 @inlined

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from efficient_kan import kernels
-from efficient_kan.kernels import LayerInputs, Parameters, native
+from efficient_kan.kernels import LayerInputs, Parameters, native, unfold
 from efficient_kan.kernels.cpu import features, fine, planes, policy, sparse
 from efficient_kan.kernels.cpu.basis import guided_pieces, pieces
-from efficient_kan.kernels.cpu.folding import plain_gradients
 from efficient_kan.kernels.cpu.vectors import whole_vectors
 
 Block = planes.Block | features.Block
@@ -241,7 +240,7 @@ def _differentiable_unfolded(
     )
     of_parameters: tuple[Tensor | None, ...] = (of_weight, None, None, None)
     if mask is not None and base_weight is not None and of_weight is not None:
-        of_parameters = plain_gradients(spline_weight, scaler, mask, of_weight)
+        of_parameters = unfold(spline_weight, scaler, mask, of_weight)
     return of_x if needs_x else None, of_base if needs_base else None, None, *of_parameters, None
 
 
