@@ -120,6 +120,8 @@ def _outputs(layers: Sequence[KANLinear], x: Tensor, name: str) -> Tensor:
     """The outputs of the last layer. ``ValueError`` if what reaches one is not finite, said of ``x`` or of the layer before."""
     _checks.finite(x, "x")
     for number, layer in enumerate(layers):
+        # A NaN of a basis that no sample reaches would spread to all coefficients of its spline.
+        _checks.finite(layer.spline_weight, f"{name.format(number)}.spline_weight".lstrip("."))
         x = layer(x)
         if number + 1 < len(layers):
             _checks.finite(x, f"outputs of {name.format(number)} for these x")

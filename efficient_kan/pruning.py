@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from efficient_kan.network import KAN
 
 _PYKAN_STD_OFFSET = 1e-4
+# Units in the last place by which means of equal outputs may differ: no reason for a bias.
+_ROUNDING = 8
 
 
 class DanglingNode(NamedTuple):
@@ -143,6 +145,8 @@ def _keep_means(kan: KAN, pruned: KAN, samples: Tensor, group: Any) -> Tensor:
         moved = moved or not torch.equal(layer.edge_mask, twin.edge_mask)
         if moved:
             shift = at_least_float32(before - after).mean(0)
+            size = at_least_float32(before).abs().mean(0)
+            shift = torch.where(shift.abs() <= _ROUNDING * torch.finfo(before.dtype).eps * size, 0.0, shift)
             _distributed.broadcast((shift,), group)
             _checks.finite(shift, f"layers[{n}], means of its removed edges")
             _move_bias(twin, shift, n)

@@ -92,11 +92,11 @@ def edge_std(inputs: LayerInputs) -> Tensor:
     """
     place = widest(inputs.x.device)
     *tensors, order = _with_base(inputs)
-    tensors = [tensor.to(place.device) for tensor in tensors]
+    x, base, knots, weight = (tensor.to(place.device) for tensor in tensors)
     if _tracing.plain_operations_only():
-        norms = _deviations(*tensors, order, place.dtype)[0]
+        norms = _deviations(x, base, knots, weight, order, place.dtype)[0]
     else:
-        norms = _EdgeStd.apply(*tensors, order, place.dtype)[0]  # type: ignore[no-untyped-call]
+        norms = _EdgeStd.apply(x, base, knots, weight, order, place.dtype)[0]  # type: ignore[no-untyped-call]
     return norms.to(inputs.x.device)
 
 

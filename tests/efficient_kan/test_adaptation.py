@@ -311,3 +311,24 @@ def test_resetting_writes_through_parametrizations_or_not_at_all() -> None:
     with pytest.raises(ValueError, match=r"^spline_scaler: expected a parameter that can be written, got a computed one"):
         layer.reset_parameters(torch.Generator().manual_seed(2))
     assert torch.equal(layer(x), y)
+
+
+def test_samples_far_from_the_others_do_not_hide_a_change() -> None:
+    """Their outputs are so large that the change of all others was taken for rounding."""
+    kan, x = copy.deepcopy(trained(10, 2, False)), uniform(500, 1)
+    before = kan(x)
+    x[0, 0] = 1e6
+    said = messages(lambda: kan.update_grid(x, fit="samples"))
+    assert float((kan(x) - before)[1:].detach().square().mean().sqrt()) > 0.01
+    assert re.match(r"update_grid: the function changed: output 0 changes by ", said[0])
+
+
+@pytest.mark.parametrize("call", [KAN.update_grid, lambda kan, x: kan.refine(20, x)], ids=["update_grid", "refine"])
+def test_coefficients_that_are_not_finite_are_refused(call: Callable[[KAN, Tensor], object]) -> None:
+    """Also those of the last layer, and of a basis that no sample reaches."""
+    kan = copy.deepcopy(trained(10, 2, False))
+    kan.kan_layers[1].spline_weight.data[0, 0, 0] = float("nan")
+    grids = [layer.grid.clone() for layer in kan.kan_layers]
+    with pytest.raises(ValueError, match=r"^layers\[1\].spline_weight: expected finite values, got 1 NaN"):
+        call(kan, 3 * uniform(500, 1))
+    assert all(torch.equal(layer.grid, grid) for layer, grid in zip(kan.kan_layers, grids, strict=True))

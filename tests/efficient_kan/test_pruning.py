@@ -157,8 +157,10 @@ def test_biases_stay_frozen_and_new_ones_follow_the_layer(frozen: bool) -> None:
     x = samples(100, 3)
     for bias in (False, True):
         kan = network([3, 4, 1], bias=bias).requires_grad_(not frozen)
-        small, _ = pruned(kan, x, 0.05)
+        scores = [layer.min() for layer in kan.importance(x)]
+        small, _ = pruned(kan, x, float(max(scores)))
         for layer in small.kan_layers:
+            assert 0 < int(layer.edge_mask.sum()) < layer.edge_mask.numel()
             assert layer.bias is not None and layer.bias.requires_grad is not frozen
             assert layer.bias.grad_fn is None
         assert [layer.bias is not None for layer in kan.kan_layers] == [bias, bias]
@@ -275,3 +277,13 @@ def test_activations_that_overflow_are_refused_by_layer(factor: float) -> None:
         kan.kan_layers[1].base_weight.fill_(factor)
     with pytest.raises(ValueError, match=r"^layers\[[01]\], .* at these samples: expected finite values, got"):
         kan.prune(x)
+
+
+def test_rounding_alone_creates_no_bias() -> None:
+    """Else a network that lost no edge in a layer would no longer load where biases are unknown."""
+    kan, x = network([3, 4, 1]), samples(100, 3)
+    small, _ = pruned(kan, x, 0.05)
+    for layer, twin in zip(kan.kan_layers, small.kan_layers, strict=True):
+        if torch.equal(layer.edge_mask, twin.edge_mask):
+            assert twin.bias is None
+    assert small.kan_layers[1].bias is None and small.kan_layers[0].bias is not None
