@@ -309,7 +309,7 @@ class KANLinear(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         weight = self.base_weight
         usual = isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device
-        if usual and x.dim() >= 1 and (_traced() or x.shape[-1] == self.in_features):
+        if usual and not x.is_nested and x.dim() >= 1 and (_traced() or x.shape[-1] == self.in_features):
             return
         _checks.floating(x, "x")
         _checks.require(x.dim() >= 1, "x", f"shape (..., {self.in_features})", x.shape)

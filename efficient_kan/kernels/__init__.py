@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-from efficient_kan import _checks
+from efficient_kan import _checks, _tracing
 from efficient_kan._device import device_type
 
 if TYPE_CHECKING:
@@ -146,9 +146,10 @@ def fold(
         if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
             folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight, spline_order=spline_order, samples=samples)
             return folded
-    if samples and (name == "cuda" or (name == "auto" and device_type(spline_weight) == "cuda")):
+    if name == "cuda" or (name == "auto" and device_type(spline_weight) == "cuda"):
         kernel = _kernel("cuda")
-        if kernel is not None:
+        # While operators are recorded the number of samples is a symbol, and native computes.
+        if kernel is not None and not _tracing.recorded() and samples:
             return cast(Tensor, kernel.fold(spline_weight, scaler, mask, base_weight))
     scale = mask if scaler is None else scaler * mask
     return torch.cat((spline_weight * scale.unsqueeze(-1), (base_weight * mask).unsqueeze(-1)), dim=-1)

@@ -75,6 +75,7 @@ def test_the_committed_reports_are_what_the_rows_give(
         assert [name for name in texts if (folder / name).read_bytes() != (again / name).read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_the_example_of_an_arm_and_a_preset_runs_in_the_folder_of_its_files(tmp_path: Path) -> None:
     blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", HOW_TO, flags=re.DOTALL) for kind in ("python", "toml")}
     assert [len(found) for found in blocks.values()] == [2, 1]

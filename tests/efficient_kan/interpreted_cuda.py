@@ -122,7 +122,13 @@ def test_every_order_on_all_kinds_of_knots(k: int, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("B", "I", "O"),
-    [(1, 1, 1), (67, 1, 35), (3, 19, 2), (300, 2, 70), (1100, 1, 2)],
+    [
+        (1, 1, 1),
+        (67, 1, 35),
+        (3, 19, 2),
+        pytest.param(300, 2, 70, marks=pytest.mark.slow),
+        pytest.param(1100, 1, 2, marks=pytest.mark.slow),
+    ],
     ids=["ones", "one input", "few samples", "wide", "shares"],
 )
 def test_sizes_off_the_tiles(B: int, I: int, O: int) -> None:

@@ -273,18 +273,18 @@ def test_input_of_another_device_is_refused() -> None:
 
 def test_checker_catches_a_planted_mix_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A basis computed on the CPU and moved back, as by a forgotten `device=`, does not pass unseen."""
-    import efficient_kan.kernels.direct as direct
+    import efficient_kan.kernels.native as native
 
-    dense = direct._dense
+    local_basis = native.local_basis
 
-    def by_way_of_the_cpu(x: Tensor, base: Tensor | None, knots: Tensor, *args: Any, **options: Any) -> Any:
+    def by_way_of_the_cpu(x: Tensor, knots: Tensor, spline_order: int) -> Any:
         table = torch.zeros(knots.shape)
-        return dense(x, base, knots + table.to(knots.device), *args, **options)
+        return local_basis(x, knots + table.to(knots.device), spline_order)
 
     for device in ("meta", "cuda"):
         with monkeypatch.context() as patch, simulated(device):
             kan, x = make(device)
-            patch.setattr(direct, "_dense", by_way_of_the_cpu)
+            patch.setattr(native, "local_basis", by_way_of_the_cpu)
             with pytest.raises(AssertionError, match="made a tensor on cpu"):
                 kan(x)
 

@@ -105,6 +105,7 @@ def test_grid_size_and_order_of_a_network() -> None:
         _ = mixed.spline_order
 
 
+@pytest.mark.filterwarnings("ignore:update_grid")
 def test_positions_of_arguments_are_those_of_efficient_kan() -> None:
     sizes = ["grid_size", "spline_order", "scale_noise", "scale_base", "scale_spline"]
     rest = ["base_activation", "grid_eps", "grid_range"]

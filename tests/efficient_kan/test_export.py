@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning"),
+    pytest.mark.filterwarnings("ignore:update_grid"),  # which moves knots by pykan's rule here
 ]
 
 
@@ -61,7 +62,7 @@ def samples(count: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Te
 def network(dtype: torch.dtype = torch.float32, **options: Any) -> KAN:
     """Adapted, uneven grids, coefficients of order one, a masked edge."""
     kan = KAN([3, 4, 2], dtype=dtype, scale_noise=3.0, generator=source(), **options)
-    kan.update_grid(samples(60, dtype, seed=5))
+    kan.update_grid(samples(60, dtype, seed=5), fit="samples")
     kan.kan_layers[0].edge_mask[0, 0] = 0
     return kan
 
@@ -196,7 +197,7 @@ def test_a_symbolic_trace_has_a_node_for_each_layer() -> None:
     alone = torch.fx.symbolic_trace(kan)
     assert torch.equal(alone(x), kan(x))
     before = alone.get_submodule("layers.0").grid.clone()
-    alone(x.repeat(20, 1), True)
+    alone(5 * x.repeat(20, 1), True)
     assert not torch.equal(alone.get_submodule("layers.0").grid, before)
 
 

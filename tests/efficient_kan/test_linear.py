@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import KERNELS, native
+from efficient_kan.kernels import KERNELS, direct, native
 
 # Knots move by pykan's rule below, which changes the function and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:update_grid")
@@ -362,7 +362,7 @@ def test_autocast_costs_the_accuracy_of_a_linear_layer_under_autocast(
     """nn.Linear on the float32 features with the float32 folded weight, in the same context; outputs and gradients."""
     B, I, O = shape
     if min_rows < native._MIN_ROWS:
-        monkeypatch.setattr(native, "_MIN_ROWS", min_rows)
+        monkeypatch.setattr(native, "_MIN_ROWS", 4 * min_rows)  # of which blocks of all bases take a quarter
         monkeypatch.setattr(native, "_BLOCK", {"cpu": 1})
     layer = KANLinear(I, O, bias=bias, generator=source(), scale_noise=3.0)
     direction = samples(B, O, seed=9)
@@ -380,7 +380,7 @@ def test_autocast_costs_the_accuracy_of_a_linear_layer_under_autocast(
     def linear(model: KANLinear, x: Tensor) -> Tensor:
         return F.linear(features(model, x), model.folded_weight().flatten(1), model.bias)
 
-    blocks = len(list(native._row_blocks(samples(B, I))))
+    blocks = len(list(direct._rows(samples(B, I), layer.grid)))
     truth = run(KANLinear.__call__, truth_of(layer), False)
     ours, theirs = run(KANLinear.__call__, layer, True), run(linear, layer, True)
     for name, exact in truth.items():
@@ -393,14 +393,14 @@ def test_autocast_costs_the_accuracy_of_a_linear_layer_under_autocast(
 
 def test_under_autocast_knots_bases_and_penalties_stay_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    local_basis = native.local_basis
+    dense = direct._dense
 
-    def watched(x: Tensor, knots: Tensor, spline_order: int) -> Any:
-        local = local_basis(x, knots, spline_order)
-        seen.update({x.dtype, knots.dtype, local.values.dtype, local.derivatives.dtype})
-        return local
+    def watched(x: Tensor, base: Tensor | None, knots: Tensor, *args: Any, **options: Any) -> Any:
+        block = dense(x, base, knots, *args, **options)
+        seen.update({x.dtype, knots.dtype, *(part.dtype for part in block if part is not None)})
+        return block
 
-    monkeypatch.setattr(native, "local_basis", watched)
+    monkeypatch.setattr(direct, "_dense", watched)
     kan, x = KAN([3, 5, 2], generator=source()), samples(64, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for penalty in PENALTIES:
