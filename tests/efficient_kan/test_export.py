@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,6 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runs_in_onnxruntime(model: bytes, kan: nn.Module, xs: list[Tensor], tolerance: float) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     for x in xs:
@@ -98,7 +98,6 @@ def runs_in_onnxruntime(model: bytes, kan: nn.Module, xs: list[Tensor], toleranc
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("variant", SOME)
 def test_onnx_by_tracing(variant: str, dtype: torch.dtype) -> None:
-    pytest.importorskip("onnxscript")
     kan, file = network(dtype, **VARIANTS[variant]), io.BytesIO()
     axes = {"x": {0: "batch"}, "y": {0: "batch"}}
     torch.onnx.export(
@@ -117,7 +116,6 @@ def test_onnx_by_tracing(variant: str, dtype: torch.dtype) -> None:
     ids=str,
 )
 def test_onnx_by_exported_program(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
     kan = network(dtype, **VARIANTS[variant]).eval()
     shapes = {"x": {0: torch.export.Dim("batch")}}
     program = torch.onnx.export(kan, (samples(6, dtype),), dynamo=True, dynamic_shapes=shapes, verbose=False)
