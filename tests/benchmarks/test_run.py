@@ -295,7 +295,7 @@ def test_retry_takes_failed_cases_again_and_nothing_else(planted: Path) -> None:
 def test_plan_prints_cases_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     printed = plan(capsys, "--preset", "smoke")
     cases = presets.expand(presets.load("smoke"))
-    sources.text_hash.cache_clear()
+    sources.forget()
     assert printed.count(" B=") == len(cases)
     assert all(runner.key_of(case) in printed for case in cases)
     assert f"{len(cases)} cases ({len(cases)} ok); largest predicted peak here" in printed
