@@ -31,15 +31,16 @@ def rows(raw: Path) -> Iterator[tuple[str, Record]]:
 
     Raises ValueError on a damaged line, except for an unfinished last one of the run that is going on.
     """
-    return ((place, record) for place, record in _records(raw, ROWS) if not _is_environment(record))
+    return ((place, record) for place, record in _records(raw, ROWS) if not is_environment(record))
 
 
 def environments(raw: Path) -> Iterator[tuple[str, Record]]:
     """Every environment below `raw`, likewise."""
-    return ((place, record) for place, record in _records(raw, ENVIRONMENTS) if _is_environment(record))
+    return ((place, record) for place, record in _records(raw, ENVIRONMENTS) if is_environment(record))
 
 
-def _is_environment(record: Record) -> bool:
+def is_environment(record: Record) -> bool:
+    """Whether a line of a closed run is its environment."""
     return "started_at" in record
 
 
@@ -51,6 +52,11 @@ def _records(raw: Path, opened: str) -> Iterator[tuple[str, Record]]:
             if line:
                 place = f"{path.name} line {number}"
                 yield place, _parsed(line, place)
+
+
+def lines(path: Path) -> list[str]:
+    """Return the lines of a closed run."""
+    return _text(path).splitlines()
 
 
 def _text(path: Path) -> str:

@@ -189,6 +189,29 @@ def print_rows(*, out: Path = Path("reports"), environments: bool = False) -> No
 
 @app.command
 @usage.refusing
+def migrate(*, out: Path = Path("reports"), drop_superseded: bool = False) -> None:
+    """Give the rows of OUT the keys that a run looks for, where their source computes what it does now; measure nothing.
+
+    Parameters
+    ----------
+    out
+        Folder of a report, or of the reports of several machines.
+    drop_superseded
+        Also remove rows that a newer one of the same case replaces; git keeps them, so they must be committed.
+    """
+    from benchmarks.migrate import compact
+    from benchmarks.migrate import migrate as migrate_rows
+    from benchmarks.report.machines import reports
+
+    for folder in reports(out):
+        if drop_superseded:
+            print(f"{folder}: {compact(folder)} superseded rows removed")
+        done = migrate_rows(folder)
+        print(f"{folder}: {done.kept} rows of the present source, {done.superseded} of other, {done.unknown} of unknown source")
+
+
+@app.command
+@usage.refusing
 def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
     """Write the JSON schema of rows and environments.
 
