@@ -1,12 +1,13 @@
-"""`python -m benchmarks run|plan|report|cite|quote|compare|export|schema|train-images|audit-images`."""
+"""`python -m benchmarks run|plan|merge|report|cite|quote|compare|export|schema|train-images|audit-images`."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cyclopts
@@ -14,10 +15,10 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import archive, environment, predict, rows, runner, usage
+from benchmarks import archive, environment, merge, predict, rows, runner, usage
 from benchmarks.cases import Case
 from benchmarks.images.command import audit_images, train_images
-from benchmarks.rows import Row
+from benchmarks.rows import Row, Status
 from benchmarks.selection import Selection
 from benchmarks.store import Locked
 
@@ -61,7 +62,7 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     )
 
 
-def _say(notes: Sequence[str]) -> None:
+def _say(notes: Iterable[str]) -> None:
     for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
@@ -88,8 +89,12 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
     console = Console(stderr=True)
     selected = selection.resolve()
     cases = selected.cases
-    out = out or _place(selected.preset.name, cases)
+    out = out or _place(selected.preset.name, selected.whole)
     _say(selected.notes)
+    known: Mapping[str, Status] = {}
+    if selected.part:
+        known = merge.statuses(out)
+        out = out / merge.PARTS / f"{selected.part.index}-of-{selected.part.count}-{uuid.uuid4().hex[:8]}"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -118,6 +123,7 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
             out,
             jobs=selected.preset.jobs,
             retry=retry,
+            known=known,
             plugin=selected.plugin,
             command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
             on_start=on_start,
@@ -165,6 +171,33 @@ def _place(preset: str, cases: Sequence[Case]) -> Path:
 def _line(row: Row) -> str:
     text = f"{row.status:<11} {row.wall_s:6.1f} s  {row.case.label}"
     return text if row.status == "ok" else f"{text}: {row.reason}"
+
+
+@app.command(name="merge")
+@usage.refusing
+def merge_parts(out: Path) -> None:
+    """Add to OUT the rows that `run --part` left in OUT/parts, each case once; measure nothing.
+
+    Nothing is removed from OUT/parts, and merging twice adds nothing twice: merge while jobs are running, and again at the end.
+
+    Parameters
+    ----------
+    out
+        Folder that the parts were measured into.
+    """
+    done = merge.merge(out)
+    print(
+        f"{out}: {done.added} rows added from {done.jobs} jobs, {done.known} were there, {done.left} left in {merge.PARTS}/, "
+        "since another row of the same case counts"
+    )
+    _say(
+        f"{count} machines are called {machine!r}; the processes of a cell are never averaged over several"
+        for machine, count in sorted(done.machines.items())
+        if count > 1
+    )
+    if len(done.machines) > 1:
+        names = "; ".join(sorted(done.machines))
+        _say([f"the jobs ran on different machines, whose rows are never compared with one another: {names}"])
 
 
 @app.command(name="rows")

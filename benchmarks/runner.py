@@ -10,7 +10,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ import psutil
 from benchmarks import environment, predict
 from benchmarks.cases import Case, case_key, dominates
 from benchmarks.child import Server, modules, variables
+from benchmarks.rows import FINAL as FINAL
 from benchmarks.rows import Environment, Outcome, Row, Status
 from benchmarks.sources import source_hash, state_hash, versions
 from benchmarks.store import Store
@@ -29,7 +30,6 @@ from reference.arm import Unsupported, get_arm
 from reference.environments import interpreter
 
 TIMED = ("speed", "penalty_cost", "head_cost")
-FINAL = ("ok", "unsupported")
 _STOPS_LARGER = ("oom", "killed", "timeout")
 
 
@@ -193,6 +193,7 @@ def run(
     *,
     jobs: int = 1,
     retry: bool = False,
+    known: Mapping[str, Status] | None = None,
     plugin: Path | None = None,
     command: str = "",
     on_start: Callable[[int, int], None] = lambda todo, known: None,
@@ -200,12 +201,14 @@ def run(
 ) -> Counter[Status]:
     """Measure what `out` does not hold yet and return the number of rows of `cases` by status, old ones included.
 
+    `known` are the statuses, by key, of cases that another folder holds: they count as if `out` held them.
+
     `on_start` is told how many cases are to do and how many are known; `on_row` gets every new row.
 
     Raises `benchmarks.store.Locked` if another run writes to `out`, ValueError if it holds rows of another schema.
     """
     with Store(out) as store:
-        known = store.statuses()
+        known = {**(known or {}), **store.statuses()}
         todo = pending(cases, known, retry=retry, plugin=plugin)
         again = {key_of(case, plugin) for case in todo}
         done = {key: case for case in cases if (key := key_of(case, plugin)) not in again}

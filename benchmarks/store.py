@@ -75,7 +75,7 @@ class Store:
         os.truncate(path, len(content) - len(torn))
 
     def statuses(self) -> dict[str, Status]:
-        """Return the status of the newest row of each case key. Raises ValueError on a damaged row or another schema."""
+        """Return the status of the row that counts for each case key. Raises ValueError on a damaged row or another schema."""
         found: dict[str, Status] = {}
         for place, record in archive.rows(self.raw):
             if record.get("schema_version") != SCHEMA_VERSION:
@@ -83,7 +83,9 @@ class Store:
                 raise ValueError(f"out: expected rows of schema_version {SCHEMA_VERSION}, got {got}")
             if not {"case_key", "status"} <= record.keys():
                 raise ValueError(f"out: expected a row in {place}, got one without case_key or status; use another folder")
-            found[record["case_key"]] = record["status"]
+            key, status = record["case_key"], record["status"]
+            if key not in found or archive.replaces(status, found[key]):
+                found[key] = status
         return found
 
     def add(self, record: Row | Environment) -> None:

@@ -46,7 +46,7 @@ def succeed(*words: object) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("nosuch", ("nosuch", "compare, export, plan")),
+        ("nosuch", ("nosuch", "compare, export, merge, migrate, plan")),
         ("plan --nosuch 3", ("--nosuch", "--batch, --depth")),
         ("plan smoke speed efficient_kan exp_sin 64 8 5 3 2 1 float32 cpu 1 x.py surplus", ("surplus",)),
         ("plan --threads x", ("threads", "whole number", "'x'")),
@@ -67,6 +67,9 @@ def succeed(*words: object) -> None:
         ("plan --preset nosuch", ("preset", "smoke", "nosuch")),
         ("plan --preset nosuch.toml", ("preset", "nosuch.toml", "does not exist")),
         ("plan --preset smoke --preset paper", ("preset", "once")),
+        ("plan --part 3", ("part", "I/N", "'3'")),
+        ("merge", ("out", "none")),
+        ("merge nowhere", ("out", "nowhere", "parts/")),
         ("plan --plugin nosuch.py", ("plugin", "nosuch.py", "does not exist")),
         ("plan --plugin .", ("plugin", "is a folder")),
         ("run --only memory --out /proc/x", ("out", "/proc/x")),
