@@ -154,8 +154,12 @@ def store(raw: Path, run: str, start: str, lines: Iterable[str], *, last: bool =
 def write(path: Path, lines: Iterable[str]) -> None:
     """Write `lines` compressed to `path`: aside, synced and renamed. Equal lines give equal bytes."""
     aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=6))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=6))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # where the disk is full, it takes room that the rows need
+        raise

@@ -15,12 +15,13 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import archive, environment, merge, predict, rows, runner, usage
+from benchmarks import archive, environment, limits, merge, predict, rows, runner, usage
 from benchmarks.cases import Case
 from benchmarks.images.command import audit_images, train_images
+from benchmarks.interrupt import Terminated, heeding_sigterm
 from benchmarks.rows import Row, Status
 from benchmarks.selection import Selection
-from benchmarks.store import Locked
+from benchmarks.store import Locked, Unwritable
 
 app = cyclopts.App(
     name="benchmarks",
@@ -76,7 +77,8 @@ def _duration(seconds: float) -> str:
 def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
-    The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start, 130 if it was interrupted.
+    The exit status is 0 if every case is ok or unsupported, 1 if not or if the disk is full, 2 if the run could not start, 130
+    if it was interrupted, 143 if it was terminated, as a scheduler does.
 
     Parameters
     ----------
@@ -93,6 +95,7 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
     _say(selected.notes)
     known: Mapping[str, Status] = {}
     if selected.part:
+        limits.require_cores(cases)
         known = merge.statuses(out)
         out = out / merge.PARTS / f"{selected.part.index}-of-{selected.part.count}-{uuid.uuid4().hex[:8]}"
     columns = (
@@ -112,29 +115,38 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         if known:
             console.print(f"{known} cases are in {out} already, {todo} to do")
 
+    rows_written = 0
+
     def on_row(row: Row) -> None:
+        nonlocal rows_written
+        rows_written += 1
         progress.advance(bar)
         console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
 
     try:
-        counts = runner.run(
-            selected.preset.name,
-            cases,
-            out,
-            jobs=selected.preset.jobs,
-            retry=retry,
-            known=known,
-            plugin=selected.plugin,
-            command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
-            on_start=on_start,
-            on_row=on_row,
-        )
+        with heeding_sigterm():
+            counts = runner.run(
+                selected.preset.name,
+                cases,
+                out,
+                jobs=selected.preset.jobs,
+                retry=retry,
+                known=known,
+                plugin=selected.plugin,
+                command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
+                on_start=on_start,
+                on_row=on_row,
+            )
     except Locked as error:
         usage.refuse(error)
-    except KeyboardInterrupt:
+    except Unwritable as error:
         progress.stop()
-        console.print("interrupted: the same command goes on where this one stopped", highlight=False)
-        raise SystemExit(130) from None
+        usage.refuse(error, status=1 if rows_written else 2)
+    except KeyboardInterrupt as error:
+        progress.stop()
+        word, status = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        console.print(f"{word}: the same command goes on where this one stopped", highlight=False)
+        raise SystemExit(status) from None
     finally:
         if progress.live.is_started:
             progress.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -16,6 +17,16 @@ from benchmarks.rows import SCHEMA_VERSION, Environment, Row, Status
 
 class Locked(RuntimeError):
     """Another run writes to the same folder."""
+
+
+class Unwritable(RuntimeError):
+    """The disk is full, say. What was written before is kept."""
+
+    def __init__(self, out: Path, error: OSError) -> None:
+        super().__init__(
+            f"out: expected room for rows in {out}, got: {error.strerror}; the rows that are there are kept, and the same "
+            "command goes on from them"
+        )
 
 
 class Store:
@@ -50,6 +61,9 @@ class Store:
             for path in (self.rows, self.environments):
                 self._repair(path)
             shutil.rmtree(self.work, ignore_errors=True)  # what a killed run left
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(f"out: expected rows that can be read, got {self.raw.parent}: {error.strerror}") from error
         except BaseException:
             self._lock.close()
             raise
@@ -60,6 +74,8 @@ class Store:
         try:
             if error is None or not isinstance(error, Exception):  # an interrupted run is closed too
                 archive.close(self.raw)
+        except OSError as failure:
+            raise Unwritable(self.raw.parent, failure) from failure
         finally:
             self._lock.close()
 
@@ -89,14 +105,38 @@ class Store:
         return found
 
     def add(self, record: Row | Environment) -> None:
-        """Append `record` and wait until it is on the disk. Safe to call from several threads."""
+        """Append `record` and wait until it is on the disk. Safe to call from several threads.
+
+        Raises Unwritable if there is no room; then the file is as it was before.
+        """
         path = self.rows if isinstance(record, Row) else self.environments
         with self._writing:
             self._append(path, record.model_dump_json().encode() + b"\n")
 
-    @staticmethod
-    def _append(path: Path, line: bytes) -> None:
-        with path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+    def require_room(self) -> None:
+        """Raise Unwritable if nothing can be written any more: what failed then may have failed for that."""
+        try:
+            probe = self.raw / ".room"
+            probe.write_bytes(b"\0" * 2**16)
+            probe.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+            raise Unwritable(self.raw.parent, error) from error
+
+    def _append(self, path: Path, line: bytes) -> None:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                size, rest = os.fstat(descriptor).st_size, memoryview(line)
+                try:
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+                    os.fsync(descriptor)
+                except BaseException:
+                    os.ftruncate(descriptor, size)  # the next line must not follow half of this one
+                    raise
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Unwritable(self.raw.parent, error) from error
