@@ -75,6 +75,11 @@ def is_environment(record: Record) -> bool:
     return "started_at" in record
 
 
+def is_lost(record: Record) -> bool:
+    """Whether a row is of a case that was never begun, since its job was lost: it says nothing about the case."""
+    return record.get("status") == "killed" and record.get("wall_s") == 0
+
+
 def _records(raw: Path, opened: str) -> Iterator[tuple[str, Record]]:
     for path in [*closed(raw), *([raw / opened] if (raw / opened).exists() else [])]:
         for number, line in enumerate(_text(path).splitlines(), start=1):

@@ -74,7 +74,9 @@ def _duration(seconds: float) -> str:
 
 @app.command
 @usage.refusing
-def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False) -> None:
+def run(
+    selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False, parallel: Path | None = None
+) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
     The exit status is 0 if every case is ok or unsupported, 1 if not or if the disk is full, 2 if the run could not start, 130
@@ -87,8 +89,14 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         machine, such as reports/cpu-2core, or reports/smoke for that preset.
     retry
         Try failed cases again.
+    parallel
+        TOML file with a table [slurm] or [dask]: hand the plan to them in parts and merge what they measured, see
+        docs/clusters.md.
     """
     console = Console(stderr=True)
+    if parallel is not None:
+        _run_parallel(selection, out, parallel, retry=retry)
+        return
     selected = selection.resolve()
     cases = selected.cases
     out = out or _place(selected.preset.name, selected.whole)
@@ -153,6 +161,36 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     console.print(f"rows in {out / 'raw'}", markup=False, highlight=False, soft_wrap=True)
     if any(status not in runner.FINAL for status in counts):
+        raise SystemExit(1)
+
+
+def _run_parallel(selection: Selection, out: Path | None, file: Path, *, retry: bool) -> None:
+    from benchmarks.parallel import dispatch, options
+
+    console = Console(stderr=True)
+
+    def on_end(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if selection.part is not None:
+        raise ValueError("part: expected none with --parallel, which hands out all parts, got one")
+    chosen = options.load(file)
+    selected = selection.resolve()
+    out = out or _place(selected.preset.name, selected.whole)
+    _say(selected.notes)
+    command = f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}"
+    try:
+        with heeding_sigterm():
+            done = dispatch.run(selection, selected, out, chosen, retry=retry, command=command, on_end=on_end)
+    except KeyboardInterrupt as error:
+        word, status = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        console.print(f"{word}: its jobs were ended too; the same command goes on where this one stopped", highlight=False)
+        raise SystemExit(status) from None
+    print(", ".join(f"{count} {status}" for status, count in sorted(done.counts.items())))
+    console.print(f"rows in {out / 'raw'}", markup=False, highlight=False, soft_wrap=True)
+    if done.failures:
+        usage.refuse("; ".join(done.failures), status=1 if done.counts else 2)
+    if any(status not in runner.FINAL for status in done.counts) or sum(done.counts.values()) < len(selected.cases):
         raise SystemExit(1)
 
 

@@ -7,6 +7,7 @@ there: merging again, or after a merge was killed, adds what is missing and no m
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from benchmarks.store import Store
 from benchmarks.wrong import wrong
 
 PARTS = "parts"
+_READS, _AGAIN_S = 3, 0.2
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,15 @@ def jobs(out: Path) -> list[Path]:
 
 
 def statuses(out: Path) -> dict[str, Status]:
-    """Return the status of the row that counts for each case key, in `out` and in the stores of its jobs. Takes no lock."""
+    """Return the status of the row that counts for each case key, in `out` and in the stores of its jobs. Takes no lock.
+
+    A case that a lost job did not come to is not among them.
+    """
     found: dict[str, Status] = {}
     for folder in (*jobs(out), out):
         for record in _rows(folder):
             key, status = record["case_key"], record["status"]
-            if key not in found or archive.replaces(status, found[key]):
+            if not archive.is_lost(record) and (key not in found or archive.replaces(status, found[key])):
                 found[key] = status
     return found
 
@@ -115,7 +120,7 @@ def add(store: Store) -> Merged:
 
 
 def _rows(out: Path) -> Iterator[Record]:
-    for place, record in archive.rows(out / "raw"):
+    for place, record in _settled(out / "raw"):
         if record.get("schema_version") != SCHEMA_VERSION:
             got = f"{record.get('schema_version')!r} in {out}, {place}"
             raise ValueError(f"out: expected rows of schema_version {SCHEMA_VERSION}, got {got}")
@@ -126,13 +131,23 @@ def _rows(out: Path) -> Iterator[Record]:
         yield record
 
 
+def _settled(raw: Path) -> list[tuple[str, Record]]:
+    """The rows below `raw`, read again if files went meanwhile: a job closes its run when it ends."""
+    for _ in range(_READS - 1):
+        try:
+            return list(archive.rows(raw))
+        except ValueError:
+            time.sleep(_AGAIN_S)
+    return list(archive.rows(raw))
+
+
 def _identity(record: Record) -> tuple[str, str]:
     """Which measurement a row is of: a run measures a case once. Its key may change, see `benchmarks.migrate`."""
     return record["run_id"], json.dumps(record["case"], sort_keys=True)
 
 
-def _rank(record: Record) -> tuple[bool, str]:
-    return record["status"] in FINAL, record["finished_at"]
+def _rank(record: Record) -> tuple[bool, bool, str]:
+    return record["status"] in FINAL, not archive.is_lost(record), record["finished_at"]
 
 
 def _replaces(record: Record, stored: Record) -> bool:

@@ -91,7 +91,10 @@ class Store:
         os.truncate(path, len(content) - len(torn))
 
     def statuses(self) -> dict[str, Status]:
-        """Return the status of the row that counts for each case key. Raises ValueError on a damaged row or another schema."""
+        """Return the status of the row that counts for each case key, without cases that a lost job did not come to.
+
+        Raises ValueError on a damaged row or another schema.
+        """
         found: dict[str, Status] = {}
         for place, record in archive.rows(self.raw):
             if record.get("schema_version") != SCHEMA_VERSION:
@@ -100,7 +103,7 @@ class Store:
             if not {"case_key", "status"} <= record.keys():
                 raise ValueError(f"out: expected a row in {place}, got one without case_key or status; use another folder")
             key, status = record["case_key"], record["status"]
-            if key not in found or archive.replaces(status, found[key]):
+            if not archive.is_lost(record) and (key not in found or archive.replaces(status, found[key])):
                 found[key] = status
         return found
 
