@@ -106,6 +106,8 @@ def run(
         limits.require_cores(cases)
         known = merge.statuses(out)
         out = out / merge.PARTS / f"{selected.part.index}-of-{selected.part.count}-{uuid.uuid4().hex[:8]}"
+    elif merge.namesakes(out, environment.machine(), environment.host()):
+        _say([f"rows in {out} are of another machine of the same name; the processes of a cell are never averaged over both"])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

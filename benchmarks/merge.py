@@ -63,6 +63,12 @@ def statuses(out: Path) -> dict[str, Status]:
     return found
 
 
+def namesakes(out: Path, machine: str, host: str) -> int:
+    """Return how many machines other than `host` have measured rows of `out` under the same name, `machine`."""
+    found = (one for _, one in archive.environments(out / "raw") if one.get("machine") == machine)
+    return len({known for one in found if (known := one.get("details", {}).get("host"))} - {host})
+
+
 def merge(out: Path) -> Merged:
     """Add to `out` the rows of its jobs that count; see `add`.
 

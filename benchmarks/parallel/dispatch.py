@@ -85,13 +85,17 @@ def run(
 ) -> Dispatched:
     """Measure what is selected in parts, as `options` say, and merge it into `out`; `on_end` is told of each job that ended.
 
-    Raises `benchmarks.store.Locked` if a run writes to `out`, ValueError if the queue is not there or refuses.
+    Raises `benchmarks.store.Locked` if a run writes to `out`, ValueError if the queue is not there or refuses, or a case needs
+    more cores than a job has.
     """
+    needed = max((case.point.threads for case in selected.cases), default=1)
+    if needed > options.cpus:
+        raise ValueError(f"cpus: expected at least the {needed} threads of a case, got {options.cpus}")
     with Store(out) as store:
         merge.add(store)
         run_id = uuid.uuid4().hex[:12]
         memory = None if options.memory_gb is None else int(options.memory_gb * 2**30)
-        shared = {"command": command, "retry": retry, "cpus": options.cpus, "memory_bytes": memory}
+        shared = {"command": command, "retry": retry, "memory_bytes": memory}
         todo = [
             order
             for order in orders(selection, selected, out, options.parts, run_id[:8], **shared)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import limits, merge, runner, usage
@@ -22,8 +23,11 @@ from benchmarks.worker import die_with_parent
 LOG, ORDER = "log.txt", "order.json"
 
 
-def measure(text: str) -> None:
-    """Measure the order in `text`, once: a scheduler that runs a job again, since its node was lost, finds it claimed."""
+def measure(text: str, without: Sequence[str] = ()) -> None:
+    """Measure the order in `text`, once: a scheduler that runs a job again, since its node was lost, finds it claimed.
+
+    `without` names environment variables that the queue has set for its own workers.
+    """
     order = Order.model_validate_json(text)
     order.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -31,12 +35,14 @@ def measure(text: str) -> None:
     except FileExistsError:
         return
     (order.folder / ORDER).write_text(text, encoding="utf-8")
-    granted = {} if order.memory_bytes is None else {limits.MEMORY: str(order.memory_bytes)}
+    variables = {name: value for name, value in os.environ.items() if name not in without}
+    if order.memory_bytes is not None:
+        variables[limits.MEMORY] = str(order.memory_bytes)
     with (order.folder / LOG).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.parallel.node", str(order.folder / ORDER)],
             cwd=ROOT,
-            env=os.environ | granted,
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

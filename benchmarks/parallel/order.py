@@ -38,7 +38,6 @@ class Order(Record):
     options: dict[str, Any]
     command: str
     retry: bool
-    cpus: int
     memory_bytes: int | None
     commit: str
     source: str

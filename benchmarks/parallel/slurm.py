@@ -26,13 +26,12 @@ _ALIVE = {
 class SlurmQueue:
     """The jobs of one run. Raises ModuleNotFoundError without submitit, ValueError where SLURM is not or refuses."""
 
-    name = "SLURM job"
-
     def __init__(self, options: Slurm, folder: Path) -> None:
         import submitit
 
         if not options.local and shutil.which("sbatch") is None:
             raise ValueError("parallel: expected SLURM's sbatch on this machine, got none")
+        self.name = "job" if options.local else "SLURM job"
         self._options = options
         self._jobs: list[Any] = []
         logs = folder / "submitit"

@@ -209,6 +209,15 @@ def test_machines_of_one_name_are_told_and_the_processes_of_a_cell_never_pooled(
     assert loaded.superseded == 1
 
 
+def test_a_machine_knows_that_rows_are_of_another_one_of_its_name(tmp_path: Path) -> None:
+    job(tmp_path, "a", [row("k1", "r1")])
+    merge.merge(tmp_path)
+    assert merge.namesakes(tmp_path, "Example CPU", "bbbb") == 1
+    assert merge.namesakes(tmp_path, "Example CPU", "aaaa") == 0
+    assert merge.namesakes(tmp_path, "Other CPU", "bbbb") == 0
+    assert merge.namesakes(tmp_path / "nowhere", "Example CPU", "bbbb") == 0
+
+
 def test_machines_of_one_name_are_counted_where_the_report_names_them(tmp_path: Path) -> None:
     job(tmp_path, "a", [row("k1", "r1")])
     job(tmp_path, "b", [row("k2", "r2")], details={"host": "bbbb"})

@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from benchmarks import merge, parts, results, runner, usage
+from benchmarks import limits, merge, parts, results, runner, usage
 from benchmarks.child import Server
 from benchmarks.cli import app
 from benchmarks.parallel import dispatch, node, options, slurm
@@ -55,7 +58,7 @@ def selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
 
 
 def ordered(selection: Selection, out: Path, count: int = 3, **fields: Any) -> list[Order]:
-    shared: dict[str, Any] = {"command": "", "retry": False, "cpus": 1, "memory_bytes": None}
+    shared: dict[str, Any] = {"command": "", "retry": False, "memory_bytes": None}
     return orders(selection, selection.resolve(), out, count, "job", **shared | fields)
 
 
@@ -364,9 +367,9 @@ def test_without_slurm_the_sentence_says_so(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("table", "timeout", "status", "code"),
     [
-        ("[dask]\nparts = 2\nworkers = 2\n", 60, "ok", 0),
+        ("[dask]\nparts = 2\nworkers = 2\n", 60, "4 ok", 0),
         # So short that nothing is tried, which saves starting what measures.
-        ("[slurm]\nparts = 2\nminutes = 10\nlocal = true\n", 0.001, "timeout", 1),
+        ("[slurm]\nparts = 2\nminutes = 10\nlocal = true\n", 0.001, "2 skipped_by_frontier, 2 timeout", 1),
     ],
     ids=["dask", "submitit"],
 )
@@ -381,9 +384,73 @@ def test_a_real_queue_on_this_machine_measures_the_plan(
     done = subprocess.run(
         [*command, *words, "--parallel", str(file)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
-    assert (done.returncode, done.stdout) == (code, f"4 {status}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (code, f"{status}\n"), done.stderr
     selected = replace(selection, width=[2, 3]).resolve()
     keys = sorted(row.case_key for row in results.load_rows(out))
     assert keys == sorted(runner.key_of(case, selected.plugin) for case in selected.cases)
     assert len(merge.jobs(out)) == 2
     assert [len(part) for part in parts.split(selected.cases, 2)] == [2, 2]
+
+
+@pytest.mark.slow
+def test_a_worker_of_dask_that_is_lost_leaves_rows_that_name_its_task(tmp_path: Path) -> None:
+    (tmp_path / "lines.toml").write_text(PRESET.replace('["mlp[width]"]', '["mlp[width]", "hang"]'))
+    (tmp_path / "queue.toml").write_text("[dask]\nparts = 1\n")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "benchmarks", "run", "--preset", str(tmp_path / "lines.toml"), "--device", "cpu"]
+    planted = Path(__file__).with_name("planted_arms.py")
+    words = ["--width", "2", "--plugin", str(planted), "--out", str(out), "--parallel", str(tmp_path / "queue.toml")]
+    run = subprocess.Popen([*command, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 300
+    while not any(path.read_bytes().count(b"\n") for path in out.glob("parts/*/raw/rows.jsonl")):
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.2)
+    below = psutil.Process(run.pid).children(recursive=True)
+    (measures,) = (one for one in below if "benchmarks.parallel.node" in one.cmdline())
+    worker = measures.parent()
+    assert worker is not None
+    worker.kill()
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 1, said
+    assert not measures.is_running()
+    rows = {(row.case.arm, row.case.point.batch): row for row in results.load_rows(out)}
+    assert {name: row.status for name, row in rows.items()} == {
+        ("mlp[width]", 8): "ok",
+        **dict.fromkeys([("hang", 8), ("mlp[width]", 16), ("hang", 16)], "killed"),
+    }
+    assert re.fullmatch(
+        r"Dask task 1-of-1-\w+ \(part 1/1\) left the queue \(error: KilledWorker\) before this case had a row",
+        rows["hang", 16].reason,
+    )
+
+
+def test_a_case_with_more_threads_than_a_job_has_cores_is_refused(
+    handed_out: Callable[..., dispatch.Dispatched], selection: Selection, tmp_path: Path
+) -> None:
+    many = replace(selection, threads=2).resolve()
+    with pytest.raises(ValueError, match="cpus: expected at least the 2 threads of a case, got 1"):
+        dispatch.run(selection, many, tmp_path / "out", options.Dask(parts=3))
+
+
+def test_what_a_queue_sets_for_its_workers_does_not_reach_what_measures(
+    selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command: Sequence[str], *, env: dict[str, str], **_: object) -> None:
+            seen.append(env)
+
+        def wait(self) -> None:
+            return
+
+    found = [ordered(selection, tmp_path / name, memory_bytes=7)[0] for name in ("one", "two")]
+    monkeypatch.setattr(node.subprocess, "Popen", Process)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    for order, without in zip(found, ((), ("MALLOC_TRIM_THRESHOLD_",)), strict=True):
+        node.measure(order.model_dump_json(), without)
+    assert [env.get("MALLOC_TRIM_THRESHOLD_") for env in seen] == ["65536", None]
+    assert {env[limits.MEMORY] for env in seen} == {"7"}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from benchmarks import parts, predict, presets, usage
+from benchmarks import parts, predict, presets, results, runner, usage
 from benchmarks.cases import Case, dominates
+from benchmarks.child import Server
 from benchmarks.cli import app
 from benchmarks.parts import Part
+from benchmarks.rows import Outcome
 
 COUNTS = (1, 2, 4, 16, 1000)
 
@@ -103,3 +106,55 @@ def test_plan_shows_a_part_and_says_if_it_is_empty(capsys: pytest.CaptureFixture
     empty, said = shown("900/900")
     assert empty == set()
     assert "part 900/900 is empty" in said
+
+
+LINES = """
+about = "for tests"
+design = "product"
+
+[centre]
+batch = 8
+width = 2
+depth = 1
+grid = 2
+
+[lines]
+batch = [8, 16]
+width = [2, 3, 4]
+
+[memory]
+arms = ["mlp[width]"]
+modes = ["inference"]
+timeout_s = 60
+"""
+
+
+def test_parts_that_are_run_and_merged_are_the_plan_each_case_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[str] = []
+
+    def run(self: Server, job: runner.Job) -> tuple[Outcome, float]:
+        measured.append(job.case.label)
+        return Outcome(status="ok"), 1.0
+
+    def said(*words: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            usage.run(app, list(words))
+        assert not end.value.code
+        return " ".join(capsys.readouterr().out.split())
+
+    monkeypatch.setattr(Server, "run", run)
+    (tmp_path / "lines.toml").write_text(LINES)
+    out = tmp_path / "out"
+    plan = ["run", "--preset", str(tmp_path / "lines.toml"), "--device", "cpu", "--out", str(out)]
+    assert [said(*plan, "--part", f"{index}/2") for index in (1, 2)] == ["2 ok", "4 ok"]
+    assert said(*plan, "--part", "2/2") == "4 ok"
+    assert len(measured) == 6, "what another job of a part has measured is known"
+    assert "6 rows added from 2 jobs, 0 were there" in said("merge", str(out))
+    assert said(*plan) == "6 ok"
+    assert len(measured) == len(set(measured)) == 6
+    alone = tmp_path / "alone"
+    assert said(*plan[:-1], str(alone)) == "6 ok"
+    merged, whole = ([row.case_key for row in results.load_rows(folder)] for folder in (out, alone))
+    assert sorted(merged) == sorted(whole)
