@@ -125,7 +125,7 @@ def slow(session: nox.Session) -> None:
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
     """Use the report's page in a headless Chromium (Debian: apt-get install chromium); skipped where there is none."""
-    install(session, "test")
+    install(session, "browser")
     session.run("pytest", "-m", "browser", "tests/benchmarks/report", *session.posargs)
 
 
