@@ -112,6 +112,7 @@ def _common(row: Row) -> dict[str, Any]:
         "grid_size": point.grid_size,
         "spline_order": point.spline_order,
         "dtype": point.dtype,
+        "matmul": point.matmul,
         "device": point.device,
         "threads": point.threads,
         "seed": case.seed,

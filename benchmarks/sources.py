@@ -36,7 +36,10 @@ _BY_KIND["images"] = tuple(
 )
 _BY_KIND["head_cost"] = ("benchmarks.images.cost", "benchmarks.measure.speed", "benchmarks.measure.memory")
 _IMAGE_PACKAGES = ("mlxtend", "pillow", "scikit-image", "scikit-learn")
-_ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")
+_ALWAYS = (
+    *(f"benchmarks.measure.{name}" for name in ("workload", "case", "precision")),
+    *("benchmarks.worker", "benchmarks.forkserver"),
+)
 _GATED = ("speed", "penalty_cost")
 _YARDSTICKS = ("cox_de_boor", "pykan[speed]")
 

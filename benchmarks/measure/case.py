@@ -35,7 +35,7 @@ def preload(case: Case) -> None:
         kernels.warm_up(case.point.spline_order, getattr(torch, case.point.dtype), penalties=penalised)
     gated = case.kind in ("speed", "penalty_cost") and any(arm.exact for arm in arms)
     if gated:
-        gate.preload(case.point.dtype)
+        gate.preload(case.point)
 
 
 def measure_case(case: Case) -> Outcome:
@@ -64,7 +64,7 @@ def _speed(arm: Arm, case: Case) -> Outcome:
         source, data = workload.network(case.point, case.seed), workload.data(case.point, case.seed)
         module, other = arm.build(source), baseline.build(source)
         count = _trained(module)
-        standard, own = gate.Standard(source, data, case.penalty), None
+        standard, own = gate.Standard(source, data, case.penalty, case.point.matmul), None
         # A ratio to a wrong baseline is as worthless as one of a wrong arm.
         for checked, network in ((arm, module), (baseline, other)):
             if not checked.exact or (own is not None and baseline is arm):
@@ -81,8 +81,8 @@ def _speed(arm: Arm, case: Case) -> Outcome:
         gc.freeze()  # so that the collections between the samples look at what the calls made, not at all of both networks
     series = tuple(
         speed.measure(
-            workload.call(arm, module, data, mode, case.penalty),
-            workload.call(baseline, other, data, mode),
+            workload.call(arm, module, data, mode, case.penalty, matmul=case.point.matmul),
+            workload.call(baseline, other, data, mode, matmul=case.point.matmul),
             speed.clock(case.point.device),
             mode=mode,
             blocks=case.blocks,
@@ -117,7 +117,7 @@ class _Live:
     def __init__(self, arm: Arm, case: Case, mode: Mode, source: KAN) -> None:
         self.data = workload.data(case.point, case.seed)
         self.module: nn.Module = arm.build(source)
-        self.call = workload.call(arm, self.module, self.data, mode, case.penalty)
+        self.call = workload.call(arm, self.module, self.data, mode, case.penalty, matmul=case.point.matmul)
         self.call()  # creates the optimiser's state
         for parameter in self.module.parameters():
             parameter.grad = None

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Mode, Penalty, Point
+from benchmarks.cases import Matmul, Mode, Penalty, Point
+from benchmarks.measure.precision import products
 from efficient_kan import KAN, KANLinear
 from reference.arm import Arm
 
@@ -79,9 +80,16 @@ def data(point: Point, seed: int) -> Data:
 
 
 def call(
-    arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty = "none", *, foreach: bool | None = None
+    arm: Arm,
+    module: nn.Module,
+    inputs: Data,
+    mode: Mode,
+    penalty: Penalty = "none",
+    *,
+    matmul: Matmul = "ieee",
+    foreach: bool | None = None,
 ) -> Callable[[], None]:
-    """Return what is measured: one call of `mode` on `module`.
+    """Return what is measured: one call of `mode` on `module`, its products in the precision `matmul`.
 
     `inference` is a forward pass under `no_grad`, `forward` one that records the graph for backward, which is dropped.
     `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole `TrainingStep`, to
@@ -91,10 +99,11 @@ def call(
     """
     if penalty != "none" and mode != "step":
         raise ValueError(f"mode: expected 'step' with a penalty, got {mode!r}")
+    precise = products(matmul, inputs.x.device)
     if mode == "inference":
 
         def inference() -> None:
-            with torch.no_grad():
+            with torch.no_grad(), precise:
                 module(inputs.x)
 
         return inference
@@ -102,7 +111,8 @@ def call(
     if mode == "forward":
 
         def forward() -> None:
-            module(inputs.x)
+            with precise:
+                module(inputs.x)
 
         return forward
 
@@ -112,11 +122,13 @@ def call(
         def forward_backward() -> None:
             for p in parameters:
                 p.grad = None
-            torch.autograd.backward(module(inputs.x), inputs.target)
+            with precise:
+                y = module(inputs.x)
+            torch.autograd.backward(y, inputs.target.to(y.dtype))
 
         return forward_backward
 
-    return TrainingStep(arm, module, inputs, penalty, foreach=foreach)
+    return TrainingStep(arm, module, inputs, penalty, matmul=matmul, foreach=foreach)
 
 
 class TrainingStep:
@@ -125,7 +137,17 @@ class TrainingStep:
     `foreach` makes Adam handle all parameters at once, or not; by default torch does so on a GPU alone.
     """
 
-    def __init__(self, arm: Arm, module: nn.Module, inputs: Data, penalty: Penalty, *, foreach: bool | None = None) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        module: nn.Module,
+        inputs: Data,
+        penalty: Penalty,
+        *,
+        matmul: Matmul = "ieee",
+        foreach: bool | None = None,
+    ) -> None:
+        self._precise = products(matmul, inputs.x.device)
         self._arm, self._module, self._inputs, self._penalty = arm, module, inputs, penalty
         trained = [p for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(trained, lr=LEARNING_RATE, foreach=foreach)
@@ -133,10 +155,11 @@ class TrainingStep:
     def __call__(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         x, target = self._inputs.x, self._inputs.target
-        if self._penalty == "none":
-            loss = nn.functional.mse_loss(self._module(x), target)
-        else:
-            y, value = self._arm.penalised_forward(self._module, x, self._penalty)
-            loss = nn.functional.mse_loss(y, target) + 1e-3 * value
+        with self._precise:
+            if self._penalty == "none":
+                loss = nn.functional.mse_loss(self._module(x), target)
+            else:
+                y, value = self._arm.penalised_forward(self._module, x, self._penalty)
+                loss = nn.functional.mse_loss(y, target) + 1e-3 * value
         loss.backward()
         self.optimiser.step()

@@ -95,9 +95,9 @@ def summary(data: Data) -> Table:
 
 
 def equivalence(data: Data) -> Table:
-    """The tensor of each arm and dtype that came nearest to its limit, over all points."""
+    """The tensor of each arm, dtype and precision of products that came nearest to its limit, over all points."""
     gated = data.settings.base(data.cases[data.cases["gate_passed"].notna()])
-    keys = [*(["setting"] if gated["setting"].nunique() > 1 else []), "arm", "dtype"]
+    keys = [*(["setting"] if gated["setting"].nunique() > 1 else []), "arm", "dtype", "matmul"]
     share = (gated["gate_error"].astype(float) / gated["gate_limit"].astype(float)).fillna(math.inf)
     gated = gated.assign(share=share, gate_passed=gated["gate_passed"].astype(bool))
     counts = gated.groupby(keys).agg(cases=("share", "size"), passed=("gate_passed", "sum")).reset_index()
@@ -106,7 +106,9 @@ def equivalence(data: Data) -> Table:
     frame = worst[columns].merge(counts, on=keys, validate="one_to_one")
     view = _setting(frame) | {
         "arm": code(frame["arm"]),
-        "dtype": list(frame["dtype"]),
+        "dtype": [
+            dtype if m == "ieee" else f"{dtype}, {m} products" for dtype, m in zip(frame["dtype"], frame["matmul"], strict=True)
+        ],
         "cases passed": [f"{p} of {n}" for p, n in zip(frame["passed"], frame["cases"], strict=True)],
         "nearest to its limit": code(frame["gate_tensor"]),
         "its error": scientific(frame["gate_error"]),
