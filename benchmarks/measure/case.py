@@ -6,7 +6,7 @@ import copy
 import gc
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cases import Case, Mode
-from benchmarks.measure import frontier, gate, memory, simulate, speed, workload
+from benchmarks.cases import Case, Mode, Point
+from benchmarks.measure import frontier, gate, gpu, graphs, memory, simulate, speed, workload
 from benchmarks.measure.live import LiveStorages
-from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
+from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries, SpeedSeries
 from efficient_kan import KAN, kernels
 from reference.arm import Arm, get_arm
 
@@ -79,20 +79,44 @@ def _speed(arm: Arm, case: Case) -> Outcome:
         del standard
         gc.collect()
         gc.freeze()  # so that the collections between the samples look at what the calls made, not at all of both networks
-    series = tuple(
-        speed.measure(
-            workload.call(arm, module, data, mode, case.penalty, matmul=case.point.matmul),
-            workload.call(baseline, other, data, mode, matmul=case.point.matmul),
-            speed.clock(case.point.device),
-            mode=mode,
-            blocks=case.blocks,
-            warmup=case.warmup,
-            min_sample_ms=case.min_sample_ms,
-            budget_s=case.budget_s or math.inf,
-        )
-        for mode in case.modes
+    found = Outcome(status="ok", parameter_count=count, gate=own)
+    sides = (arm, module), (baseline, other)
+    if not _on_gpu(case.point):
+        return found.model_copy(update={"speed": tuple(_timed(case, *calls) for calls in _calls(case, *sides, (data,)))})
+    watch = gpu.Watch(torch.device(case.point.device))
+    inputs = watch.inputs(data)
+    with watch:
+        series = tuple(_timed(case, *calls, copies=len(inputs)) for calls in _calls(case, *sides, inputs))
+    return found.model_copy(update={"speed": series, "gpu": watch.timing()})
+
+
+def _on_gpu(point: Point) -> bool:
+    return torch.device(point.device).type == "cuda"
+
+
+def _calls(
+    case: Case, arm: tuple[Arm, nn.Module], baseline: tuple[Arm, nn.Module], inputs: Sequence[workload.Data]
+) -> Iterator[tuple[Mode, speed.Call, speed.Call]]:
+    """The calls of both sides by mode, each made when it is its turn: a step has an optimiser, whose state takes memory."""
+    for mode in case.modes:
+        own = workload.call(*arm, inputs, mode, case.penalty, matmul=case.point.matmul)
+        yield mode, own, workload.call(*baseline, inputs, mode, matmul=case.point.matmul)
+
+
+def _timed(case: Case, mode: Mode, arm: speed.Call, baseline: speed.Call, *, copies: int = 0) -> SpeedSeries:
+    """Time both sides in pairs, and on a GPU, where they take `copies` of the inputs in turn, replay them too."""
+    clock = speed.clock(case.point.device)
+    series = speed.measure(
+        arm,
+        baseline,
+        clock,
+        mode=mode,
+        blocks=case.blocks,
+        warmup=case.warmup,
+        min_sample_ms=case.min_sample_ms,
+        budget_s=case.budget_s or math.inf,
     )
-    return Outcome(status="ok", parameter_count=count, gate=own, speed=series)
+    return graphs.replayed(series, arm, baseline, clock, copies=copies, min_sample_ms=case.min_sample_ms) if copies else series
 
 
 @contextmanager
@@ -134,7 +158,7 @@ class _Live:
 
 
 def _memory(arm: Arm, case: Case) -> Outcome:
-    measured = _cuda_memory if torch.device(case.point.device).type == "cuda" else _cpu_memory
+    measured = _cuda_memory if _on_gpu(case.point) else _cpu_memory
     count, series = measured(arm, case)
     return Outcome(status="ok", parameter_count=count, memory=series)
 
@@ -198,7 +222,7 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
         alive = _Live(arm, case, mode, workload.source(arm, case.point, case.seed))
         count = _trained(alive.module)
         peak, reserved = memory.cuda_peak(alive.call)
-        parts: dict[str, Any] = alive.parts(mode)
+        parts: dict[str, Any] = alive.parts(mode) | {"workspace_bytes": memory.release_cublas_workspace()}
         series.append(
             MemorySeries(
                 mode=mode,

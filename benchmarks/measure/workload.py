@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,7 @@ def data(point: Point, seed: int) -> Data:
 def call(
     arm: Arm,
     module: nn.Module,
-    inputs: Data,
+    inputs: Data | Sequence[Data],
     mode: Mode,
     penalty: Penalty = "none",
     *,
@@ -90,6 +92,8 @@ def call(
     foreach: bool | None = None,
 ) -> Callable[[], None]:
     """Return what is measured: one call of `mode` on `module`, its products in the precision `matmul`.
+
+    Of several `inputs` every call takes the next.
 
     `inference` is a forward pass under `no_grad`, `forward` one that records the graph for backward, which is dropped.
     `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole `TrainingStep`, to
@@ -99,12 +103,13 @@ def call(
     """
     if penalty != "none" and mode != "step":
         raise ValueError(f"mode: expected 'step' with a penalty, got {mode!r}")
-    precise = products(matmul, inputs.x.device)
+    several = [inputs] if isinstance(inputs, Data) else list(inputs)
+    turn, precise = cycle(several), products(matmul, several[0].x.device)
     if mode == "inference":
 
         def inference() -> None:
             with torch.no_grad(), precise:
-                module(inputs.x)
+                module(next(turn).x)
 
         return inference
 
@@ -112,7 +117,7 @@ def call(
 
         def forward() -> None:
             with precise:
-                module(inputs.x)
+                module(next(turn).x)
 
         return forward
 
@@ -122,13 +127,14 @@ def call(
         def forward_backward() -> None:
             for p in parameters:
                 p.grad = None
+            data = next(turn)
             with precise:
-                y = module(inputs.x)
-            torch.autograd.backward(y, inputs.target.to(y.dtype))
+                y = module(data.x)
+            torch.autograd.backward(y, data.target.to(y.dtype))
 
         return forward_backward
 
-    return TrainingStep(arm, module, inputs, penalty, matmul=matmul, foreach=foreach)
+    return TrainingStep(arm, module, several, penalty, matmul=matmul, foreach=foreach)
 
 
 class TrainingStep:
@@ -141,20 +147,21 @@ class TrainingStep:
         self,
         arm: Arm,
         module: nn.Module,
-        inputs: Data,
+        inputs: Sequence[Data],
         penalty: Penalty,
         *,
         matmul: Matmul = "ieee",
         foreach: bool | None = None,
     ) -> None:
-        self._precise = products(matmul, inputs.x.device)
-        self._arm, self._module, self._inputs, self._penalty = arm, module, inputs, penalty
+        self._precise = products(matmul, inputs[0].x.device)
+        self._arm, self._module, self._turn, self._penalty = arm, module, cycle(inputs), penalty
         trained = [p for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(trained, lr=LEARNING_RATE, foreach=foreach)
 
     def __call__(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
-        x, target = self._inputs.x, self._inputs.target
+        data = next(self._turn)
+        x, target = data.x, data.target
         with self._precise:
             if self._penalty == "none":
                 loss = nn.functional.mse_loss(self._module(x), target)
@@ -163,3 +170,24 @@ class TrainingStep:
                 loss = nn.functional.mse_loss(y, target) + 1e-3 * value
         loss.backward()
         self.optimiser.step()
+
+    @contextmanager
+    def capturable(self) -> Iterator[None]:
+        """A context in which a CUDA graph may capture the step: Adam counts its steps on the device of the parameters.
+
+        A graph captured inside must not be replayed outside, where the count it writes to is gone.
+        """
+        states = [(p.device, self.optimiser.state[p]) for group in self.optimiser.param_groups for p in group["params"]]
+        for group in self.optimiser.param_groups:
+            group["capturable"] = True
+        for device, state in states:
+            if "step" in state:
+                state["step"] = state["step"].to(device)
+        try:
+            yield
+        finally:
+            for group in self.optimiser.param_groups:
+                group["capturable"] = False
+            for _, state in states:
+                if "step" in state:
+                    state["step"] = state["step"].cpu()
