@@ -233,7 +233,9 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
         for mode in row.case.modes:
             series = by_mode.get(mode)
             values: dict[str, Any] = (
-                dict.fromkeys(names, math.nan) if series is None else {name: getattr(series, name) for name in names}
+                dict.fromkeys(names, math.nan)
+                if series is None
+                else series.model_dump(exclude={"sampled_rss"}) | {"workspace_bytes": series.workspace_bytes}
             )
             peak, key = simulated.get((*_simulated_as(row), mode), (math.nan, None))
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": peak, "simulated_case_key": key})

@@ -23,8 +23,8 @@ def csv(frame: pd.DataFrame) -> bytes:
     Whole numbers keep all of theirs.
     """
     texts = frame.drop(columns=[name for name, usual in _LATER.items() if name in frame and _all(frame[name], usual)])
-    for name in (name for name in frame if pd.api.types.is_object_dtype(frame[name])):
-        texts[name] = [_digits(value) if isinstance(value, float) else value for value in frame[name]]
+    for name in [name for name in texts if pd.api.types.is_object_dtype(texts[name])]:
+        texts[name] = [_digits(value) if isinstance(value, float) else value for value in texts[name]]
     return str(texts.to_csv(index=False, lineterminator="\n", float_format=_digits)).encode()
 
 
