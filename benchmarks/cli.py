@@ -14,9 +14,11 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import environment, predict, rows, runner, usage
+from benchmarks import archive, environment, forecast, rows, runner, usage
 from benchmarks.cases import Case
 from benchmarks.images.command import audit_images, train_images
+from benchmarks.kinds import get_kind
+from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
 from benchmarks.selection import Selection
 from benchmarks.store import Locked
@@ -44,15 +46,15 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
-    expected = predict.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
+    expected = forecast.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
         key = runner.key_of(one.case, selected.plugin)
         print(f"{key:<22}{peak:>15}{one.seconds:>13.1f} s  {one.status:<20}{one.case.label}")
-    alone = sum(one.seconds for one in expected if one.case.kind in runner.TIMED)
+    alone = sum(one.seconds for one in expected if get_kind(one.case.kind).timed)
     wall = alone + (sum(one.seconds for one in expected) - alone) / preset.jobs
-    here = [one for one in expected if one.status == "ok" and one.case.kind not in ("simulated", "frontier")]
+    here = [one for one in expected if one.status == "ok" and not get_kind(one.case.kind).simulated]
     largest = max((one.peak_bytes or 0 for one in here), default=0)
     ends = ", ".join(f"{count} {status}" for status, count in sorted(Counter(one.status for one in expected).items()))
     print(
@@ -133,7 +135,7 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         if progress.live.is_started:
             progress.stop()
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    console.print(f"rows in {out / 'raw' / 'rows.jsonl'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"rows in {out / 'raw'}", markup=False, highlight=False, soft_wrap=True)
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
 
@@ -167,6 +169,49 @@ def _line(row: Row) -> str:
     return text if row.status == "ok" else f"{text}: {row.reason}"
 
 
+@app.command(name="rows")
+@usage.refusing
+def print_rows(*, out: Path = Path("reports"), environments: bool = False) -> None:
+    """Print every stored row of OUT as a line of JSON, newest last; measure nothing.
+
+    Parameters
+    ----------
+    out
+        Folder of a report, or of the reports of several machines.
+    environments
+        Print the environments of the runs instead.
+    """
+    from benchmarks.report.machines import reports
+
+    read = archive.environments if environments else archive.rows
+    for folder in reports(out):
+        for _, record in read(folder / "raw"):
+            print(json.dumps(record, separators=(",", ":")))
+
+
+@app.command
+@usage.refusing
+def migrate(*, out: Path = Path("reports"), drop_superseded: bool = False) -> None:
+    """Give the rows of OUT the keys that a run looks for, where their source computes what it does now; measure nothing.
+
+    Parameters
+    ----------
+    out
+        Folder of a report, or of the reports of several machines.
+    drop_superseded
+        Also remove rows that a newer one of the same case replaces; git keeps them, so they must be committed.
+    """
+    from benchmarks.migrate import compact
+    from benchmarks.migrate import migrate as migrate_rows
+    from benchmarks.report.machines import reports
+
+    for folder in reports(out):
+        if drop_superseded:
+            print(f"{folder}: {compact(folder)} superseded rows removed")
+        done = migrate_rows(folder)
+        print(f"{folder}: {done.kept} rows of the present source, {done.superseded} of other, {done.unknown} of unknown source")
+
+
 @app.command
 @usage.refusing
 def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
@@ -185,15 +230,20 @@ def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
 
 @app.command
 @usage.refusing
-def report(*, out: Path = Path("reports")) -> None:
+def report(*, out: Path = Path("reports"), plugin: Path | None = None) -> None:
     """Render tables, figures and the page of OUT from its stored rows; measure nothing.
 
     Parameters
     ----------
     out
         Folder that holds raw/ and receives the report, or whose folders do: one for each machine.
+    plugin
+        Python file that registers kinds, tasks or arms of the rows.
     """
     from benchmarks.report import render
+
+    if plugin is not None:
+        load_plugin(plugin)
 
     for folder, count in render(out).items():
         print(f"{count} files written to {folder}; read {folder / 'README.md'} or {folder / 'index.html'}")
@@ -260,9 +310,9 @@ def compare(
     Parameters
     ----------
     old
-        Folder with raw/rows.jsonl.
+        Folder of a report.
     new
-        Folder with raw/rows.jsonl.
+        Folder of a report.
     csv
         File for all cells, also those that did not change.
     memory_tolerance

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import kinds
+from benchmarks.kinds.kind import resolved
 from benchmarks.report import data as stored
-from benchmarks.report import figures, findings, html, images, machines, page, provenance, reproducibility, sparsity, tables
+from benchmarks.report import figures, findings, html, machines, page, provenance, reproducibility, sparsity, tables
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -22,7 +24,7 @@ _TITLE = "efficient-kan-bench: report"
 def render(out: Path) -> dict[Path, int]:
     """Render the report of `out` from its rows, or those of the machines below it and the pages over them.
 
-    `out`/raw/{rows,environments}.jsonl gives `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
+    The rows below `out`/raw give `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
     rendered.json}. A folder without rows whose folders hold some has each of them rendered, and README.md and index.html
     over them.
 
@@ -74,22 +76,9 @@ def _one(out: Path) -> html.Part:
 
 def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, tables.Table]:
     """Every table by its name; one of which there are no rows is empty."""
-    made = (
-        tables.summary(data),
-        findings.overall(data),
-        tables.equivalence(data),
-        tables.time(data),
-        tables.memory(data),
-        tables.cross_check(data),
-        tables.simulated(data),
-        tables.frontier(data),
-        tables.penalty_cost(data),
-        *(table for study in studies for table in sparsity.tables(study, named=len(studies) > 1)),
-        images.images(data),
-        images.published(data),
-        images.head_cost(data),
-        tables.failed(data),
-    )
+    over_all = (tables.summary(data), findings.overall(data), tables.equivalence(data), tables.failed(data))
+    of_kinds = (table for kind in kinds.every() if kind.tables for table in resolved(kind.tables)(data, studies))
+    made: list[tables.Table] = [*over_all, *of_kinds]
     return {table.name: table for table in made}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import results
+from benchmarks.archive import holds_rows
 from benchmarks.cases import Case
 from benchmarks.report.settings import Settings, place, settings
 from benchmarks.report.settings import slug as slug
@@ -87,13 +88,12 @@ def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment]]:
 
     Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
     """
-    if not (out / "raw" / "rows.jsonl").is_file():
-        raise ValueError(
-            f"out: expected a folder with raw/rows.jsonl, got {out}" + ("" if out.exists() else ", which does not exist")
-        )
+    if not holds_rows(out):
+        missing = "" if out.exists() else ", which does not exist"
+        raise ValueError(f"out: expected a folder with rows below raw/, got {out}{missing}")
     stored = results.load_rows(out)
     if not stored:
-        raise ValueError(f"out: expected at least one finished case in raw/rows.jsonl, got an empty file in {out}")
+        raise ValueError(f"out: expected at least one finished case below raw/, got none in {out}")
     environments = results.load_environments(out)
     rows = _newest(stored, environments)
     return rows, len(stored) - len(rows), environments
@@ -255,7 +255,9 @@ def with_baseline(speed: pd.DataFrame) -> pd.DataFrame:
     paired = paired[paired["owned"].isna()].drop(columns="owned")
     medians = paired.groupby(keys)["baseline_ms"].transform("median")
     texts = paired.groupby(keys)["arm"].transform(lambda arms: f"from the pairs with {', '.join(arms)}")
-    missing = [name for name in map(str, paired.columns) if name.startswith(("ratio", "gate", "arm_ms_"))]
+    missing = [
+        name for name in map(str, paired.columns) if name.startswith(("ratio", "gate", "arm_ms_", "arm_device", "arm_graph"))
+    ]
     added = paired.assign(**dict.fromkeys(missing, math.nan), arm=paired["baseline"], arm_ms=medians, reason=texts)
     return pd.concat([speed, added.drop_duplicates(keys)], ignore_index=True)
 

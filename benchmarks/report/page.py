@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from benchmarks import kinds
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, POINT, Data, machines, package_versions, processor
 from benchmarks.report.figures import Entry
@@ -60,11 +61,23 @@ def page(
             continue
         parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
         parts += [_shown(tables[name], sources) for name in full]
+    for kind in kinds.every():
+        parts += _of_kind(kind, tables, figures, sources) if kind.name not in kinds.BUILT_IN else []
     if not tables["equivalence"].frame.empty:
         parts += ["## Equivalence gate", _gate(data), _shown(tables["equivalence"], sources)]
     parts += ["## Failed cases", _failures(data, tables["failed_cases"], sources)]
     parts += ["## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of_kind(
+    kind: kinds.Kind, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+) -> list[str]:
+    """The figures and tables of a kind of a plugin, which are named after it."""
+    shown = [_figure(entry, sources) for entry in figures if entry.section == kind.name]
+    own = (table for name, table in tables.items() if name == kind.name or name.startswith((f"{kind.name}-", f"{kind.name}_")))
+    shown += [_shown(table, sources) for table in own if not table.frame.empty]
+    return [f"## {kind.about[:1].upper()}{kind.about[1:]}", *shown] if shown else []
 
 
 def _study(
@@ -222,9 +235,9 @@ def _provenance(data: Data) -> str:
         }
     )
     details = (
-        "Everything recorded about each environment: [raw/environments.jsonl](raw/environments.jsonl). Raw rows, with every "
+        "Rows, with every single sample, and everything recorded about each environment: [raw](raw), one file a run, which "
+        "`python -m benchmarks rows` prints. `case_key` in the CSV files names the row behind a value."
     )
-    details += "single sample: [raw/rows.jsonl](raw/rows.jsonl). `case_key` in the CSV files names the row behind a value."
     return f"{table}\n\n{details}"
 
 
