@@ -205,8 +205,11 @@ _HOPELESS = 4  # predictions are right to about a factor of two
 
 
 def is_hopeless(case: Case) -> bool:
-    """Whether the memory that `case` measures is predicted to take several times its limit: trying it would only cost time."""
-    return case.kind == "memory" and seconds(case) > _HOPELESS * case.timeout_s
+    """Whether the memory that `case` measures is predicted to take several times its limit: trying it would only cost time.
+
+    Predictions are for a CPU.
+    """
+    return case.kind == "memory" and case.point.device == "cpu" and seconds(case) > _HOPELESS * case.timeout_s
 
 
 @dataclass(frozen=True)

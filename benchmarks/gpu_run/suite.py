@@ -1,0 +1,48 @@
+"""The tests that need a GPU, in parallel. A dry run takes some of those of the interpreter instead."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+from benchmarks.gpu_run import files
+from benchmarks.gpu_run.stages import Job
+from benchmarks.sources import ROOT
+
+_TESTS = ("tests/efficient_kan/test_gpu.py", "-m", "gpu")
+_INTERPRETED = ("tests/efficient_kan/interpreted_cuda.py", "-k", "low_precision_errs and 3-uniform")
+
+
+def test(job: Job) -> None:
+    """Run the tests and write junit.xml, from which the last line of the stage counts them.
+
+    Raises RuntimeError if one failed or none passed. A warning is no failure here: the machine's versions are its own.
+    """
+    if job.dry_run and importlib.util.find_spec("triton") is None:
+        job.say("triton is not installed: nothing to interpret")
+        return
+    chosen = _INTERPRETED if job.dry_run else _TESTS
+    at_once = 1 if job.dry_run else job.workers
+    path = job.raw / files.TESTS
+    command = [sys.executable, "-m", "pytest", *chosen, "-v", "-n", str(at_once), "-W", "default", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, "--tb=short", f"--junit-xml={path}"], cwd=ROOT, check=False)
+    if not path.exists():
+        raise RuntimeError(f"pytest ended with {done.returncode} and no result")
+    counts = counted(path)
+    said = ", ".join(f"{number} {ending}" for ending, number in sorted(counts.items())) or "no test"
+    job.say(said + (" (interpreted, on a CPU)" if job.dry_run else ""))
+    if done.returncode or not counts["passed"]:
+        raise RuntimeError(f"pytest ended with {done.returncode}")
+
+
+def counted(path: Path) -> Counter[str]:
+    """How many tests of a junit file passed, failed, ended in an error or were skipped."""
+    found: Counter[str] = Counter()
+    for case in ElementTree.parse(path).iter("testcase"):
+        endings = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        found[{"failure": "failed", "error": "error", "skipped": "skipped"}[endings[0]] if endings else "passed"] += 1
+    return found
