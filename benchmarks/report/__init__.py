@@ -12,7 +12,19 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.report import data as stored
-from benchmarks.report import figures, findings, html, images, machines, page, provenance, reproducibility, sparsity, tables
+from benchmarks.report import (
+    figures,
+    findings,
+    gpu,
+    html,
+    images,
+    machines,
+    page,
+    provenance,
+    reproducibility,
+    sparsity,
+    tables,
+)
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -55,7 +67,7 @@ def _one(out: Path) -> html.Part:
         for folder in ("figures", "tables"):
             (aside / folder).mkdir()
         studies = sparsity.studies(data)
-        made = _tables(data, studies)
+        made = _tables(data, studies, out)
         full = [table for table in made.values() if not table.frame.empty]
         for table in full:
             table.save(aside / "tables")
@@ -63,7 +75,7 @@ def _one(out: Path) -> html.Part:
         sources = provenance.write(data, full, drawn, aside)
         part = html.Part("", data, studies, findings.findings(made), list(sources.values()))
         texts = {
-            "README.md": page.page(data, studies, made, drawn, sources),
+            "README.md": page.page(data, studies, made, drawn, sources, gpu.text(out)),
             "REPRODUCIBILITY.md": reproducibility.reproducibility(data, sources.values()),
             "index.html": html.index([part], _TITLE),
         }
@@ -72,7 +84,7 @@ def _one(out: Path) -> html.Part:
     return html.Part(out.name, data, studies, part.findings, part.sources)
 
 
-def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, tables.Table]:
+def _tables(data: stored.Data, studies: Sequence[sparsity.Study], out: Path) -> dict[str, tables.Table]:
     """Every table by its name; one of which there are no rows is empty."""
     made = (
         tables.summary(data),
@@ -89,6 +101,7 @@ def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, t
         images.published(data),
         images.head_cost(data),
         tables.failed(data),
+        *gpu.tables(out),
     )
     return {table.name: table for table in made}
 
@@ -96,7 +109,7 @@ def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, t
 def frames(out: Path) -> dict[str, pd.DataFrame]:
     """Return the values of every table of `out` by its id, from the rows. Raises ValueError as `render` does."""
     data = stored.load(out)
-    made = _tables(data, sparsity.studies(data)).values()
+    made = _tables(data, sparsity.studies(data), out).values()
     return {table_id(table.name): table.frame for table in made if not table.frame.empty}
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks.report.data import POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_id
-from benchmarks.report.tables import BASELINE, Table
+from benchmarks.report.tables import BASELINE, Origin, Table
 from benchmarks.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
@@ -60,9 +60,10 @@ class Source:
         """One line of Markdown: id, rows, commits, environments."""
         commits = ", ".join(f"`{_short_commit(commit)}`" for commit in self.commits)
         environments = ", ".join(f"`{environment}`" for environment in self.environments)
+        where = f"environment {environments}" if environments else "no rows, but a file of the run"
         return (
-            f"**{self.id}** · {self.rows} rows, `sha256:{self.rows_sha256[:_SHOWN]}` · commit {commits} · environment "
-            f"{environments} · [provenance]({self.folder}/{self.name}.json)"
+            f"**{self.id}** · {self.rows} rows, `sha256:{self.rows_sha256[:_SHOWN]}` · commit {commits} · "
+            f"{where} · [provenance]({self.folder}/{self.name}.json)"
         )
 
 
@@ -72,7 +73,9 @@ def write(data: Data, tables: Iterable[Table], figures: Iterable[Entry], folder:
         _source(data, pd.read_csv(folder / "figures" / f"{entry.name}.csv", dtype=str), entry.caption, folder, entry.name)
         for entry in figures
     ]
-    found += [_source(data, table.frame, table.caption, folder, table.name, table=True) for table in tables]
+    found += [
+        _source(data, table.frame, table.caption, folder, table.name, table=True, origin=table.origin) for table in tables
+    ]
     for source in found:
         text = json.dumps(asdict(source), indent=1, ensure_ascii=False)
         (folder / source.folder / f"{source.name}.json").write_text(text + "\n", encoding="utf-8")
@@ -93,20 +96,31 @@ def rows_hash(rows: Iterable[Row]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: str, *, table: bool = False) -> Source:
+def _source(
+    data: Data,
+    frame: pd.DataFrame,
+    caption: str,
+    folder: Path,
+    name: str,
+    *,
+    table: bool = False,
+    origin: Origin | None = None,
+) -> Source:
     kind: Literal["figure", "table"] = "table" if table else "figure"
+    files = _files(folder, kind, name)
+    if origin is not None:
+        return _of_a_file(origin, caption, name, files)
     if table and name == "summary":
         frame = _at_the_centre(data)
     elif name.startswith("sparsity"):
         frame = _of_the_study(data, name)
     rows = rows_behind(data, frame, _GROUPED.get(name) if table else None)
-    files = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
     return Source(
         id=table_id(name) if table else figure_id(name),
         kind=kind,
         name=name,
         caption=caption,
-        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        files=files,
         row_schema=SCHEMA_VERSION,
         rows=len(rows),
         rows_sha256=rows_hash(rows),
@@ -116,6 +130,32 @@ def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: s
         first_finished=min((row.finished_at for row in rows), default=""),
         last_finished=max((row.finished_at for row in rows), default=""),
         case_keys=sorted(row.case_key for row in rows),
+    )
+
+
+def _files(folder: Path, kind: str, name: str) -> dict[str, str]:
+    """The files of a figure or table with their hashes."""
+    found = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def _of_a_file(origin: Origin, caption: str, name: str, files: Mapping[str, str]) -> Source:
+    """The source of a table that rests on no rows: for them stand the lines and the hash of its file."""
+    return Source(
+        id=table_id(name),
+        kind="table",
+        name=name,
+        caption=caption,
+        files=files,
+        row_schema=SCHEMA_VERSION,
+        rows=origin.lines,
+        rows_sha256=origin.sha256,
+        commits={origin.commit: origin.lines},
+        environments={},
+        machines=[origin.machine],
+        first_finished=origin.started_at,
+        last_finished=origin.started_at,
+        case_keys=[],
     )
 
 
