@@ -26,7 +26,7 @@ _SIDE, _COPIED = 8192, 2**31  # of a product, and bytes that a copy reads
 
 def measure(job: Job) -> None:
     """Write ceilings.json anew after every rate."""
-    device = torch.device(job.device)
+    device = gpu_state.used(job.device)
     found: dict[str, Any] = {"dry_run": job.dry_run, "device": described(device), "before": gpu_state.read(device), "rates": {}}
 
     def add(name: str, unit: str, work: float, call: Callable[[], object]) -> None:

@@ -19,10 +19,10 @@ from benchmarks.gpu_run.stages import Job, Run, Stage
 _MODULE = "benchmarks.gpu_run"
 STAGES = (
     Stage("ceilings", "the GPU, its clocks, and its rates as measured", 25, f"{_MODULE}.ceilings:measure"),
-    Stage("first use", "every kernel at every precision and order against native", 60, f"{_MODULE}.first_use:check", True),
+    Stage("first use", "every kernel at every precision and order against native", 70, f"{_MODULE}.first_use:check", True),
     Stage("tests", "the tests that need a GPU", 100, f"{_MODULE}.suite:test", True),
     Stage("kernels", "kernels, native and bare products, as shares of the ceilings", 85, f"{_MODULE}.table:measure", True),
-    Stage("grid", "the preset gpu, as rows", 150, f"{_MODULE}.grid:measure"),
+    Stage("grid", "the preset gpu, as rows", 145, f"{_MODULE}.grid:measure"),
     Stage("penalties", "what a penalty costs, as rows", 35, f"{_MODULE}.grid:penalties"),
 )
 _AROUND_S = 20.0  # the start, and what is left to do when the last stage has ended

@@ -1,4 +1,4 @@
-"""Clocks, temperature and power of a GPU at this moment, by NVML."""
+"""The GPU in use, and its clocks, temperature and power at this moment, by NVML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import contextlib
 from typing import Any
 
 import torch
+
+
+def used(name: str) -> torch.device:
+    """Return the device called `name`, and make it the current one if it is a numbered GPU."""
+    device = torch.device(name)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def read(device: torch.device) -> dict[str, Any]:

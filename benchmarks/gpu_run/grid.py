@@ -56,10 +56,11 @@ def declared(job: Job) -> Preset:
     if not job.dry_run:
         return presets.override(preset, device=job.device)
     preset = presets.override(preset, batch=[8], width=[4], grid=[3], order=[3], depth=[1], device="cpu", processes=1)
-    assert preset.speed is not None and preset.penalty_cost is not None
+    assert preset.speed is not None and preset.memory is not None and preset.penalty_cost is not None
     least = {"blocks": 1, "budget_s": 0.01, "warmup": 1, "min_sample_ms": 0.1}
     quick = {
         "speed": preset.speed.model_copy(update=least),
+        "memory": preset.memory.model_copy(update={"arms": ("efficient_kan",), "centre_arms": ("mlp[width]",)}),
         "penalty_cost": preset.penalty_cost.model_copy(update=least | {"penalties": ("sample_l1",)}),
     }
     return preset.model_copy(update={"name": f"{PRESET}-dry-run", "jobs": 2} | quick)

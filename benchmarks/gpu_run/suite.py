@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from benchmarks.gpu_run import files
 from benchmarks.gpu_run.stages import Job
 from benchmarks.sources import ROOT
 
+_FEW = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}  # there are workers enough
 _TESTS = ("tests/efficient_kan/test_gpu.py", "-m", "gpu")
 _INTERPRETED = ("tests/efficient_kan/interpreted_cuda.py", "-k", "low_precision_errs and 3-uniform")
 
@@ -29,7 +31,7 @@ def test(job: Job) -> None:
     at_once = 1 if job.dry_run else job.workers
     path = job.raw / files.TESTS
     command = [sys.executable, "-m", "pytest", *chosen, "-v", "-n", str(at_once), "-W", "default", "-p", "no:cacheprovider"]
-    done = subprocess.run([*command, "--tb=short", f"--junit-xml={path}"], cwd=ROOT, check=False)
+    done = subprocess.run([*command, "--tb=short", f"--junit-xml={path}"], cwd=ROOT, env=os.environ | _FEW, check=False)
     if not path.exists():
         raise RuntimeError(f"pytest ended with {done.returncode} and no result")
     counts = counted(path)

@@ -61,10 +61,10 @@ def measure(job: Job) -> None:
     path = job.raw / files.KERNELS
     if not path.exists():
         files.append(path, ",".join(COLUMNS) + "\n")
-    todo = list(items(job.dry_run))
+    todo, device = list(items(job.dry_run)), gpu_state.used(job.device)
     known = path.read_bytes().count(b"\n") - 1  # a line each: texts have none inside
     for count, item in enumerate(todo[known:], start=known + 1):
-        line = {**_start(job, item), **_measured(item, torch.device(job.device))}
+        line = {**_start(job, item), **_measured(item, device)}
         files.append(path, _text(line))
         job.say(f"{count} of {len(todo)} lines" + (" (dry run, on a CPU)" if job.dry_run else ""))
         if "CUDA error" in str(line.get("reason", "")):
@@ -86,6 +86,8 @@ def _measured(item: Item, device: torch.device) -> dict[str, object]:
     if item.implementation.startswith("cuda") and (reason := cuda.unavailable()) is not None:
         return {"status": "unsupported", "reason": reason}
     kind = PRODUCTS[item.precision]
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what a former graph held
     try:
         with problems.products(kind):
             found, calls, tensors = _prepared(item, kind, device)
@@ -94,7 +96,6 @@ def _measured(item: Item, device: torch.device) -> dict[str, object]:
             rotated = timing.rotates(tensors, len(calls), device)
             times = timing.measure(calls, device)
     except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
         return {"status": "oom", "reason": _line(error)}
     except Exception as error:  # noqa: BLE001  # whatever the compiler or the driver says is a cell of this line
         return {"status": "error", "reason": f"{type(error).__name__}: {_line(error)}"}

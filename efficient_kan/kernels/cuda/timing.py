@@ -19,7 +19,7 @@ REPLAY, EVENTS, CPU = "graph replay", "events", "perf_counter"
 WARM_S = 0.1
 _SAMPLES, _CPU_SAMPLES = 9, 2
 _SAMPLE_S = 0.004
-_LONGEST_S = 0.6  # for the samples of one kind together; three are always taken
+_LONGEST_S = 0.3  # for the samples of one kind together; three are always taken
 _MOST_COPIES = 64
 
 
