@@ -125,7 +125,7 @@ def slow(session: nox.Session) -> None:
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
     """Use the report's page in a headless Chromium (Debian: apt-get install chromium); skipped where there is none."""
-    install(session, "test")
+    install(session, "browser")
     session.run("pytest", "-m", "browser", "tests/benchmarks/report", *session.posargs)
 
 
@@ -159,7 +159,7 @@ def bench(session: nox.Session) -> None:
         if was_refused(error):
             session.error(NOT_RUN)
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
-    if any(Path(named or "reports").glob("raw/rows.jsonl" if named else "*/raw/rows.jsonl")):
+    if any(Path(named or "reports").glob("raw/*.jsonl.xz" if named else "*/raw/*.jsonl.xz")):
         session.run("python", "-m", "benchmarks", "report", *out)
     if failed is not None:
         session.error(WITHOUT_VALUE)
@@ -187,7 +187,7 @@ def gpu(session: nox.Session) -> None:
         if was_refused(error):
             session.error(NOT_RUN)
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
-    if (out / "raw" / "rows.jsonl").exists():
+    if any((out / "raw").glob("*.jsonl.xz")):
         session.run("python", "-m", "benchmarks", "report", "--out", str(out))
     if failed is not None:
         session.error(WITHOUT_VALUE)

@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import environment, predict, rows, runner, usage
+from benchmarks import archive, environment, predict, rows, runner, usage
 from benchmarks.cases import Case
 from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
@@ -136,7 +136,7 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         if progress.live.is_started:
             progress.stop()
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    console.print(f"rows in {out / 'raw' / 'rows.jsonl'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"rows in {out / 'raw'}", markup=False, highlight=False, soft_wrap=True)
     if any(status not in runner.FINAL for status in counts):
         raise SystemExit(1)
 
@@ -168,6 +168,49 @@ def _place(preset: str, cases: Sequence[Case]) -> Path:
 def _line(row: Row) -> str:
     text = f"{row.status:<11} {row.wall_s:6.1f} s  {row.case.label}"
     return text if row.status == "ok" else f"{text}: {row.reason}"
+
+
+@app.command(name="rows")
+@usage.refusing
+def print_rows(*, out: Path = Path("reports"), environments: bool = False) -> None:
+    """Print every stored row of OUT as a line of JSON, newest last; measure nothing.
+
+    Parameters
+    ----------
+    out
+        Folder of a report, or of the reports of several machines.
+    environments
+        Print the environments of the runs instead.
+    """
+    from benchmarks.report.machines import reports
+
+    read = archive.environments if environments else archive.rows
+    for folder in reports(out):
+        for _, record in read(folder / "raw"):
+            print(json.dumps(record, separators=(",", ":")))
+
+
+@app.command
+@usage.refusing
+def migrate(*, out: Path = Path("reports"), drop_superseded: bool = False) -> None:
+    """Give the rows of OUT the keys that a run looks for, where their source computes what it does now; measure nothing.
+
+    Parameters
+    ----------
+    out
+        Folder of a report, or of the reports of several machines.
+    drop_superseded
+        Also remove rows that a newer one of the same case replaces; git keeps them, so they must be committed.
+    """
+    from benchmarks.migrate import compact
+    from benchmarks.migrate import migrate as migrate_rows
+    from benchmarks.report.machines import reports
+
+    for folder in reports(out):
+        if drop_superseded:
+            print(f"{folder}: {compact(folder)} superseded rows removed")
+        done = migrate_rows(folder)
+        print(f"{folder}: {done.kept} rows of the present source, {done.superseded} of other, {done.unknown} of unknown source")
 
 
 @app.command
@@ -263,9 +306,9 @@ def compare(
     Parameters
     ----------
     old
-        Folder with raw/rows.jsonl.
+        Folder of a report.
     new
-        Folder with raw/rows.jsonl.
+        Folder of a report.
     csv
         File for all cells, also those that did not change.
     memory_tolerance

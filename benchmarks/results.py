@@ -5,7 +5,6 @@ The schema is in `benchmarks.rows`; its names are re-exported here.
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from benchmarks import archive
 from benchmarks.rows import SCHEMA_VERSION as SCHEMA_VERSION
 from benchmarks.rows import Division as Division
 from benchmarks.rows import Environment as Environment
@@ -36,29 +36,14 @@ from benchmarks.stats import paired_ratio
 from benchmarks.wrong import wrong
 
 
-def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"out: expected rows that can be read, got {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: expected lines of JSON, got {path}, which is no text") from error
-    complete, _, _torn = text.rpartition("\n")  # an unfinished last line belongs to a run that is still writing or was killed
-    for number, line in enumerate(complete.splitlines(), start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name} line {number}: expected a JSON object, got {line[:60]!r}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path.name} line {number}: expected a JSON object, got {line[:60]!r}")
+def _of_schema(records: Iterable[tuple[str, archive.Record]]) -> Iterable[tuple[str, archive.Record]]:
+    for place, record in records:
         if record.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"{path.name} line {number}: expected schema_version {SCHEMA_VERSION}, got "
-                f"{record.get('schema_version')!r}; rows of different schemas are never mixed"
+                f"{place}: expected schema_version {SCHEMA_VERSION}, got {record.get('schema_version')!r}; "
+                "rows of different schemas are never mixed"
             )
-        yield number, record
+        yield place, record
 
 
 def load_rows(out: Path | str) -> list[Row]:
@@ -66,27 +51,24 @@ def load_rows(out: Path | str) -> list[Row]:
 
     Raises ValueError on a damaged line or on a row of another schema version.
     """
-    path = Path(out) / "raw" / "rows.jsonl"
     rows: dict[str, Row] = {}
-    for number, record in _lines(path) if path.exists() else ():
+    for place, record in _of_schema(archive.rows(Path(out) / "raw")):
         try:
             row = Row.model_validate(record)
         except ValidationError as error:
-            raise ValueError(f"{path.name} line {number}: expected a row of schema {SCHEMA_VERSION}: {wrong(error)}") from error
+            raise ValueError(f"{place}: expected a row of schema {SCHEMA_VERSION}: {wrong(error)}") from error
         rows[row.case_key] = row
     return list(rows.values())
 
 
 def load_environments(out: Path | str) -> dict[str, Environment]:
     """Return the environments of the report folder `out` by `run_id`."""
-    path = Path(out) / "raw" / "environments.jsonl"
     found: dict[str, Environment] = {}
-    for number, record in _lines(path) if path.exists() else ():
+    for place, record in _of_schema(archive.environments(Path(out) / "raw")):
         try:
             environment = Environment.model_validate(record)
         except ValidationError as error:
-            text = f"{path.name} line {number}: expected an environment of schema {SCHEMA_VERSION}: {wrong(error)}"
-            raise ValueError(text) from error
+            raise ValueError(f"{place}: expected an environment of schema {SCHEMA_VERSION}: {wrong(error)}") from error
         found[environment.run_id] = environment
     return found
 

@@ -1,7 +1,7 @@
 """The stored row and its parts.
 
-One JSON line per finished case in `<out>/raw/rows.jsonl`, one per run in `<out>/raw/environments.jsonl`; `schema()` gives the
-JSON schema of both, published in `benchmarks/schema/`. Rows hold raw values only; `benchmarks.results` derives medians, ratios
+One row per finished case and one environment per run, stored as lines of JSON (`benchmarks.archive`); `schema()` gives the JSON
+schema of both, published in `benchmarks/schema/`. Rows hold raw values only; `benchmarks.results` derives medians, ratios
 and intervals on loading, so a better statistic needs no new measurement.
 
 Units are in the names: `_ns` nanoseconds, `_ms` milliseconds, `_s` seconds, `_bytes` bytes. A time of a series is for
@@ -241,7 +241,7 @@ class Environment(Record):
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of a line of rows.jsonl and of environments.jsonl, by file name."""
+    """Return the JSON schema of rows and of environments, by file name."""
     return {
         f"{name}-v{SCHEMA_VERSION}.json": {"$schema": "https://json-schema.org/draft/2020-12/schema"}
         | model.model_json_schema()

@@ -22,7 +22,7 @@ from benchmarks import environment, predict
 from benchmarks.cases import Case, case_key, dominates
 from benchmarks.child import Server, modules, variables
 from benchmarks.rows import Environment, Outcome, Row, Status
-from benchmarks.sources import source_hash, versions
+from benchmarks.sources import source_hash, state_hash, versions
 from benchmarks.store import Store
 from benchmarks.worker import Job
 from reference.arm import Unsupported, get_arm
@@ -91,7 +91,7 @@ class Run:
         job = Job(
             case=case,
             plugin=str(self.plugin.resolve()) if self.plugin else None,  # the worker starts in another folder
-            source_hash=source_hash(case, self.plugin),
+            state_hash=state_hash(case, self.plugin),
             memory_limit_bytes=_available_bytes() // share,
             shared=str(self.store.raw.resolve() / ".shared"),
             verdicts=str(self.store.work.resolve() / "verdicts"),

@@ -1,4 +1,4 @@
-"""Fingerprint of the source text that decides what a case measures."""
+"""Fingerprint of the source that decides what a case measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import tasks
+from benchmarks import meaning, tasks
 from benchmarks.cases import Case
 from reference.arm import Arm, get_arm
 from reference.environments import get_environment
@@ -43,14 +43,13 @@ _YARDSTICKS = ("cox_de_boor", "pykan[speed]")
 
 @cache
 def text_hash(module: str) -> str:
-    """Hash of a module, or of all modules of a package, by dotted name below the repository root. Nothing is imported."""
-    path = ROOT.joinpath(*module.split("."))
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    if not files or not all(file.is_file() for file in files):
-        raise ValueError(f"sources: expected a module or package in this repository, got {module!r}")
+    """Hash of the text of a module, or of all modules of a package. Nothing is imported.
+
+    It is quick, and changes with every character: within one run. What is kept from run to run goes by `source_hash`.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    for one in meaning.below(ROOT, module):
+        digest.update(one.name.encode() + b"\0" + one.path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -62,10 +61,41 @@ def _arms(case: Case) -> list[Arm]:
     return arms
 
 
-def source_hash(case: Case, plugin: Path | None = None) -> str:
-    """Return a hash over the source of the measurement and of every arm that decides what it gives."""
-    modules = {*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in _arms(case) for module in arm.sources)}
-    parts = [text_hash(module) for module in sorted(modules)]
+def _modules(case: Case) -> tuple[str, ...]:
+    """The modules and packages that decide what `case` gives: those of the measurement and of its arms."""
+    return tuple(sorted({*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in _arms(case) for module in arm.sources)}))
+
+
+def source_hash(case: Case, plugin: Path | None = None, root: Path | None = None) -> str:
+    """Return a hash of what the source computes that decides what `case` gives, see `benchmarks.meaning`.
+
+    `root` is the folder of the repository that holds the source (None: this one). Raises ValueError if it lacks a module.
+    """
+    parts = [_meaning(root or ROOT, _modules(case))]
+    if plugin is not None:
+        parts.append(_of_file(plugin.resolve(), plugin.stat().st_mtime_ns))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def forget() -> None:
+    """Read the source anew when it is next asked for: hashes are kept, since a run asks for thousands."""
+    for kept in (text_hash, _meaning, _of_file, meaning.form, meaning.is_file):
+        kept.cache_clear()
+
+
+@cache
+def _meaning(root: Path, modules: tuple[str, ...]) -> str:
+    return meaning.fingerprint(one for name in modules for one in meaning.below(root, name))
+
+
+@cache
+def _of_file(path: Path, _changed_at: int) -> str:
+    return meaning.of_file(path, ROOT)
+
+
+def state_hash(case: Case, plugin: Path | None = None) -> str:
+    """Return a hash of the text of the same source: whether it changed, in any way, since a process of this run read it."""
+    parts = [text_hash(module) for module in _modules(case)]
     if plugin is not None:
         parts.append(hashlib.sha256(plugin.read_bytes()).hexdigest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

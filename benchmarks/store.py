@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import threading
@@ -11,6 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from filelock import FileLock, Timeout
+
+from benchmarks import archive
 from benchmarks.rows import SCHEMA_VERSION, Environment, Row, Status
 
 
@@ -19,42 +20,47 @@ class Locked(RuntimeError):
 
 
 class Store:
-    """Rows and environments under `out`/raw. Use as a context manager: entering takes the lock and repairs a torn line.
+    """Rows and environments under `out`/raw, see `benchmarks.archive`.
+
+    Use as a context manager: entering takes the lock and repairs a torn line.
 
     A line is written, flushed and synced before the case counts as finished, so a killed run loses at most the case it was in.
-    `work` is a folder for temporary files of the run; it is emptied on entering and removed on leaving.
+    Leaving closes the run: its lines are compressed, see `benchmarks.archive`. `work` is a folder for temporary files of the
+    run; it is emptied on entering and removed on leaving.
     """
 
     def __init__(self, out: Path) -> None:
         self.raw = out / "raw"
-        self.rows = self.raw / "rows.jsonl"
-        self.environments = self.raw / "environments.jsonl"
+        self.rows = self.raw / archive.ROWS
+        self.environments = self.raw / archive.ENVIRONMENTS
         self.work = self.raw.resolve() / ".work"  # the processes that measure start in another folder
+        self._lock = FileLock(self.raw / ".lock", thread_local=False)
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
         try:
             self.raw.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.raw / ".lock").open("a+")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise Locked(f"another run is writing to {self.raw.parent}") from None
         except OSError as error:
             raise ValueError(f"out: expected a folder to write to, got {self.raw.parent}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise Locked(f"another run is writing to {self.raw.parent}") from None
         try:
             for path in (self.rows, self.environments):
                 self._repair(path)
             shutil.rmtree(self.work, ignore_errors=True)  # what a killed run left
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
-        self._lock.close()
+        try:
+            if error is None or not isinstance(error, Exception):  # an interrupted run is closed too
+                archive.close(self.raw)
+        finally:
+            self._lock.release()
 
     def _repair(self, path: Path) -> None:
         """Move what follows the last line break, the mark of a killed run, to a file of its own."""
@@ -70,27 +76,13 @@ class Store:
     def statuses(self) -> dict[str, Status]:
         """Return the status of the newest row of each case key. Raises ValueError on a damaged row or another schema."""
         found: dict[str, Status] = {}
-        if not self.rows.exists():
-            return found
-        try:
-            lines = self.rows.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"out: expected a row in each line of {self.rows}, which is no text; use another folder"
-            ) from error
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                key, status = record["case_key"], record["status"]
-            except (ValueError, KeyError, TypeError):
-                text = f"out: expected a row in each line of {self.rows.name}, got {line[:60]!r} in line {number}"
-                raise ValueError(f"{text}; use another folder") from None
+        for place, record in archive.rows(self.raw):
             if record.get("schema_version") != SCHEMA_VERSION:
-                raise ValueError(
-                    f"out: expected rows of schema_version {SCHEMA_VERSION}, got "
-                    f"{record.get('schema_version')!r} in line {number} of {self.rows.name}; use another folder"
-                )
-            found[key] = status
+                got = f"{record.get('schema_version')!r} in {place}; use another folder"
+                raise ValueError(f"out: expected rows of schema_version {SCHEMA_VERSION}, got {got}")
+            if not {"case_key", "status"} <= record.keys():
+                raise ValueError(f"out: expected a row in {place}, got one without case_key or status; use another folder")
+            found[record["case_key"]] = record["status"]
         return found
 
     def add(self, record: Row | Environment) -> None:

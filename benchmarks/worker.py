@@ -16,21 +16,21 @@ from pathlib import Path
 from benchmarks.cases import Case, Record
 from benchmarks.plugins import load_plugin
 from benchmarks.rows import Outcome
-from benchmarks.sources import source_hash
+from benchmarks.sources import state_hash
 from reference.arm import Unsupported
 
 
 class Job(Record):
     """What a worker is to do.
 
-    `plugin` is the file with further arms, `source_hash` what the parent based the case key on (None: not compared),
+    `plugin` is the file with further arms, `state_hash` that of the source when the run began (None: not compared),
     `memory_limit_bytes` how much the process may allocate (None: no limit), `shared` a folder for what several cases build on
     (None: none), and `verdicts` one for what the gate has found in this run (None: none).
     """
 
     case: Case
     plugin: str | None = None
-    source_hash: str | None = None
+    state_hash: str | None = None
     memory_limit_bytes: int | None = None
     shared: str | None = None
     verdicts: str | None = None
@@ -56,7 +56,7 @@ def _measure(job: Job, on_ready: Callable[[], None]) -> Outcome:
     plugin = Path(job.plugin) if job.plugin else None
     if plugin is not None:
         load_plugin(plugin)
-    if job.source_hash is not None and job.source_hash != source_hash(job.case, plugin):
+    if job.state_hash is not None and job.state_hash != state_hash(job.case, plugin):
         raise RuntimeError("the source changed while the run was going on: start it again")
     from benchmarks.measure.case import measure_case, preload
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import archive
+from benchmarks.report.machines import folders
 from tests.readme_lines import ROOT, blocks, check, commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,23 +25,22 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     (folder / "README.md").write_text(README, encoding="utf-8")
-    for report in sorted(path.parent.parent for path in (ROOT / "reports").glob("*/raw/rows.jsonl")):
+    for report in folders(ROOT / "reports"):
         copy = folder / "reports" / report.name
         for part in ("figures", "tables"):
             (copy / part).mkdir(parents=True)
             for path in (report / part).glob("*.json"):
                 shutil.copy(path, copy / part)
         (copy / "raw").mkdir()
-        shutil.copy(report / "raw" / "environments.jsonl", copy / "raw")
         counts: dict[str, int] = {}
-        paths = (copy / "raw" / "rows.jsonl", report / "raw" / "rows.jsonl")
-        with paths[0].open("w", encoding="utf-8") as kept, paths[1].open(encoding="utf-8") as rows:
-            for line in rows:
-                kind = json.loads(line)["case"]["kind"]
-                counts[kind] = counts.get(kind, 0) + 1
-                if counts[kind] <= _ROWS and kind in ("speed", "memory"):
-                    kept.write(line)
-    smallest = min((folder / "reports").glob("*"), key=lambda path: (path / "raw" / "rows.jsonl").stat().st_size)
+        kept = [record for _, record in archive.environments(report / "raw")]
+        for _, record in archive.rows(report / "raw"):
+            kind = record["case"]["kind"]
+            counts[kind] = counts.get(kind, 0) + 1
+            if counts[kind] <= _ROWS and kind in ("speed", "memory"):
+                kept.append(record)
+        archive.write(copy / "raw" / f"first{archive.CLOSED}", map(json.dumps, kept))
+    smallest = min((folder / "reports").glob("*"), key=lambda path: (path / "raw" / f"first{archive.CLOSED}").stat().st_size)
     for name in ("first", "second"):  # what `compare` is given: the same rows twice, outside of the reports
         shutil.copytree(smallest / "raw", folder / "compared" / name / "raw")
     return folder

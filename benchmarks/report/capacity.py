@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -89,6 +90,22 @@ def draw_frontier(part: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], color="black", marker="$0$", linestyle="", label="not even one sample fits"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
+
+
+_BINS = 500  # of a curve: about as many as its width has points in print
+
+
+def resident_curves(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves of `draw_resident`: of each case the smallest and the largest sample of every stretch of time.
+
+    A run of minutes has ten thousands of samples, of which no figure shows more.
+    """
+    kept = []
+    for _, own in part.sort_values("seconds").groupby(["arm", "case_key"], sort=True):
+        stretch = np.arange(len(own)) * _BINS // max(len(own), _BINS)
+        size = own["rss_bytes"].reset_index(drop=True).groupby(stretch)
+        kept.append(own.iloc[np.unique(np.concatenate([size.idxmin(), size.idxmax()]))])
+    return pd.concat(kept)[["arm", "case_key", "seconds", "rss_bytes"]]
 
 
 def draw_resident(part: pd.DataFrame) -> Figure:

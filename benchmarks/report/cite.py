@@ -57,8 +57,7 @@ def _entry(folder: Path, source: Source) -> str:
             source.id,
             f"Caption: {source.caption}",
             f"Files: {', '.join((place / name).as_posix() for name in source.files)}",
-            f"Rows: {source.rows} of {(folder / 'raw' / 'rows.jsonl').as_posix()} (schema {source.row_schema}), "
-            f"sha256 {source.rows_sha256}",
+            f"Rows: {source.rows} of {(folder / 'raw').as_posix()} (schema {source.row_schema}), sha256 {source.rows_sha256}",
             f"Commit: {commits}",
             f"Environment: {environments}; {'; '.join(source.machines)}",
             f"Measured: {source.first_finished} to {source.last_finished}",

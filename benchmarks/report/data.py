@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import results
+from benchmarks.archive import holds_rows
 from benchmarks.cases import Case
 from benchmarks.report.settings import Settings, place, settings
 from benchmarks.report.settings import slug as slug
@@ -87,13 +88,12 @@ def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment]]:
 
     Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
     """
-    if not (out / "raw" / "rows.jsonl").is_file():
-        raise ValueError(
-            f"out: expected a folder with raw/rows.jsonl, got {out}" + ("" if out.exists() else ", which does not exist")
-        )
+    if not holds_rows(out):
+        missing = "" if out.exists() else ", which does not exist"
+        raise ValueError(f"out: expected a folder with rows below raw/, got {out}{missing}")
     stored = results.load_rows(out)
     if not stored:
-        raise ValueError(f"out: expected at least one finished case in raw/rows.jsonl, got an empty file in {out}")
+        raise ValueError(f"out: expected at least one finished case below raw/, got none in {out}")
     environments = results.load_environments(out)
     rows = _newest(stored, environments)
     return rows, len(stored) - len(rows), environments

@@ -159,7 +159,8 @@ def _resident(data: Data, folder: Path) -> Iterator[Entry]:
         for key, chosen in several.merge(pd.concat(first).drop_duplicates()).groupby(POINT, sort=True):
             _, batch, layers, grid_size, order = key
             name = f"resident-{slug(f'{setting} b{batch} {layers} g{grid_size} k{order}')}"
-            style.save(capacity.draw_resident(chosen), chosen, folder, name)
+            curves = capacity.resident_curves(chosen)
+            style.save(capacity.draw_resident(curves), curves, folder, name)
             yield Entry(
                 "memory",
                 name,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.archive import holds_rows
 from benchmarks.report import data
 from benchmarks.report.cells import markdown
 from benchmarks.report.html import Part
@@ -17,12 +18,12 @@ _SHOWN = ("time_ratio", "memory", "sparsity_effects")  # of these kinds the firs
 
 def has_rows(out: Path) -> bool:
     """Whether `out` is the report of one machine."""
-    return (out / "raw" / "rows.jsonl").is_file()
+    return holds_rows(out)
 
 
 def folders(out: Path) -> list[Path]:
     """Return the folders below `out` that hold the report of one machine each."""
-    return sorted(path.parent.parent for path in out.glob("*/raw/rows.jsonl") if path.parent.parent.name not in _NOT_RESULTS)
+    return sorted(path for path in out.glob("*") if path.name not in _NOT_RESULTS and has_rows(path))
 
 
 def reports(out: Path) -> list[Path]:
@@ -32,7 +33,7 @@ def reports(out: Path) -> list[Path]:
     """
     found = [out] if has_rows(out) else folders(out)
     if not found:
-        raise ValueError(f"out: expected a folder with raw/rows.jsonl, or one of several machines, got {described(out)}")
+        raise ValueError(f"out: expected a folder with rows below raw/, or one of several machines, got {described(out)}")
     return found
 
 
@@ -64,7 +65,7 @@ def page(parts: Sequence[Part]) -> str:
         text += [f"## {heading}", _prefixed(part.findings, part.folder)]
         text += [_figure(part.folder, source) for source in _chosen(part.sources)]
         text.append(
-            f"Every number above is computed from [{part.folder}/raw/rows.jsonl]({part.folder}/raw/rows.jsonl). "
+            f"Every number above is computed from the rows in [{part.folder}/raw]({part.folder}/raw). "
             f"[The full report]({part.folder}/README.md) has all figures and tables, "
             f"[REPRODUCIBILITY.md]({part.folder}/REPRODUCIBILITY.md) how to get them again."
         )

@@ -239,9 +239,9 @@ def _provenance(data: Data) -> str:
         }
     )
     details = (
-        "Everything recorded about each environment: [raw/environments.jsonl](raw/environments.jsonl). Raw rows, with every "
+        "Rows, with every single sample, and everything recorded about each environment: [raw](raw), one file a run, which "
+        "`python -m benchmarks rows` prints. `case_key` in the CSV files names the row behind a value."
     )
-    details += "single sample: [raw/rows.jsonl](raw/rows.jsonl). `case_key` in the CSV files names the row behind a value."
     return f"{table}\n\n{details}"
 
 

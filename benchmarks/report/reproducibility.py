@@ -23,7 +23,7 @@ def reproducibility(data: Data, sources: Iterable[Source]) -> str:
     parts = [
         "# Reproducibility",
         "Answers to what NeurIPS asks about experiments and ACM about artifacts. Everything here is computed from "
-        "[raw/rows.jsonl](raw/rows.jsonl) and [raw/environments.jsonl](raw/environments.jsonl), nothing is written by hand.",
+        "the rows and environments in [raw](raw), nothing is written by hand.",
         "## Claims, and what shows them",
         _claims(sources),
         "## How to get the numbers again",
@@ -220,7 +220,7 @@ def _versions(environments: Sequence[Environment]) -> str:
     for environment in environments:
         count = len(environment.details.get("packages", ()))
         lines.append(
-            f"`{environment.env_id}`: {package_versions(environment)}; all {count} packages are in raw/environments.jsonl."
+            f"`{environment.env_id}`: {package_versions(environment)}; all {count} packages are in its record below raw."
         )
     return _list(dict.fromkeys(lines)) or "No environment was recorded."
 

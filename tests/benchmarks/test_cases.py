@@ -61,21 +61,21 @@ def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Pa
     ungated = CASE.model_copy(update={"arm": "gemm_bound"})  # its baseline is gated all the same
 
     def hashes() -> tuple[str, str, str]:
-        sources.text_hash.cache_clear()
+        sources.forget()
         return sources.source_hash(CASE), sources.source_hash(mlp), sources.source_hash(ungated)
 
     before = hashes()
     assert before == hashes()
     oracle = tmp_path / "reference" / "cox_de_boor.py"
-    oracle.write_text(oracle.read_text() + "\n# changed\n")
+    oracle.write_text(oracle.read_text() + "\nCHANGED = 1\n")
     after = hashes()
     assert after[0] != before[0]
     assert after[1] == before[1]
     assert after[2] != before[2]
     yardstick = tmp_path / "reference" / "pykan.py"
-    yardstick.write_text(yardstick.read_text() + "\n# changed\n")
+    yardstick.write_text(yardstick.read_text() + "\nCHANGED = 1\n")
     assert hashes()[0] != after[0]
-    sources.text_hash.cache_clear()
+    sources.forget()
 
 
 @pytest.mark.parametrize("name", list(ARMS))

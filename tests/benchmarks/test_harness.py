@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import presets, results, runner
+from benchmarks import archive, presets, results, runner
 from benchmarks.cases import Case, Mode, Point
 from benchmarks.plugins import load_plugin
 from reference import arm as arms
@@ -81,14 +81,7 @@ def test_a_parent_killed_five_times_leaves_every_case_exactly_once(tmp_path: Pat
         killed += 1
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    keys = Counter(row["case_key"] for row in map(_parsed, (out / "raw" / "rows.jsonl").read_text().splitlines()))
+    keys = Counter(record["case_key"] for _, record in archive.rows(out / "raw"))
     expected = Counter(runner.key_of(case) for case in presets.expand(presets.load(str(preset))))
     assert keys == expected
     assert not (out / "raw" / ".work").exists()
-
-
-def _parsed(line: str) -> dict[str, str]:
-    import json
-
-    row: dict[str, str] = json.loads(line)
-    return row

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 
 from benchmarks import presets, results, sources
 from benchmarks.cases import Backbone, Case, ImageStudy, Point
-from benchmarks.images import cost, forecast, metrics, study
+from benchmarks.images import cost, forecast, study
 from benchmarks.images.offline import offline
 from benchmarks.presets.images import Images, image_cases
 from benchmarks.report import images as report
@@ -92,7 +93,7 @@ def test_heads_share_one_backbone_and_record_every_prediction(tmp_path: Path, mo
     assert first.images[2] == len(test)
     assert [(run.penalty, run.seed) for run in first.runs] == [("none", 0), ("none", 1), ("weight_l1", 0), ("weight_l1", 1)]
     for run in (*first.runs, *second.runs):
-        confusion = metrics.confusion_matrix(first.labels, run.predicted, 10)
+        confusion = confusion_matrix(first.labels, run.predicted, labels=range(10))
         assert np.array_equal(confusion, run.confusion)
         assert run.accuracy == pytest.approx(confusion.trace() / len(test))
         assert len(run.confidence) == len(test)

@@ -333,7 +333,7 @@ def test_a_single_pair_decides_nothing(run: Any, speed_case: SpeedCase, times: C
 
 def test_bad_folders_are_refused(folders: Folders, speed_case: SpeedCase, run: Any, tmp_path: Path) -> None:
     old, new = folders(0, {})
-    with pytest.raises(ValueError, match=r"NEW: expected a folder with raw/rows\.jsonl, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"NEW: expected a folder with rows below raw/, got .*nowhere"):
         compare(old, tmp_path / "nowhere")
     with pytest.raises(ValueError, match="memory_tolerance: expected a share"):
         compare(old, new, memory_tolerance=1.5)

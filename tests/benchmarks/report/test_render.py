@@ -205,7 +205,7 @@ def test_a_failure_leaves_the_former_report(
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"out: expected a folder with raw/rows\.jsonl, or one of several machines, got"):
+    with pytest.raises(ValueError, match=r"out: expected a folder with rows below raw/, or one of several machines, got"):
         render(tmp_path)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "rows.jsonl").touch()
