@@ -37,9 +37,9 @@ def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
     counts: Counter[str] = Counter()
 
     def on_row(row: Row) -> None:
+        if not counts:  # its environment is that of all of them
+            files.append(job.raw / files.ENVIRONMENTS, (folder / "raw" / files.ENVIRONMENTS).read_text(encoding="utf-8"))
         files.append(job.raw / files.ROWS, row.model_dump_json() + "\n")
-        environments = (folder / "raw" / files.ENVIRONMENTS).read_text(encoding="utf-8")
-        files.replace(job.raw / files.ENVIRONMENTS, environments)
         counts[row.status] += 1
         endings = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         where = " (dry run, on a CPU)" if job.dry_run else ""
