@@ -1,23 +1,25 @@
 """Points and cases: what is measured, under a key that changes when the answer could.
 
-A *point* is one size (batch, layer widths, grid, spline order, dtype, device, threads). A *cell* is one thing measured at one
-point; a *case* is a cell measured in one fresh process. This module imports no torch, so that planning is instant and the
-parent process stays small.
+A *point* is one size (batch, layer widths, grid, spline order, dtype, precision of products, device, threads). A *cell* is one
+thing measured at one point; a *case* is a cell measured in one fresh process. This module imports no torch, so that planning is
+instant and the parent process stays small.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Kind = Literal["speed", "penalty_cost", "head_cost", "memory", "simulated", "frontier", "sparsity", "images"]
 Mode = Literal["inference", "forward", "forward_backward", "step"]
 Penalty = Literal["none", "weight_l1", "sample_l1", "sample_std"]
 Axis = Literal["batch", "width", "grid", "order", "depth"]
 Policy = Literal["cpu", "cuda"]
+Matmul = Literal["ieee", "tf32", "bf16"]
+OF_ANY_MATMUL: tuple[Kind, ...] = ("speed", "penalty_cost", "memory")
 
 
 class Record(BaseModel):
@@ -27,15 +29,26 @@ class Record(BaseModel):
 
 
 class Point(Record):
-    """One size at which arms are compared."""
+    """One size at which arms are compared.
+
+    `matmul` is the precision in which float32 products are computed, see `benchmarks.measure.precision`.
+    """
 
     batch: int = Field(ge=1)
     layers: tuple[int, ...] = Field(min_length=2, description="widths, input first: (I, hidden..., O)")
     grid_size: int = Field(ge=1)
     spline_order: int = Field(default=3, ge=1)
     dtype: Literal["float32", "float64"] = "float32"
+    # Written where it is another only: points from before keep their text, and with it keys and digests.
+    matmul: Matmul = Field(default="ieee", exclude_if=lambda matmul: matmul == "ieee")
     device: str = "cpu"
     threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _of_float32(self) -> Self:
+        if self.dtype != "float32" and self.matmul != "ieee":
+            raise ValueError(f"matmul: expected ieee with {self.dtype}, which has no other products, got {self.matmul}")
+        return self
 
     @property
     def width(self) -> int:
@@ -50,7 +63,8 @@ class Point(Record):
     @property
     def label(self) -> str:
         """Short text for progress bars and listings."""
-        return f"B={self.batch} {'-'.join(map(str, self.layers))} G={self.grid_size} k={self.spline_order}"
+        size = f"B={self.batch} {'-'.join(map(str, self.layers))} G={self.grid_size} k={self.spline_order}"
+        return size if self.matmul == "ieee" else f"{size} {self.matmul}"
 
 
 class Backbone(Record):
@@ -139,6 +153,12 @@ class Case(Record):
     axes: tuple[Axis, ...] = ()
     name: str | None = None
 
+    @model_validator(mode="after")
+    def _follows_matmul(self) -> Self:
+        if self.kind not in OF_ANY_MATMUL and self.point.matmul != "ieee":
+            raise ValueError(f"matmul: expected ieee in a case of kind {self.kind}, got {self.point.matmul}")
+        return self
+
     @property
     def label(self) -> str:
         """Short text for progress bars and listings."""
@@ -170,7 +190,7 @@ def dominates(case: Case, smaller: Case) -> bool:
     if any(getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "capacities_gib")):
         return False
     a, b = case.point, smaller.point
-    if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):
+    if (a.device, a.dtype, a.matmul, a.threads, a.depth) != (b.device, b.dtype, b.matmul, b.threads, b.depth):
         return False
     return (
         a.batch >= b.batch

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,6 +21,9 @@ from benchmarks.sources import ROOT
 from benchmarks.worker import Job
 
 _START_S = 300.0
+# Packages of arms that may be imported before a fork. They start no thread and initialise no device, as a test makes sure; an
+# import that crashes must be a row of the case that asks for it.
+HARMLESS = ("kan", "inkan", "torchcurves")
 
 
 class Server:
@@ -188,13 +191,10 @@ def variables(case: Case) -> dict[str, str]:
     return chosen
 
 
-def modules(case: Case, requires: Sequence[str]) -> tuple[str, ...]:
-    """Return what a server may import for cases like `case` before it forks.
-
-    For a GPU that is torch alone: of the others it is not certain that they leave the device uninitialised.
-    """
-    if case.point.device != "cpu":
-        return ("numpy", "torch")
-    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor", "numba"]
-    # Only modules known to be harmless: an import that crashes must be a row of the case that asks for it.
-    return (*names, *(name for name in ("kan",) if name in requires))
+def modules(case: Case, requires: Collection[str]) -> tuple[str, ...]:
+    """Return what a server may import before it forks for cases like `case`, of which some need the packages `requires`."""
+    # torch._dynamo imports triton, whose driver is not asked for before the first launch.
+    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor"]
+    if case.point.device == "cpu":
+        names.append("numba")
+    return (*names, *(name for name in HARMLESS if name in requires))

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import nvml
 from benchmarks.rows import Environment
 from benchmarks.sources import ROOT
 
@@ -42,7 +43,6 @@ print(json.dumps({
 """
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # by the flag of a processor, widest first
 COMMIT = "EFFICIENT_KAN_COMMIT"
-_GPU_STATE = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
 
 
 def capture(run_id: str, command: str) -> Environment:
@@ -66,14 +66,14 @@ def capture(run_id: str, command: str) -> Environment:
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("OMP_", "MKL_", "KMP_", "CUDA_VISIBLE"))},
         "libraries": libraries(),
     }
-    gpu = _query("name,driver_version,memory.total")
+    gpu = nvml.describe() or "\n".join(libraries()["devices"]) or None
     identity = json.dumps([lasting, gpu, commit, dirty], sort_keys=True)
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     passing = {
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "memory_available_bytes": psutil.virtual_memory().available,
         "cpu_mhz": frequency.current if frequency else None,
-        "gpu_state": gpu_state(),
+        "gpu_state": [reading.model_dump() for reading in nvml.readings()] or None,
     }
     return Environment(
         env_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
@@ -170,16 +170,6 @@ def _given_commit() -> tuple[str, bool | None]:
     if (found := re.fullmatch(r"([0-9a-f]{7,40})(\+dirty)?", given)) is None:
         raise ValueError(f"{COMMIT}: expected the hash of a commit, with '+dirty' after it if files differ, got {given!r}")
     return found[1], found[2] is not None
-
-
-def gpu_state() -> str | None:
-    """Return clocks, temperature, power and throttle reasons of each GPU as nvidia-smi gives them; None without it."""
-    return _query(_GPU_STATE)
-
-
-def _query(fields: str) -> str | None:
-    tool = shutil.which("nvidia-smi")
-    return (_run(tool, f"--query-gpu={fields}", "--format=csv,noheader") or None) if tool else None
 
 
 def _run(*command: str) -> str | None:

@@ -74,9 +74,10 @@ def _benchmarks(series: Sequence[tuple[Row, SpeedSeries, str]]) -> list[dict[str
     found: list[dict[str, Any]] = []
     for row, one, folder in series:
         params = _params(row, one)
+        products = "" if params["matmul"] == "ieee" else f" {params['matmul']} products"
         who = row.case.arm if row.case.penalty == "none" else f"{row.case.arm}+{row.case.penalty}"
         size = "B={batch} {layers} G={grid_size} k={spline_order} {dtype} {device} threads={threads}".format(**params)
-        place = " ".join([size, *([row.machine] if several else []), *([folder] if folder else [])])
+        place = " ".join([size + products, *([row.machine] if several else []), *([folder] if folder else [])])
         # The index of the process is part of the name: the processes of a cell stand one below the other in a table.
         process = f" process={params['process']}"
         found.append(
@@ -102,7 +103,7 @@ def _benchmarks(series: Sequence[tuple[Row, SpeedSeries, str]]) -> list[dict[str
 def _params(row: Row, series: SpeedSeries) -> dict[str, Any]:
     case, point = row.case.model_dump(mode="json"), row.case.point.model_dump(mode="json")
     chosen = {name: case[name] for name in ("kind", "arm", "baseline", "penalty", "process")}
-    return chosen | point | {"layers": "-".join(map(str, row.case.point.layers)), "mode": series.mode}
+    return chosen | {"matmul": "ieee"} | point | {"layers": "-".join(map(str, row.case.point.layers)), "mode": series.mode}
 
 
 def _extra_info(row: Row, series: SpeedSeries) -> dict[str, Any]:

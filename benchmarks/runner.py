@@ -51,6 +51,7 @@ class Run:
     _servers: dict[tuple[object, ...], Server] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _stopped: bool = False
+    _required: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
 
     def cases(self, cases: Sequence[Case]) -> None:
         """Measure `cases`: timed ones alone and in order, then up to `jobs` of the others at once, then large ones alone.
@@ -60,6 +61,8 @@ class Run:
         """
         pool = ThreadPoolExecutor(self.jobs)
         untimed = [case for case in cases if case.kind not in TIMED]
+        for case in cases:
+            self._required.setdefault(_alike(case), set()).update(_requires(case))
         large = [case for case in untimed if self.jobs > 1 and _is_large(case, _available_bytes() // self.jobs)]
         try:
             for case in cases:
@@ -110,7 +113,7 @@ class Run:
         """
         chosen = get_arm(case.arm).environment
         python = sys.executable if chosen is None else str(interpreter(chosen))
-        settings, imports = variables(case), modules(case, _requires(case))
+        settings, imports = variables(case), modules(case, self._required.get(_alike(case)) or _requires(case))
         key = (python, tuple(sorted(settings.items())), imports, case.process, threading.get_ident())
         with self._guard:
             if key not in self._servers:
@@ -136,7 +139,6 @@ class Run:
             env_id=self.environment.env_id,
             machine=self.environment.machine,
             load_average=os.getloadavg()[0],
-            gpu_state=None if case.point.device == "cpu" else environment.gpu_state(),
             commit=self.environment.commit + ("+dirty" if self.environment.dirty else ""),
             versions=versions(case),
             source=source_hash(case, self.plugin),
@@ -168,6 +170,12 @@ def _available_bytes() -> int:
 def _is_large(case: Case, share_bytes: int) -> bool:
     """Whether `case` measures memory of which half of `share_bytes` may not do: predictions are right to a factor of two."""
     return case.kind == "memory" and (predict.peak_bytes(case) or 0) > share_bytes / 2
+
+
+def _alike(case: Case) -> tuple[str, ...]:
+    """Equal for cases whose servers import the same: timed ones share them, in the others no other arm's packages are there."""
+    where = get_arm(case.arm).environment or "", case.point.device
+    return (*where, "timed") if case.kind in TIMED else (*where, case.kind, *sorted(_requires(case)))
 
 
 def _requires(case: Case) -> tuple[str, ...]:

@@ -74,6 +74,9 @@ class Selection:
         Threads of the numerical libraries.
     dtype
         float32 or float64. Not for head_cost, images.
+    matmul
+        Precision of float32 products: ieee, tf32 (on a GPU), bf16 (autocast), or several of them, at all points. Not for
+        head_cost, simulated, frontier, sparsity, images.
     device
         Device of torch: auto, cpu, cuda or cuda:N. Not for frontier, sparsity.
     processes
@@ -94,6 +97,7 @@ class Selection:
     depth: WholeNumbers = None
     threads: int | None = None
     dtype: Literal["float32", "float64"] | None = None
+    matmul: Words = None
     device: str | None = None
     processes: int | None = None
     plugin: Path | None = None

@@ -18,10 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # Data set -> environment variable with its folder.
 IMAGE_FOLDERS = {"hyperkvasir": "HYPERKVASIR", "kvasir_v2": "KVASIR_V2"}
 
+_TIMING = ("benchmarks.nvml", *(f"benchmarks.measure.{name}" for name in ("speed", "gate", "gpu", "graphs")))
 _SIMULATION = tuple(f"benchmarks.measure.{name}" for name in ("simulate", "meta", "shortcuts", "live"))
 _BY_KIND = {
-    "speed": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
-    "penalty_cost": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
+    "speed": _TIMING,
+    "penalty_cost": _TIMING,
     "memory": ("benchmarks.measure.memory", "benchmarks.measure.live"),
     "simulated": _SIMULATION,
     "frontier": (*_SIMULATION, "benchmarks.measure.frontier"),
@@ -36,7 +37,10 @@ _BY_KIND["images"] = tuple(
 )
 _BY_KIND["head_cost"] = ("benchmarks.images.cost", "benchmarks.measure.speed", "benchmarks.measure.memory")
 _IMAGE_PACKAGES = ("mlxtend", "pillow", "scikit-image", "scikit-learn")
-_ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")
+_ALWAYS = (
+    *(f"benchmarks.measure.{name}" for name in ("workload", "case", "precision")),
+    *("benchmarks.worker", "benchmarks.forkserver"),
+)
 _GATED = ("speed", "penalty_cost")
 _YARDSTICKS = ("cox_de_boor", "pykan[speed]")
 

@@ -1,4 +1,4 @@
-"""The preset `gpu` as ordinary rows, by the ordinary runner: the centre first, so that a run that is cut has it.
+"""The presets of a GPU as ordinary rows, by the ordinary runner: the centre first, so that a run that is cut has it.
 
 The runner works in the scratch folder; rows and environments are added to the results as they come.
 """
@@ -15,7 +15,7 @@ from benchmarks.gpu_run.stages import Cut, Job
 from benchmarks.presets import Preset
 from benchmarks.rows import Row
 
-PRESET = "gpu"
+PRESETS = ("gpu", "gpu-precisions")
 _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 
 
@@ -25,14 +25,14 @@ def measure(job: Job) -> None:
 
 
 def penalties(job: Job) -> None:
-    """Measure what penalties cost in time and memory."""
-    _run(job, lambda case: case.penalty != "none" or case.kind == "penalty_cost")
+    """Measure what penalties cost: the time, then the memory; in a dry run the time alone."""
+    _run(job, lambda case: case.kind == "penalty_cost" or (case.penalty != "none" and not job.dry_run))
 
 
 def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
-    """Measure the wanted cases of the preset. Raises `Cut` when the time is nearly over."""
-    preset = declared(job)
-    cases = [case for case in ordered(preset) if wanted(case)]
+    """Measure the wanted cases of the presets. Raises `Cut` when the time is nearly over."""
+    name, cases = declared(job)
+    cases = [case for case in cases if wanted(case)]
     folder = job.scratch / "rows"
     counts: Counter[str] = Counter()
 
@@ -47,27 +47,40 @@ def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
         if counts.total() < len(cases) and job.left() < _LAST_S:
             raise Cut(f"{len(cases) - counts.total()} cases were not begun")
 
-    runner.run(preset.name, cases, folder, jobs=preset.jobs, command="python -m benchmarks gpu-run OUT", on_row=on_row)
+    jobs = 2 if job.dry_run else 1
+    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=on_row)
 
 
-def declared(job: Job) -> Preset:
-    """The preset on the device of the job; in a dry run a small one under another name, of the same kinds and arms."""
-    preset = presets.load(PRESET)
-    if not job.dry_run:
-        return presets.override(preset, device=job.device)
-    preset = presets.override(preset, batch=[8], width=[4], grid=[3], order=[3], depth=[1], device="cpu", processes=1)
-    assert preset.speed is not None and preset.memory is not None and preset.penalty_cost is not None
-    least = {"blocks": 1, "budget_s": 0.01, "warmup": 1, "min_sample_ms": 0.1}
-    quick = {
-        "speed": preset.speed.model_copy(update=least),
-        "memory": preset.memory.model_copy(update={"arms": ("efficient_kan",), "centre_arms": ("mlp[width]",)}),
-        "penalty_cost": preset.penalty_cost.model_copy(update=least | {"penalties": ("sample_l1",)}),
+def declared(job: Job) -> tuple[str, list[Case]]:
+    """The name that rows give as their preset, and the cases on the device of the job.
+
+    A dry run has cases of the same kinds and arms, small and few, under another name.
+    """
+    chosen = [presets.load(name) for name in PRESETS]
+    if job.dry_run:
+        return f"{PRESETS[0]}-dry-run", ordered([_small(preset) for preset in chosen])
+    return PRESETS[0], ordered([presets.override(preset, device=job.device) for preset in chosen])
+
+
+def _small(preset: Preset) -> Preset:
+    only = ["bf16"] if "ieee" not in preset.centre.matmul else None  # a CPU has no TF32
+    small = presets.override(
+        preset, batch=[8], width=[4], grid=[3], order=[3], depth=[1], device="cpu", processes=1, matmul=only
+    )
+    least: dict[str, object] = {"blocks": 1, "budget_s": 0.01, "warmup": 1, "min_sample_ms": 0.1}
+    changed: dict[str, dict[str, object]] = {
+        "speed": least,
+        "memory": {"arms": ("efficient_kan",), "centre_arms": ("mlp[width]",)},
+        "penalty_cost": least | {"penalties": ("sample_l1",)},
     }
-    return preset.model_copy(update={"name": f"{PRESET}-dry-run", "jobs": 2} | quick)
+    sections = {name: getattr(small, name) for name in changed}
+    return small.model_copy(
+        update={name: section.model_copy(update=changed[name]) for name, section in sections.items() if section is not None}
+    )
 
 
-def ordered(preset: Preset) -> list[Case]:
-    """The cases of `preset`, those at the centre first within a kind; on lines nothing else lies on more than one axis."""
-    cases = presets.expand(preset)
+def ordered(chosen: list[Preset]) -> list[Case]:
+    """The cases of all presets, those at the centre first within a kind; elsewhere a case lies on one axis alone."""
+    cases = [case for preset in chosen for case in presets.expand(preset)]
     kinds = list(dict.fromkeys(case.kind for case in cases))
     return sorted(cases, key=lambda case: (kinds.index(case.kind), len(case.axes) == 1))

@@ -6,7 +6,7 @@ import copy
 import gc
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cases import Case, Mode
-from benchmarks.measure import frontier, gate, memory, simulate, speed, workload
+from benchmarks.cases import Case, Mode, Point
+from benchmarks.measure import frontier, gate, gpu, graphs, memory, simulate, speed, workload
 from benchmarks.measure.live import LiveStorages
-from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
+from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries, SpeedSeries
 from efficient_kan import KAN, kernels
 from reference.arm import Arm, get_arm
 
@@ -35,7 +35,7 @@ def preload(case: Case) -> None:
         kernels.warm_up(case.point.spline_order, getattr(torch, case.point.dtype), penalties=penalised)
     gated = case.kind in ("speed", "penalty_cost") and any(arm.exact for arm in arms)
     if gated:
-        gate.preload(case.point.dtype)
+        gate.preload(case.point)
 
 
 def measure_case(case: Case) -> Outcome:
@@ -64,7 +64,7 @@ def _speed(arm: Arm, case: Case) -> Outcome:
         source, data = workload.network(case.point, case.seed), workload.data(case.point, case.seed)
         module, other = arm.build(source), baseline.build(source)
         count = _trained(module)
-        standard, own = gate.Standard(source, data, case.penalty), None
+        standard, own = gate.Standard(source, data, case.penalty, case.point.matmul), None
         # A ratio to a wrong baseline is as worthless as one of a wrong arm.
         for checked, network in ((arm, module), (baseline, other)):
             if not checked.exact or (own is not None and baseline is arm):
@@ -79,20 +79,44 @@ def _speed(arm: Arm, case: Case) -> Outcome:
         del standard
         gc.collect()
         gc.freeze()  # so that the collections between the samples look at what the calls made, not at all of both networks
-    series = tuple(
-        speed.measure(
-            workload.call(arm, module, data, mode, case.penalty),
-            workload.call(baseline, other, data, mode),
-            speed.clock(case.point.device),
-            mode=mode,
-            blocks=case.blocks,
-            warmup=case.warmup,
-            min_sample_ms=case.min_sample_ms,
-            budget_s=case.budget_s or math.inf,
-        )
-        for mode in case.modes
+    found = Outcome(status="ok", parameter_count=count, gate=own)
+    sides = (arm, module), (baseline, other)
+    if not _on_gpu(case.point):
+        return found.model_copy(update={"speed": tuple(_timed(case, *calls) for calls in _calls(case, *sides, (data,)))})
+    watch = gpu.Watch(torch.device(case.point.device))
+    inputs = watch.inputs(data)
+    with watch:
+        series = tuple(_timed(case, *calls, copies=len(inputs)) for calls in _calls(case, *sides, inputs))
+    return found.model_copy(update={"speed": series, "gpu": watch.timing()})
+
+
+def _on_gpu(point: Point) -> bool:
+    return torch.device(point.device).type == "cuda"
+
+
+def _calls(
+    case: Case, arm: tuple[Arm, nn.Module], baseline: tuple[Arm, nn.Module], inputs: Sequence[workload.Data]
+) -> Iterator[tuple[Mode, speed.Call, speed.Call]]:
+    """The calls of both sides by mode, each made when it is its turn: a step has an optimiser, whose state takes memory."""
+    for mode in case.modes:
+        own = workload.call(*arm, inputs, mode, case.penalty, matmul=case.point.matmul)
+        yield mode, own, workload.call(*baseline, inputs, mode, matmul=case.point.matmul)
+
+
+def _timed(case: Case, mode: Mode, arm: speed.Call, baseline: speed.Call, *, copies: int = 0) -> SpeedSeries:
+    """Time both sides in pairs, and on a GPU, where they take `copies` of the inputs in turn, replay them too."""
+    clock = speed.clock(case.point.device)
+    series = speed.measure(
+        arm,
+        baseline,
+        clock,
+        mode=mode,
+        blocks=case.blocks,
+        warmup=case.warmup,
+        min_sample_ms=case.min_sample_ms,
+        budget_s=case.budget_s or math.inf,
     )
-    return Outcome(status="ok", parameter_count=count, gate=own, speed=series)
+    return graphs.replayed(series, arm, baseline, clock, copies=copies, min_sample_ms=case.min_sample_ms) if copies else series
 
 
 @contextmanager
@@ -117,7 +141,7 @@ class _Live:
     def __init__(self, arm: Arm, case: Case, mode: Mode, source: KAN) -> None:
         self.data = workload.data(case.point, case.seed)
         self.module: nn.Module = arm.build(source)
-        self.call = workload.call(arm, self.module, self.data, mode, case.penalty)
+        self.call = workload.call(arm, self.module, self.data, mode, case.penalty, matmul=case.point.matmul)
         self.call()  # creates the optimiser's state
         for parameter in self.module.parameters():
             parameter.grad = None
@@ -134,7 +158,7 @@ class _Live:
 
 
 def _memory(arm: Arm, case: Case) -> Outcome:
-    measured = _cuda_memory if torch.device(case.point.device).type == "cuda" else _cpu_memory
+    measured = _cuda_memory if _on_gpu(case.point) else _cpu_memory
     count, series = measured(arm, case)
     return Outcome(status="ok", parameter_count=count, memory=series)
 
@@ -198,7 +222,7 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
         alive = _Live(arm, case, mode, workload.source(arm, case.point, case.seed))
         count = _trained(alive.module)
         peak, reserved = memory.cuda_peak(alive.call)
-        parts: dict[str, Any] = alive.parts(mode)
+        parts: dict[str, Any] = alive.parts(mode) | {"workspace_bytes": memory.release_cublas_workspace()}
         series.append(
             MemorySeries(
                 mode=mode,

@@ -3,7 +3,8 @@
 Every preset has a centre point and values along five axes: batch, width, grid size, spline order and depth. Its points are the
 lines through the centre (`design = "lines"`), these and the corners of batch, width and grid size (`"lines+corners"`), these
 and all combinations of batch, width and grid size (`"lines+product"`), or all combinations of all axes (`"product"`). `arms`
-are measured at all points, `centre_arms` at the centre only.
+are measured at all points, `centre_arms` at the centre only. Time and memory are measured in every precision of products that
+the centre's `matmul` names at all points, in those of the lines' `matmul` at the centre only.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from benchmarks import tasks
-from benchmarks.cases import Axis, Case, Kind, Mode, Penalty, Point, Record, Sweep
+from benchmarks.cases import OF_ANY_MATMUL, Axis, Case, Kind, Matmul, Mode, Penalty, Point, Record, Sweep
 from benchmarks.environment import resolve_device
 from benchmarks.presets.axes import AXES, along
 from benchmarks.presets.images import HeadCosts, Images, head_cost_cases, image_cases
@@ -27,6 +28,13 @@ from benchmarks.study.penalties import CHECKED, PENALTIES
 from benchmarks.wrong import wrong
 
 FOLDER = Path(__file__).parent
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Matmuls = Annotated[tuple[Matmul, ...], BeforeValidator(_several)]
 
 
 class Centre(Record):
@@ -38,6 +46,7 @@ class Centre(Record):
     grid: int = Field(ge=1)
     spline_order: int = Field(default=3, ge=1)
     dtype: Literal["float32", "float64"] = "float32"
+    matmul: Matmuls = Field(default=("ieee",), min_length=1, description="one or several, see `benchmarks.measure.precision`")
     device: str = Field(default="auto", description="auto: the first GPU if torch finds one, else the CPU")
     threads: int = Field(default=1, ge=1)
     seed: int = 0
@@ -51,6 +60,7 @@ class Lines(Record):
     grid: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
     depth: tuple[int, ...] = ()
+    matmul: Matmuls = ()
 
 
 class Named(Record):
@@ -179,6 +189,13 @@ class Preset(Record):
         default_factory=dict, description="values named by the user: every kind that has the axis is measured at all of them"
     )
 
+    @model_validator(mode="after")
+    def _products_exist(self) -> Self:
+        asked = {*self.centre.matmul, *self.lines.matmul} - {"ieee"}
+        if self.centre.dtype == "float64" and asked:
+            raise ValueError(f"matmul: expected ieee with float64, which has no other products, got {', '.join(sorted(asked))}")
+        return self
+
 
 def load(name: str) -> Preset:
     """Return the preset called `name`, or the one in the file `name` if it ends in .toml.
@@ -213,15 +230,18 @@ def override(
     depth: Sequence[int] | None = None,
     threads: int | None = None,
     dtype: Literal["float32", "float64"] | None = None,
+    matmul: Sequence[str] | None = None,
     device: str | None = None,
     processes: int | None = None,
 ) -> Preset:
-    """Return `preset` with other lines, threads, dtype, device or number of processes.
+    """Return `preset` with other lines, threads, dtype, precisions of products, device or number of processes.
 
-    A line's values are replaced by those given; if the centre is not among them it moves to their median. Kinds that have no
-    lines of their own are measured at all values too, see `along`; which kinds have which option says `axes.LACKING`.
+    A line's values are replaced by those given; if the centre is not among them it moves to their median. All points are
+    measured in each of `matmul`. Kinds that have no lines of their own are measured at all values too, see `along`; which kinds
+    have which option says `axes.LACKING`.
 
-    Raises ValueError if a value is not positive or `device` is neither auto, cpu nor cuda, with or without a number.
+    Raises ValueError if a value is not positive, `device` is neither auto, cpu nor cuda, with or without a number, or `matmul`
+    is no precision that products of this dtype, on this device, are computed in.
     """
     centre, lines = preset.centre.model_dump(), preset.lines.model_dump()
     given: dict[Axis, Sequence[int] | None] = {"batch": batch, "width": width, "grid": grid, "order": order, "depth": depth}
@@ -240,6 +260,11 @@ def override(
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
     chosen = {"threads": threads, "dtype": dtype, "device": device}
     centre |= {name: value for name, value in chosen.items() if value is not None}
+    if matmul is not None:
+        centre["matmul"], lines["matmul"] = tuple(dict.fromkeys(matmul)), ()
+        _check_matmul(centre)
+    elif centre["dtype"] == "float64":
+        centre["matmul"], lines["matmul"] = ("ieee",), ()  # the dtype was asked for, the preset's precisions were not
     changed: dict[str, object] = {"centre": Centre(**centre), "lines": Lines(**lines)}
     if processes is not None:
         for kind in ("speed", "penalty_cost"):
@@ -249,6 +274,17 @@ def override(
         changed["frontier"] = preset.frontier.model_copy(update={"widths": tuple(dict.fromkeys(width))})
     asked = {axis: tuple(dict.fromkeys(values)) for axis, values in given.items() if values is not None}
     return preset.model_copy(update=changed | {"asked": preset.asked | asked})
+
+
+def _check_matmul(centre: Mapping[str, Any]) -> None:
+    """Raise ValueError if the products of `centre` cannot be computed as it says."""
+    asked, known = centre["matmul"], get_args(Matmul)
+    if not asked or any(one not in known for one in asked):
+        raise ValueError(f"matmul: expected at least one of {', '.join(known)}, got {', '.join(asked) or 'none'}")
+    if centre["dtype"] == "float64" and set(asked) != {"ieee"}:
+        raise ValueError(f"matmul: expected ieee with float64, which has no other products, got {', '.join(asked)}")
+    if "tf32" in asked and resolve_device(centre["device"]) == "cpu":
+        raise ValueError("matmul: expected ieee or bf16 on a CPU, where torch computes float32 products in float32, got tf32")
 
 
 def everywhere(preset: Preset, arms: Sequence[str]) -> Preset:
@@ -274,7 +310,7 @@ def expand(preset: Preset, only: Sequence[Kind] | None = None, arms: Sequence[st
     device = resolve_device(preset.centre.device)
     preset = preset.model_copy(update={"centre": preset.centre.model_copy(update={"device": device})})
     merged: dict[str, Case] = {}
-    for case in _cases(preset):
+    for case in (precise for plain in _cases(preset) for precise in _in_precisions(preset, plain)):
         if (only and case.kind not in only) or (arms and case.arm not in arms):
             continue
         key = f"{case.cell} {case.process}"
@@ -284,6 +320,18 @@ def expand(preset: Preset, only: Sequence[Kind] | None = None, arms: Sequence[st
         else:
             merged[key] = case
     return sorted(merged.values(), key=_order)
+
+
+def _in_precisions(preset: Preset, case: Case) -> Iterator[Case]:
+    """Return `case`, whose products are IEEE's, in each precision that `preset` asks for at its point."""
+    if case.kind not in OF_ANY_MATMUL:
+        yield case
+        return
+    centre = case.name is None and case.point == _point(preset.centre, _at(preset.centre))
+    for matmul in dict.fromkeys((*preset.centre.matmul, *(preset.lines.matmul if centre else ()))):
+        # Through a point that the axis alone adds there is no line.
+        axes = case.axes if matmul in preset.centre.matmul else ()
+        yield case.model_copy(update={"point": case.point.model_copy(update={"matmul": matmul}), "axes": axes})
 
 
 def _order(case: Case) -> tuple[object, ...]:

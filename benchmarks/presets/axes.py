@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
-from benchmarks.cases import Axis, Kind, Record
+from benchmarks.cases import OF_ANY_MATMUL, Axis, Kind, Record
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 AXES: tuple[Axis, ...] = get_args(Axis)
@@ -24,6 +24,7 @@ LACKING: Mapping[str, Mapping[Kind, str]] = {
     },
     "threads": {},
     "dtype": {"head_cost": "computes in float32", "images": "trains in float32"},
+    "matmul": {kind: "computes float32 products in float32" for kind in KINDS if kind not in OF_ANY_MATMUL},
     "device": {"frontier": "is simulated as on a GPU", "sparsity": "runs on the CPU"},
     "processes": {kind: _ONE_PROCESS for kind in KINDS if kind not in ("speed", "penalty_cost")},
 }

@@ -36,7 +36,7 @@ def render(out: Path) -> dict[Path, int]:
 
     `out`/raw/{rows,environments}.jsonl gives `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
     rendered.json}. A folder without rows whose folders hold some has each of them rendered, and README.md and index.html
-    over them.
+    over them. Where `gpu-run` brought back all but rows, README.md and tables/ show that.
 
     Equal rows give equal bytes. Everything is drawn aside first and then moved into place file by file, so that a failure
     leaves the former report as it was. `rendered.json` maps each rendered file to its SHA-256; files that a former
@@ -46,6 +46,9 @@ def render(out: Path) -> dict[Path, int]:
     damaged row or one of another schema version, or cannot be written to.
     """
     out = Path(out)
+    if not machines.has_rows(out) and gpu.load(out) is not None:
+        _without_rows(out)
+        return {out: _written(out)}
     folders = machines.reports(out)
     parts = [_one(folder) for folder in folders]
     if folders == [out]:
@@ -82,6 +85,19 @@ def _one(out: Path) -> html.Part:
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
     return html.Part(out.name, data, studies, part.findings, part.sources)
+
+
+def _without_rows(out: Path) -> None:
+    """Render what a run on a GPU wrote beside rows."""
+    made = {table.name: table for table in gpu.tables(out)}
+    with _aside(out) as aside:
+        (aside / "tables").mkdir()
+        full = [table for table in made.values() if not table.frame.empty]
+        for table in full:
+            table.save(aside / "tables")
+        section = page.gpu_section(gpu.text(out), made, provenance.of_files(full, aside))
+        text = ["# Report of a run on a GPU", "No row came back: the stages below say why.", *section]
+        (aside / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 def _tables(data: stored.Data, studies: Sequence[sparsity.Study], out: Path) -> dict[str, tables.Table]:

@@ -145,6 +145,8 @@ def _stages(run: GpuRun) -> Table:
 
 def _ceilings(run: GpuRun) -> Table:
     rates = run.ceilings.get("rates", {})
+    if not rates:
+        return Table("gpu_ceilings", pd.DataFrame(), {})
     frame = pd.DataFrame(
         {
             "rate": list(rates),
@@ -177,7 +179,7 @@ def _kernels(run: GpuRun) -> Table:
         return Table("gpu_kernels", frame, {})
     lines = []
     for key, part in frame.groupby([*_LAYER, "kernel", "precision"], sort=False):
-        by = {str(line["implementation"]): line for line in part.to_dict("records")}
+        by: dict[str, Any] = {str(line["implementation"]): line for line in part.to_dict("records")}
         B, I, O, G, _, kernel, precision = key
         line = {"layer": f"B = {B}, {I} to {O}, G = {G}", "product": _PRODUCTS[str(kernel)], "precision": str(precision)}
         for name, heading in (("cuda", "kernel (µs)"), ("cuda[uniform]", "on uniform knots"), ("native", "native")):
@@ -217,7 +219,8 @@ def _first_use(run: GpuRun) -> Table:
         line: dict[str, object] = {"device": device, "precision": precision, "order": order, "results": len(judged)}
         line |= {"passed": int((judged["status"] == "ok").sum()), "nearest": "", "error": math.nan, "limit": math.nan}
         if len(judged):
-            worst = judged.loc[(judged["error"] / judged["limit"]).fillna(math.inf).idxmax()]
+            share = (judged["error"] / judged["limit"]).fillna(math.inf)
+            (worst,) = judged.assign(share=share).nlargest(1, "share").to_dict("records")
             line |= {"nearest": worst["result"], "error": worst["error"], "limit": worst["limit"]}
         lines.append(line | {"ended": "; ".join(reason for reason in part["reason"] if reason)})
     summed = pd.DataFrame(lines)
@@ -283,7 +286,7 @@ def _slower(run: GpuRun) -> str:
     ours = run.kernels[(run.kernels["implementation"] == "cuda") & run.kernels["of_native"].notna()]
     if ours.empty:
         return ""
-    worst = ours.loc[ours["of_native"].idxmax()]
+    (worst,) = ours.nlargest(1, "of_native").to_dict("records")
     where = f"B = {worst['B']}, {worst['I']} to {worst['O']}, G = {worst['G']}, {worst['precision']}"
     return (
         f"On arbitrary knots the kernels take longer than native at {int((ours['of_native'] > 1).sum())} of {len(ours)} "

@@ -67,19 +67,28 @@ class Source:
         )
 
 
-def write(data: Data, tables: Iterable[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
+def write(data: Data, tables: Sequence[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
     """Write `folder`/{figures,tables}/<name>.json for what stands there; return the sources by (kind, name)."""
     found = [
         _source(data, pd.read_csv(folder / "figures" / f"{entry.name}.csv", dtype=str), entry.caption, folder, entry.name)
         for entry in figures
     ]
-    found += [
-        _source(data, table.frame, table.caption, folder, table.name, table=True, origin=table.origin) for table in tables
-    ]
-    for source in found:
+    resting = [table for table in tables if table.origin is None]
+    found += [_source(data, table.frame, table.caption, folder, table.name, table=True) for table in resting]
+    return _written(found, folder) | of_files((table for table in tables if table.origin is not None), folder)
+
+
+def of_files(tables: Iterable[Table], folder: Path) -> dict[tuple[str, str], Source]:
+    """Write and return the same of tables that rest on files, not on rows: their lines and hash stand for those of rows."""
+    return _written([_of_a_file(table.origin, table, folder) for table in tables if table.origin is not None], folder)
+
+
+def _written(found: Iterable[Source], folder: Path) -> dict[tuple[str, str], Source]:
+    listed = list(found)
+    for source in listed:
         text = json.dumps(asdict(source), indent=1, ensure_ascii=False)
         (folder / source.folder / f"{source.name}.json").write_text(text + "\n", encoding="utf-8")
-    return {(source.kind, source.name): source for source in found}
+    return {(source.kind, source.name): source for source in listed}
 
 
 def read(path: Path) -> Source:
@@ -96,20 +105,8 @@ def rows_hash(rows: Iterable[Row]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _source(
-    data: Data,
-    frame: pd.DataFrame,
-    caption: str,
-    folder: Path,
-    name: str,
-    *,
-    table: bool = False,
-    origin: Origin | None = None,
-) -> Source:
+def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: str, *, table: bool = False) -> Source:
     kind: Literal["figure", "table"] = "table" if table else "figure"
-    files = _files(folder, kind, name)
-    if origin is not None:
-        return _of_a_file(origin, caption, name, files)
     if table and name == "summary":
         frame = _at_the_centre(data)
     elif name.startswith("sparsity"):
@@ -120,7 +117,7 @@ def _source(
         kind=kind,
         name=name,
         caption=caption,
-        files=files,
+        files=_files(folder, kind, name),
         row_schema=SCHEMA_VERSION,
         rows=len(rows),
         rows_sha256=rows_hash(rows),
@@ -139,14 +136,13 @@ def _files(folder: Path, kind: str, name: str) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def _of_a_file(origin: Origin, caption: str, name: str, files: Mapping[str, str]) -> Source:
-    """The source of a table that rests on no rows: for them stand the lines and the hash of its file."""
+def _of_a_file(origin: Origin, table: Table, folder: Path) -> Source:
     return Source(
-        id=table_id(name),
+        id=table_id(table.name),
         kind="table",
-        name=name,
-        caption=caption,
-        files=files,
+        name=table.name,
+        caption=table.caption,
+        files=_files(folder, "table", table.name),
         row_schema=SCHEMA_VERSION,
         rows=origin.lines,
         rows_sha256=origin.sha256,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import get_args
 
-from benchmarks.cases import Case, Kind
+from benchmarks.cases import Case, Kind, Point
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, Data, package_versions
 from benchmarks.report.provenance import Source, rows_hash
@@ -105,7 +105,7 @@ def _setting(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
         f"Arms: {', '.join(code(dict.fromkeys(case.arm for case in cases)))}; baseline `{BASELINE}`.",
         f"Batch {_listed(p.batch for p in points)}; layers {_listed('-'.join(map(str, p.layers)) for p in points)}; grid size "
         f"{_listed(p.grid_size for p in points)}; spline order {_listed(p.spline_order for p in points)}.",
-        f"Device {_listed(p.device for p in points)}; {_listed(p.dtype for p in points)}; "
+        f"Device {_listed(p.device for p in points)}; {_listed(p.dtype for p in points)}{_products(points)}; "
         f"threads {_listed(p.threads for p in points)}.",
         f"Seeds of weights and data: {_listed(seed for case in cases for seed in _seeds(case))}.",
     ]
@@ -120,6 +120,12 @@ def _setting(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
     if any(point.device == "cpu" for point in points):
         lines.append(_memory_limit(environments))
     return _list(lines)
+
+
+def _products(points: Iterable[Point]) -> str:
+    """The precisions of products, where they are not just the dtype's own."""
+    found = {point.matmul for point in points}
+    return f", products in {_listed(found)}" if found != {"ieee"} else ""
 
 
 def _memory_limit(environments: Sequence[Environment]) -> str:

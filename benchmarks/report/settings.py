@@ -1,9 +1,9 @@
 """What must be equal before measurements are drawn, compared or averaged together, and what that is called.
 
-A *base* says where and on what a row was measured: device, dtype, threads, and the seed, the version of torch and the machine
-where a folder holds several. A *setting* is the base and every field of a case that differs among the rows of its kind and is
-no column that readers see: blocks and budget of timed cases, grid, steps and refit of the sparsity study, recipe and epochs of
-images, and whatever field comes later. Where nothing differs, setting and base are the same words.
+A *base* says where and on what a row was measured: device, dtype, threads, and the precision of products, the seed, the version
+of torch and the machine where a folder holds several. A *setting* is the base and every field of a case that differs among the
+rows of its kind and is no column that readers see: blocks and budget of timed cases, grid, steps and refit of the sparsity
+study, recipe and epochs of images, and whatever field comes later. Where nothing differs, setting and base are the same words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks import tasks
 from benchmarks.rows import Environment, Row
 
-_BASE = {"point.device", "point.dtype", "point.threads"}
+_BASE = {"point.device", "point.dtype", "point.matmul", "point.threads"}
 _LABELS = {"kind", "arm", "penalty", "process", "modes", "timeout_s", "axes", "name"}
 _SIZES = {"point.batch", "point.layers", "point.grid_size", "point.spline_order"}
 _JOINED = ("speed", "penalty_cost", "memory", "simulated", "frontier")  # kinds that one line of a table may show side by side
@@ -181,6 +181,7 @@ def _digest(text: str) -> str:
 def _bases(rows: Sequence[Row], environments: Mapping[str, Environment]) -> dict[str, str]:
     torches = {row.versions.get("torch", "unknown") for row in rows}
     seeds = {row.case.seed for row in rows if row.case.kind in _JOINED}
+    matmuls = {row.case.point.matmul for row in rows if row.case.kind in _JOINED}
     places = {place(row, environments) for row in rows}
     machines = {machine for machine, _ in places}
     kinds = len(places) > len(machines)
@@ -188,6 +189,7 @@ def _bases(rows: Sequence[Row], environments: Mapping[str, Environment]) -> dict
     for row in rows:
         p, (machine, kind) = row.case.point, place(row, environments)
         words = [p.device, p.dtype, f"{p.threads} thread{'s' * (p.threads > 1)}"]
+        words += [f"{p.matmul} products"] if matmuls - {"ieee"} and row.case.kind in _JOINED else []
         words += [f"seed {row.case.seed}"] if len(seeds) > 1 and row.case.kind in _JOINED else []
         words += [f"torch {row.versions.get('torch', 'unknown')}"] if len(torches) > 1 else []
         words += [machine] if len(machines) > 1 else []

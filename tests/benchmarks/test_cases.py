@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import predict, presets, rows, sources, tasks
-from benchmarks.cases import Case, Point, case_key
+from benchmarks.cases import OF_ANY_MATMUL, Case, Point, case_key, dominates
 from reference.arm import ARMS, get_arm
 
 POINT = Point(batch=8, layers=(4, 4, 4), grid_size=5)
@@ -147,6 +148,63 @@ def test_overrides_replace_lines_and_move_the_centre() -> None:
     assert {point.threads for point in points} == {2}
     assert preset.centre.batch == 7
     assert {case.arm for case in presets.expand(preset, None, ["gemm_bound"])} == {"gemm_bound"}
+
+
+def test_time_and_memory_are_measured_in_every_precision_of_products() -> None:
+    preset = presets.override(presets.load("smoke"), matmul=["ieee", "bf16"], device="cpu")
+    plain = presets.expand(presets.override(presets.load("smoke"), device="cpu"))
+    cases = presets.expand(preset)
+    assert [case for case in cases if case.point.matmul == "ieee"] == plain
+    rough = [case for case in cases if case.point.matmul != "ieee"]
+    assert {case.kind for case in rough} == set(OF_ANY_MATMUL)
+    assert len(rough) == sum(case.kind in OF_ANY_MATMUL for case in plain)
+    assert all(case.label.split(" process")[0].endswith(" k=3 bf16") for case in rough if case.point.spline_order == 3)
+
+
+def test_further_precisions_of_the_lines_are_measured_at_the_centre_alone(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    text = presets.FOLDER.joinpath("smoke.toml").read_text()
+    path.write_text(text.replace("[lines]", 'matmul = "bf16"\ndevice = "cuda"\n[lines]\nmatmul = ["tf32", "bf16"]'))
+    cases = [case for case in presets.expand(presets.load(str(path))) if case.kind in OF_ANY_MATMUL]
+    centre = {case.point for case in cases if case.point.matmul == "tf32"}
+    assert len(centre) == 1 and centre < {case.point.model_copy(update={"matmul": "tf32"}) for case in cases}
+    assert {case.point.matmul for case in cases} == {"tf32", "bf16"}
+    assert all(case.axes == () for case in cases if case.point.matmul == "tf32")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"matmul": ["fp8"]}, "matmul: expected at least one of ieee, tf32, bf16, got fp8"),
+        ({"matmul": []}, "matmul: expected at least one of ieee, tf32, bf16, got none"),
+        ({"matmul": ["tf32"], "device": "cpu"}, "matmul: expected ieee or bf16 on a CPU, .* got tf32"),
+        ({"matmul": ["ieee", "bf16"], "dtype": "float64"}, "matmul: expected ieee with float64, .* got ieee, bf16"),
+    ],
+)
+def test_products_that_there_are_not_are_refused_before_anything_runs(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        presets.override(presets.load("smoke"), **options)
+
+
+def test_products_of_a_preset_or_case_that_cannot_have_them_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    text = presets.FOLDER.joinpath("smoke.toml").read_text()
+    path.write_text(text.replace("[lines]", 'dtype = "float64"\n[lines]\nmatmul = "bf16"'))
+    with pytest.raises(ValueError, match=r"matmul: expected ieee with float64"):
+        presets.load(str(path))
+    rough = POINT.model_copy(update={"matmul": "bf16"})
+    with pytest.raises(ValueError, match="matmul: expected ieee in a case of kind simulated, got bf16"):
+        Case(kind="simulated", arm="cox_de_boor", point=rough, modes=("step",))
+    with pytest.raises(ValueError, match="matmul: expected ieee with float64"):
+        Point(batch=8, layers=(4, 4), grid_size=5, dtype="float64", matmul="tf32")
+
+
+def test_precisions_have_keys_of_their_own_and_no_failure_of_one_rules_out_another() -> None:
+    rough = [CASE.model_copy(update={"point": POINT.model_copy(update={"matmul": matmul})}) for matmul in ("tf32", "bf16")]
+    assert len({case_key(case, "s", {}, "m") for case in (CASE, *rough)}) == 3
+    assert not any(dominates(a, b) for a in (CASE, *rough) for b in (CASE, *rough) if a is not b)
+    assert "matmul" not in CASE.model_dump_json()
+    assert Case.model_validate_json(rough[0].model_dump_json()) == rough[0]
 
 
 def test_the_study_has_the_dtype_of_the_centre_and_cubic_splines_on_the_cpu() -> None:

@@ -29,6 +29,7 @@ CHANGING: dict[str, tuple[Any, Any]] = {
     "depth": ([3, 4], lambda case: case.point.depth),
     "threads": (2, lambda case: case.point.threads),
     "dtype": ("float64", lambda case: case.point.dtype),
+    "matmul": (["ieee", "bf16"], lambda case: case.point.matmul),
     "device": ("cuda", lambda case: case.point.device),
     "processes": (5, lambda case: case.process + 1),
 }

@@ -13,7 +13,7 @@ from benchmarks import environment, usage
 from benchmarks.cli import app
 from benchmarks.gpu_run import command, files, grid, suite, table
 from benchmarks.gpu_run.stages import Cut, Job, Stage
-from benchmarks.presets import expand, load
+from benchmarks.presets import load
 from benchmarks.rows import Row
 
 
@@ -94,9 +94,9 @@ def test_the_budgets_fit_into_eight_minutes() -> None:
 
 
 def test_the_grid_begins_at_the_centre_and_has_the_arms_that_compare(tmp_path: Path) -> None:
-    preset = grid.declared(job(tmp_path, dry_run=False))
-    cases = grid.ordered(preset)
-    assert {case.point.device for case in cases} == {"cuda"}
+    preset = load("gpu")
+    name, cases = grid.declared(job(tmp_path, dry_run=False))
+    assert name == "gpu" and {case.point.device for case in cases} == {"cuda"}
     centre = (preset.centre.batch, preset.centre.width, preset.centre.grid)
     for kind in ("speed", "memory"):
         places = [
@@ -105,9 +105,13 @@ def test_the_grid_begins_at_the_centre_and_has_the_arms_that_compare(tmp_path: P
             if case.kind == kind and case.penalty == "none"
         ]
         assert places == sorted(places, reverse=True) and 8 <= sum(places) < len(places)
+    ways = {(case.arm, case.point.matmul) for case in cases if case.kind == "speed"}
+    ieee = {"efficient_kan", "efficient_kan[native]", "pykan[default]", "pykan[nosave]", "pykan[speed]", "cox_de_boor"}
+    assert {(arm, "ieee") for arm in ieee | {"gemm_bound", "mlp[width]", "mlp[params]", "inkan"}} <= ways
+    both = {(arm, matmul) for arm in ("efficient_kan", "efficient_kan[native]", "gemm_bound") for matmul in ("tf32", "bf16")}
+    assert both <= ways
     everywhere = {case.arm for case in cases if case.kind == "speed" and case.point.batch == 16384}
     assert {"efficient_kan", "efficient_kan[native]", "pykan[speed]", "gemm_bound", "mlp[width]"} <= everywhere
-    assert len(cases) == len(expand(load("gpu").model_copy(update={"centre": preset.centre})))
 
 
 def test_a_grid_whose_time_is_nearly_over_ends_itself_with_the_rows_it_has(

@@ -81,7 +81,8 @@ def test_rows_are_ordinary_ones_of_a_cpu_with_the_commit_from_outside(out: Path)
     assert {row.status for row in rows} == {"ok"} and {row.preset for row in rows} == {"gpu-dry-run"}
     assert {row.case.point.device for row in rows} == {"cpu"} and {row.commit for row in rows} == {f"{COMMIT}+dirty"}
     kinds = {(row.case.kind, row.case.penalty) for row in rows}
-    assert {("speed", "none"), ("memory", "none"), ("penalty_cost", "sample_l1"), ("memory", "sample_l1")} == kinds
+    assert {("speed", "none"), ("memory", "none"), ("penalty_cost", "sample_l1")} == kinds
+    assert {row.case.point.matmul for row in rows} == {"ieee", "bf16"}
     arms = {row.case.arm for row in rows}
     assert {"efficient_kan", "efficient_kan[native]", "cox_de_boor", "gemm_bound", "inkan", "mlp[width]", "mlp[params]"} < arms
     assert {"pykan[default]", "pykan[nosave]", "pykan[speed]"} < arms
