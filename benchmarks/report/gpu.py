@@ -243,13 +243,13 @@ def _auto(run: GpuRun) -> Table:
     if frame.empty or run.dry:
         return Table("gpu_auto", pd.DataFrame(), {})
     timed = frame[(frame["status"] == "ok") & frame["implementation"].isin(["cuda", "native"])]
-    keys = [*_LAYER, "kernel", "precision"]
+    keys = ["device", *_LAYER, "kernel", "precision"]
     both = timed.pivot_table(index=keys, columns="implementation", values="device_us", sort=False)
     if not {"cuda", "native"} <= set(both.columns):
         return Table("gpu_auto", pd.DataFrame(), {})
     found = both.dropna().reset_index()
     made = pd.DataFrame(
-        {"kernel": found["kernel"], "kind": found["precision"].map(_KINDS)}
+        {"device": found["device"], "kernel": found["kernel"], "kind": found["precision"].map(_KINDS)}
         | {name: found[name] for name in ("B", "I", "O")}
         | {"M": found["G"] + found["order"] + 1, "order": found["order"]}
         | {"ours": found["cuda"] / 1e6, "native": found["native"] / 1e6}
