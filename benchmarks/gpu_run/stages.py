@@ -48,10 +48,11 @@ class Job:
     workers: int
     ends_at: float = 0.0
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, log: bool = True) -> None:
         """Leave one line on how far the stage has come: the last one is in the summary, however the stage ends."""
         files.replace(self.scratch / _SAID, text)
-        print(text, flush=True)  # noqa: T201  # into the log
+        if log:
+            print(text, flush=True)  # noqa: T201  # the log is where it goes
 
     def left(self) -> float:
         """Seconds until the process is killed."""
