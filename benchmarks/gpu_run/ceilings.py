@@ -21,7 +21,7 @@ from benchmarks.gpu_run.stages import Job
 from efficient_kan.kernels.cuda import problems, timing
 
 PRODUCTS = {"ieee": "float32", "tf32": "tf32", "bf16": "half"}  # name -> kind in `problems`
-_SIDE, _COPIED = 8192, 2**31  # of a product, and bytes that a copy reads
+_SIDE, _COPIED = 8192, 2**30  # of a product, and bytes that a copy reads
 
 
 def measure(job: Job) -> None:

@@ -69,7 +69,7 @@ def gpu_run(
         raise ValueError(f"workers: expected at least 1, got {workers}")
     name = "a CPU (dry run)" if dry_run else environment.gpu_name(device)
     environment.git_commit()  # refuses what the variable for it should not be
-    raw = files.claim(out)
+    raw = files.claim(out.resolve())  # stages start in another folder
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     share = (seconds - _AROUND_S) / sum(stage.budget_s for stage in STAGES)
     stages = [Stage(**{**vars(stage), "budget_s": stage.budget_s * share}) for stage in STAGES]

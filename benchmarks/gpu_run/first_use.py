@@ -34,7 +34,7 @@ def check(job: Job) -> None:
     """Have the lines of each order and precision added to first_use.csv as they are found."""
     path = job.raw / files.FIRST_USE
     files.append(path, _text(COLUMNS))
-    pairs = [(3, "ieee"), (3, "bf16")] if job.dry_run else list(product(ORDERS, PRECISIONS))
+    pairs = [(1, "ieee"), (3, "bf16")] if job.dry_run else list(product(ORDERS, PRECISIONS))
     with ThreadPoolExecutor(job.workers) as pool:
         running = [pool.submit(_checked, job, order, precision) for order, precision in pairs]
         for count, done in enumerate(as_completed(running), start=1):

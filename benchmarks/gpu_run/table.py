@@ -7,6 +7,7 @@ report makes shares of the ceilings of them. No time is given for a kernel whose
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import os
 import sys
@@ -62,6 +63,7 @@ def measure(job: Job) -> None:
     if not path.exists():
         files.append(path, ",".join(COLUMNS) + "\n")
     todo, device = list(items(job.dry_run)), gpu_state.used(job.device)
+    gc.freeze()  # a capture collects garbage first, and need not walk all of torch for it
     known = path.read_bytes().count(b"\n") - 1  # a line each: texts have none inside
     for count, item in enumerate(todo[known:], start=known + 1):
         line = {**_start(job, item), **_measured(item, device)}

@@ -41,7 +41,7 @@ def test_what_goes_wrong_is_told_and_the_next_stage_runs(run: Run) -> None:
 
 def test_a_stage_that_overruns_is_cut_with_all_it_started_and_its_results_stay(run: Run) -> None:
     begin = time.time()
-    run.stages([planted("overruns", 5.0), planted("works")], begin, 100.0)
+    run.stages([planted("overruns", 8.0), planted("works")], begin, 100.0)
     cut, works = run.ended
     assert (cut.ending, cut.said, cut.reason) == ("cut", "1 of 9", "its time was over; what it had written stays")
     assert works.ending == "done" and time.time() - begin < 60
