@@ -74,7 +74,7 @@ def _one(out: Path) -> html.Part:
         full = [table for table in made.values() if not table.frame.empty]
         for table in full:
             table.save(aside / "tables")
-        drawn = figures.draw_all(data, studies, aside / "figures")
+        drawn = [*figures.draw_all(data, studies, aside / "figures"), *gpu.figures(out, aside / "figures")]
         sources = provenance.write(data, full, drawn, aside)
         part = html.Part("", data, studies, findings.findings(made), list(sources.values()))
         texts = {
@@ -91,11 +91,13 @@ def _without_rows(out: Path) -> None:
     """Render what a run on a GPU wrote beside rows."""
     made = {table.name: table for table in gpu.tables(out)}
     with _aside(out) as aside:
-        (aside / "tables").mkdir()
+        for folder in ("figures", "tables"):
+            (aside / folder).mkdir()
+        drawn = gpu.figures(out, aside / "figures")
         full = [table for table in made.values() if not table.frame.empty]
         for table in full:
             table.save(aside / "tables")
-        section = page.gpu_section(gpu.text(out), made, provenance.of_files(full, aside))
+        section = page.gpu_section(gpu.text(out), made, drawn, provenance.of_files(full, drawn, aside))
         text = ["# Report of a run on a GPU", "No row came back: the stages below say why.", *section]
         (aside / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 

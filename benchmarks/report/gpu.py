@@ -14,7 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.report import gpu_figure, style
 from benchmarks.report.cells import View, code, number, numbers, scientific
+from benchmarks.report.data import slug
+from benchmarks.report.figures import Entry
 from benchmarks.report.tables import Origin, Table
 
 _SUMMARY, _CEILINGS, _KERNELS, _FIRST_USE = "gpu-run.json", "ceilings.json", "kernels.csv", "first_use.csv"
@@ -65,6 +68,24 @@ def tables(out: Path) -> list[Table]:
     """Return the tables of the run in `out`, none if there was no such run; each may be empty."""
     run = load(out)
     return [] if run is None else [_stages(run), _ceilings(run), _kernels(run), _first_use(run), _auto(run)]
+
+
+def figures(out: Path, folder: Path) -> list[Entry]:
+    """Draw the kernels' times into `folder`; nothing from a dry run or without a bare product to compare with."""
+    run = load(out)
+    if run is None or run.dry or run.kernels.empty:
+        return []
+    frame = run.kernels[run.kernels["implementation"].isin(gpu_figure.LOOKS) & run.kernels["of_product"].notna()]
+    if frame.empty:
+        return []
+    name = f"gpu_kernels-{slug(str(run.summary['gpu']))}"
+    with style.applied():
+        style.save(gpu_figure.draw(frame), frame, folder, name)
+    caption = (
+        "Time on the device of the layer's product (y) and of its gradients (dx, dW), over that of the bare matrix product of "
+        f"the same shape in the same precision, on {run.summary['gpu']}."
+    )
+    return [Entry("gpu", name, caption, _origin(run, frame, _KERNELS))]
 
 
 def text(out: Path) -> str:
@@ -262,15 +283,17 @@ def _auto(run: GpuRun) -> Table:
 
 
 def _table(run: GpuRun, name: str, frame: pd.DataFrame, view: View, file: str) -> Table:
-    content = (run.out / "raw" / file).read_bytes()
-    origin = Origin(
+    return Table(name, frame, view, setting=_DRY if run.dry else "", origin=_origin(run, frame, file))
+
+
+def _origin(run: GpuRun, frame: pd.DataFrame, file: str) -> Origin:
+    return Origin(
         lines=len(frame),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=hashlib.sha256((run.out / "raw" / file).read_bytes()).hexdigest(),
         commit=str(run.summary["commit"]),
         machine=str(run.summary["machine"]),
         started_at=str(run.summary["started_at"]),
     )
-    return Table(name, frame, view, setting=_DRY if run.dry else "", origin=origin)
 
 
 def _said(run: GpuRun) -> str:

@@ -24,6 +24,7 @@ FIGURES: Mapping[str, int] = {
     "sparsity_cross_check": 14,
     "images": 15,
     "sparsity_trade_off_plain": 16,
+    "gpu_kernels": 17,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (

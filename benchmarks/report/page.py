@@ -67,18 +67,22 @@ def page(
         parts += [_shown(tables[name], sources) for name in full]
     if not tables["equivalence"].frame.empty:
         parts += ["## Equivalence gate", _gate(data), _shown(tables["equivalence"], sources)]
-    parts += gpu_section(on_gpu, tables, sources) if on_gpu else []
+    on_it = [entry for entry in figures if entry.section == "gpu"]
+    parts += gpu_section(on_gpu, tables, on_it, sources) if on_gpu else []
     parts += ["## Failed cases", _failures(data, tables["failed_cases"], sources)]
     parts += ["## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def gpu_section(text: str, tables: Mapping[str, Table], sources: Mapping[tuple[str, str], Source]) -> list[str]:
-    """The kernels on the GPU: what there is to say, and every table of the run."""
+def gpu_section(
+    text: str, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+) -> list[str]:
+    """The kernels on the GPU: what there is to say, and every figure and table of the run."""
     full = [tables[name] for name in gpu.NAMES if name in tables and not tables[name].frame.empty]
     return [
         "## Kernels on the GPU",
         text,
+        *(_figure(entry, sources) for entry in figures),
         *(f"{table.markdown()}\n\n{_files(table, sources)}" for table in full if table.name != "gpu_auto"),
         *(_files(table, sources) for table in full if table.name == "gpu_auto"),
     ]

@@ -67,20 +67,23 @@ class Source:
         )
 
 
-def write(data: Data, tables: Sequence[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
+def write(data: Data, tables: Sequence[Table], figures: Sequence[Entry], folder: Path) -> dict[tuple[str, str], Source]:
     """Write `folder`/{figures,tables}/<name>.json for what stands there; return the sources by (kind, name)."""
     found = [
         _source(data, pd.read_csv(folder / "figures" / f"{entry.name}.csv", dtype=str), entry.caption, folder, entry.name)
         for entry in figures
+        if entry.origin is None
     ]
     resting = [table for table in tables if table.origin is None]
     found += [_source(data, table.frame, table.caption, folder, table.name, table=True) for table in resting]
-    return _written(found, folder) | of_files((table for table in tables if table.origin is not None), folder)
+    return _written(found, folder) | of_files(tables, figures, folder)
 
 
-def of_files(tables: Iterable[Table], folder: Path) -> dict[tuple[str, str], Source]:
-    """Write and return the same of tables that rest on files, not on rows: their lines and hash stand for those of rows."""
-    return _written([_of_a_file(table.origin, table, folder) for table in tables if table.origin is not None], folder)
+def of_files(tables: Iterable[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
+    """Write and return the same of what rests on files, not on rows: their lines and hash stand for those of rows."""
+    drawn = [_of_a_file(entry.origin, "figure", entry, folder) for entry in figures if entry.origin is not None]
+    listed = [_of_a_file(table.origin, "table", table, folder) for table in tables if table.origin is not None]
+    return _written([*drawn, *listed], folder)
 
 
 def _written(found: Iterable[Source], folder: Path) -> dict[tuple[str, str], Source]:
@@ -136,13 +139,13 @@ def _files(folder: Path, kind: str, name: str) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def _of_a_file(origin: Origin, table: Table, folder: Path) -> Source:
+def _of_a_file(origin: Origin, kind: Literal["figure", "table"], shown: Entry | Table, folder: Path) -> Source:
     return Source(
-        id=table_id(table.name),
-        kind="table",
-        name=table.name,
-        caption=table.caption,
-        files=_files(folder, "table", table.name),
+        id=figure_id(shown.name) if kind == "figure" else table_id(shown.name),
+        kind=kind,
+        name=shown.name,
+        caption=shown.caption,
+        files=_files(folder, kind, shown.name),
         row_schema=SCHEMA_VERSION,
         rows=origin.lines,
         rows_sha256=origin.sha256,

@@ -121,7 +121,7 @@ def test_shares_are_of_the_ceilings_that_were_measured(out: Path) -> None:
 
 
 def test_without_rows_the_rest_is_rendered(out: Path) -> None:
-    assert render(out) == {out: len(list(out.glob("tables/*"))) + 2}
+    assert render(out) == {out: len([*out.glob("tables/*"), *out.glob("figures/*")]) + 2}
     page = (out / "README.md").read_text(encoding="utf-8")
     assert "No row came back" in page and "Dry run" not in page and "Setting: dry run" not in page
     assert "Ceilings, measured on this GPU: copy 1.00 TB/s, ieee 100 TFLOP/s, tf32 100 TFLOP/s, bf16 100 TFLOP/s." in page
@@ -129,6 +129,9 @@ def test_without_rows_the_rest_is_rendered(out: Path) -> None:
     assert "example.whl cannot be used" in page and "| late" in page and "SIGSEGV: no message" in page
     source = json.loads((out / "tables" / "gpu_kernels.json").read_text(encoding="utf-8"))
     assert source["rows_sha256"] == hashlib.sha256((out / "raw" / "kernels.csv").read_bytes()).hexdigest()
+    drawn = json.loads((out / "figures" / "gpu_kernels-example-gpu.json").read_text(encoding="utf-8"))
+    assert drawn["id"] == "F17-example-gpu" and drawn["rows_sha256"] == source["rows_sha256"]
+    assert len(drawn["files"]) == 4 and "](figures/gpu_kernels-example-gpu.png)" in page
     assert (source["id"], source["commits"], source["machines"]) == ("T23", {COMMIT: 8}, [SUMMARY["machine"]])
 
 
@@ -154,6 +157,7 @@ def test_a_dry_run_has_no_shares_and_nothing_for_auto(out: Path) -> None:
     found = {made.name: made for made in gpu.tables(out)}
     assert found["gpu_auto"].frame.empty and found["gpu_kernels"].frame["share"].isna().all()
     assert all("dry run on a CPU, no figure of a GPU" in made.caption for made in found.values() if not made.frame.empty)
+    assert gpu.figures(out, out) == []
     assert gpu.text(out).startswith("**Dry run on a CPU") and "Ceilings" not in gpu.text(out)
 
 
@@ -172,6 +176,11 @@ def test_stages_that_brought_nothing_leave_no_table(out: Path) -> None:
 
 
 def test_a_folder_without_such_a_run_has_no_section(tmp_path: Path) -> None:
-    assert gpu.load(tmp_path) is None and gpu.tables(tmp_path) == [] and gpu.text(tmp_path) == ""
+    assert (
+        gpu.load(tmp_path) is None
+        and gpu.figures(tmp_path, tmp_path) == []
+        and gpu.tables(tmp_path) == []
+        and gpu.text(tmp_path) == ""
+    )
     with pytest.raises(ValueError, match="out: expected a folder with rows"):
         frames(tmp_path)
