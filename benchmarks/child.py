@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from benchmarks.cases import Case
 from benchmarks.forkserver import ENDED, ERRORS, MEASURING, OUTCOME, READY, STARTED, Request
+from benchmarks.kinds import get_kind
 from benchmarks.rows import Outcome
 from benchmarks.sources import ROOT
 from benchmarks.worker import Job
@@ -178,17 +179,7 @@ def variables(case: Case) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     # NVML answers whether there is a GPU without initialising CUDA, which no forked process could do again.
     chosen = dict.fromkeys(names, threads) | {"PYTHONHASHSEED": "0", "MPLBACKEND": "Agg", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    if case.kind == "memory":
-        # Large blocks go back to the system when freed, so that the resident set follows what is live (glibc only).
-        chosen["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    if case.kind in ("speed", "penalty_cost"):
-        # Where glibc's own adjustment ends once a block of 32 MiB was freed: what is timed must not depend on whether the gate
-        # or the other side did so before.
-        chosen |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
-    if case.kind == "sparsity":
-        # Small steps by the ten thousand: blocks stay with the process instead of being faulted in anew by each (glibc only).
-        chosen |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-    return chosen
+    return chosen | get_kind(case.kind).variables
 
 
 def modules(case: Case, requires: Collection[str]) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import archive, environment, predict, rows, runner, usage
+from benchmarks import archive, environment, forecast, rows, runner, usage
 from benchmarks.cases import Case
 from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
+from benchmarks.kinds import get_kind
+from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row
 from benchmarks.selection import Selection
 from benchmarks.store import Locked
@@ -46,15 +48,15 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
-    expected = predict.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
+    expected = forecast.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
         key = runner.key_of(one.case, selected.plugin)
         print(f"{key:<22}{peak:>15}{one.seconds:>13.1f} s  {one.status:<20}{one.case.label}")
-    alone = sum(one.seconds for one in expected if one.case.kind in runner.TIMED)
+    alone = sum(one.seconds for one in expected if get_kind(one.case.kind).timed)
     wall = alone + (sum(one.seconds for one in expected) - alone) / preset.jobs
-    here = [one for one in expected if one.status == "ok" and one.case.kind not in ("simulated", "frontier")]
+    here = [one for one in expected if one.status == "ok" and not get_kind(one.case.kind).simulated]
     largest = max((one.peak_bytes or 0 for one in here), default=0)
     ends = ", ".join(f"{count} {status}" for status, count in sorted(Counter(one.status for one in expected).items()))
     print(
@@ -231,15 +233,20 @@ def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
 
 @app.command
 @usage.refusing
-def report(*, out: Path = Path("reports")) -> None:
+def report(*, out: Path = Path("reports"), plugin: Path | None = None) -> None:
     """Render tables, figures and the page of OUT from its stored rows; measure nothing.
 
     Parameters
     ----------
     out
         Folder that holds raw/ and receives the report, or whose folders do: one for each machine.
+    plugin
+        Python file that registers kinds, tasks or arms of the rows.
     """
     from benchmarks.report import render
+
+    if plugin is not None:
+        load_plugin(plugin)
 
     for folder, count in render(out).items():
         print(f"{count} files written to {folder}; read {folder / 'README.md'} or {folder / 'index.html'}")

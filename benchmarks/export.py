@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kinds import is_paired
 from benchmarks.report.data import current_rows
 from benchmarks.rows import Environment, Row, SpeedSeries
-
-KINDS = ("speed", "penalty_cost")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def export(reports: Path | Sequence[Path], file: Path) -> Exported:
         rows, older, found = current_rows(folder)
         superseded += older
         environments |= found
-        timed += [(row, folder.resolve().name if len(folders) > 1 else "") for row in rows if row.case.kind in KINDS]
+        timed += [(row, folder.resolve().name if len(folders) > 1 else "") for row in rows if is_paired(row.case.kind)]
     series = [(row, one, folder) for row, folder in timed for one in row.speed if one.arm_ns]
     failed = [f"{folder}{' ' if folder else ''}{text}" for row, folder in timed for text in _without_times(row)]
     if not series:

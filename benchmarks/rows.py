@@ -241,6 +241,9 @@ class Outcome(Record):
     sparsity: SparsityResult | None = None
     images: ImageResult | None = None
     head_cost: HeadCost | None = None
+    part: dict[str, Any] | None = Field(
+        default=None, exclude_if=lambda part: part is None, description="what a kind of a plugin measured, by its own schema"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import environment, predict
-from benchmarks.cases import Case, case_key, dominates
+from benchmarks import environment, forecast
+from benchmarks.cases import Case, case_key
 from benchmarks.child import Server, modules, variables
+from benchmarks.kinds import dominates, get_kind
 from benchmarks.rows import Environment, Outcome, Row, Status
 from benchmarks.sources import source_hash, state_hash, versions
 from benchmarks.store import Store
@@ -28,7 +29,6 @@ from benchmarks.worker import Job
 from reference.arm import Unsupported, get_arm
 from reference.environments import interpreter
 
-TIMED = ("speed", "penalty_cost", "head_cost")
 FINAL = ("ok", "unsupported")
 _STOPS_LARGER = ("oom", "killed", "timeout")
 
@@ -60,13 +60,13 @@ class Run:
         on a machine that holds them.
         """
         pool = ThreadPoolExecutor(self.jobs)
-        untimed = [case for case in cases if case.kind not in TIMED]
+        untimed = [case for case in cases if not get_kind(case.kind).timed]
         for case in cases:
             self._required.setdefault(_alike(case), set()).update(_requires(case))
         large = [case for case in untimed if self.jobs > 1 and _is_large(case, _available_bytes() // self.jobs)]
         try:
             for case in cases:
-                if case.kind in TIMED:
+                if get_kind(case.kind).timed:
                     self._case(case)
             self._close()
             for done in [pool.submit(self._case, case, self.jobs) for case in untimed if case not in large]:
@@ -157,8 +157,8 @@ class Run:
                 if dominates(case, smaller):
                     reason = f"not tried: case {key} is no larger and ended in {status}"
                     return Outcome(status="skipped_by_frontier", reason=reason)
-        if predict.is_hopeless(case):
-            reason = f"not tried: predicted to take {predict.seconds(case):.0f} s, the limit is {case.timeout_s:g} s"
+        if forecast.is_hopeless(case):
+            reason = f"not tried: predicted to take {forecast.seconds(case):.0f} s, the limit is {case.timeout_s:g} s"
             return Outcome(status="timeout", reason=reason)
         return None
 
@@ -169,18 +169,18 @@ def _available_bytes() -> int:
 
 def _is_large(case: Case, share_bytes: int) -> bool:
     """Whether `case` measures memory of which half of `share_bytes` may not do: predictions are right to a factor of two."""
-    return case.kind == "memory" and (predict.peak_bytes(case) or 0) > share_bytes / 2
+    return get_kind(case.kind).fills_memory and (forecast.peak_bytes(case) or 0) > share_bytes / 2
 
 
 def _alike(case: Case) -> tuple[str, ...]:
     """Equal for cases whose servers import the same: timed ones share them, in the others no other arm's packages are there."""
     where = get_arm(case.arm).environment or "", case.point.device
-    return (*where, "timed") if case.kind in TIMED else (*where, case.kind, *sorted(_requires(case)))
+    return (*where, "timed") if get_kind(case.kind).timed else (*where, case.kind, *sorted(_requires(case)))
 
 
 def _requires(case: Case) -> tuple[str, ...]:
     """Return the libraries that the arms of `case` and, where it is gated, pykan's yardstick import."""
-    arms = [case.arm, *([case.baseline] if case.baseline else []), *(["pykan[speed]"] if case.kind in TIMED else [])]
+    arms = [case.arm, *([case.baseline] if case.baseline else []), *(["pykan[speed]"] if get_kind(case.kind).paired else [])]
     return tuple(name for arm in arms for name in get_arm(arm).requires)
 
 

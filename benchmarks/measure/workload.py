@@ -191,3 +191,13 @@ class TrainingStep:
             for _, state in states:
                 if "step" in state:
                     state["step"] = state["step"].cpu()
+
+
+def trained(module: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def on_gpu(point: Point) -> bool:
+    """Whether `point` lies on a GPU."""
+    return torch.device(point.device).type == "cuda"

@@ -11,20 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import kinds
+from benchmarks.kinds.kind import resolved
 from benchmarks.report import data as stored
-from benchmarks.report import (
-    figures,
-    findings,
-    gpu,
-    html,
-    images,
-    machines,
-    page,
-    provenance,
-    reproducibility,
-    sparsity,
-    tables,
-)
+from benchmarks.report import figures, findings, gpu, html, machines, page, provenance, reproducibility, sparsity, tables
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -34,9 +24,9 @@ _TITLE = "efficient-kan-bench: report"
 def render(out: Path) -> dict[Path, int]:
     """Render the report of `out` from its rows, or those of the machines below it and the pages over them.
 
-    `out`/raw/{rows,environments}.jsonl gives `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
+    The rows below `out`/raw give `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
     rendered.json}. A folder without rows whose folders hold some has each of them rendered, and README.md and index.html
-    over them. Where `gpu-run` brought back all but rows, README.md and tables/ show that.
+    over them. Where `gpu-run` brought back all but rows, README.md, figures/ and tables/ show that.
 
     Equal rows give equal bytes. Everything is drawn aside first and then moved into place file by file, so that a failure
     leaves the former report as it was. `rendered.json` maps each rendered file to its SHA-256; files that a former
@@ -104,23 +94,9 @@ def _without_rows(out: Path) -> None:
 
 def _tables(data: stored.Data, studies: Sequence[sparsity.Study], out: Path) -> dict[str, tables.Table]:
     """Every table by its name; one of which there are no rows is empty."""
-    made = (
-        tables.summary(data),
-        findings.overall(data),
-        tables.equivalence(data),
-        tables.time(data),
-        tables.memory(data),
-        tables.cross_check(data),
-        tables.simulated(data),
-        tables.frontier(data),
-        tables.penalty_cost(data),
-        *(table for study in studies for table in sparsity.tables(study, named=len(studies) > 1)),
-        images.images(data),
-        images.published(data),
-        images.head_cost(data),
-        tables.failed(data),
-        *gpu.tables(out),
-    )
+    over_all = (tables.summary(data), findings.overall(data), tables.equivalence(data), tables.failed(data))
+    of_kinds = (table for kind in kinds.every() if kind.tables for table in resolved(kind.tables)(data, studies))
+    made: list[tables.Table] = [*over_all, *of_kinds, *gpu.tables(out)]
     return {table.name: table for table in made}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from benchmarks import kinds
 from benchmarks.report import gpu
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, POINT, Data, machines, package_versions, processor
@@ -65,6 +66,8 @@ def page(
             continue
         parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
         parts += [_shown(tables[name], sources) for name in full]
+    for kind in kinds.every():
+        parts += _of_kind(kind, tables, figures, sources) if kind.name not in kinds.BUILT_IN else []
     if not tables["equivalence"].frame.empty:
         parts += ["## Equivalence gate", _gate(data), _shown(tables["equivalence"], sources)]
     on_it = [entry for entry in figures if entry.section == "gpu"]
@@ -86,6 +89,16 @@ def gpu_section(
         *(f"{table.markdown()}\n\n{_files(table, sources)}" for table in full if table.name != "gpu_auto"),
         *(_files(table, sources) for table in full if table.name == "gpu_auto"),
     ]
+
+
+def _of_kind(
+    kind: kinds.Kind, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+) -> list[str]:
+    """The figures and tables of a kind of a plugin, which are named after it."""
+    shown = [_figure(entry, sources) for entry in figures if entry.section == kind.name]
+    own = (table for name, table in tables.items() if name == kind.name or name.startswith((f"{kind.name}-", f"{kind.name}_")))
+    shown += [_shown(table, sources) for table in own if not table.frame.empty]
+    return [f"## {kind.about[:1].upper()}{kind.about[1:]}", *shown] if shown else []
 
 
 def _study(

@@ -314,3 +314,28 @@ def _against(frame: pd.DataFrame, column: str, base: str, keys: list[str]) -> pd
     bases = frame[frame[column] == base].groupby(keys)["peak_mib"].max().rename("base_mib").reset_index()
     merged = frame.merge(bases, on=keys, how="left")
     return merged.assign(memory_ratio=merged["peak_mib"] / merged["base_mib"]).drop(columns="base_mib")
+
+
+def of_speed(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [time(data)]
+
+
+def of_memory(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [memory(data), cross_check(data)]
+
+
+def of_simulated(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [simulated(data)]
+
+
+def of_frontier(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [frontier(data)]
+
+
+def of_penalty_cost(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [penalty_cost(data)]

@@ -14,7 +14,7 @@ import torch
 from benchmarks import environment, nvml
 from benchmarks.cases import Case, Point
 from benchmarks.measure import case as measured_case
-from benchmarks.measure import gpu, graphs, memory, speed, workload
+from benchmarks.measure import gpu, graphs, memory, peaks, speed, workload
 from benchmarks.rows import GpuReading, MemorySeries, SpeedSeries
 from efficient_kan.kernels.cuda import check
 from reference.arm import get_arm
@@ -414,7 +414,7 @@ def test_a_case_on_a_gpu_says_how_it_was_timed(device: Any, monkeypatch: pytest.
     cuda = Device(monkeypatch)
     library(monkeypatch, FULL)
     device(1000)
-    monkeypatch.setattr(measured_case, "_on_gpu", lambda point: True)
+    monkeypatch.setattr(workload, "on_gpu", lambda point: True)
 
     def clock(call: speed.Call, loops: int) -> speed.Sample:
         for _ in range(min(loops, 2)):
@@ -463,10 +463,10 @@ def test_activations_are_without_the_workspace_of_cublas(
 ) -> None:
     case = Case(kind="memory", arm="mlp[width]", point=POINT, modes=("inference",))
     arm = get_arm(case.arm)
-    live = measured_case._Live(arm, case, "inference", workload.source(arm, POINT, 0))
+    live = peaks._Live(arm, case, "inference", workload.source(arm, POINT, 0))
     known = sum(live.parts("inference").values())
     allocator.tensors, allocator.peak, allocator.workspace = known, known + 777, workspace
-    count, (series,) = measured_case._cuda_memory(arm, case)
+    count, (series,) = peaks._cuda_memory(arm, case)
     assert count == 8
     assert (series.workspace_bytes, series.activation_bytes) == (workspace, 777)
     assert series.peak_bytes == known + 777 + workspace

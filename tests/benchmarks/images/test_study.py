@@ -18,7 +18,8 @@ from benchmarks import presets, results, sources
 from benchmarks.cases import Backbone, Case, ImageStudy, Point
 from benchmarks.images import cost, forecast, study
 from benchmarks.images.offline import offline
-from benchmarks.presets.images import Images, image_cases
+from benchmarks.kinds import images
+from benchmarks.kinds.images import Images
 from benchmarks.report import images as report
 from benchmarks.report import render
 from benchmarks.sources import ROOT
@@ -171,7 +172,7 @@ def test_predicted_times_grow_with_the_work() -> None:
             "timeout_s": 9,
         }
     )
-    assert all(forecast.seconds(one) > 0 for one in image_cases(section, device="cpu", threads=1))
+    assert all(forecast.seconds(one) > 0 for one in images.cases(presets.load("smoke"), section))
 
 
 @pytest.fixture(scope="module")
