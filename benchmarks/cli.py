@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|report|cite|quote|compare|export|schema|train-images|audit-images`."""
+"""`python -m benchmarks run|plan|gpu-run|report|cite|quote|compare|export|schema|train-images|audit-images`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import archive, environment, forecast, rows, runner, usage
 from benchmarks.cases import Case
+from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
 from benchmarks.kinds import get_kind
 from benchmarks.plugins import load_plugin
@@ -29,6 +30,7 @@ app = cyclopts.App(
     version_flags=[],
     default_parameter=cyclopts.Parameter(negative_iterable=()),
 )
+app.command(usage.refusing(gpu_run))
 app.command(usage.refusing(train_images))
 app.command(usage.refusing(audit_images))
 
@@ -90,6 +92,7 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
     console = Console(stderr=True)
     selected = selection.resolve()
     cases = selected.cases
+    environment.require(case.point.device for case in cases)
     out = out or _place(selected.preset.name, cases)
     _say(selected.notes)
     columns = (

@@ -20,11 +20,15 @@ from benchmarks.report.sparsity import Study
 
 @dataclass(frozen=True)
 class Entry:
-    """A written figure: its section on the page, the stem of its files in figures/, and its caption."""
+    """A written figure: its section on the page, the stem of its files in figures/, and its caption.
+
+    `origin` is the file behind a figure that does not rest on rows.
+    """
 
     section: str
     name: str
     caption: str
+    origin: tables.Origin | None = None
 
 
 _SCALING = (

@@ -30,13 +30,28 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The file that a table rests on in the place of rows: its lines and hash, and the run that wrote it."""
+
+    lines: int
+    sha256: str
+    commit: str
+    machine: str
+    started_at: str
+
+
+@dataclass(frozen=True)
 class Table:
-    """`frame` is written as CSV, `view` is shown; `setting` is that of the whole table, where there are several."""
+    """`frame` is written as CSV, `view` is shown; `setting` is that of the whole table, where there are several.
+
+    `origin` is the file behind a table that does not rest on rows.
+    """
 
     name: str
     frame: pd.DataFrame = field(repr=False)
     view: View = field(repr=False)
     setting: str = ""
+    origin: Origin | None = None
 
     @property
     def caption(self) -> str:

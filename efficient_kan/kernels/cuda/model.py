@@ -8,14 +8,17 @@ full. What goes by local support takes the clocks that :mod:`.support` counts. N
 peak and of the bytes that its other operations move, as :mod:`.native_work` counts them, at twice the bandwidth, since many of
 them hit the cache, or two microseconds a launch if that is longer. All but the last lean towards native.
 
-:func:`use` puts measured times in the place of the model's.
+:func:`use` puts measured times in the place of the model's; so does a file that the environment variable
+EFFICIENT_KAN_GPU_TABLE names, see :mod:`.measure`, once it is needed.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +45,7 @@ _SHARES = {
     ("weight_grad", "half"): (0.115, 0.411),
 }
 _LOCAL_SAMPLES = 128  # of a run
+TABLE = "EFFICIENT_KAN_GPU_TABLE"
 _LAUNCH = 2e-6  # seconds, an assumption
 _NEAR = 2.0  # a measured point counts for sizes that are off by this factor at most, each
 
@@ -95,7 +99,9 @@ def times(kernel: str, sizes: Sizes, kind: str) -> Times:
 
     Raises:
         KeyError: if there is no such kernel or kind.
+        ValueError: if EFFICIENT_KAN_GPU_TABLE names no such table.
     """
+    _use_named()
     distance = {point: _distance(point.sizes, sizes) for point in _measured.get((kernel, kind), ())}
     near = min(distance, key=lambda point: distance[point], default=None)
     if near is not None and distance[near] <= math.log(_NEAR):
@@ -103,28 +109,48 @@ def times(kernel: str, sizes: Sizes, kind: str) -> Times:
     return Times(_ours(kernel, sizes, kind), _native(kernel, sizes, kind), "model")
 
 
-def use(table: Path | None) -> None:
+def use(table: Path | None, device: str | None = None) -> None:
     """Let measured times decide where there are such, from a CSV file; ``None`` forgets all.
 
-    A row has the columns ``kernel, kind, B, I, O, M, order, ours, native``, times in seconds.
+    A row has the columns ``kernel, kind, B, I, O, M, order, ours, native``, times in seconds. Rows that name another GPU than
+    ``device`` in a column of this name are left out.
 
     Raises:
-        ValueError: if a column lacks, or a cell is none of its values.
+        ValueError: if a column lacks, or a cell is none of its values, or the file cannot be read.
     """
+    found: dict[tuple[str, str], list[_Point]] = {}
+    if table is not None:
+        try:
+            with table.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"table: expected a CSV file, got {table}: {error}") from error
+        for row in rows:
+            key, point = _parsed(row, table)
+            if device is None or row.get("device") in (None, "", device):
+                found.setdefault(key, []).append(point)
     _measured.clear()
-    if table is None:
-        return
-    with table.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                key = row["kernel"], row["kind"]
-                sizes = Sizes(*(int(row[name]) for name in Sizes._fields))
-                point = _Point(sizes, float(row["ours"]), float(row["native"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"table: expected the columns of a measured kernel in {table}, got {row}") from error
-            if key[0] not in KERNELS or key[1] not in KINDS or min(*sizes, point.ours, point.native) <= 0:
-                raise ValueError(f"table: expected a kernel of {tuple(KERNELS)}, a kind of {KINDS} and numbers > 0, got {row}")
-            _measured.setdefault(key, []).append(point)
+    _measured.update(found)
+
+
+def _parsed(row: dict[str, str], table: Path) -> tuple[tuple[str, str], _Point]:
+    try:
+        key = row["kernel"], row["kind"]
+        sizes = Sizes(*(int(row[name]) for name in Sizes._fields))
+        point = _Point(sizes, float(row["ours"]), float(row["native"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"table: expected the columns of a measured kernel in {table}, got {row}") from error
+    if key[0] not in KERNELS or key[1] not in KINDS or not min(*sizes, point.ours, point.native) > 0:
+        raise ValueError(f"table: expected a kernel of {tuple(KERNELS)}, a kind of {KINDS} and numbers > 0, got {row}")
+    return key, point
+
+
+@cache
+def _use_named() -> None:
+    """Read the table that the environment names, once in a process."""
+    named = os.environ.get(TABLE)
+    if named:
+        use(Path(named), torch.cuda.get_device_name() if torch.cuda.is_available() else None)
 
 
 def explained(sizes: Sizes, kind: str) -> str:
