@@ -129,7 +129,7 @@ def slow(session: nox.Session) -> None:
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
     """Use the report's page in a headless Chromium (Debian: apt-get install chromium); skipped where there is none."""
-    install(session, "test")
+    install(session, "browser")
     session.run("pytest", "-m", "browser", "tests/benchmarks/report", *session.posargs)
 
 
@@ -186,30 +186,26 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
-    """Validate and measure everything on this machine's GPU: `nox -s gpu -- [run options]`; an error where there is none.
+    """Test and measure on this machine's GPU in eight minutes, then render: `nox -s gpu -- [--out DIR] [gpu-run options]`.
 
-    First the gates (native against float64 on the CPU, the Triton kernels against native); then the preset `gpu` is measured
-    and rendered into reports/gpu-<name of the GPU>/. Nothing is measured if a gate fails.
+    The results go to reports/gpu-<name of the GPU>/, which must hold none yet; an error where there is no GPU. It is
+    `python -m benchmarks gpu-run`, which runs without nox too.
     """
+    options, rest = words(session, "--out")
     install(session, "test")
     found = session.run("python", "-c", NAME_THE_GPU, silent=True)
-    name = str(found).strip().splitlines()[-1]
-    out = Path("reports", "gpu-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
-    session.run("pytest", "-m", "gpu", "tests/efficient_kan/test_gpu.py")
-    session.run("python", "-m", "efficient_kan.kernels.cuda.roofline", str(out))
+    name = re.sub(r"[^a-z0-9]+", "-", str(found).strip().splitlines()[-1].lower()).strip("-")
+    out = options.out or str(Path("reports", f"gpu-{name}"))
     failed = None
     try:
-        session.run(
-            "python", "-m", "benchmarks", "run", "--preset", "gpu", "--device", "cuda", "--out", str(out), *session.posargs
-        )
+        session.run("python", "-m", "benchmarks", "gpu-run", out, *rest)
     except CommandFailed as error:
         if was_refused(error):
             session.error(NOT_RUN)
-        failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
-    if any((out / "raw").glob("*.jsonl.xz")):
-        session.run("python", "-m", "benchmarks", "report", "--out", str(out))
+        failed = error  # what the other stages found belongs into the report, which must exist all the same
+    session.run("python", "-m", "benchmarks", "report", "--out", out)
     if failed is not None:
-        session.error(WITHOUT_VALUE)
+        session.error("a stage was cut or failed: the report says which and why")
 
 
 @nox.session(default=False)

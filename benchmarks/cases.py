@@ -1,23 +1,24 @@
 """Points and cases: what is measured, under a key that changes when the answer could.
 
-A *point* is one size (batch, layer widths, grid, spline order, dtype, device, threads). A *cell* is one thing measured at one
-point; a *case* is a cell measured in one fresh process. This module imports no torch, so that planning is instant and the
-parent process stays small.
+A *point* is one size (batch, layer widths, grid, spline order, dtype, precision of products, device, threads). A *cell* is one
+thing measured at one point; a *case* is a cell measured in one fresh process. This module imports no torch, so that planning is
+instant and the parent process stays small.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["speed", "penalty_cost", "head_cost", "memory", "simulated", "frontier", "sparsity", "images"]
 Mode = Literal["inference", "forward", "forward_backward", "step"]
 Penalty = Literal["none", "weight_l1", "sample_l1", "sample_std"]
 Axis = Literal["batch", "width", "grid", "order", "depth"]
 Policy = Literal["cpu", "cuda"]
+Matmul = Literal["ieee", "tf32", "bf16"]
 
 
 class Record(BaseModel):
@@ -27,15 +28,26 @@ class Record(BaseModel):
 
 
 class Point(Record):
-    """One size at which arms are compared."""
+    """One size at which arms are compared.
+
+    `matmul` is the precision in which float32 products are computed, see `benchmarks.measure.precision`.
+    """
 
     batch: int = Field(ge=1)
     layers: tuple[int, ...] = Field(min_length=2, description="widths, input first: (I, hidden..., O)")
     grid_size: int = Field(ge=1)
     spline_order: int = Field(default=3, ge=1)
     dtype: Literal["float32", "float64"] = "float32"
+    # Written where it is another only: points from before keep their text, and with it keys and digests.
+    matmul: Matmul = Field(default="ieee", exclude_if=lambda matmul: matmul == "ieee")
     device: str = "cpu"
     threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _of_float32(self) -> Self:
+        if self.dtype != "float32" and self.matmul != "ieee":
+            raise ValueError(f"matmul: expected ieee with {self.dtype}, which has no other products, got {self.matmul}")
+        return self
 
     @property
     def width(self) -> int:
@@ -48,9 +60,20 @@ class Point(Record):
         return len(self.layers) - 1
 
     @property
+    def size(self) -> int:
+        """Number of samples times edges times bases, by which points are ordered."""
+        return self.batch * sum(i * o for i, o in pairwise(self.layers)) * (self.grid_size + self.spline_order)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number."""
+        return 8 if self.dtype == "float64" else 4
+
+    @property
     def label(self) -> str:
         """Short text for progress bars and listings."""
-        return f"B={self.batch} {'-'.join(map(str, self.layers))} G={self.grid_size} k={self.spline_order}"
+        size = f"B={self.batch} {'-'.join(map(str, self.layers))} G={self.grid_size} k={self.spline_order}"
+        return size if self.matmul == "ieee" else f"{size} {self.matmul}"
 
 
 class Backbone(Record):
@@ -115,7 +138,7 @@ class Case(Record):
     arm without a penalty. A `frontier` asks for the largest batch, so its `point.batch` is 1.
     """
 
-    kind: Kind
+    kind: str = Field(description="see `benchmarks.kinds`")
     arm: str
     point: Point
     baseline: str | None = None
@@ -124,6 +147,9 @@ class Case(Record):
     sweep: Sweep | None = Field(default=None, description="what is trained (sparsity)")
     images: ImageStudy | None = Field(default=None, description="what is trained (images)")
     backbone: Backbone | None = Field(default=None, description="what lies below the head (head_cost)")
+    options: tuple[tuple[str, str | int | float], ...] = Field(
+        default=(), description="what else a kind of a plugin is told, by name", exclude_if=lambda options: not options
+    )
     seed: int = 0
     process: int = Field(default=0, ge=0, description="which of the processes that repeat this cell (speed, penalty_cost)")
     blocks: int = Field(default=0, ge=0, description="ABBA blocks, two pairs each, at most (speed, penalty_cost)")
@@ -156,28 +182,6 @@ class Case(Record):
     def cell(self) -> str:
         """Equal for the cases that measure the same thing in different processes."""
         return self.model_dump_json(exclude=_NOT_IN_KEY | {"process"})
-
-
-def dominates(case: Case, smaller: Case) -> bool:
-    """Whether `case` asks for at least as much as `smaller`: the same, or more of it, at a point that is nowhere smaller.
-
-    A timed case also runs its baseline, so that where the baseline has failed against itself the arm need not be tried.
-    """
-    if case.kind != smaller.kind or case.kind in ("sparsity", "images", "head_cost"):
-        return False
-    if case.arm != smaller.arm and not (case.kind == "speed" and smaller.arm == smaller.baseline == case.baseline):
-        return False
-    if any(getattr(case, name) != getattr(smaller, name) for name in ("baseline", "modes", "penalty", "capacities_gib")):
-        return False
-    a, b = case.point, smaller.point
-    if (a.device, a.dtype, a.threads, a.depth) != (b.device, b.dtype, b.threads, b.depth):
-        return False
-    return (
-        a.batch >= b.batch
-        and a.grid_size >= b.grid_size
-        and a.spline_order >= b.spline_order
-        and all(x >= y for x, y in zip(a.layers, b.layers, strict=True))
-    )
 
 
 # What a case is called or how long it may take does not change what it measures.

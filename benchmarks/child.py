@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,12 +18,16 @@ from pydantic import ValidationError
 from benchmarks.cases import Case
 from benchmarks.forkserver import ENDED, ERRORS, MEASURING, OUTCOME, READY, STARTED, Request
 from benchmarks.interrupt import held_back
+from benchmarks.kinds import get_kind
 from benchmarks.rows import Outcome
 from benchmarks.sources import ROOT
 from benchmarks.worker import Job
 
 _START_S = 300.0
 _SLICE_S, _PAUSE_S = 5.0, 2.0  # a wait of the first that ends later than by the second was no wait: nothing ran
+# Packages of arms that may be imported before a fork. They start no thread and initialise no device, as a test makes sure; an
+# import that crashes must be a row of the case that asks for it.
+HARMLESS = ("kan", "inkan", "torchcurves")
 
 
 class Server:
@@ -195,26 +199,13 @@ def variables(case: Case) -> dict[str, str]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     # NVML answers whether there is a GPU without initialising CUDA, which no forked process could do again.
     chosen = dict.fromkeys(names, threads) | {"PYTHONHASHSEED": "0", "MPLBACKEND": "Agg", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    if case.kind == "memory":
-        # Large blocks go back to the system when freed, so that the resident set follows what is live (glibc only).
-        chosen["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    if case.kind in ("speed", "penalty_cost"):
-        # Where glibc's own adjustment ends once a block of 32 MiB was freed: what is timed must not depend on whether the gate
-        # or the other side did so before.
-        chosen |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
-    if case.kind == "sparsity":
-        # Small steps by the ten thousand: blocks stay with the process instead of being faulted in anew by each (glibc only).
-        chosen |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-    return chosen
+    return chosen | get_kind(case.kind).variables
 
 
-def modules(case: Case, requires: Sequence[str]) -> tuple[str, ...]:
-    """Return what a server may import for cases like `case` before it forks.
-
-    For a GPU that is torch alone: of the others it is not certain that they leave the device uninitialised.
-    """
-    if case.point.device != "cpu":
-        return ("numpy", "torch")
-    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor", "numba"]
-    # Only modules known to be harmless: an import that crashes must be a row of the case that asks for it.
-    return (*names, *(name for name in ("kan",) if name in requires))
+def modules(case: Case, requires: Collection[str]) -> tuple[str, ...]:
+    """Return what a server may import before it forks for cases like `case`, of which some need the packages `requires`."""
+    # torch._dynamo imports triton, whose driver is not asked for before the first launch.
+    names = ["numpy", "torch", "torch._dynamo", "torch.profiler", "torch._subclasses.fake_tensor"]
+    if case.point.device == "cpu":
+        names.append("numba")
+    return (*names, *(name for name in HARMLESS if name in requires))

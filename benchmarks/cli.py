@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|plan|merge|report|cite|quote|compare|export|schema|train-images|audit-images`."""
+"""`python -m benchmarks run|plan|merge|gpu-run|report|cite|quote|compare|export|schema|train-images|audit-images`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import archive, environment, limits, merge, predict, rows, runner, usage
+from benchmarks import archive, environment, forecast, limits, merge, rows, runner, usage
 from benchmarks.cases import Case
+from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
 from benchmarks.interrupt import Terminated, heeding_sigterm
+from benchmarks.kinds import get_kind
+from benchmarks.plugins import load_plugin
 from benchmarks.rows import Row, Status
 from benchmarks.selection import Selection
 from benchmarks.store import Locked, Unwritable
@@ -29,6 +32,7 @@ app = cyclopts.App(
     version_flags=[],
     default_parameter=cyclopts.Parameter(negative_iterable=()),
 )
+app.command(usage.refusing(gpu_run))
 app.command(usage.refusing(train_images))
 app.command(usage.refusing(audit_images))
 
@@ -46,15 +50,15 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
-    expected = predict.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
+    expected = forecast.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
         key = runner.key_of(one.case, selected.plugin)
         print(f"{key:<22}{peak:>15}{one.seconds:>13.1f} s  {one.status:<20}{one.case.label}")
-    alone = sum(one.seconds for one in expected if one.case.kind in runner.TIMED)
+    alone = sum(one.seconds for one in expected if get_kind(one.case.kind).timed)
     wall = alone + (sum(one.seconds for one in expected) - alone) / preset.jobs
-    here = [one for one in expected if one.status == "ok" and one.case.kind not in ("simulated", "frontier")]
+    here = [one for one in expected if one.status == "ok" and not get_kind(one.case.kind).simulated]
     largest = max((one.peak_bytes or 0 for one in here), default=0)
     ends = ", ".join(f"{count} {status}" for status, count in sorted(Counter(one.status for one in expected).items()))
     print(
@@ -99,6 +103,7 @@ def run(
         return
     selected = selection.resolve()
     cases = selected.cases
+    environment.require(case.point.device for case in cases)
     out = out or _place(selected.preset.name, selected.whole)
     _say(selected.notes)
     known: Mapping[str, Status] = {}
@@ -313,15 +318,20 @@ def schema(*, folder: Path = Path("benchmarks/schema")) -> None:
 
 @app.command
 @usage.refusing
-def report(*, out: Path = Path("reports")) -> None:
+def report(*, out: Path = Path("reports"), plugin: Path | None = None) -> None:
     """Render tables, figures and the page of OUT from its stored rows; measure nothing.
 
     Parameters
     ----------
     out
         Folder that holds raw/ and receives the report, or whose folders do: one for each machine.
+    plugin
+        Python file that registers kinds, tasks or arms of the rows.
     """
     from benchmarks.report import render
+
+    if plugin is not None:
+        load_plugin(plugin)
 
     for folder, count in render(out).items():
         print(f"{count} files written to {folder}; read {folder / 'README.md'} or {folder / 'index.html'}")

@@ -30,7 +30,7 @@ from benchmarks.report.tables import BASELINE
 
 CELL = [
     *("machine", "kind", "arm", "baseline", "penalty", "layers", "batch", "grid_size", "spline_order", "dtype", "device"),
-    *("threads", "mode", "policy"),
+    *("matmul", "threads", "mode", "policy"),
 ]
 POINT = [name for name in CELL if name not in ("arm", "penalty")]
 BOUND = "gemm_bound"

@@ -73,7 +73,8 @@ def _places(cells: pd.DataFrame, several_machines: bool) -> dict[str, Sequence[s
 def _point(record: Mapping[Any, Any]) -> str:
     r = record
     size = f"B={r['batch']} {r['layers']} G={r['grid_size']} k={r['spline_order']}"
-    return f"{size} {r['dtype']} {r['device']} {r['threads']} thread{'s' * (r['threads'] > 1)}"
+    products = "" if r["matmul"] == "ieee" else f" {r['matmul']} products"
+    return f"{size} {r['dtype']}{products} {r['device']} {r['threads']} thread{'s' * (r['threads'] > 1)}"
 
 
 def _changes(cells: pd.DataFrame, several_machines: bool) -> dict[str, Sequence[str]]:
@@ -118,7 +119,7 @@ def _baseline(comparison: Comparison, console: Console, several_machines: bool) 
     }
     _table(console, f"The baseline itself: {BASELINE} / {BOUND}", columns)
     timed = comparison.cells[(comparison.cells["kind"] == "speed") & comparison.cells["change"].notna()]
-    where = ["machine", "batch", "layers", "grid_size", "spline_order", "dtype", "device", "threads", "mode"]
+    where = ["machine", "batch", "layers", "grid_size", "spline_order", "dtype", "matmul", "device", "threads", "mode"]
     missing = len(timed[where].drop_duplicates()) - len(frame[where].drop_duplicates())
     if missing:
         console.print(

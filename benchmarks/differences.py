@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from benchmarks.kinds import find_kind
 from benchmarks.report.data import Data, processor
 
-# Of the kinds that are compared: how they were measured, which is no part of what a cell is.
-_TIMED = ("seed", "blocks", "budget_s", "warmup", "min_sample_ms")
-_CONDITIONS = {"speed": _TIMED, "penalty_cost": _TIMED, "memory": ("seed",), "simulated": ("seed", "rounding_bytes")}
 _DETAILS = ("python", "platform", "memory_bytes", "governor", "cgroup", "environment")
 
 
@@ -32,7 +30,7 @@ def _facts(data: Data) -> dict[str, set[str]]:
         facts["commit"].add(row.commit)
         for name, version in row.versions.items():
             facts.setdefault(name, set()).add(version)
-        for name in _CONDITIONS.get(row.case.kind, ()):
+        for name in kind.conditions if (kind := find_kind(row.case.kind)) else ():
             facts.setdefault(f"{name} of {row.case.kind}", set()).add(str(getattr(row.case, name)))
     unknown = {row.run_id for row in data.rows} - set(data.environments)
     if unknown:

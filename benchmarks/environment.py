@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
@@ -18,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import nvml
 from benchmarks.rows import Environment
 from benchmarks.sources import ROOT
 
@@ -40,7 +42,7 @@ print(json.dumps({
 }))
 """
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # by the flag of a processor, widest first
-_GPU_STATE = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+COMMIT = "EFFICIENT_KAN_COMMIT"
 
 
 def capture(run_id: str, command: str) -> Environment:
@@ -65,14 +67,14 @@ def capture(run_id: str, command: str) -> Environment:
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("OMP_", "MKL_", "KMP_", "CUDA_VISIBLE"))},
         "libraries": libraries(),
     }
-    gpu = _query("name,driver_version,memory.total")
+    gpu = nvml.describe() or "\n".join(libraries()["devices"]) or None
     identity = json.dumps([lasting, gpu, commit, dirty], sort_keys=True)
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     passing = {
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "memory_available_bytes": psutil.virtual_memory().available,
         "cpu_mhz": frequency.current if frequency else None,
-        "gpu_state": gpu_state(),
+        "gpu_state": [reading.model_dump() for reading in nvml.readings()] or None,
     }
     return Environment(
         env_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
@@ -109,11 +111,25 @@ def place(device: str) -> str:
     """
     if not device.startswith("cuda"):
         return f"cpu-{_usable_cores()}core"
+    return re.sub(r"[^a-z0-9]+", "-", gpu_name(device).lower()).strip("-")
+
+
+def gpu_name(device: str) -> str:
+    """Return the name of the GPU that `device`, cuda or cuda:N, is. Raises ValueError if torch finds no such GPU."""
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise ValueError(f"device: expected cuda or cuda:N, got {device!r}")
     number, found = int(device.partition(":")[2] or 0), libraries()["devices"]
     if number >= len(found):
         names = ", ".join(f"cuda:{index}" for index in range(len(found))) or "no GPU"
         raise ValueError(f"device: expected cpu or a GPU that this torch finds ({names}), got {device}")
-    return re.sub(r"[^a-z0-9]+", "-", found[number].lower()).strip("-")
+    return str(found[number])
+
+
+def require(devices: Iterable[str]) -> None:
+    """Raise ValueError if one of `devices` is a GPU that torch does not find. Without a GPU among them torch is not asked."""
+    for device in sorted(set(devices)):
+        if device.startswith("cuda"):
+            gpu_name(device)
 
 
 @cache
@@ -138,28 +154,29 @@ def resolve_device(device: str) -> str:
 
 
 def git_commit(root: Path = ROOT) -> tuple[str, bool | None]:
-    """Return the commit of the checkout `root` and whether its files differ from it; ("unknown", None) outside git.
+    """Return the commit of the checkout `root` and whether its files differ from it.
 
-    New files count as differences, but not what runs and renders write under reports/: it decides no measurement.
+    New files count as differences, but not what runs and renders write under reports/: it decides no measurement. Where git or
+    its folder is missing, the environment variable EFFICIENT_KAN_COMMIT says both: a hash, with '+dirty' after it if files
+    differ; without it the commit is ("unknown", None).
+
+    Raises ValueError if that variable holds anything else.
     """
     git = shutil.which("git")
-    if git is None:
-        return "unknown", None
-    head = _run(git, "-C", str(root), "rev-parse", "HEAD")
-    if head is None:
-        return "unknown", None
+    head = None if git is None else _run(git, "-C", str(root), "rev-parse", "HEAD")
+    if git is None or head is None:
+        return _given_commit()
     status = _run(git, "-C", str(root), "status", "--porcelain", "--untracked-files=normal", "--", ".", ":!reports")
     return head, None if status is None else bool(status)
 
 
-def gpu_state() -> str | None:
-    """Return clocks, temperature, power and throttle reasons of each GPU as nvidia-smi gives them; None without it."""
-    return _query(_GPU_STATE)
-
-
-def _query(fields: str) -> str | None:
-    tool = shutil.which("nvidia-smi")
-    return (_run(tool, f"--query-gpu={fields}", "--format=csv,noheader") or None) if tool else None
+def _given_commit() -> tuple[str, bool | None]:
+    given = os.environ.get(COMMIT, "")
+    if not given:
+        return "unknown", None
+    if (found := re.fullmatch(r"([0-9a-f]{7,40})(\+dirty)?", given)) is None:
+        raise ValueError(f"{COMMIT}: expected the hash of a commit, with '+dirty' after it if files differ, got {given!r}")
+    return found[1], found[2] is not None
 
 
 def _run(*command: str) -> str | None:

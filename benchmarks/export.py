@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kinds import is_paired
 from benchmarks.report.data import current_rows
 from benchmarks.rows import Environment, Row, SpeedSeries
-
-KINDS = ("speed", "penalty_cost")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def export(reports: Path | Sequence[Path], file: Path) -> Exported:
         rows, older, found, _ = current_rows(folder)
         superseded += older
         environments |= found
-        timed += [(row, folder.resolve().name if len(folders) > 1 else "") for row in rows if row.case.kind in KINDS]
+        timed += [(row, folder.resolve().name if len(folders) > 1 else "") for row in rows if is_paired(row.case.kind)]
     series = [(row, one, folder) for row, folder in timed for one in row.speed if one.arm_ns]
     failed = [f"{folder}{' ' if folder else ''}{text}" for row, folder in timed for text in _without_times(row)]
     if not series:
@@ -74,9 +73,10 @@ def _benchmarks(series: Sequence[tuple[Row, SpeedSeries, str]]) -> list[dict[str
     found: list[dict[str, Any]] = []
     for row, one, folder in series:
         params = _params(row, one)
+        products = "" if params["matmul"] == "ieee" else f" {params['matmul']} products"
         who = row.case.arm if row.case.penalty == "none" else f"{row.case.arm}+{row.case.penalty}"
         size = "B={batch} {layers} G={grid_size} k={spline_order} {dtype} {device} threads={threads}".format(**params)
-        place = " ".join([size, *([row.machine] if several else []), *([folder] if folder else [])])
+        place = " ".join([size + products, *([row.machine] if several else []), *([folder] if folder else [])])
         # The index of the process is part of the name: the processes of a cell stand one below the other in a table.
         process = f" process={params['process']}"
         found.append(
@@ -102,7 +102,7 @@ def _benchmarks(series: Sequence[tuple[Row, SpeedSeries, str]]) -> list[dict[str
 def _params(row: Row, series: SpeedSeries) -> dict[str, Any]:
     case, point = row.case.model_dump(mode="json"), row.case.point.model_dump(mode="json")
     chosen = {name: case[name] for name in ("kind", "arm", "baseline", "penalty", "process")}
-    return chosen | point | {"layers": "-".join(map(str, row.case.point.layers)), "mode": series.mode}
+    return chosen | {"matmul": "ieee"} | point | {"layers": "-".join(map(str, row.case.point.layers)), "mode": series.mode}
 
 
 def _extra_info(row: Row, series: SpeedSeries) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def main() -> None:
         for name in sys.argv[1:]:
             with contextlib.suppress(Exception):  # the process that needs it imports it again and says what is wrong
                 importlib.import_module(name)
+            if _initialises_cuda():
+                sys.exit(f"{name} initialises CUDA when it is imported, after which no forked process could use it")
         if "numba" in sys.modules:
             sys.modules["numba"].njit(lambda: None).compile(())  # it imports much of itself only when it first compiles
         gc.collect()
@@ -53,6 +55,11 @@ def main() -> None:
             print(STARTED, pid, file=answers)
             _, status = os.waitpid(pid, 0)
             print(ENDED, os.waitstatus_to_exitcode(status), file=answers)
+
+
+def _initialises_cuda() -> bool:
+    """Whether what is imported so far has made a CUDA context."""
+    return "torch.cuda" in sys.modules and bool(sys.modules["torch.cuda"].is_initialized())
 
 
 def _run(request: Request, answers: TextIO) -> NoReturn:

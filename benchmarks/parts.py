@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from benchmarks import predict
+from benchmarks import forecast
 from benchmarks.cases import Axis, Case, Point
+from benchmarks.kinds import get_kind
 
 _SIZES: Mapping[Axis, Callable[[Point], object]] = {
     "batch": lambda point: point.batch,
@@ -76,10 +77,8 @@ def digest(cases: Sequence[Case]) -> str:
 
 
 def _seconds(cases: Sequence[Case], jobs: int) -> float:
-    from benchmarks.runner import TIMED
-
-    expected = predict.forecast(cases)
-    return sum(one.seconds if one.case.kind in TIMED else one.seconds / jobs for one in expected)
+    expected = forecast.forecast(cases)
+    return sum(one.seconds / (1 if get_kind(one.case.kind).timed else jobs) for one in expected)
 
 
 def _sizes(point: Point) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Predicted peak bytes and time, so that a plan shows what will not fit before hours are spent.
+"""Predicted bytes and seconds of a training step, from which kinds of cases predict theirs.
 
 `E` = B*I*O and `T` = B*I*(G + k + 1) elements of a layer. The memory factors count the tensors of these sizes that are live at
 the peak, from reading the arms and from measured peaks; the times are a fit to measured steps of one CPU core. Expect the right
@@ -8,13 +8,10 @@ order of magnitude, not the byte and not the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.cases import Case, Sweep, dominates
-from benchmarks.images import forecast as images_forecast
-from benchmarks.rows import Status
+from benchmarks.cases import Case, Mode
 from reference.arm import get_arm
 
 
@@ -48,9 +45,7 @@ def peak_bytes(case: Case) -> int | None:
     """
     get_arm(case.arm)
     point = case.point
-    item = 8 if point.dtype == "float64" else 4
-    if case.sweep:
-        return item * _sweep_elements(case, case.sweep)
+    item = point.item_bytes
     layers = list(pairwise(point.layers))
     basis = point.grid_size + point.spline_order
     inputs = point.batch * (point.layers[0] + point.layers[-1])
@@ -71,17 +66,6 @@ def peak_bytes(case: Case) -> int | None:
     return int(item * (4 * kan_parameters + inputs + kept + working))
 
 
-def _sweep_elements(case: Case, sweep: Sweep) -> int:
-    """Return the predicted number of elements that a sparsity case holds at its peak: features, edges, weights of all runs."""
-    point, seeds = case.point, len(sweep.seeds)
-    runs, edges = seeds * len(sweep.strengths), sum(i * o for i, o in pairwise(point.layers))
-    features = point.grid_size + 6
-    shared = 4 * seeds * point.batch * point.layers[0] * features  # the first layer's, of all parts
-    hidden = 6 * features * max(runs * point.batch * sum(point.layers[1:-1]), 100_000)
-    per_sample = 3 * runs * edges * point.batch if sweep.penalty.startswith("sample") else 0
-    return shared + hidden + per_sample + 6 * runs * edges * features
-
-
 @dataclass(frozen=True)
 class _Rates:
     """Seconds of a training step: per layer, per element of size E and T, and per edge."""
@@ -92,8 +76,7 @@ class _Rates:
     edge: float = 0.0
 
 
-_FLOPS = 5e10  # of one core in float32
-_STACKED_VALUE = 4.5e-8  # seconds per sample and hidden node of a step of one of many stacked networks
+FLOPS = 5e10  # of one core in float32
 _RATES = {
     "efficient_kan": _Rates(6e-4, 0.0, 6e-9),
     "efficient_kan[native]": _Rates(6e-4, 0.0, 1.2e-8),
@@ -123,11 +106,8 @@ _SIMULATIONS = {
     "pykan[speed]": _Simulation(5e-6, 0.02),
 }
 _DEFAULT_SIMULATION = _Simulation(0.0, 0.01)
-_PEAKS_PER_CAPACITY = 6  # that a frontier asks for
-_WATCHED = 40  # times as long: pykan's loop over edges, an operator at a time, with every allocation and operator recorded
 _PENALTY_SECONDS = 2e-9  # seconds per edge and sample that a penalty adds
-_SHARE = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
-_START = 0.4  # fork, imports of this project, network and data
+SHARE: dict[Mode, float] = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
 _GATE = 3.0  # forward and backward of arm, oracle and yardstick, in steps of the oracle
 _GATE_EDGE = 7e-7  # seconds per edge to build the yardstick
 # The gate compares as many samples as these numbers of elements allow, see `benchmarks.measure.gate`, which imports torch.
@@ -146,12 +126,12 @@ def step_seconds(arm: str, case: Case) -> float:
         used = min(features, point.spline_order + 2) if arm == "efficient_kan" else features
         e, t, parameters = point.batch * i * o, point.batch * i * used, i * o * features
         total += rates.layer + rates.e * e + rates.t * t + rates.edge * i * o
-        total += 6 * e * (1 if arm == "mlp[width]" else used) / _FLOPS + parameters * 2e-9
+        total += 6 * e * (1 if arm == "mlp[width]" else used) / FLOPS + parameters * 2e-9
         total += _PENALTY_SECONDS * e * features if case.penalty in ("sample_l1", "sample_std") else 0.0
     return total
 
 
-def _gate_seconds(case: Case) -> float:
+def gate_seconds(case: Case) -> float:
     """Return the predicted time of the gate of a timed case."""
     point = case.point
     edges = [i * o for i, o in pairwise(point.layers)]
@@ -164,78 +144,20 @@ def _gate_seconds(case: Case) -> float:
     return total
 
 
-def _sweep_seconds(case: Case, sweep: Sweep) -> float:
-    """Return the predicted time of all trainings and refits of a sparsity case."""
-    runs = len(sweep.strengths) * len(sweep.seeds)
-    values = case.point.batch * sum(case.point.layers[1:-1])
-    products = case.point.batch * sum(i * o for i, o in pairwise(case.point.layers)) * (case.point.grid_size + 6)
-    # Refits know no penalty and make up most of the steps, so one rate does for both.
-    step = _STACKED_VALUE * values + 3 * 2 * products / _FLOPS
-    trained = runs * sweep.steps * (step if case.arm == "efficient_kan" else step_seconds("pykan[nosave]", case))
-    return trained + runs * sweep.refit_steps * len(sweep.edge_counts) * step
+def edge_seconds(arm: str) -> float:
+    """Return the predicted time that a training step of `arm` spends in Python for each edge."""
+    return _RATES.get(arm, _DEFAULT_RATES).edge
 
 
-def seconds(case: Case) -> float:
-    """Return the predicted time of `case` were there no time limit."""
-    if case.kind in ("images", "head_cost"):
-        return _START + images_forecast.seconds(case)
-    if case.sweep:
-        return _START + _sweep_seconds(case, case.sweep)
-    step = step_seconds(case.arm, case)
-    if case.kind in ("simulated", "frontier"):
-        simulation = _SIMULATIONS.get(case.arm, _DEFAULT_SIMULATION)
-        edges = sum(i * o for i, o in pairwise(case.point.layers))
-        peaks = len(case.modes) if case.kind == "simulated" else _PEAKS_PER_CAPACITY * len(case.capacities_gib)
-        each = simulation.layer * case.point.depth + simulation.edge * edges
-        return _START + simulation.build * edges + peaks * each
-    if case.kind == "memory":
-        edges = sum(i * o for i, o in pairwise(case.point.layers))
-        watched = 10 * step + _WATCHED * _RATES.get(case.arm, _DEFAULT_RATES).edge * edges
-        return _START + sum(0.2 + watched * _SHARE[mode] for mode in case.modes)
-    both = step + step_seconds(case.baseline or case.arm, case)
-    total = _START + _gate_seconds(case)
-    for mode in case.modes:
-        block = 2 * max(both * _SHARE[mode], 2 * case.min_sample_ms / 1e3)
-        blocks = min(case.blocks, math.ceil(case.budget_s / block)) if case.budget_s else case.blocks
-        total += case.warmup * both * _SHARE[mode] + max(1, blocks) * block
-    return total
+def pair_seconds(case: Case, mode: Mode, both: float) -> float:
+    """Return the predicted time of warming up and timing the pairs of `mode`, of which a step of both sides takes `both`."""
+    block = 2 * max(both * SHARE[mode], 2 * case.min_sample_ms / 1e3)
+    blocks = min(case.blocks, math.ceil(case.budget_s / block)) if case.budget_s else case.blocks
+    return case.warmup * both * SHARE[mode] + max(1, blocks) * block
 
 
-_HOPELESS = 4  # predictions are right to about a factor of two
-
-
-def is_hopeless(case: Case) -> bool:
-    """Whether the memory that `case` measures is predicted to take several times its limit: trying it would only cost time."""
-    return case.kind == "memory" and seconds(case) > _HOPELESS * case.timeout_s
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a run is expected to make of a case: its peak (None: not known), its time and how it ends."""
-
-    case: Case
-    peak_bytes: int | None
-    seconds: float
-    status: Status
-
-
-def forecast(cases: Sequence[Case], memory_bytes: int | None = None) -> list[Forecast]:
-    """Return what to expect of `cases` in this order, with `memory_bytes` for each (None: not known).
-
-    A case that is predicted not to fit or to last too long costs time once and rules out those that ask for more, as in a run.
-    """
-    failed: list[Case] = []
-    found = []
-    for case in cases:
-        peak, time = peak_bytes(case), seconds(case)
-        status: Status = "ok"
-        if any(dominates(case, smaller) for smaller in failed):
-            status, time = "skipped_by_frontier", 0.0
-        elif case.kind not in ("simulated", "frontier") and (peak or 0) > (memory_bytes or math.inf):
-            status = "oom"
-        elif time > case.timeout_s:
-            status = "timeout"
-        if status in ("oom", "timeout"):
-            failed.append(case)
-        found.append(Forecast(case, peak, 0.0 if is_hopeless(case) else min(time, case.timeout_s), status))
-    return found
+def simulation_seconds(case: Case, peaks: int) -> float:
+    """Return the predicted time of simulating so many peaks."""
+    simulation = _SIMULATIONS.get(case.arm, _DEFAULT_SIMULATION)
+    edges = sum(i * o for i, o in pairwise(case.point.layers))
+    return simulation.build * edges + peaks * (simulation.layer * case.point.depth + simulation.edge * edges)

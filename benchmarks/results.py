@@ -103,6 +103,7 @@ def _common(row: Row) -> dict[str, Any]:
         "grid_size": point.grid_size,
         "spline_order": point.spline_order,
         "dtype": point.dtype,
+        "matmul": point.matmul,
         "device": point.device,
         "threads": point.threads,
         "seed": case.seed,
@@ -136,7 +137,9 @@ def speed_frame(rows: Sequence[Row], kind: str = "speed", *, apart: Mapping[str,
 
     `ratio` is the time of the arm over that of the baseline (above 1: the arm is slower) with its 95 % interval `ratio_low`,
     `ratio_high`, see `benchmarks.stats.paired_ratio`. `arm_ms`, `baseline_ms` are medians per call over all samples, wall
-    time; `arm_ms_low`, `arm_ms_high` the quartiles; `arm_device_ms`, `baseline_device_ms` the medians on the device (CUDA).
+    time; `arm_ms_low`, `arm_ms_high` the quartiles; `arm_device_ms`, `baseline_device_ms` the medians on the device (CUDA), and
+    `arm_graph_ms`, `baseline_graph_ms` those of CUDA graphs replayed, or `graph_failure` says why there is none. `l2`, `sm_mhz`
+    and `throttle` are the conditions on the GPU in all processes, see `benchmarks.rows.GpuTiming`.
     `processes` counts those that were timed and `pairs` all their pairs. A cell of which a process failed has that
     process's status and reason, and the times of the others; one without any has NaN.
     """
@@ -154,17 +157,37 @@ def speed_frame(rows: Sequence[Row], kind: str = "speed", *, apart: Mapping[str,
         shown = shown.model_copy(update={"case": shown.case.model_copy(update={"axes": axes})})
         for mode in shown.case.modes:
             series = [one for row in repeats for one in row.speed if one.mode == mode]
-            lines.append(_common(shown) | {"mode": mode} | _times(shown, mode, series))
+            lines.append(_common(shown) | {"mode": mode} | _times(shown, mode, series) | _conditions(repeats, series))
     return pd.DataFrame(lines)
 
 
+def _conditions(repeats: Sequence[Row], series: Sequence[SpeedSeries]) -> dict[str, str | None]:
+    """What is known of the GPU and of replays, of all processes; None where nothing is."""
+    timings = [row.gpu for row in repeats if row.gpu is not None]
+    readings = [one for timing in timings for one in (timing.before, timing.after) if one is not None]
+    clocks = [one.sm_mhz for one in readings if one.sm_mhz is not None]
+    reasons = [one.throttle for one in readings if one.throttle is not None]
+    rotates = {"warm L2 in graphs" for one in series if one.graph_rotates is False and any(t.input_copies > 1 for t in timings)}
+    return {
+        "l2": _joined([*(timing.l2 for timing in timings), *rotates]),
+        "sm_mhz": f"{min(clocks)} to {max(clocks)}" if clocks else None,
+        "throttle": (_joined(reason for one in reasons for reason in one) or "none") if reasons else None,
+        "graph_failure": _joined(one.graph_failure for one in series if one.graph_failure),
+    }
+
+
+def _joined(texts: Iterable[str]) -> str | None:
+    return "; ".join(dict.fromkeys(texts)) or None
+
+
 _TIMES = ("arm_ms", "arm_ms_low", "arm_ms_high", "baseline_ms", "arm_device_ms", "baseline_device_ms")
+_GRAPHS = ("arm_graph_ms", "baseline_graph_ms")
 
 
 def _times(row: Row, mode: str, series: Sequence[SpeedSeries]) -> dict[str, float]:
     timed = [one for one in series if one.arm_ns]
     if not timed:
-        return dict.fromkeys((*_TIMES, "ratio", "ratio_low", "ratio_high"), math.nan) | {"pairs": 0, "processes": 0}
+        return dict.fromkeys((*_TIMES, *_GRAPHS, "ratio", "ratio_low", "ratio_high"), math.nan) | {"pairs": 0, "processes": 0}
     pairs = [(_per_call(one.arm_ns, one.arm_loops), _per_call(one.baseline_ns, one.baseline_loops)) for one in timed]
     arm, baseline = (np.concatenate(side) for side in zip(*pairs, strict=True))
     # Seeded by the cell itself: the interval is the same whenever and beside whatever other rows it is computed.
@@ -177,6 +200,8 @@ def _times(row: Row, mode: str, series: Sequence[SpeedSeries]) -> dict[str, floa
         "baseline_ms": float(np.median(baseline)),
         "arm_device_ms": _median(_per_call(one.arm_device_ns, one.arm_loops) for one in timed),
         "baseline_device_ms": _median(_per_call(one.baseline_device_ns, one.baseline_loops) for one in timed),
+        "arm_graph_ms": _median(_per_call(one.arm_graph_ns, max(1, one.arm_graph_loops)) for one in timed),
+        "baseline_graph_ms": _median(_per_call(one.baseline_graph_ns, max(1, one.baseline_graph_loops)) for one in timed),
         "ratio": ratio.value,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
@@ -217,7 +242,9 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
         for mode in row.case.modes:
             series = by_mode.get(mode)
             values: dict[str, Any] = (
-                dict.fromkeys(names, math.nan) if series is None else series.model_dump(exclude={"sampled_rss"})
+                dict.fromkeys(names, math.nan)
+                if series is None
+                else series.model_dump(exclude={"sampled_rss"}) | {"workspace_bytes": series.workspace_bytes}
             )
             peak, key = simulated.get((*_simulated_as(row), mode), (math.nan, None))
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": peak, "simulated_case_key": key})

@@ -55,12 +55,41 @@ class Gate(Record):
         return max(self.errors, key=lambda e: math.inf if e.error is None else e.error / e.limit)
 
 
+class GpuReading(Record):
+    """State of a GPU at one moment, by NVML; None: it does not tell."""
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttle: tuple[str, ...] | None = Field(description="what keeps the clocks below the highest")
+
+
+class GpuTiming(Record):
+    """Under which conditions a case was timed on a GPU."""
+
+    l2: Literal["rotated inputs", "warm L2"] = Field(
+        description="whether each call of either side found its input outside the L2 cache, see `benchmarks.measure.gpu`"
+    )
+    l2_bytes: int
+    input_copies: int = Field(ge=1, description="of input and target, taken in turn")
+    before: GpuReading | None = Field(description="just before the first call; None without NVML")
+    after: GpuReading | None = Field(description="just after the last")
+
+
+def _nothing(value: Any) -> bool:
+    """Whether a field that came later has nothing to say: it is not written, so that older rows keep their text."""
+    return value in (None, 0, "", ())
+
+
 class SpeedSeries(Record):
     """Paired times of one mode. Pair `i` is (`arm_ns[i]`, `baseline_ns[i]`), taken next to each other.
 
     `arm_first[i]` says which side ran first in the pair: ABBA blocks make it alternate. Times are wall time from an idle device
     to an idle device. On CUDA `arm_device_ns` and `baseline_device_ns` hold, of the same samples, the time between two events
-    on the device; on a CPU they are empty.
+    on the device; on a CPU they are empty. `arm_graph_ns` and `baseline_graph_ns` are samples of their own, of CUDA graphs
+    replayed, each of `arm_graph_loops` or `baseline_graph_loops` calls: time on the device without the gaps in which it waits
+    for launches. What could not be captured has none, and `graph_failure` says why.
     """
 
     mode: Mode
@@ -71,6 +100,16 @@ class SpeedSeries(Record):
     arm_first: tuple[bool, ...]
     arm_device_ns: tuple[int, ...] = ()
     baseline_device_ns: tuple[int, ...] = ()
+    arm_graph_ns: tuple[int, ...] = Field(default=(), exclude_if=_nothing)
+    baseline_graph_ns: tuple[int, ...] = Field(default=(), exclude_if=_nothing)
+    arm_graph_loops: int = Field(default=0, ge=0, exclude_if=_nothing)
+    baseline_graph_loops: int = Field(default=0, ge=0, exclude_if=_nothing)
+    graph_rotates: bool | None = Field(
+        default=None,
+        exclude_if=lambda rotates: rotates is None,
+        description="whether the calls of a graph take all copies of the inputs, so that these come from outside the L2 cache",
+    )
+    graph_failure: str = Field(default="", exclude_if=_nothing, description="why a side has no replays; empty on a CPU")
     involuntary_switches: int = Field(default=0, ge=0, description="context switches forced upon the process meanwhile")
 
     @model_validator(mode="after")
@@ -83,6 +122,10 @@ class SpeedSeries(Record):
         for name in ("arm_device_ns", "baseline_device_ns"):
             if len(getattr(self, name)) not in (0, len(self.arm_ns)):
                 raise ValueError(f"{name}: expected none or {len(self.arm_ns)}, got {len(getattr(self, name))}")
+        for side in ("arm", "baseline"):
+            samples, loops = len(getattr(self, f"{side}_graph_ns")), getattr(self, f"{side}_graph_loops")
+            if bool(samples) != bool(loops):
+                raise ValueError(f"{side}_graph_loops: expected the calls in each of {samples} samples, got {loops}")
         return self
 
 
@@ -90,10 +133,11 @@ class MemorySeries(Record):
     """Memory of one call of one mode, in bytes, in a process of its own.
 
     `peak_bytes` is what was live before the call (parameters, buffers, optimiser state, inputs) plus the peak of the running
-    sum of the allocator's events during it: exact, and equal from run to run. `activation_bytes` is the rest of the
-    peak once parameters, gradients, optimiser state and inputs are taken off. `live_peak_bytes` is the same peak by another
-    method: the storages alive between operators, which does not see what an operator allocates and frees inside. A call
-    of so many operators that the allocator's events would take gigabytes has its `peak_bytes` by that method, as `method` says.
+    sum of the allocator's events during it: exact, and equal from run to run. `activation_bytes` is the rest of the peak once
+    parameters, gradients, optimiser state, inputs and the workspace of cuBLAS are taken off. `live_peak_bytes` is the same peak
+    by another method: the storages alive between operators, which does not see what an operator allocates and frees inside. A
+    call of so many operators that the allocator's events would take gigabytes has its `peak_bytes` by that method, as `method`
+    says.
     """
 
     mode: Mode
@@ -106,6 +150,11 @@ class MemorySeries(Record):
     optimiser_bytes: int
     input_bytes: int
     activation_bytes: int
+    workspace_bytes: int | None = Field(
+        default=None,
+        exclude_if=lambda size: size is None,
+        description="of cuBLAS, in peak_bytes and not in activation_bytes (CUDA)",
+    )
     live_peak_bytes: int | None = Field(default=None, description="largest sum of live storages after an operator")
     live_peak_operator: str | None = Field(default=None, description="the operator after which it was reached")
     reserved_bytes: int | None = Field(default=None, description="CUDA max_memory_reserved")
@@ -186,12 +235,16 @@ class Outcome(Record):
     parameter_count: int | None = Field(default=None, description="trainable parameters of the arm's network")
     gate: Gate | None = None
     speed: tuple[SpeedSeries, ...] = ()
+    gpu: GpuTiming | None = Field(default=None, exclude_if=lambda gpu: gpu is None, description="how it was timed on a GPU")
     memory: tuple[MemorySeries, ...] = ()
     simulated: tuple[SimulatedSeries, ...] = ()
     frontier: tuple[FrontierPoint, ...] = ()
     sparsity: SparsityResult | None = None
     images: ImageResult | None = None
     head_cost: HeadCost | None = None
+    part: dict[str, Any] | None = Field(
+        default=None, exclude_if=lambda part: part is None, description="what a kind of a plugin measured, by its own schema"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -216,7 +269,7 @@ class Row(Outcome):
     env_id: str
     machine: str = Field(description="hardware in words; rows of different machines are never compared")
     load_average: float | None = Field(default=None, description="of the last minute, when the case ended")
-    gpu_state: str | None = Field(default=None, description="nvidia-smi's clocks, temperature and throttle reasons, at the end")
+    gpu_state: str | None = Field(default=None, description="of older rows: nvidia-smi's clocks, at the end; see `gpu`")
     commit: str = Field(description="git commit, '+dirty' appended if the tree had changes; 'unknown' outside git")
     versions: dict[str, str] = Field(description="of the packages that decide what this case computes")
     # Absent in rows from before: they keep their text, and with it the digests in reports.

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import environment, limits, predict
-from benchmarks.cases import Case, case_key, dominates
+from benchmarks import environment, forecast, limits
+from benchmarks.cases import Case, case_key
 from benchmarks.child import Server, modules, variables
+from benchmarks.kinds import dominates, get_kind
 from benchmarks.rows import FINAL as FINAL
 from benchmarks.rows import Environment, Outcome, Row, Status
 from benchmarks.sources import source_hash, state_hash, versions
@@ -28,7 +29,6 @@ from benchmarks.worker import Job
 from reference.arm import Unsupported, get_arm
 from reference.environments import interpreter
 
-TIMED = ("speed", "penalty_cost", "head_cost")
 _STOPS_LARGER = ("oom", "killed", "timeout")
 _ATTEMPTS = 3  # to time a case without the machine being suspended meanwhile
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -52,6 +52,7 @@ class Run:
     _servers: dict[tuple[object, ...], Server] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _stopped: bool = False
+    _required: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
 
     def cases(self, cases: Sequence[Case]) -> None:
         """Measure `cases`: timed ones alone and in order, then up to `jobs` of the others at once, then large ones alone.
@@ -60,11 +61,13 @@ class Run:
         on a machine that holds them.
         """
         pool = ThreadPoolExecutor(self.jobs)
-        untimed = [case for case in cases if case.kind not in TIMED]
+        untimed = [case for case in cases if not get_kind(case.kind).timed]
+        for case in cases:
+            self._required.setdefault(_alike(case), set()).update(_requires(case))
         large = [case for case in untimed if self.jobs > 1 and _is_large(case, _available_bytes() // self.jobs)]
         try:
             for case in cases:
-                if case.kind in TIMED:
+                if get_kind(case.kind).timed:
                     self._case(case)
             self._close()
             for done in [pool.submit(self._case, case, self.jobs) for case in untimed if case not in large]:
@@ -106,7 +109,7 @@ class Run:
         try:
             for _ in range(_ATTEMPTS):
                 outcome, seconds = server.run(job)
-                if case.kind not in TIMED or not server.paused:
+                if not get_kind(case.kind).timed or not server.paused:
                     break
         except OSError as error:
             if error.errno in _NO_ROOM:
@@ -122,7 +125,7 @@ class Run:
         """
         chosen = get_arm(case.arm).environment
         python = sys.executable if chosen is None else str(interpreter(chosen))
-        settings, imports = variables(case), modules(case, _requires(case))
+        settings, imports = variables(case), modules(case, self._required.get(_alike(case)) or _requires(case))
         key = (python, tuple(sorted(settings.items())), imports, case.process, threading.get_ident())
         with self._guard:
             if key not in self._servers:
@@ -148,7 +151,6 @@ class Run:
             env_id=self.environment.env_id,
             machine=self.environment.machine,
             load_average=os.getloadavg()[0],
-            gpu_state=None if case.point.device == "cpu" else environment.gpu_state(),
             commit=self.environment.commit + ("+dirty" if self.environment.dirty else ""),
             versions=versions(case),
             source=source_hash(case, self.plugin),
@@ -167,8 +169,8 @@ class Run:
                 if dominates(case, smaller):
                     reason = f"not tried: case {key} is no larger and ended in {status}"
                     return Outcome(status="skipped_by_frontier", reason=reason)
-        if predict.is_hopeless(case):
-            reason = f"not tried: predicted to take {predict.seconds(case):.0f} s, the limit is {case.timeout_s:g} s"
+        if forecast.is_hopeless(case):
+            reason = f"not tried: predicted to take {forecast.seconds(case):.0f} s, the limit is {case.timeout_s:g} s"
             return Outcome(status="timeout", reason=reason)
         return None
 
@@ -179,12 +181,18 @@ def _available_bytes() -> int:
 
 def _is_large(case: Case, share_bytes: int) -> bool:
     """Whether `case` measures memory of which half of `share_bytes` may not do: predictions are right to a factor of two."""
-    return case.kind == "memory" and (predict.peak_bytes(case) or 0) > share_bytes / 2
+    return get_kind(case.kind).fills_memory and (forecast.peak_bytes(case) or 0) > share_bytes / 2
+
+
+def _alike(case: Case) -> tuple[str, ...]:
+    """Equal for cases whose servers import the same: timed ones share them, in the others no other arm's packages are there."""
+    where = get_arm(case.arm).environment or "", case.point.device
+    return (*where, "timed") if get_kind(case.kind).timed else (*where, case.kind, *sorted(_requires(case)))
 
 
 def _requires(case: Case) -> tuple[str, ...]:
     """Return the libraries that the arms of `case` and, where it is gated, pykan's yardstick import."""
-    arms = [case.arm, *([case.baseline] if case.baseline else []), *(["pykan[speed]"] if case.kind in TIMED else [])]
+    arms = [case.arm, *([case.baseline] if case.baseline else []), *(["pykan[speed]"] if get_kind(case.kind).paired else [])]
     return tuple(name for arm in arms for name in get_arm(arm).requires)
 
 

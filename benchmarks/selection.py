@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 
-from benchmarks import presets, tasks
+from benchmarks import kinds, presets, tasks
 from benchmarks.cases import Axis, Case
+from benchmarks.kinds.design import AXES
 from benchmarks.parts import Part
 from benchmarks.plugins import load_plugin
 from benchmarks.presets import axes
@@ -80,6 +81,9 @@ class Selection:
         Threads of the numerical libraries.
     dtype
         float32 or float64. Not for head_cost, images.
+    matmul
+        Precision of float32 products: ieee, tf32 (on a GPU), bf16 (autocast), or several of them, at all points. Not for
+        head_cost, simulated, frontier, sparsity, images.
     device
         Device of torch: auto, cpu, cuda or cuda:N. Not for frontier, sparsity.
     processes
@@ -89,7 +93,8 @@ class Selection:
         Only the I-th of N parts, as I/N: 3/16. Parts are disjoint and together the whole, of about equal predicted time; each
         holds whole lines of points, with all arms, kinds and processes. See `merge`.
     plugin
-        Python file that registers further arms or tasks: `reference.arm.register`, `benchmarks.tasks.register`.
+        Python file that registers arms, tasks or kinds: `reference.arm.register`, `benchmarks.tasks.register`,
+        `benchmarks.kinds.register`.
     """
 
     preset: str = "smoke"
@@ -103,6 +108,7 @@ class Selection:
     depth: WholeNumbers = None
     threads: int | None = None
     dtype: Literal["float32", "float64"] | None = None
+    matmul: Words = None
     device: str | None = None
     processes: int | None = None
     part: str | None = None
@@ -119,14 +125,14 @@ class Selection:
             load_plugin(self.plugin)
         for name, asked in (("only", self.only), ("arms", self.arms), ("tasks", self.tasks)):
             if asked == []:
-                choices = f" of {', '.join(axes.KINDS)}" if name == "only" else " name"
+                choices = f" of {', '.join(kinds.names())}" if name == "only" else " name"
                 raise ValueError(f"{name}: expected at least one{choices}, got none")
-        if unknown := [kind for kind in self.only or () if kind not in axes.KINDS]:
-            raise ValueError(f"only: expected kinds among {', '.join(axes.KINDS)}, got {', '.join(unknown)}")
+        if unknown := [kind for kind in self.only or () if kind not in kinds.names()]:
+            raise ValueError(f"only: expected kinds among {', '.join(kinds.names())}, got {', '.join(unknown)}")
         for arm in self.arms or ():
             get_arm(arm)
-        options = {name: getattr(self, name) for name in axes.LACKING if getattr(self, name) is not None}
-        only = [kind for kind in axes.KINDS if kind in (self.only or ())]
+        options = {name: getattr(self, name) for name in axes.OPTIONS if getattr(self, name) is not None}
+        only = [kind for kind in kinds.names() if kind in (self.only or ())]
         axes.refuse(options, only)
         if self.tasks and only and "sparsity" not in only:
             raise ValueError(f"tasks: expected --only sparsity, whose tasks they are, or none, got --only {' '.join(only)}")
@@ -145,11 +151,11 @@ class Selection:
                 if missing := [one for one in asked if one not in there]:
                     raise ValueError(_not_measured(name, preset.name, there, missing, len(missing) == len(asked)))
                 cases = [case for case in cases if word(case) in asked]
-        kinds = {case.kind for case in cases}
-        if lost := [kind for kind in only if kind not in kinds]:
-            found = f"{', '.join(self.arms or ())} ({', '.join(sorted(kinds))})"
+        measured = {case.kind for case in cases}
+        if lost := [kind for kind in only if kind not in measured]:
+            found = f"{', '.join(self.arms or ())} ({', '.join(sorted(measured))})"
             raise ValueError(f"only: expected what preset {preset.name} measures of the arms {found}, got {', '.join(lost)}")
-        notes = (*axes.without_effect(options, kinds), *self._left(preset, cases))
+        notes = (*axes.without_effect(options, measured), *self._left(preset, cases))
         chosen = cases if part is None else part.of(cases, preset.jobs)
         if not chosen:
             notes = (*notes, f"part {part} is empty: there are fewer lines of points than parts")
@@ -157,13 +163,13 @@ class Selection:
 
     def _left(self, preset: presets.Preset, cases: Sequence[Case]) -> Iterable[str]:
         """What a reader of the words could think is measured, and is not."""
-        own: list[Axis] = [axis for axis in axes.AXES if getattr(self, axis) is not None]
+        own: list[Axis] = [axis for axis in AXES if getattr(self, axis) is not None]
         if named := sorted({case.name for case in cases if case.name}) if own else []:
             yield f"{', '.join(own)}: the named points keep their own sizes ({', '.join(named)})"
         if self.arms and not self.only:
-            kinds = {case.kind for case in presets.expand(preset)} - {case.kind for case in cases}
-            if kinds and not self.tasks:
-                left = ", ".join(kind for kind in axes.KINDS if kind in kinds)
+            unmeasured = {case.kind for case in presets.expand(preset)} - {case.kind for case in cases}
+            if unmeasured and not self.tasks:
+                left = ", ".join(kind for kind in kinds.names() if kind in unmeasured)
                 yield f"arms: nothing is measured of {left}, where preset {preset.name} has none of these arms"
 
 

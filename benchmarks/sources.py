@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import meaning, tasks
+from benchmarks import meaning
 from benchmarks.cases import Case
+from benchmarks.kinds import get_kind
 from reference.arm import Arm, get_arm
 from reference.environments import get_environment
 
 ROOT = Path(__file__).resolve().parents[1]
-# Data set -> environment variable with its folder.
-IMAGE_FOLDERS = {"hyperkvasir": "HYPERKVASIR", "kvasir_v2": "KVASIR_V2"}
-
-_SIMULATION = tuple(f"benchmarks.measure.{name}" for name in ("simulate", "meta", "shortcuts", "live"))
-_BY_KIND = {
-    "speed": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
-    "penalty_cost": ("benchmarks.measure.speed", "benchmarks.measure.gate"),
-    "memory": ("benchmarks.measure.memory", "benchmarks.measure.live"),
-    "simulated": _SIMULATION,
-    "frontier": (*_SIMULATION, "benchmarks.measure.frontier"),
-    "sparsity": (
-        *(f"benchmarks.study.{name}" for name in ("agreement", "original", "penalties", "stacked", "sweep", "training")),
-        "benchmarks.tasks",
-    ),
-}
-_BY_KIND["images"] = tuple(
-    f"benchmarks.images.{name}"
-    for name in ("labels", "sets", "trees", "offline", "transforms", "metrics", "settings", "training", "study")
+_ALWAYS = (
+    *(f"benchmarks.measure.{name}" for name in ("workload", "case", "precision")),
+    *("benchmarks.worker", "benchmarks.forkserver"),
 )
-_BY_KIND["head_cost"] = ("benchmarks.images.cost", "benchmarks.measure.speed", "benchmarks.measure.memory")
-_IMAGE_PACKAGES = ("mlxtend", "pillow", "scikit-image", "scikit-learn")
-_ALWAYS = ("benchmarks.measure.workload", "benchmarks.measure.case", "benchmarks.worker", "benchmarks.forkserver")
-_GATED = ("speed", "penalty_cost")
 _YARDSTICKS = ("cox_de_boor", "pykan[speed]")
 
 
@@ -56,14 +37,14 @@ def text_hash(module: str) -> str:
 def _arms(case: Case) -> list[Arm]:
     """Return the arms that decide what `case` gives: its own, the baseline, and where gated the oracle and the yardstick."""
     arms = [get_arm(name) for name in (case.arm, case.baseline) if name]
-    if case.kind in _GATED and any(arm.exact for arm in arms):
+    if get_kind(case.kind).paired and any(arm.exact for arm in arms):
         arms += [get_arm(name) for name in _YARDSTICKS]
     return arms
 
 
 def _modules(case: Case) -> tuple[str, ...]:
     """The modules and packages that decide what `case` gives: those of the measurement and of its arms."""
-    return tuple(sorted({*_ALWAYS, *_BY_KIND[case.kind], *(module for arm in _arms(case) for module in arm.sources)}))
+    return tuple(sorted({*_ALWAYS, *get_kind(case.kind).sources, *(module for arm in _arms(case) for module in arm.sources)}))
 
 
 def source_hash(case: Case, plugin: Path | None = None, root: Path | None = None) -> str:
@@ -103,18 +84,12 @@ def state_hash(case: Case, plugin: Path | None = None) -> str:
 
 def versions(case: Case) -> dict[str, str]:
     """Return the installed versions of Python and of the packages that decide what `case` gives."""
-    packages = {"torch", "numpy", *(package for arm in _arms(case) for package in arm.packages)}
-    if case.kind == "images":
-        packages |= set(_IMAGE_PACKAGES)
-    if case.sweep:
-        packages |= {"scipy", *tasks.get_task(case.sweep.task).packages}
+    kind = get_kind(case.kind)
+    packages = {"torch", "numpy", *(package for arm in _arms(case) for package in arm.packages), *kind.packages(case)}
     found = {"python": platform.python_version()} | {name: _version(name) for name in sorted(packages)}
     if environment := get_arm(case.arm).environment:
         found |= dict(requirement.split("==") for requirement in get_environment(environment).requirements)
-    if case.images and case.images.data in IMAGE_FOLDERS:
-        # A case that found no images is to be tried again once they are there.
-        found[case.images.data] = "given" if os.environ.get(IMAGE_FOLDERS[case.images.data]) else "not given"
-    return found
+    return found | kind.facts(case)
 
 
 @cache

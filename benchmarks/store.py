@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from filelock import FileLock, Timeout
 
 from benchmarks import archive
 from benchmarks.rows import SCHEMA_VERSION, Environment, Row, Status
@@ -44,28 +45,26 @@ class Store:
         self.rows = self.raw / archive.ROWS
         self.environments = self.raw / archive.ENVIRONMENTS
         self.work = self.raw.resolve() / ".work"  # the processes that measure start in another folder
+        self._lock = FileLock(self.raw / ".lock", thread_local=False)
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
         try:
             self.raw.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.raw / ".lock").open("a+")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise Locked(f"another run is writing to {self.raw.parent}") from None
         except OSError as error:
             raise ValueError(f"out: expected a folder to write to, got {self.raw.parent}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise Locked(f"another run is writing to {self.raw.parent}") from None
         try:
             for path in (self.rows, self.environments):
                 self._repair(path)
             shutil.rmtree(self.work, ignore_errors=True)  # what a killed run left
         except OSError as error:
-            self._lock.close()
+            self._lock.release()
             raise ValueError(f"out: expected rows that can be read, got {self.raw.parent}: {error.strerror}") from error
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         return self
 
@@ -77,7 +76,7 @@ class Store:
         except OSError as failure:
             raise Unwritable(self.raw.parent, failure) from failure
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def _repair(self, path: Path) -> None:
         """Move what follows the last line break, the mark of a killed run, to a file of its own."""

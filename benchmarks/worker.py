@@ -100,6 +100,8 @@ def die_with_parent() -> None:
 def _set_up(job: Job) -> None:
     import torch
 
+    from benchmarks.measure import precision
+
     if job.shared is not None:
         os.environ["BENCHMARKS_SHARED"] = job.shared
     if job.verdicts is not None:
@@ -109,11 +111,11 @@ def _set_up(job: Job) -> None:
     on_gpu = torch.device(point.device).type != "cpu"
     if on_gpu and not torch.cuda.is_available():
         raise Unsupported(f"device {point.device}: this torch finds no GPU")
-    if on_gpu:
+    if on_gpu and (index := torch.device(point.device).index) is not None:
         # The allocator's statistics and events are those of the current device; "cuda" alone, which is it, cannot be set.
-        if (index := torch.device(point.device).index) is not None:
-            torch.cuda.set_device(index)
-        torch.backends.cuda.matmul.allow_tf32 = False  # the gate compares float32 with float32
+        torch.cuda.set_device(index)
+    precision.choose(point)
+    if on_gpu:
         return  # CUDA reserves address space far beyond what it uses, so RLIMIT_AS would kill it
     if job.memory_limit_bytes is not None:
         import resource

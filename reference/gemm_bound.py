@@ -2,11 +2,13 @@
 
 Per layer Y = Phi W^T, and backward dW = dY^T Phi and dPhi = dY W, with Phi (B, I*M), W (O, I*M), M = G + k + 1. Expanding x
 into Phi and its backward cost nothing here, so no method that multiplies dense features can be faster. As everywhere, dPhi of
-the first layer is needed only if x requires a gradient.
+the first layer is needed only if x requires a gradient. Under autocast features and weights are there in its dtype, so that no
+cast is paid for; the weights multiplied then are those of the first call.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +28,28 @@ class _ReadyMade(torch.autograd.Function):
         return ctx.gradient, None, None
 
 
+class _ReadyCast(torch.autograd.Function):
+    """Stand in for the cast of a weight: give a ready one forward, and pass on its gradient in the weight's dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, cast: Tensor) -> Tensor:
+        ctx.dtype = weight.dtype
+        return cast.view_as(cast)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0].to(ctx.dtype), None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a layer multiplies: features, the gradient of its input, and the weight, None if that needs no cast."""
+
+    features: Tensor
+    gradient: Tensor
+    weight: Tensor | None
+
+
 class GemmBound(nn.Module):
     """A network of bare products, with the widths, G and k of `source`."""
 
@@ -38,25 +62,37 @@ class GemmBound(nn.Module):
             scaled = layer.spline_weight * layer.spline_scaler.unsqueeze(-1)
             joined = torch.cat([scaled, layer.base_weight.unsqueeze(-1)], -1)
             self.weights.append(nn.Parameter(joined.detach().flatten(1).contiguous()))
-        self._ready: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._ready: dict[tuple[int, torch.dtype], list[_Ready]] = {}
 
-    def _prepare(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        batch = x.shape[0]
-        if batch not in self._ready:
+    def _prepare(self, x: Tensor) -> list[_Ready]:
+        key = x.shape[0], _dtype(x)
+        if key not in self._ready:
             generator = torch.Generator("cpu" if x.is_meta else x.device).manual_seed(0)
-            ready = []
+            ready: list[_Ready] = []
             for weight, per_input in zip(self.weights, self.features_per_input, strict=True):
-                features = torch.rand(batch, weight.shape[1], generator=generator, device=x.device, dtype=x.dtype)
-                gradient = torch.rand(batch, weight.shape[1] // per_input, generator=generator, device=x.device, dtype=x.dtype)
-                ready.append((features, gradient))
-            self._ready = {batch: ready}
-        return self._ready[batch]
+                features = torch.rand(len(x), weight.shape[1], generator=generator, device=x.device, dtype=x.dtype)
+                gradient = torch.rand(len(x), weight.shape[1] // per_input, generator=generator, device=x.device, dtype=x.dtype)
+                if key[1] == x.dtype:
+                    ready.append(_Ready(features, gradient, None))
+                else:  # the first layer's input keeps its dtype
+                    cast = gradient.to(key[1]) if ready else gradient
+                    ready.append(_Ready(features.to(key[1]), cast, weight.detach().to(key[1])))
+            self._ready = {key: ready}
+        return self._ready[key]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, I) to (B, O): only shape, dtype and device of x matter."""
-        for weight, (features, gradient) in zip(self.weights, self._prepare(x), strict=True):
-            x = _ReadyMade.apply(x, features, gradient) @ weight.T  # type: ignore[no-untyped-call]
+        for weight, ready in zip(self.weights, self._prepare(x), strict=True):
+            right = weight if ready.weight is None else _ReadyCast.apply(weight, ready.weight)  # type: ignore[no-untyped-call]
+            x = _ReadyMade.apply(x, ready.features, ready.gradient) @ right.T  # type: ignore[no-untyped-call]
         return x
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with `x` is computed."""
+    kind = x.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def build(source: Any) -> GemmBound:

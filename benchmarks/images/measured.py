@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from benchmarks.cases import Case
+from benchmarks.images import cost
+from benchmarks.images import study as images_study
 from benchmarks.rows import Outcome
 
 
-def measure(case: Case) -> Outcome:
-    """Train, or time, what `case` says. Exceptions are the caller's to turn into a status."""
-    if case.kind == "head_cost":
-        from benchmarks.images import cost
+def head_cost(case: Case) -> Outcome:
+    """Time what `case` says."""
+    found = cost.measure(case)
+    return Outcome(status="ok", parameter_count=found.head_parameters, head_cost=found)
 
-        found = cost.measure(case)
-        return Outcome(status="ok", parameter_count=found.head_parameters, head_cost=found)
-    from benchmarks.images import study
 
-    result = study.run(case)
+def study(case: Case) -> Outcome:
+    """Train what `case` says."""
+    result = images_study.run(case)
     count = result.runs[0].head_parameters
     if all(run.diverged for run in result.runs):
         return Outcome(status="error", reason="every training diverged", parameter_count=count, images=result)

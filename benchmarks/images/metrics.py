@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from sklearn import metrics as sk
 
 BINS = 15
 
@@ -53,48 +53,42 @@ def evaluate(labels: ArrayLike, probabilities: ArrayLike) -> Metrics:
     if not np.allclose(p.sum(1), 1, atol=1e-4) or p.min() < 0:
         raise ValueError("probabilities: expected rows >= 0 that sum to 1, got others")
     predicted = p.argmax(1)
-    confusion = confusion_matrix(y, predicted, p.shape[1])
-    return from_confusion(confusion, roc_auc(y, p), calibration_error(p.max(1), predicted == y))
+    return of_predictions(y, predicted, p.shape[1], roc_auc(y, p), calibration_error(p.max(1), predicted == y))
 
 
-def from_confusion(confusion: NDArray[np.int64], auc: float | None = None, ece: float | None = None) -> Metrics:
-    """Return the metrics that `confusion` `(C, C)` gives, rows the labels, columns the predictions; others as given."""
-    hits, truth, guess, total = confusion.diagonal(), confusion.sum(1), confusion.sum(0), int(confusion.sum())
-    precision, recall = _share(hits, guess), _share(hits, truth)
-    f1 = _share(2 * hits, truth + guess)
-    accuracy = float(hits.sum() / total)
+def of_predictions(
+    labels: ArrayLike, predicted: ArrayLike, classes: int, auc: float | None = None, ece: float | None = None
+) -> Metrics:
+    """Return the metrics of the classes `predicted` for `labels`, both `(N,)`, and those of probabilities as given."""
+    every = list(range(classes))
+
+    def averaged(average: str) -> tuple[float, float, float]:
+        found = sk.precision_recall_fscore_support(labels, predicted, labels=every, average=average, zero_division=0)
+        return float(found[0]), float(found[1]), float(found[2])
+
+    macro, micro = averaged("macro"), averaged("micro")
+    confusion = sk.confusion_matrix(labels, predicted, labels=every)
+    constant = 1 in (np.count_nonzero(confusion.sum(0)), np.count_nonzero(confusion.sum(1)))
     return Metrics(
-        images=total,
-        accuracy=accuracy,
-        macro_precision=float(precision.mean()),
-        macro_recall=float(recall.mean()),
-        macro_f1=float(f1.mean()),
-        micro_precision=accuracy,
-        micro_recall=accuracy,
-        micro_f1=accuracy,
-        mcc=_mcc(float(hits.sum()), truth.astype(float), guess.astype(float), float(total)),
+        images=int(confusion.sum()),
+        accuracy=float(sk.accuracy_score(labels, predicted)),
+        macro_precision=macro[0],
+        macro_recall=macro[1],
+        macro_f1=macro[2],
+        micro_precision=micro[0],
+        micro_recall=micro[1],
+        micro_f1=micro[2],
+        mcc=None if constant else float(sk.matthews_corrcoef(labels, predicted)),
         roc_auc=auc,
         ece=ece,
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
     )
 
 
-def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
-    """Return `(C, C)` counts of (label, prediction)."""
-    flat = np.asarray(labels) * classes + np.asarray(predicted)
-    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
-
-
 def roc_auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float | None:
     """Return the mean over classes of the probability that a member of the class scores above another image (ties half)."""
-    areas = []
-    for c in range(probabilities.shape[1]):
-        own = labels == c
-        inside, outside = int(own.sum()), int((~own).sum())
-        if inside and outside:
-            ranks = rankdata(probabilities[:, c])
-            areas.append((ranks[own].sum() - inside * (inside + 1) / 2) / (inside * outside))
-    return float(np.mean(areas)) if areas else None
+    present = [c for c in range(probabilities.shape[1]) if 0 < np.count_nonzero(labels == c) < len(labels)]
+    return float(np.mean([sk.roc_auc_score(labels == c, probabilities[:, c]) for c in present])) if present else None
 
 
 def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS) -> float:
@@ -104,22 +98,11 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-
-
-def _mcc(hits: float, truth: NDArray[np.float64], guess: NDArray[np.float64], total: float) -> float | None:
-    spread = (total**2 - (guess**2).sum()) * (total**2 - (truth**2).sum())
-    if spread == 0:
-        return None
-    return float((hits * total - (truth * guess).sum()) / np.sqrt(spread))
-
-
 def constant_prediction(labels: NDArray[np.int64], label: int, classes: int) -> Metrics:
     """Return the metrics of predicting `label` always: with the most frequent class, the majority row of a table."""
-    return from_confusion(confusion_matrix(labels, np.full_like(labels, label), classes))
+    return of_predictions(labels, np.full_like(labels, label), classes)
 
 
 def random_prediction(labels: NDArray[np.int64], classes: int, rng: np.random.Generator) -> Metrics:
     """Return the metrics of predicting every class with equal probability."""
-    return from_confusion(confusion_matrix(labels, rng.integers(classes, size=len(labels)), classes))
+    return of_predictions(labels, rng.integers(classes, size=len(labels)), classes)

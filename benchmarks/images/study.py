@@ -30,6 +30,7 @@ from benchmarks.images.sets import ImageSet
 from benchmarks.images.settings import HeadName, Settings
 from benchmarks.images.training import PENALTIES, Training, follow_features, head
 from benchmarks.images.transforms import plain_batches
+from benchmarks.kinds.images import FOLDERS
 from efficient_kan.resnet import Head
 from reference.arm import Unsupported
 
@@ -52,7 +53,7 @@ def run(case: Case) -> ImageResult:
 
 def settings_of(case: Case, study: ImageStudy, name: HeadName, seed: int, penalty: Penalty, strength: float) -> Settings:
     """Return the settings of a whole network with the head `name`."""
-    variable = sources.IMAGE_FOLDERS.get(study.data)
+    variable = FOLDERS.get(study.data)
     root = os.environ.get(variable) if variable else None
     if variable and not root:
         raise Unsupported(f"{study.data}: its images are not here; set {variable} to their folder")
@@ -278,7 +279,7 @@ def _described(images: ImageSet, parts: list[NDArray[np.int64]]) -> dict[str, An
 
 def _workers(data: str) -> int:
     """Processes that decode: images in files keep several busy, those in memory none."""
-    return min(4, os.cpu_count() or 1) if data in sources.IMAGE_FOLDERS else 0
+    return min(4, os.cpu_count() or 1) if data in FOLDERS else 0
 
 
 def _folder(case: Case, settings: Settings) -> Path | None:

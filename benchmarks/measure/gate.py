@@ -6,8 +6,12 @@ counts as at least 4 units of rounding: errors against the float64 truth may be 
 network's tensors. A single tensor says less, for both errors are the largest of many, and one of them may be small by chance:
 there 10 times is the limit. (With 3 times for every tensor by itself the oracle's formula in float32 was refused in 10 of 40
 networks of 16-16-16 at G = 20; its largest single ratio was 5.2.)
-That arm cannot be judged by its own error: it is built and checked once more in float64. So is every arm where that version of
-pykan is not installed. Knots then are what they were before float32 rounded them, because some arms compute theirs.
+Where products are computed in tf32 or bfloat16 the yardstick is `cox_de_boor`, plain torch, in the very same precision, and its
+errors count as at least one unit of that. No tensor may lose more than about half of the precision's digits, see `sane`: a
+network of fine grids does, for a hidden value's rounding is multiplied by the slopes of the next layer, which grow as G does.
+The yardstick cannot be judged by its own error: it is built and checked once more in float64. So is in float32 every arm where
+that version of pykan is not installed. Knots then are what they were before float32 rounded them, because some arms compute
+theirs.
 
 pykan holds a dozen tensors of one value per sample and edge, and the oracle dozens of one per sample and basis function, which
 no machine has room or time for at every size that is timed. So both take as many samples of the batch as keep such tensors at
@@ -34,7 +38,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Penalty
+from benchmarks.cases import Matmul, Penalty, Point
+from benchmarks.measure.precision import UNIT, products
 from benchmarks.measure.workload import Data
 from benchmarks.rows import Gate, GateError
 from benchmarks.sources import text_hash
@@ -48,16 +53,17 @@ FLOOR = 4 * torch.finfo(torch.float32).eps  # pykan may be exact by chance on a 
 MEAN = "geometric mean of the errors over the yardstick's"
 SANE = 1e-2  # no rounding error is larger; pykan going wrong in float32 must not loosen the limit of the others
 _YARDSTICK = "pykan[speed]"
+_ORACLE = "cox_de_boor"
 _YARDSTICK_VERSION = "0.2.8"
 _ROWS_AT_ONCE = 4096
 EDGE_VALUES = 2**25
 FEATURE_VALUES = 2**22
 
 
-def preload(dtype: str) -> None:
-    """Import the oracle, and pykan if it sets the limits in `dtype`."""
-    get_arm("cox_de_boor").load()
-    if dtype == "float32" and yardstick_is_installed():
+def preload(point: Point) -> None:
+    """Import the oracle, and pykan if it sets the limits at `point`."""
+    get_arm(_ORACLE).load()
+    if (point.dtype, point.matmul) == ("float32", "ieee") and yardstick_is_installed():
         get_arm(_YARDSTICK).load()
 
 
@@ -69,19 +75,28 @@ def yardstick_is_installed() -> bool:
         return False
 
 
-def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty = "none") -> Gate:
+def sane(matmul: Matmul) -> float:
+    """Return the largest error that is still one of rounding: 0.01, of rougher products 4 times the root of their unit."""
+    return SANE if matmul == "ieee" else 4 * math.sqrt(UNIT[matmul])
+
+
+def check(arm: Arm, module: nn.Module, source: KAN, data: Data, penalty: Penalty = "none", matmul: Matmul = "ieee") -> Gate:
     """Compare one arm, see `Standard`."""
-    return Standard(source, data, penalty).check(arm, module)
+    return Standard(source, data, penalty, matmul).check(arm, module)
 
 
 class Standard:
-    """What the networks with the weights of `source` are compared with on `data`: the oracle, and in float32 pykan's errors.
+    """What the networks with the weights of `source` are compared with on `data`: the oracle, and the yardstick's errors.
 
-    Both are computed once, when first needed, however many networks are checked.
+    Both are computed once, when first needed, however many networks are checked. Products of `matmul` are those of float32.
     """
 
-    def __init__(self, source: KAN, data: Data, penalty: Penalty = "none") -> None:
+    def __init__(self, source: KAN, data: Data, penalty: Penalty = "none", matmul: Matmul = "ieee") -> None:
         rows = _rows(source, data)
+        self._matmul = matmul
+        self._floor = FLOOR if matmul == "ieee" else UNIT[matmul]
+        # What sets the limits.
+        self._rule = _YARDSTICK if matmul == "ieee" else _ORACLE
         self._source, self._penalty, self._everything = source, penalty, data
         self._data = Data(data.x[:rows], data.target[:rows])
         self._exact = Data(self._data.x.double(), self._data.target.double())
@@ -91,8 +106,12 @@ class Standard:
 
     @cached_property
     def _truth(self) -> dict[str, Tensor]:
-        oracle = get_arm("cox_de_boor")
+        oracle = get_arm(_ORACLE)
         return evaluate(oracle, oracle.build(copy.deepcopy(self._source).double()), self._exact, self._penalty, self._chunk)
+
+    def _rounded(self, arm: Arm, module: nn.Module, data: Data, rows_at_once: int) -> dict[str, Tensor]:
+        """What `module` gives in the precision that is judged."""
+        return evaluate(arm, module, data, self._penalty, rows_at_once, self._matmul)
 
     @cached_property
     def _yardstick(self) -> dict[str, float]:
@@ -100,15 +119,15 @@ class Standard:
         if kept is not None and kept.exists():
             found: dict[str, float] = json.loads(kept.read_bytes())
             return found
-        pykan = get_arm(_YARDSTICK)
-        errors = _errors(evaluate(pykan, pykan.build(self._source), self._data, self._penalty, self._chunk), self._truth)
-        limited = {name: max(FLOOR, error) for name, error in errors.items()}
+        rule = get_arm(self._rule)
+        errors = _errors(self._rounded(rule, rule.build(self._source), self._data, self._chunk), self._truth)
+        limited = {name: max(self._floor, error) for name, error in errors.items()}
         if kept is not None:
             _write(kept, json.dumps(limited))
         return limited
 
     def _kept_yardstick(self) -> Path | None:
-        """Return the file, in the folder that the cases of a run share, for the errors of pykan with these very numbers.
+        """Return the file, in the folder that the cases of a run share, for the yardstick's errors with these very numbers.
 
         At wide layers they cost more than the measurement, and every arm and process of a point needs the same.
         """
@@ -116,7 +135,8 @@ class Standard:
         if folder is None:
             return None
         modules = ("efficient_kan", "reference", "benchmarks.measure.gate")
-        versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "pykan")}
+        packages = ("torch", "numpy", *get_arm(self._rule).packages)
+        versions = {name: importlib.metadata.version(name) for name in packages}
         return Path(folder) / f"yardstick-{self._digest(versions, *map(text_hash, modules))}.json"
 
     def _kept_verdict(self, arm: Arm) -> Path | None:
@@ -128,9 +148,9 @@ class Standard:
         return None if folder is None else Path(folder) / f"{self._digest(arm.name, sys.prefix)}.json"
 
     def _digest(self, *setting: object) -> str:
-        """Return what differs for another `setting`, network, penalty, device, number of threads, or data."""
+        """Return what differs for another `setting`, network, penalty, precision, device, number of threads, or data."""
         numbers, where = self._numbers, str(self._everything.x.device)
-        text = json.dumps([*setting, numbers, self._penalty, torch.get_num_threads(), where])
+        text = json.dumps([*setting, numbers, self._penalty, self._matmul, torch.get_num_threads(), where])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
@@ -143,7 +163,7 @@ class Standard:
 
     def _of_twin(self, arm: Arm) -> dict[str, float]:
         """Errors of `arm` built in float64."""
-        twin, oracle = _float64_twin(self._source), get_arm("cox_de_boor")
+        twin, oracle = _float64_twin(self._source), get_arm(_ORACLE)
         doubled = evaluate(arm, arm.build(twin), self._exact, self._penalty, self._chunk)
         return _errors(doubled, evaluate(oracle, oracle.build(twin), self._exact, self._penalty, self._chunk))
 
@@ -152,7 +172,7 @@ class Standard:
         rows, everything = len(self._data.x), self._everything
         if rows == len(everything.x) or self._penalty != "none":
             return {}
-        part = evaluate(arm, module, everything, self._penalty, len(everything.x))
+        part = self._rounded(arm, module, everything, len(everything.x))
         of_samples = ("output", "input.grad")
         return _errors({name: part[name][:rows] for name in of_samples}, {name: self._truth[name] for name in of_samples})
 
@@ -171,27 +191,28 @@ class Standard:
         return verdict
 
     def _compare(self, arm: Arm, module: nn.Module) -> Gate:
-        errors = _errors(evaluate(arm, module, self._data, self._penalty, self._whole), self._truth)
-        in_batch = self._in_batch(arm, module)
+        errors = _errors(self._rounded(arm, module, self._data, self._whole), self._truth)
+        in_batch, precision = self._in_batch(arm, module), "float32" if self._matmul == "ieee" else self._matmul
+        limit = sane(self._matmul)
         if self._data.x.dtype == torch.float64:
             limits, rule = dict.fromkeys(errors, FLOAT64_LIMIT), f"float64: {FLOAT64_LIMIT:g}"
-        elif arm.name == _YARDSTICK or not yardstick_is_installed():
-            limits = {f"{name} (float32)": SANE for name in errors}
-            rounded = {f"{name} (float32)": error for name, error in errors.items()}
+        elif arm.name == self._rule or (self._rule == _YARDSTICK and not yardstick_is_installed()):
+            limits = {f"{name} ({precision})": limit for name in errors}
+            rounded = {f"{name} ({precision})": error for name, error in errors.items()}
             errors = self._of_twin(arm)
             limits |= dict.fromkeys(errors, FLOAT64_LIMIT)
             errors |= rounded
-            why = "which sets the limits in float32" if arm.name == _YARDSTICK else f"without pykan {_YARDSTICK_VERSION}"
-            rule = f"{arm.name}, {why}: {FLOAT64_LIMIT:g} when built in float64, {SANE:g} in float32"
+            why = f"which sets the limits in {precision}" if arm.name == self._rule else f"without pykan {_YARDSTICK_VERSION}"
+            rule = f"{arm.name}, {why}: {FLOAT64_LIMIT:g} when built in float64, {limit:.2g} in {precision}"
         else:
-            limits = {name: min(SANE, FACTOR_OF_ONE * error) for name, error in self._yardstick.items()}
-            errors[MEAN], limits[MEAN] = _mean_ratio(errors, self._yardstick), FACTOR
+            limits = {name: min(limit, FACTOR_OF_ONE * error) for name, error in self._yardstick.items()}
+            errors[MEAN], limits[MEAN] = _mean_ratio(errors, self._yardstick, self._floor), FACTOR
             rule = (
-                f"float32: {FACTOR:g} x the errors of {_YARDSTICK} in the geometric mean, {FACTOR_OF_ONE:g} x for one tensor, "
-                f"at most {SANE:g}; its errors count as at least {FLOOR:.1e}"
+                f"{precision}: {FACTOR:g} x the errors of {self._rule} in the geometric mean, {FACTOR_OF_ONE:g} x for one "
+                f"tensor, at most {limit:.2g}; its errors count as at least {self._floor:.1e}"
             )
         for name, error in in_batch.items():
-            rounded_limit = limits.get(f"{name} (float32)", limits[name])  # the arm as it is, not its twin in float64
+            rounded_limit = limits.get(f"{name} ({precision})", limits[name])  # the arm as it is, not its twin in float64
             errors[f"{name} in the whole batch"], limits[f"{name} in the whole batch"] = error, rounded_limit
         found = tuple(
             GateError(tensor=name, error=error if math.isfinite(error) else None, limit=limits[name])
@@ -209,11 +230,11 @@ def _write(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _mean_ratio(errors: dict[str, float], yardstick: dict[str, float]) -> float:
-    """Geometric mean of ``errors / yardstick``, an error below `FLOOR` counting as that; NaN if an error is."""
+def _mean_ratio(errors: dict[str, float], yardstick: dict[str, float], floor: float) -> float:
+    """Geometric mean of ``errors / yardstick``, an error below `floor` counting as that; NaN if an error is."""
     if not all(math.isfinite(error) for error in errors.values()):
         return math.nan
-    return math.exp(sum(math.log(max(FLOOR, error) / yardstick[name]) for name, error in errors.items()) / len(errors))
+    return math.exp(sum(math.log(max(floor, error) / yardstick[name]) for name, error in errors.items()) / len(errors))
 
 
 def _rows(source: KAN, data: Data) -> int:
@@ -222,7 +243,9 @@ def _rows(source: KAN, data: Data) -> int:
     return min(len(data.x), max(1, min(EDGE_VALUES // edges, FEATURE_VALUES // features)))
 
 
-def evaluate(arm: Arm, module: nn.Module, data: Data, penalty: Penalty, rows_at_once: int) -> dict[str, Tensor]:
+def evaluate(
+    arm: Arm, module: nn.Module, data: Data, penalty: Penalty, rows_at_once: int, matmul: Matmul = "ieee"
+) -> dict[str, Tensor]:
     """Return outputs and gradients of `module` in the layout of the source, accumulated over chunks of rows.
 
     With a penalty the cotangent of the outputs is divided by about the batch size: summed over the batch, it would drown the
@@ -231,15 +254,18 @@ def evaluate(arm: Arm, module: nn.Module, data: Data, penalty: Penalty, rows_at_
     module.zero_grad(set_to_none=True)
     weight = 1.0 if penalty == "none" else 2.0 ** -(len(data.x).bit_length() - 1)  # a power of two: no rounding
     outputs, inputs, values = [], [], []
+    precise = products(matmul, data.x.device)
     for part, pulled in zip(data.x.split(rows_at_once), data.target.split(rows_at_once), strict=True):
         leaf = part.clone().requires_grad_()
         if penalty == "none":
-            y = module(leaf)
-            torch.autograd.backward(y, pulled)
+            with precise:
+                y = module(leaf)
+            torch.autograd.backward(y, pulled.to(y.dtype))
         else:
-            y, value = arm.penalised_forward(module, leaf, penalty)
+            with precise:
+                y, value = arm.penalised_forward(module, leaf, penalty)
             values.append(value.detach())
-            torch.autograd.backward([y, value], [weight * pulled, torch.ones_like(value)])
+            torch.autograd.backward([y, value], [(weight * pulled).to(y.dtype), torch.ones_like(value)])
         assert leaf.grad is not None
         outputs.append(y.detach())
         inputs.append(leaf.grad)

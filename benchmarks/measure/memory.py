@@ -122,6 +122,19 @@ def cuda_peak(call: Call) -> tuple[Peak, int]:
     return Peak(before, torch.cuda.max_memory_allocated()), torch.cuda.max_memory_reserved()
 
 
+def release_cublas_workspace() -> int:
+    """Return the bytes that cuBLAS held on the current CUDA device for its next product, and give them back.
+
+    torch allocates a workspace for each handle and stream at the first product, as `CUBLAS_WORKSPACE_CONFIG` says or 8 MiB
+    (32 MiB on Hopper), and keeps it: it counts as allocated in every later peak, of arms that call cuBLAS. What cuBLASLt takes
+    for one product at a time is not among it.
+    """
+    torch.cuda.synchronize()
+    held = torch.cuda.memory_allocated()
+    torch._C._cuda_clearCublasWorkspaces()
+    return held - torch.cuda.memory_allocated()
+
+
 def resident_peak(call: Call) -> tuple[int, int | None]:
     """Return the resident set of this process before the call and its high-water mark during it, in bytes.
 

@@ -20,6 +20,7 @@ from benchmarks.rows import SpeedSeries
 
 Call = Callable[[], None]
 _LONG_NS = 20_000_000  # a call of this length is not changed by the caches that the other side left
+_BUSY_NS = 100_000_000  # a GPU raises its clocks while it works
 _SECONDS_NS = 500_000_000  # nor, on a CPU, by what a first call sets up: libraries are loaded and code is compiled before
 
 
@@ -83,10 +84,10 @@ def measure(
 ) -> SpeedSeries:
     """Return the raw nanoseconds of up to `2 * blocks` pairs.
 
-    Each side is called `warmup` times (at least once) untimed, and looped so often that one sample lasts `min_sample_ms`. Once
-    `budget_s` has gone by since the first block began, no further one is begun. The garbage collector runs between blocks
-    only. It and the other side leave cold caches behind, which cost a short call a fifth and a looped one nothing: so one
-    untimed call goes before every sample of a short call.
+    Each side is called `warmup` times (at least once) untimed, on a GPU until it has worked for 100 ms too, and looped so often
+    that one sample lasts `min_sample_ms`. Once `budget_s` has gone by since the first block began, no further one is begun. The
+    garbage collector runs between blocks only. It and the other side leave cold caches behind, which cost a short call a fifth
+    and a looped one nothing: so one untimed call goes before every sample of a short call.
 
     Raises ValueError if `blocks` is below 1.
     """
@@ -128,13 +129,30 @@ class _Side:
 
     def __init__(self, call: Call, clock: Clock, warmup: int, min_sample_ms: float) -> None:
         self._call, self._clock = call, clock
-        once = self._once()
-        for _ in range(warmup - 1):
-            first, once = once, once if clock is cpu_clock and once > _SECONDS_NS else self._once()
-            if first > _LONG_NS:
+        first = clock(call, 1)
+        once = first.wall_ns if first.device_ns is None else self._busy(warmup)
+        for _ in range(warmup - 1 if first.device_ns is None else 0):
+            former, once = once, once if clock is cpu_clock and once > _SECONDS_NS else self._once()
+            if former > _LONG_NS:
                 break  # what a first call sets up is done; more of them would only cost time
         self._long = once > _LONG_NS
         self.loops = max(1, math.ceil(min_sample_ms * 1e6 / max(once, 1)))
+
+    def _busy(self, warmup: int) -> int:
+        """Keep the device at work for `_BUSY_NS` and return the time of a call.
+
+        The first call is not counted, for it compiles, and all others as if they had taken as long as the shortest: while the
+        host compiles once more the device does nothing.
+        """
+        calls, samples, loops, shortest = 0, 0, 1, math.inf
+        while True:
+            sample = self._clock(self._call, loops)
+            calls, samples, once = calls + loops, samples + 1, sample.wall_ns // loops
+            shortest = min(shortest, max(1, sample.device_ns or 0) / loops)
+            enough = calls + 1 >= warmup or once > _LONG_NS
+            if enough and calls * shortest >= _BUSY_NS and (samples > 1 or once > _SECONDS_NS):
+                return once
+            loops = min(2 * loops, max(1, math.ceil(_BUSY_NS / shortest)))
 
     def _once(self) -> int:
         return self._clock(self._call, 1).wall_ns

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Mode, Penalty, Point
+from benchmarks.cases import Matmul, Mode, Penalty, Point
+from benchmarks.measure.precision import products
 from efficient_kan import KAN, KANLinear
 from reference.arm import Arm
 
@@ -79,9 +82,18 @@ def data(point: Point, seed: int) -> Data:
 
 
 def call(
-    arm: Arm, module: nn.Module, inputs: Data, mode: Mode, penalty: Penalty = "none", *, foreach: bool | None = None
+    arm: Arm,
+    module: nn.Module,
+    inputs: Data | Sequence[Data],
+    mode: Mode,
+    penalty: Penalty = "none",
+    *,
+    matmul: Matmul = "ieee",
+    foreach: bool | None = None,
 ) -> Callable[[], None]:
-    """Return what is measured: one call of `mode` on `module`.
+    """Return what is measured: one call of `mode` on `module`, its products in the precision `matmul`.
+
+    Of several `inputs` every call takes the next.
 
     `inference` is a forward pass under `no_grad`, `forward` one that records the graph for backward, which is dropped.
     `forward_backward` pulls a fixed cotangent back to the parameters. `step` is a whole `TrainingStep`, to
@@ -91,18 +103,21 @@ def call(
     """
     if penalty != "none" and mode != "step":
         raise ValueError(f"mode: expected 'step' with a penalty, got {mode!r}")
+    several = [inputs] if isinstance(inputs, Data) else list(inputs)
+    turn, precise = cycle(several), products(matmul, several[0].x.device)
     if mode == "inference":
 
         def inference() -> None:
-            with torch.no_grad():
-                module(inputs.x)
+            with torch.no_grad(), precise:
+                module(next(turn).x)
 
         return inference
 
     if mode == "forward":
 
         def forward() -> None:
-            module(inputs.x)
+            with precise:
+                module(next(turn).x)
 
         return forward
 
@@ -112,11 +127,14 @@ def call(
         def forward_backward() -> None:
             for p in parameters:
                 p.grad = None
-            torch.autograd.backward(module(inputs.x), inputs.target)
+            data = next(turn)
+            with precise:
+                y = module(data.x)
+            torch.autograd.backward(y, data.target.to(y.dtype))
 
         return forward_backward
 
-    return TrainingStep(arm, module, inputs, penalty, foreach=foreach)
+    return TrainingStep(arm, module, several, penalty, matmul=matmul, foreach=foreach)
 
 
 class TrainingStep:
@@ -125,18 +143,61 @@ class TrainingStep:
     `foreach` makes Adam handle all parameters at once, or not; by default torch does so on a GPU alone.
     """
 
-    def __init__(self, arm: Arm, module: nn.Module, inputs: Data, penalty: Penalty, *, foreach: bool | None = None) -> None:
-        self._arm, self._module, self._inputs, self._penalty = arm, module, inputs, penalty
+    def __init__(
+        self,
+        arm: Arm,
+        module: nn.Module,
+        inputs: Sequence[Data],
+        penalty: Penalty,
+        *,
+        matmul: Matmul = "ieee",
+        foreach: bool | None = None,
+    ) -> None:
+        self._precise = products(matmul, inputs[0].x.device)
+        self._arm, self._module, self._turn, self._penalty = arm, module, cycle(inputs), penalty
         trained = [p for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(trained, lr=LEARNING_RATE, foreach=foreach)
 
     def __call__(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
-        x, target = self._inputs.x, self._inputs.target
-        if self._penalty == "none":
-            loss = nn.functional.mse_loss(self._module(x), target)
-        else:
-            y, value = self._arm.penalised_forward(self._module, x, self._penalty)
-            loss = nn.functional.mse_loss(y, target) + 1e-3 * value
+        data = next(self._turn)
+        x, target = data.x, data.target
+        with self._precise:
+            if self._penalty == "none":
+                loss = nn.functional.mse_loss(self._module(x), target)
+            else:
+                y, value = self._arm.penalised_forward(self._module, x, self._penalty)
+                loss = nn.functional.mse_loss(y, target) + 1e-3 * value
         loss.backward()
         self.optimiser.step()
+
+    @contextmanager
+    def capturable(self) -> Iterator[None]:
+        """A context in which a CUDA graph may capture the step: Adam counts its steps on the device of the parameters.
+
+        A graph captured inside must not be replayed outside, where the count it writes to is gone.
+        """
+        states = [(p.device, self.optimiser.state[p]) for group in self.optimiser.param_groups for p in group["params"]]
+        for group in self.optimiser.param_groups:
+            group["capturable"] = True
+        for device, state in states:
+            if "step" in state:
+                state["step"] = state["step"].to(device)
+        try:
+            yield
+        finally:
+            for group in self.optimiser.param_groups:
+                group["capturable"] = False
+            for _, state in states:
+                if "step" in state:
+                    state["step"] = state["step"].cpu()
+
+
+def trained(module: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def on_gpu(point: Point) -> bool:
+    """Whether `point` lies on a GPU."""
+    return torch.device(point.device).type == "cuda"

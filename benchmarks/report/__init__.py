@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import kinds
+from benchmarks.kinds.kind import resolved
 from benchmarks.report import data as stored
-from benchmarks.report import figures, findings, html, images, machines, page, provenance, reproducibility, sparsity, tables
+from benchmarks.report import figures, findings, gpu, html, machines, page, provenance, reproducibility, sparsity, tables
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -22,9 +24,9 @@ _TITLE = "efficient-kan-bench: report"
 def render(out: Path) -> dict[Path, int]:
     """Render the report of `out` from its rows, or those of the machines below it and the pages over them.
 
-    `out`/raw/{rows,environments}.jsonl gives `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
+    The rows below `out`/raw give `out`/{figures/, tables/, README.md, REPRODUCIBILITY.md, index.html,
     rendered.json}. A folder without rows whose folders hold some has each of them rendered, and README.md and index.html
-    over them.
+    over them. Where `gpu-run` brought back all but rows, README.md, figures/ and tables/ show that.
 
     Equal rows give equal bytes. Everything is drawn aside first and then moved into place file by file, so that a failure
     leaves the former report as it was. `rendered.json` maps each rendered file to its SHA-256; files that a former
@@ -34,6 +36,9 @@ def render(out: Path) -> dict[Path, int]:
     damaged row or one of another schema version, or cannot be written to.
     """
     out = Path(out)
+    if not machines.has_rows(out) and gpu.load(out) is not None:
+        _without_rows(out)
+        return {out: _written(out)}
     folders = machines.reports(out)
     parts = [_one(folder) for folder in folders]
     if folders == [out]:
@@ -55,15 +60,15 @@ def _one(out: Path) -> html.Part:
         for folder in ("figures", "tables"):
             (aside / folder).mkdir()
         studies = sparsity.studies(data)
-        made = _tables(data, studies)
+        made = _tables(data, studies, out)
         full = [table for table in made.values() if not table.frame.empty]
         for table in full:
             table.save(aside / "tables")
-        drawn = figures.draw_all(data, studies, aside / "figures")
+        drawn = [*figures.draw_all(data, studies, aside / "figures"), *gpu.figures(out, aside / "figures")]
         sources = provenance.write(data, full, drawn, aside)
         part = html.Part("", data, studies, findings.findings(made), list(sources.values()))
         texts = {
-            "README.md": page.page(data, studies, made, drawn, sources),
+            "README.md": page.page(data, studies, made, drawn, sources, gpu.text(out)),
             "REPRODUCIBILITY.md": reproducibility.reproducibility(data, sources.values()),
             "index.html": html.index([part], _TITLE),
         }
@@ -72,31 +77,33 @@ def _one(out: Path) -> html.Part:
     return html.Part(out.name, data, studies, part.findings, part.sources)
 
 
-def _tables(data: stored.Data, studies: Sequence[sparsity.Study]) -> dict[str, tables.Table]:
+def _without_rows(out: Path) -> None:
+    """Render what a run on a GPU wrote beside rows."""
+    made = {table.name: table for table in gpu.tables(out)}
+    with _aside(out) as aside:
+        for folder in ("figures", "tables"):
+            (aside / folder).mkdir()
+        drawn = gpu.figures(out, aside / "figures")
+        full = [table for table in made.values() if not table.frame.empty]
+        for table in full:
+            table.save(aside / "tables")
+        section = page.gpu_section(gpu.text(out), made, drawn, provenance.of_files(full, drawn, aside))
+        text = ["# Report of a run on a GPU", "No row came back: the stages below say why.", *section]
+        (aside / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def _tables(data: stored.Data, studies: Sequence[sparsity.Study], out: Path) -> dict[str, tables.Table]:
     """Every table by its name; one of which there are no rows is empty."""
-    made = (
-        tables.summary(data),
-        findings.overall(data),
-        tables.equivalence(data),
-        tables.time(data),
-        tables.memory(data),
-        tables.cross_check(data),
-        tables.simulated(data),
-        tables.frontier(data),
-        tables.penalty_cost(data),
-        *(table for study in studies for table in sparsity.tables(study, named=len(studies) > 1)),
-        images.images(data),
-        images.published(data),
-        images.head_cost(data),
-        tables.failed(data),
-    )
+    over_all = (tables.summary(data), findings.overall(data), tables.equivalence(data), tables.failed(data))
+    of_kinds = (table for kind in kinds.every() if kind.tables for table in resolved(kind.tables)(data, studies))
+    made: list[tables.Table] = [*over_all, *of_kinds, *gpu.tables(out)]
     return {table.name: table for table in made}
 
 
 def frames(out: Path) -> dict[str, pd.DataFrame]:
     """Return the values of every table of `out` by its id, from the rows. Raises ValueError as `render` does."""
     data = stored.load(out)
-    made = _tables(data, sparsity.studies(data)).values()
+    made = _tables(data, sparsity.studies(data), out).values()
     return {table_id(table.name): table.frame for table in made if not table.frame.empty}
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 View = dict[str, list[str]]  # heading -> one text per row of the table
+# Columns that came later, with what older rows would have there: they are left out where they say nothing else.
+_LATER: Mapping[str, object] = {
+    "matmul": "ieee",
+    **dict.fromkeys(("arm_graph_ms", "baseline_graph_ms", "graph_failure", "l2", "sm_mhz", "throttle", "workspace_bytes")),
+}
 _EXACT = 1e10  # from here on ten digits are too few for a whole number
 
 
@@ -17,10 +22,14 @@ def csv(frame: pd.DataFrame) -> bytes:
 
     Whole numbers keep all of theirs.
     """
-    texts = frame.copy()
-    for name in (name for name in frame if pd.api.types.is_object_dtype(frame[name])):
-        texts[name] = [_digits(value) if isinstance(value, float) else value for value in frame[name]]
+    texts = frame.drop(columns=[name for name, usual in _LATER.items() if name in frame and _all(frame[name], usual)])
+    for name in [name for name in texts if pd.api.types.is_object_dtype(texts[name])]:
+        texts[name] = [_digits(value) if isinstance(value, float) else value for value in texts[name]]
     return str(texts.to_csv(index=False, lineterminator="\n", float_format=_digits)).encode()
+
+
+def _all(column: pd.Series[Any], usual: object) -> bool:
+    return bool(column.isna().all() if usual is None else (column == usual).all())
 
 
 def _digits(value: Any) -> str:

@@ -273,7 +273,9 @@ def with_baseline(speed: pd.DataFrame) -> pd.DataFrame:
     paired = paired[paired["owned"].isna()].drop(columns="owned")
     medians = paired.groupby(keys)["baseline_ms"].transform("median")
     texts = paired.groupby(keys)["arm"].transform(lambda arms: f"from the pairs with {', '.join(arms)}")
-    missing = [name for name in map(str, paired.columns) if name.startswith(("ratio", "gate", "arm_ms_"))]
+    missing = [
+        name for name in map(str, paired.columns) if name.startswith(("ratio", "gate", "arm_ms_", "arm_device", "arm_graph"))
+    ]
     added = paired.assign(**dict.fromkeys(missing, math.nan), arm=paired["baseline"], arm_ms=medians, reason=texts)
     return pd.concat([speed, added.drop_duplicates(keys)], ignore_index=True)
 

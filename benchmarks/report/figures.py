@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import kinds
+from benchmarks.kinds.kind import resolved
 from benchmarks.report import capacity, images, penalties, scaling, sparsity_figures, style, tables
 from benchmarks.report.cells import code
 from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
@@ -18,11 +20,15 @@ from benchmarks.report.sparsity import Study
 
 @dataclass(frozen=True)
 class Entry:
-    """A written figure: its section on the page, the stem of its files in figures/, and its caption."""
+    """A written figure: its section on the page, the stem of its files in figures/, and its caption.
+
+    `origin` is the file behind a figure that does not rest on rows.
+    """
 
     section: str
     name: str
     caption: str
+    origin: tables.Origin | None = None
 
 
 _SCALING = (
@@ -69,17 +75,13 @@ def draw_all(data: Data, studies: Sequence[Study], folder: Path) -> list[Entry]:
     """Write every figure the rows allow into `folder` and return them in the order of the page."""
     entries: list[Entry] = []
     with style.applied():
-        entries += _scaling(data, folder)
-        entries += _resident(data, folder)
-        entries += _named(data, folder)
-        entries += _frontier(data, folder)
-        entries += _penalty_costs(data, folder)
-        entries += _sparsity(studies, folder)
-        entries += _images(data, folder)
+        for kind in kinds.every():
+            entries += resolved(kind.figures)(data, studies, folder) if kind.figures else ()
     return entries
 
 
-def _scaling(data: Data, folder: Path) -> Iterator[Entry]:
+def scaling_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
+    """Time, ratios and memory over every axis."""
     frames = {"time": with_baseline(data.speed), "ratio": data.speed, "memory": _peaks(data)}
     for section, stem, quantity, text in _SCALING:
         # Values of other rows that this figure does not draw: with them, its file would change when those rows do.
@@ -141,7 +143,7 @@ def _along(lines: list[Line]) -> str:
     return " and ".join(filter(None, (", ".join(first), last)))
 
 
-def _resident(data: Data, folder: Path) -> Iterator[Entry]:
+def resident_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
     """The resident set over time of the baseline and pykan's modes, at the centre and at the largest point both have."""
     frame = data.resident
     if frame.empty:
@@ -190,7 +192,8 @@ def simulated_as(policy: str, rounding_bytes: int) -> str:
     )
 
 
-def _named(data: Data, folder: Path) -> Iterator[Entry]:
+def named_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
+    """Simulated peaks at the named points."""
     if data.simulated.empty:
         return
     frame = data.simulated[data.simulated["name"].notna()]
@@ -208,7 +211,8 @@ def _named(data: Data, folder: Path) -> Iterator[Entry]:
         )
 
 
-def _frontier(data: Data, folder: Path) -> Iterator[Entry]:
+def frontier_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
+    """The largest batch by memory size."""
     if data.frontier.empty:
         return
     for key, part in data.frontier.groupby(["setting", "depth", "grid_size", "spline_order", "policy"], sort=True):
@@ -239,7 +243,8 @@ def _below_the_line(part: pd.DataFrame) -> str:
     return f" Below the line, where heights mean nothing: {', '.join(texts)}." if texts else ""
 
 
-def _penalty_costs(data: Data, folder: Path) -> Iterator[Entry]:
+def penalty_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
+    """What each penalty adds to a step."""
     costs = tables.penalty_costs(data)
     if costs.empty:
         return
@@ -267,7 +272,8 @@ def _edge_crosses(part: pd.DataFrame) -> str:
     return f" An x at the right edge, in the colour of its arm, has no value{reasons}: its place along the axis means nothing."
 
 
-def _images(data: Data, folder: Path) -> Iterator[Entry]:
+def image_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
+    """Accuracy of heads by preparation."""
     runs = images.runs_frame(data)
     if runs.empty:
         return
@@ -302,7 +308,8 @@ def _parameters(drawn: pd.DataFrame) -> str:
     return f"Parameters of the heads: {named}."
 
 
-def _sparsity(studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
+def study_figures(_: object, studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
+    """The figures of each study."""
     for study in studies:
         for stem, figure, drawn, caption in sparsity_figures.draw_all(study):
             name = f"{stem}-{slug(study.setting)}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from markdown_it import MarkdownIt
 
 from benchmarks.report.data import Data, machines
 from benchmarks.report.provenance import Source
@@ -23,6 +24,7 @@ from benchmarks.report.views import View, views
 _WEB = Path(__file__).parent / "web"
 _KEPT = ("status", "reason", "pairs", "processes", "case_key", "run_id", "env_id")
 _DIGITS = 6
+_MARKDOWN = MarkdownIt("commonmark", {"html": False})
 # Colours that vanish on a dark page, and what stands for them there.
 _ON_DARK = {
     "#000000": "#f2f2f2",
@@ -144,40 +146,20 @@ def _intro(part: Part) -> str:
     only = " <strong>CPU only: no GPU was measured.</strong>" if set(part.data.cases["device"]) == {"cpu"} else ""
     heading = f"<h2>{html.escape(part.folder)}</h2>" if part.folder else "<h2>Findings</h2>"
     cases = f"{len(part.data.cases):,} cases, {counts.get('ok', 0):,} of them ok."
-    return f"{heading}\n<p>{html.escape(where)}. {cases}{only}</p>\n{_listed(part.findings, _prefix(part))}"
+    return f"{heading}\n<p>{html.escape(where)}. {cases}{only}</p>\n{_html(part.findings, _prefix(part))}"
 
 
 def _prefix(part: Part) -> str:
     return f"{part.folder}/" if part.folder else ""
 
 
-def _listed(markdown: str, prefix: str) -> str:
-    """HTML of a Markdown list of at most two levels."""
-    lines: list[str] = []
-    inner = False
-    for line in markdown.splitlines():
-        nested = line.startswith("  - ")
-        if nested and not inner:
-            lines.append("<ul>")
-        if inner and not nested:
-            lines.append("</ul></li>")
-        elif not nested and lines:
-            lines.append("</li>")
-        item = f"<li>{_inline(line.lstrip().removeprefix('- '), prefix)}"
-        lines.append(f"{item}</li>" if nested else item)
-        inner = nested
-    if lines:
-        lines.append("</ul></li>" if inner else "</li>")
-    return "<ul>\n" + "\n".join(lines) + "\n</ul>" if lines else ""
-
-
-def _inline(text: str, prefix: str) -> str:
-    """HTML of `code`, **strong**, *emphasis* and links."""
-    text = html.escape(text)
-    text = re.sub(r"\[([^]]+)\]\(([^)]+)\)", lambda m: f'<a href="{prefix}{m[2]}">{m[1]}</a>', text)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
-    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", text)
+def _html(markdown: str, prefix: str, *, inline: bool = False) -> str:
+    """HTML of Markdown, in which `prefix` goes before relative links; raw HTML is shown as text."""
+    tokens = _MARKDOWN.parseInline(markdown) if inline else _MARKDOWN.parse(markdown)
+    for token in (child for one in tokens for child in one.children or ()):
+        if token.type == "link_open" and "://" not in (address := str(token.attrs["href"])):
+            token.attrs["href"] = prefix + address
+    return str(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
 
 
 def _citations(part: Part) -> str:
@@ -197,7 +179,7 @@ def _citation(source: Source, prefix: str) -> str:
     )
     hashes: Mapping[str, str] = {commit: commit[:12] for commit in source.commits}
     return (
-        f'<tr><th scope="row">{html.escape(source.id)}</th><td>{_inline(source.caption, prefix)}</td>'
+        f'<tr><th scope="row">{html.escape(source.id)}</th><td>{_html(source.caption, prefix, inline=True)}</td>'
         f"<td>{' '.join(links)}</td><td>{source.rows:,}</td><td><code>{source.rows_sha256[:16]}</code></td>"
         f"<td><code>{'<br>'.join(map(html.escape, hashes.values()))}</code></td>"
         f"<td><code>{'<br>'.join(map(html.escape, source.environments))}</code></td></tr>"

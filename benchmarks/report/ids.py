@@ -24,6 +24,7 @@ FIGURES: Mapping[str, int] = {
     "sparsity_cross_check": 14,
     "images": 15,
     "sparsity_trade_off_plain": 16,
+    "gpu_kernels": 17,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
@@ -55,6 +56,16 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
     "published": (13, "Published baselines of HyperKvasir's 23 classes."),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),
+    "gpu_stages": (21, "The stages of the run on the GPU and how each of them ended."),
+    "gpu_ceilings": (22, "What was measured of the GPU itself: the ceilings that shares refer to."),
+    "gpu_kernels": (
+        23,
+        "Time on the device of each product of a layer by the Triton kernel, by `native` and as the bare matrix product. The "
+        "share of the ceiling is that of a bound in the time: bytes at the measured rate of a copy, or operations at that of a "
+        "product if this is longer.",
+    ),
+    "gpu_first_use": (24, "Every kernel on small problems against `native` in float64: the result nearest to its limit."),
+    "gpu_auto": (25, "Measured times from which `auto` chooses where EFFICIENT_KAN_GPU_TABLE names the CSV of this table."),
 }
 
 

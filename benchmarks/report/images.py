@@ -250,3 +250,13 @@ def draw(part: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
+
+
+def of_images(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [images(data), published(data)]
+
+
+def of_head_cost(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [head_cost(data)]

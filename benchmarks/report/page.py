@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from benchmarks import kinds
+from benchmarks.report import gpu
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, POINT, Data, machines, package_versions, processor
 from benchmarks.report.figures import Entry
@@ -45,8 +47,12 @@ def page(
     tables: Mapping[str, Table],
     figures: Sequence[Entry],
     sources: Mapping[tuple[str, str], Source],
+    on_gpu: str = "",
 ) -> str:
-    """Return the page. `tables` by name, `figures` in order; both are linked relative to the page."""
+    """Return the page. `tables` by name, `figures` in order; both are linked relative to the page.
+
+    `on_gpu` is what there is to say of a run of `gpu-run`, whose tables are shown if there was one.
+    """
     parts = ["# Benchmark report", _overview(data), "## Findings", findings(tables), _reading(data)]
     parts += [_shown(tables[name], sources) for name in ("summary", "overall") if not tables[name].frame.empty]
     for section, heading, names in _SECTIONS:
@@ -60,11 +66,39 @@ def page(
             continue
         parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
         parts += [_shown(tables[name], sources) for name in full]
+    for kind in kinds.every():
+        parts += _of_kind(kind, tables, figures, sources) if kind.name not in kinds.BUILT_IN else []
     if not tables["equivalence"].frame.empty:
         parts += ["## Equivalence gate", _gate(data), _shown(tables["equivalence"], sources)]
+    on_it = [entry for entry in figures if entry.section == "gpu"]
+    parts += gpu_section(on_gpu, tables, on_it, sources) if on_gpu else []
     parts += ["## Failed cases", _failures(data, tables["failed_cases"], sources)]
     parts += ["## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def gpu_section(
+    text: str, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+) -> list[str]:
+    """The kernels on the GPU: what there is to say, and every figure and table of the run."""
+    full = [tables[name] for name in gpu.NAMES if name in tables and not tables[name].frame.empty]
+    return [
+        "## Kernels on the GPU",
+        text,
+        *(_figure(entry, sources) for entry in figures),
+        *(f"{table.markdown()}\n\n{_files(table, sources)}" for table in full if table.name != "gpu_auto"),
+        *(_files(table, sources) for table in full if table.name == "gpu_auto"),
+    ]
+
+
+def _of_kind(
+    kind: kinds.Kind, tables: Mapping[str, Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+) -> list[str]:
+    """The figures and tables of a kind of a plugin, which are named after it."""
+    shown = [_figure(entry, sources) for entry in figures if entry.section == kind.name]
+    own = (table for name, table in tables.items() if name == kind.name or name.startswith((f"{kind.name}-", f"{kind.name}_")))
+    shown += [_shown(table, sources) for table in own if not table.frame.empty]
+    return [f"## {kind.about[:1].upper()}{kind.about[1:]}", *shown] if shown else []
 
 
 def _study(

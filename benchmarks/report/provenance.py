@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks.report.data import POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_id
-from benchmarks.report.tables import BASELINE, Table
+from benchmarks.report.tables import BASELINE, Origin, Table
 from benchmarks.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
@@ -60,23 +60,38 @@ class Source:
         """One line of Markdown: id, rows, commits, environments."""
         commits = ", ".join(f"`{_short_commit(commit)}`" for commit in self.commits)
         environments = ", ".join(f"`{environment}`" for environment in self.environments)
+        where = f"environment {environments}" if environments else "no rows, but a file of the run"
         return (
-            f"**{self.id}** · {self.rows} rows, `sha256:{self.rows_sha256[:_SHOWN]}` · commit {commits} · environment "
-            f"{environments} · [provenance]({self.folder}/{self.name}.json)"
+            f"**{self.id}** · {self.rows} rows, `sha256:{self.rows_sha256[:_SHOWN]}` · commit {commits} · "
+            f"{where} · [provenance]({self.folder}/{self.name}.json)"
         )
 
 
-def write(data: Data, tables: Iterable[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
+def write(data: Data, tables: Sequence[Table], figures: Sequence[Entry], folder: Path) -> dict[tuple[str, str], Source]:
     """Write `folder`/{figures,tables}/<name>.json for what stands there; return the sources by (kind, name)."""
     found = [
         _source(data, pd.read_csv(folder / "figures" / f"{entry.name}.csv", dtype=str), entry.caption, folder, entry.name)
         for entry in figures
+        if entry.origin is None
     ]
-    found += [_source(data, table.frame, table.caption, folder, table.name, table=True) for table in tables]
-    for source in found:
+    resting = [table for table in tables if table.origin is None]
+    found += [_source(data, table.frame, table.caption, folder, table.name, table=True) for table in resting]
+    return _written(found, folder) | of_files(tables, figures, folder)
+
+
+def of_files(tables: Iterable[Table], figures: Iterable[Entry], folder: Path) -> dict[tuple[str, str], Source]:
+    """Write and return the same of what rests on files, not on rows: their lines and hash stand for those of rows."""
+    drawn = [_of_a_file(entry.origin, "figure", entry, folder) for entry in figures if entry.origin is not None]
+    listed = [_of_a_file(table.origin, "table", table, folder) for table in tables if table.origin is not None]
+    return _written([*drawn, *listed], folder)
+
+
+def _written(found: Iterable[Source], folder: Path) -> dict[tuple[str, str], Source]:
+    listed = list(found)
+    for source in listed:
         text = json.dumps(asdict(source), indent=1, ensure_ascii=False)
         (folder / source.folder / f"{source.name}.json").write_text(text + "\n", encoding="utf-8")
-    return {(source.kind, source.name): source for source in found}
+    return {(source.kind, source.name): source for source in listed}
 
 
 def read(path: Path) -> Source:
@@ -100,13 +115,12 @@ def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: s
     elif name.startswith("sparsity"):
         frame = _of_the_study(data, name)
     rows = rows_behind(data, frame, _GROUPED.get(name) if table else None)
-    files = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
     return Source(
         id=table_id(name) if table else figure_id(name),
         kind=kind,
         name=name,
         caption=caption,
-        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        files=_files(folder, kind, name),
         row_schema=SCHEMA_VERSION,
         rows=len(rows),
         rows_sha256=rows_hash(rows),
@@ -116,6 +130,31 @@ def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: s
         first_finished=min((row.finished_at for row in rows), default=""),
         last_finished=max((row.finished_at for row in rows), default=""),
         case_keys=sorted(row.case_key for row in rows),
+    )
+
+
+def _files(folder: Path, kind: str, name: str) -> dict[str, str]:
+    """The files of a figure or table with their hashes."""
+    found = sorted(path for path in (folder / f"{kind}s").glob(f"{name}.*") if path.suffix != ".json")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def _of_a_file(origin: Origin, kind: Literal["figure", "table"], shown: Entry | Table, folder: Path) -> Source:
+    return Source(
+        id=figure_id(shown.name) if kind == "figure" else table_id(shown.name),
+        kind=kind,
+        name=shown.name,
+        caption=shown.caption,
+        files=_files(folder, kind, shown.name),
+        row_schema=SCHEMA_VERSION,
+        rows=origin.lines,
+        rows_sha256=origin.sha256,
+        commits={origin.commit: origin.lines},
+        environments={},
+        machines=[origin.machine],
+        first_finished=origin.started_at,
+        last_finished=origin.started_at,
+        case_keys=[],
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import get_args
 
-from benchmarks.cases import Case, Kind
+from benchmarks import kinds
+from benchmarks.cases import Case, Point
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.data import AXES, Data, package_versions
 from benchmarks.report.provenance import Source, rows_hash
@@ -100,12 +100,12 @@ def _commands(environments: Sequence[Environment]) -> str:
 def _setting(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
     cases = [row.case for row in rows]
     points = [case.point for case in cases]
-    timed = [case for case in cases if case.kind in ("speed", "penalty_cost")]
+    timed = [case for case in cases if kinds.is_paired(case.kind)]
     lines = [
         f"Arms: {', '.join(code(dict.fromkeys(case.arm for case in cases)))}; baseline `{BASELINE}`.",
         f"Batch {_listed(p.batch for p in points)}; layers {_listed('-'.join(map(str, p.layers)) for p in points)}; grid size "
         f"{_listed(p.grid_size for p in points)}; spline order {_listed(p.spline_order for p in points)}.",
-        f"Device {_listed(p.device for p in points)}; {_listed(p.dtype for p in points)}; "
+        f"Device {_listed(p.device for p in points)}; {_listed(p.dtype for p in points)}{_products(points)}; "
         f"threads {_listed(p.threads for p in points)}.",
         f"Seeds of weights and data: {_listed(seed for case in cases for seed in _seeds(case))}.",
     ]
@@ -120,6 +120,12 @@ def _setting(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
     if any(point.device == "cpu" for point in points):
         lines.append(_memory_limit(environments))
     return _list(lines)
+
+
+def _products(points: Iterable[Point]) -> str:
+    """The precisions of products, where they are not just the dtype's own."""
+    found = {point.matmul for point in points}
+    return f", products in {_listed(found)}" if found != {"ieee"} else ""
 
 
 def _memory_limit(environments: Sequence[Environment]) -> str:
@@ -193,9 +199,8 @@ def _hardware(environments: Sequence[Environment]) -> str:
 
 
 def _times(rows: Sequence[Row], environments: Sequence[Environment]) -> str:
-    by_kind: Mapping[str, list[float]] = {
-        kind: [row.wall_s for row in rows if row.case.kind == kind] for kind in get_args(Kind)
-    }
+    measured = dict.fromkeys([*kinds.names(), *(row.case.kind for row in rows)])
+    by_kind = {kind: [row.wall_s for row in rows if row.case.kind == kind] for kind in measured}
     shown = {kind: seconds for kind, seconds in by_kind.items() if seconds}
     table = markdown(
         {
@@ -234,7 +239,7 @@ def _failures(data: Data) -> str:
 
 
 def _absent(data: Data) -> str:
-    kinds = [kind for kind in get_args(Kind) if kind not in set(data.cases["kind"])]
+    absent = [kind for kind in kinds.names() if kind not in set(data.cases["kind"])]
     devices = set(data.cases["device"])
     empty = (
         [str(arm) for arm, part in data.speed.groupby("arm", sort=False) if part["ratio"].isna().all()]
@@ -246,8 +251,8 @@ def _absent(data: Data) -> str:
         lines.append("No GPU was measured.")
     if len(set(data.cases["machine"])) == 1:
         lines.append("One machine only: how far the ratios carry over to others is not known from these rows.")
-    if kinds:
-        lines.append(f"No case of kind {', '.join(kinds)}.")
+    if absent:
+        lines.append(f"No case of kind {', '.join(absent)}.")
     if missing := {"float32", "float64"} - set(data.cases["dtype"]):
         lines.append(f"No case in {_listed(missing)}.")
     if data.cases["threads"].nunique() == 1:

@@ -1,9 +1,9 @@
 """What must be equal before measurements are drawn, compared or averaged together, and what that is called.
 
-A *base* says where and on what a row was measured: device, dtype, threads, and the seed, the version of torch and the machine
-where a folder holds several. A *setting* is the base and every field of a case that differs among the rows of its kind and is
-no column that readers see: blocks and budget of timed cases, grid, steps and refit of the sparsity study, recipe and epochs of
-images, and whatever field comes later. Where nothing differs, setting and base are the same words.
+A *base* says where and on what a row was measured: device, dtype, threads, and the precision of products, the seed, the version
+of torch and the machine where a folder holds several. A *setting* is the base and every field of a case that differs among the
+rows of its kind and is no column that readers see: blocks and budget of timed cases, grid, steps and refit of the sparsity
+study, recipe and epochs of images, and whatever field comes later. Where nothing differs, setting and base are the same words.
 """
 
 from __future__ import annotations
@@ -17,22 +17,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import tasks
+from benchmarks.kinds import Kind, Section, find_kind
 from benchmarks.rows import Environment, Row
 
-_BASE = {"point.device", "point.dtype", "point.threads"}
+_BASE = {"point.device", "point.dtype", "point.matmul", "point.threads"}
 _LABELS = {"kind", "arm", "penalty", "process", "modes", "timeout_s", "axes", "name"}
-_SIZES = {"point.batch", "point.layers", "point.grid_size", "point.spline_order"}
-_JOINED = ("speed", "penalty_cost", "memory", "simulated", "frontier")  # kinds that one line of a table may show side by side
-# Kind -> fields that readers see as columns, or that are pooled on purpose: seeds, and strengths of which one is chosen.
-_SEEN: Mapping[str, set[str]] = {
-    **dict.fromkeys(("speed", "memory", "simulated", "frontier"), _SIZES | {"policy", "capacities_gib", "seed"}),
-    "penalty_cost": _SIZES | {"baseline", "seed"},
-    "head_cost": _SIZES | {"backbone.depth", "backbone.size"},
-    "sparsity": {f"sweep.{name}" for name in ("task", "penalty", "strengths", "seeds")},
-    "images": {"point.batch", *(f"images.backbone.{name}" for name in ("depth", "stem", "width"))}
-    | {f"images.{name}" for name in ("data", "task", "fold", "scope", "head", "preparation", "penalties", "seeds")},
-}
-_OF_A_TASK = {"point.batch", "point.layers", "sweep.edge_counts"}
 
 
 def _hidden(layers: Sequence[int]) -> str:
@@ -110,7 +99,7 @@ def settings(rows: Sequence[Row], environments: Mapping[str, Environment]) -> Se
 
 def conditions_of(row: Row) -> dict[str, Any]:
     """Return the fields of a row's case that readers do not see, by their path, in the order in which they are named."""
-    seen = _BASE | _LABELS | _SEEN[row.case.kind]
+    seen = _BASE | _LABELS | _kind(row).seen
     fields = {name: value for name, value in _flat(row.case.model_dump()) if name not in seen}
     first = [name for name in _WORDS if name in fields]
     return {name: fields[name] for name in (*first, *(name for name in fields if name not in first))}
@@ -145,13 +134,12 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 def _group(row: Row, name: str) -> tuple[object, ...]:
     """Among which rows a field is compared: presets declare tasks, data sets and policies with values of their own."""
-    case = row.case
-    if case.sweep and name in _OF_A_TASK:
-        return name, case.kind, case.sweep.task
-    if case.images:
-        below = case.images.backbone.model_copy(update={"size": 0})
-        return name, case.kind, case.images.data, case.images.task, case.images.scope, below
-    return (name, case.kind, case.policy) if case.kind in ("simulated", "frontier") else (name, case.kind)
+    return (name, row.case.kind, *_kind(row).group(row.case, name))
+
+
+def _kind(row: Row) -> Kind:
+    """The kind of a row's case; of one of a plugin that is not loaded nothing is known, so that every field tells it apart."""
+    return find_kind(row.case.kind) or Kind(row.case.kind, "", Section)
 
 
 def _declared(row: Row, name: str) -> bool:
@@ -187,7 +175,8 @@ def _digest(text: str) -> str:
 
 def _bases(rows: Sequence[Row], environments: Mapping[str, Environment]) -> dict[str, str]:
     torches = {row.versions.get("torch", "unknown") for row in rows}
-    seeds = {row.case.seed for row in rows if row.case.kind in _JOINED}
+    seeds = {row.case.seed for row in rows if _kind(row).joined}
+    matmuls = {row.case.point.matmul for row in rows if _kind(row).joined}
     places = {place(row, environments) for row in rows}
     machines = {machine for machine, _ in places}
     kinds = len(places) > len(machines)
@@ -195,7 +184,8 @@ def _bases(rows: Sequence[Row], environments: Mapping[str, Environment]) -> dict
     for row in rows:
         p, (machine, kind) = row.case.point, place(row, environments)
         words = [p.device, p.dtype, f"{p.threads} thread{'s' * (p.threads > 1)}"]
-        words += [f"seed {row.case.seed}"] if len(seeds) > 1 and row.case.kind in _JOINED else []
+        words += [f"{p.matmul} products"] if matmuls - {"ieee"} and _kind(row).joined else []
+        words += [f"seed {row.case.seed}"] if len(seeds) > 1 and _kind(row).joined else []
         words += [f"torch {row.versions.get('torch', 'unknown')}"] if len(torches) > 1 else []
         words += [machine] if len(machines) > 1 else []
         words += [kind or "unknown kind of processor"] if kinds else []

@@ -373,3 +373,8 @@ def _declared(study: Study) -> Table:
         ],
     }
     return Table("sparsity_declared", frame, view)
+
+
+def of_studies(_: object, studies: Sequence[Study]) -> list[Table]:
+    """The tables of the kind."""
+    return [table for study in studies for table in tables(study, named=len(studies) > 1)]

@@ -22,6 +22,7 @@ _PARTS = {
     "optimiser": "optimiser",
     "input": "inputs",
     "activation": "rest of the peak: activations, workspace",
+    "workspace": "workspace of cuBLAS",
     "rss_before": "RSS before",
     "rss_peak": "RSS peak",
     "sampled_rss_peak": "sampled RSS peak",
@@ -29,13 +30,28 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The file that a table rests on in the place of rows: its lines and hash, and the run that wrote it."""
+
+    lines: int
+    sha256: str
+    commit: str
+    machine: str
+    started_at: str
+
+
+@dataclass(frozen=True)
 class Table:
-    """`frame` is written as CSV, `view` is shown; `setting` is that of the whole table, where there are several."""
+    """`frame` is written as CSV, `view` is shown; `setting` is that of the whole table, where there are several.
+
+    `origin` is the file behind a table that does not rest on rows.
+    """
 
     name: str
     frame: pd.DataFrame = field(repr=False)
     view: View = field(repr=False)
     setting: str = ""
+    origin: Origin | None = None
 
     @property
     def caption(self) -> str:
@@ -95,9 +111,9 @@ def summary(data: Data) -> Table:
 
 
 def equivalence(data: Data) -> Table:
-    """The tensor of each arm and dtype that came nearest to its limit, over all points."""
+    """The tensor of each arm, dtype and precision of products that came nearest to its limit, over all points."""
     gated = data.settings.base(data.cases[data.cases["gate_passed"].notna()])
-    keys = [*(["setting"] if gated["setting"].nunique() > 1 else []), "arm", "dtype"]
+    keys = [*(["setting"] if gated["setting"].nunique() > 1 else []), "arm", "dtype", "matmul"]
     share = (gated["gate_error"].astype(float) / gated["gate_limit"].astype(float)).fillna(math.inf)
     gated = gated.assign(share=share, gate_passed=gated["gate_passed"].astype(bool))
     counts = gated.groupby(keys).agg(cases=("share", "size"), passed=("gate_passed", "sum")).reset_index()
@@ -106,7 +122,9 @@ def equivalence(data: Data) -> Table:
     frame = worst[columns].merge(counts, on=keys, validate="one_to_one")
     view = _setting(frame) | {
         "arm": code(frame["arm"]),
-        "dtype": list(frame["dtype"]),
+        "dtype": [
+            dtype if m == "ieee" else f"{dtype}, {m} products" for dtype, m in zip(frame["dtype"], frame["matmul"], strict=True)
+        ],
         "cases passed": [f"{p} of {n}" for p, n in zip(frame["passed"], frame["cases"], strict=True)],
         "nearest to its limit": code(frame["gate_tensor"]),
         "its error": scientific(frame["gate_error"]),
@@ -127,12 +145,23 @@ def time(data: Data) -> Table:
         "quartiles (ms)": [
             f"{number(low)} to {number(high)}" for low, high in zip(frame["arm_ms_low"], frame["arm_ms_high"], strict=True)
         ],
+        **_on_gpu(frame),
         f"time / `{BASELINE}` (95 %)": intervals(frame),
         "beyond noise?": [text_of(value) for value in frame["verdict"]],
         "pairs": [str(pairs) for pairs in frame["pairs"]],
         "status": list(frame["status"]),
     }
     return Table("time", frame, view)
+
+
+def _on_gpu(frame: pd.DataFrame) -> View:
+    """Times on the device and the state of the GPU, as far as any case has them."""
+    headings = {"arm_device_ms": "between events (ms)", "arm_graph_ms": "graph replayed (ms)"}
+    view = {heading: numbers(frame[name]) for name, heading in headings.items() if frame[name].notna().any()}
+    words = {"graph_failure": "why no replay", "l2": "L2 cache", "sm_mhz": "SM clock (MHz)", "throttle": "clocks held down by"}
+    return view | {
+        heading: [text_of(value) for value in frame[name]] for name, heading in words.items() if frame[name].notna().any()
+    }
 
 
 def plain_memory(data: Data) -> pd.DataFrame:
@@ -153,6 +182,8 @@ def memory(data: Data) -> Table:
         f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
     }
     for part, heading in _PARTS.items():
+        if part == "workspace" and frame["workspace_bytes"].isna().all():
+            continue
         view[f"{heading} (MiB)"] = numbers(frame[f"{part}_bytes"].astype(float) / 2**20)
     return Table("memory", frame, view | {"status": list(frame["status"])})
 
@@ -283,3 +314,28 @@ def _against(frame: pd.DataFrame, column: str, base: str, keys: list[str]) -> pd
     bases = frame[frame[column] == base].groupby(keys)["peak_mib"].max().rename("base_mib").reset_index()
     merged = frame.merge(bases, on=keys, how="left")
     return merged.assign(memory_ratio=merged["peak_mib"] / merged["base_mib"]).drop(columns="base_mib")
+
+
+def of_speed(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [time(data)]
+
+
+def of_memory(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [memory(data), cross_check(data)]
+
+
+def of_simulated(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [simulated(data)]
+
+
+def of_frontier(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [frontier(data)]
+
+
+def of_penalty_cost(data: Data, _: object) -> list[Table]:
+    """The tables of the kind."""
+    return [penalty_cost(data)]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import predict, presets, rows, sources, tasks
+from benchmarks import forecast, kinds, predict, presets, rows, sources, tasks
 from benchmarks.cases import Case, Point, case_key
+from benchmarks.kinds import dominates
+from benchmarks.kinds.memory import Memory
+from benchmarks.kinds.sparsity import Sparsity
 from reference.arm import ARMS, get_arm
 
 POINT = Point(batch=8, layers=(4, 4, 4), grid_size=5)
+IN_PRECISIONS = {kind.name for kind in kinds.every() if kind.in_precisions}
 CASE = Case(kind="speed", arm="cox_de_boor", baseline="efficient_kan", point=POINT, modes=("step",), blocks=2)
 
 
@@ -149,6 +154,60 @@ def test_overrides_replace_lines_and_move_the_centre() -> None:
     assert {case.arm for case in presets.expand(preset, None, ["gemm_bound"])} == {"gemm_bound"}
 
 
+def test_time_and_memory_are_measured_in_every_precision_of_products() -> None:
+    preset = presets.override(presets.load("smoke"), matmul=["ieee", "bf16"], device="cpu")
+    plain = presets.expand(presets.override(presets.load("smoke"), device="cpu"))
+    cases = presets.expand(preset)
+    assert [case for case in cases if case.point.matmul == "ieee"] == plain
+    rough = [case for case in cases if case.point.matmul != "ieee"]
+    assert {case.kind for case in rough} == IN_PRECISIONS
+    assert len(rough) == sum(case.kind in IN_PRECISIONS for case in plain)
+    assert all(case.label.split(" process")[0].endswith(" k=3 bf16") for case in rough if case.point.spline_order == 3)
+
+
+def test_further_precisions_of_the_lines_are_measured_at_the_centre_alone(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    text = presets.FOLDER.joinpath("smoke.toml").read_text()
+    path.write_text(text.replace("[lines]", 'matmul = "bf16"\ndevice = "cuda"\n[lines]\nmatmul = ["tf32", "bf16"]'))
+    cases = [case for case in presets.expand(presets.load(str(path))) if case.kind in IN_PRECISIONS]
+    centre = {case.point for case in cases if case.point.matmul == "tf32"}
+    assert len(centre) == 1 and centre < {case.point.model_copy(update={"matmul": "tf32"}) for case in cases}
+    assert {case.point.matmul for case in cases} == {"tf32", "bf16"}
+    assert all(case.axes == () for case in cases if case.point.matmul == "tf32")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"matmul": ["fp8"]}, "matmul: expected at least one of ieee, tf32, bf16, got fp8"),
+        ({"matmul": []}, "matmul: expected at least one of ieee, tf32, bf16, got none"),
+        ({"matmul": ["tf32"], "device": "cpu"}, "matmul: expected ieee or bf16 on a CPU, .* got tf32"),
+        ({"matmul": ["ieee", "bf16"], "dtype": "float64"}, "matmul: expected ieee with float64, .* got ieee, bf16"),
+    ],
+)
+def test_products_that_there_are_not_are_refused_before_anything_runs(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        presets.override(presets.load("smoke"), **options)
+
+
+def test_products_of_a_preset_or_case_that_cannot_have_them_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    text = presets.FOLDER.joinpath("smoke.toml").read_text()
+    path.write_text(text.replace("[lines]", 'dtype = "float64"\n[lines]\nmatmul = "bf16"'))
+    with pytest.raises(ValueError, match=r"matmul: expected ieee with float64"):
+        presets.load(str(path))
+    with pytest.raises(ValueError, match="matmul: expected ieee with float64"):
+        Point(batch=8, layers=(4, 4), grid_size=5, dtype="float64", matmul="tf32")
+
+
+def test_precisions_have_keys_of_their_own_and_no_failure_of_one_rules_out_another() -> None:
+    rough = [CASE.model_copy(update={"point": POINT.model_copy(update={"matmul": matmul})}) for matmul in ("tf32", "bf16")]
+    assert len({case_key(case, "s", {}, "m") for case in (CASE, *rough)}) == 3
+    assert not any(dominates(a, b) for a in (CASE, *rough) for b in (CASE, *rough) if a is not b)
+    assert "matmul" not in CASE.model_dump_json()
+    assert Case.model_validate_json(rough[0].model_dump_json()) == rough[0]
+
+
 def test_the_study_has_the_dtype_of_the_centre_and_cubic_splines_on_the_cpu() -> None:
     preset = presets.load("smoke")
     centre = preset.centre.model_copy(update={"dtype": "float64", "spline_order": 2, "device": "cuda"})
@@ -158,32 +217,33 @@ def test_the_study_has_the_dtype_of_the_centre_and_cubic_splines_on_the_cpu() ->
 
 def test_the_study_goes_through_all_penalties_strengths_and_seeds() -> None:
     preset = presets.load("default")
-    assert preset.sparsity is not None
+    (study,) = preset.sections("sparsity")
+    assert isinstance(study, Sparsity)
     cases = presets.expand(preset, ["sparsity"])
     own = [case.sweep for case in cases if case.sweep and case.arm == "efficient_kan"]
     assert len({(sweep.task, sweep.penalty) for sweep in own}) == len(own) == 9 * len(list(tasks.all_tasks()))
     for sweep in own:
         assert sweep.seeds == (0, 1, 2, 3, 4)
-        assert len(sweep.strengths) == (1 if sweep.penalty == "none" else preset.sparsity.strengths)
+        assert len(sweep.strengths) == (1 if sweep.penalty == "none" else study.strengths)
         assert list(sweep.strengths) == sorted(sweep.strengths)
         edges = sum(i * o for i, o in pairwise(tasks.get_task(sweep.task).layers))
         assert (sweep.edge_counts[0], sweep.edge_counts[-1]) == (1, edges)
-        assert sweep.edge_counts == tuple(range(1, edges + 1)) or edges > preset.sparsity.all_counts_up_to
+        assert sweep.edge_counts == tuple(range(1, edges + 1)) or edges > study.all_counts_up_to
     checked = [case.sweep for case in cases if case.sweep and case.arm != "efficient_kan"]
     twins = {(sweep.task, sweep.penalty): sweep.strengths for sweep in own}
     assert len(checked) == 2
     assert all(set(sweep.strengths) <= set(twins[sweep.task, sweep.penalty]) for sweep in checked)
-    grouped = preset.sparsity.model_copy(update={"seeds": 7, "seeds_per_case": 3, "penalties": ("none",), "tasks": ("wine",)})
+    grouped = study.model_copy(update={"seeds": 7, "seeds_per_case": 3, "penalties": ("none",), "tasks": ("wine",)})
     groups = presets.expand(preset.model_copy(update={"sparsity": grouped}), ["sparsity"], ["efficient_kan"])
     assert [case.sweep.seeds for case in groups if case.sweep] == [(0, 1, 2), (3, 4, 5), (6,)]
-    endless = preset.sparsity.model_copy(update={"ends": {}})
+    endless = study.model_copy(update={"ends": {}})
     with pytest.raises(ValueError, match=r"sparsity\.ends: expected an entry for 'sample_std\+entropy'"):
         presets.expand(preset.model_copy(update={"sparsity": endless}), ["sparsity"])
 
 
 def test_the_study_is_predicted_to_fit_its_time() -> None:
     cases = presets.expand(presets.load("default"), ["sparsity"])
-    assert sum(predict.seconds(case) for case in cases) / 2 < 25 * 60
+    assert sum(forecast.seconds(case) for case in cases) / 2 < 25 * 60
 
 
 def test_a_preset_that_is_no_toml_is_refused(tmp_path: Path) -> None:
@@ -214,7 +274,7 @@ def test_a_misspelt_preset_field_is_refused(tmp_path: Path) -> None:
 )
 def test_predictions_have_the_right_size(arm: str, measured_mib: float) -> None:
     case = Case(kind="memory", arm=arm, point=Point(batch=1024, layers=(32, 32, 32), grid_size=5), modes=("step",))
-    predicted = predict.peak_bytes(case)
+    predicted = forecast.peak_bytes(case)
     assert predicted is not None
     assert 0.5 < predicted / 2**20 / measured_mib < 2
 
@@ -224,7 +284,7 @@ def test_the_gate_is_predicted_with_the_samples_that_it_takes() -> None:
 
     assert (predict.EDGE_VALUES, predict.FEATURE_VALUES) == (gate.EDGE_VALUES, gate.FEATURE_VALUES)
     fine = CASE.model_copy(update={"point": Point(batch=16384, layers=(16, 16, 16), grid_size=200), "min_sample_ms": 2.0})
-    assert predict.seconds(fine) < 20  # measured: 3 s
+    assert forecast.seconds(fine) < 20  # measured: 3 s
 
 
 def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:
@@ -233,17 +293,17 @@ def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:
         for batch in (64, 2**16)
     )
     larger = large.model_copy(update={"point": large.point.model_copy(update={"batch": 2**17})})
-    peak = predict.peak_bytes(large)
+    peak = forecast.peak_bytes(large)
     assert peak is not None
-    tight, roomy = (predict.forecast([small, large, larger], memory) for memory in (peak - 1, peak))
+    tight, roomy = (forecast.forecast([small, large, larger], memory) for memory in (peak - 1, peak))
     assert [one.status for one in tight] == ["ok", "oom", "skipped_by_frontier"]
     assert [one.status for one in roomy] == ["ok", "ok", "oom"]
     assert tight[2].seconds == 0 < tight[0].seconds < tight[1].seconds
-    hasty = [case.model_copy(update={"timeout_s": predict.seconds(large) / 2}) for case in (small, large, larger)]
-    expected = predict.forecast(hasty)
+    hasty = [case.model_copy(update={"timeout_s": forecast.seconds(large) / 2}) for case in (small, large, larger)]
+    expected = forecast.forecast(hasty)
     assert [one.status for one in expected] == ["ok", "timeout", "skipped_by_frontier"]
     assert expected[1].seconds == hasty[1].timeout_s
-    (hopeless,) = predict.forecast([large.model_copy(update={"timeout_s": predict.seconds(large) / 5})])
+    (hopeless,) = forecast.forecast([large.model_copy(update={"timeout_s": forecast.seconds(large) / 5})])
     assert (hopeless.status, hopeless.seconds) == ("timeout", 0)
 
 
@@ -251,11 +311,12 @@ def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:
 def test_no_time_limit_rules_out_a_memory_that_figures_show(name: str) -> None:
     shown = [case for case in presets.expand(presets.load(name), ["memory"]) if case.axes and case.point.width < 1024]
     assert {"efficient_kan", "pykan[default]", "pykan[speed]"} <= {case.arm for case in shown}
-    assert [case.label for case in shown if 1.5 * predict.seconds(case) > case.timeout_s] == []
+    assert [case.label for case in shown if 1.5 * forecast.seconds(case) > case.timeout_s] == []
 
 
 def test_the_memory_of_penalties_has_the_time_that_memory_has() -> None:
     preset = presets.load("default")
-    assert preset.memory
+    (memory,) = preset.sections("memory")
+    assert isinstance(memory, Memory)
     penalised = [case for case in presets.expand(preset, ["memory"]) if case.penalty != "none"]
-    assert {case.timeout_s for case in penalised} == {preset.memory.timeout_s}
+    assert {case.timeout_s for case in penalised} == {memory.timeout_s}

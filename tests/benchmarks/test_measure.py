@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import worker
 from benchmarks.cases import Case, Point
-from benchmarks.measure import case as measured_case
 from benchmarks.measure import memory, speed
+from benchmarks.measure import peaks as measured_case
 from benchmarks.plugins import load_plugin
 from benchmarks.stats import Interval, paired_ratio
 from benchmarks.worker import Job, measure

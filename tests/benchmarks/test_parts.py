@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import parts, predict, presets, results, runner, usage
-from benchmarks.cases import Case, dominates
+from benchmarks import forecast, parts, presets, results, runner, usage
+from benchmarks.cases import Case
 from benchmarks.child import Server
 from benchmarks.cli import app
+from benchmarks.kinds import dominates
 from benchmarks.parts import Part
 from benchmarks.rows import Outcome
 
@@ -77,7 +78,7 @@ def test_a_part_is_the_same_wherever_and_whenever_it_is_cut() -> None:
 
 
 def test_parts_take_about_equal_time() -> None:
-    loads = [sum(one.seconds for one in predict.forecast(part)) for part in parts.split(cases("default"), 4)]
+    loads = [sum(one.seconds for one in forecast.forecast(part)) for part in parts.split(cases("default"), 4)]
     assert max(loads) < 1.1 * min(loads)
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, predict, presets, results, runner, sources, usage
-from benchmarks.cases import Case, Point, dominates
+from benchmarks import archive, forecast, presets, results, runner, sources, usage
+from benchmarks.cases import Case, Point
 from benchmarks.child import Server, variables
 from benchmarks.cli import app
+from benchmarks.kinds import dominates
 from benchmarks.plugins import load_plugin
 from benchmarks.rows import Outcome
 from benchmarks.store import Locked, Store
@@ -106,7 +107,7 @@ def test_a_memory_case_that_may_need_more_than_its_share_runs_alone_with_all_of_
 
     monkeypatch.setattr(runner.Run, "_measure", measured)
     monkeypatch.setattr(runner, "_available_bytes", lambda: 16 * 2**30)
-    monkeypatch.setattr(predict, "peak_bytes", lambda one: one.point.batch * 2**30)
+    monkeypatch.setattr(forecast, "peak_bytes", lambda one: one.point.batch * 2**30)
     cases = [case("mlp[width]", batch=gib) for gib in (2, 64, 4, 5)]
     runner.run("test", cases, tmp_path / "two", jobs=2)
     assert shares == {2: 2, 4: 2, 5: 1, 64: 1}

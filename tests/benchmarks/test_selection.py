@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import presets
-from benchmarks.cases import Case, Kind
-from benchmarks.presets import axes
-from benchmarks.presets.axes import KINDS
+from benchmarks import kinds, presets
+from benchmarks.cases import Case
+from benchmarks.presets.axes import OPTIONS, lacking
 from benchmarks.selection import Selected, Selection
 
-# Options that say which cases there are; any other one changes cases, and belongs into `CHANGING` and `axes.LACKING`.
+KINDS = kinds.names()
+# Options that say which cases there are; any other one changes cases, and belongs into `CHANGING` and `axes.OPTIONS`.
 CHOOSING = {"preset", "only", "arms", "tasks", "part", "plugin"}
 # Values that the smoke preset does not have, and what a case with one of them looks like.
 CHANGING: dict[str, tuple[Any, Any]] = {
@@ -29,13 +29,14 @@ CHANGING: dict[str, tuple[Any, Any]] = {
     "depth": ([3, 4], lambda case: case.point.depth),
     "threads": (2, lambda case: case.point.threads),
     "dtype": ("float64", lambda case: case.point.dtype),
+    "matmul": (["ieee", "bf16"], lambda case: case.point.matmul),
     "device": ("cuda", lambda case: case.point.device),
     "processes": (5, lambda case: case.process + 1),
 }
 
 
 @cache
-def smoke(kind: Kind | None = None) -> tuple[Case, ...]:
+def smoke(kind: str | None = None) -> tuple[Case, ...]:
     """The cases of the smoke preset on the CPU."""
     preset = presets.override(presets.load("smoke"), device="cpu")
     return tuple(presets.expand(preset, [kind] if kind else None))
@@ -49,16 +50,16 @@ def selected(**options: Any) -> Selected:
 def test_every_option_is_known_here_and_to_the_table_of_kinds() -> None:
     names = {field.name for field in fields(Selection)}
     assert names == CHOOSING | CHANGING.keys()
-    assert axes.LACKING.keys() == CHANGING.keys()
+    assert set(OPTIONS) == CHANGING.keys()
     assert {case.kind for case in smoke()} == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("option", CHANGING)
-def test_an_option_changes_a_kind_or_is_refused_by_name(option: str, kind: Kind) -> None:
+def test_an_option_changes_a_kind_or_is_refused_by_name(option: str, kind: str) -> None:
     value, seen = CHANGING[option]
-    if kind in axes.LACKING[option]:
-        having = ", ".join(one for one in KINDS if one not in axes.LACKING[option])
+    if kind in lacking(option):
+        having = ", ".join(one for one in KINDS if one not in lacking(option))
         with pytest.raises(ValueError, match=rf"^{option}: expected kinds that it applies to .*{having}.*, got {kind}, which "):
             selected(only=[kind], **{option: value})
         return
@@ -77,13 +78,13 @@ def test_an_option_changes_a_kind_or_is_refused_by_name(option: str, kind: Kind)
 def test_without_only_an_option_changes_what_it_can_and_names_the_rest(option: str) -> None:
     value, seen = CHANGING[option]
     found = selected(**{option: value})
-    lacking = set(axes.LACKING[option])
+    without = set(lacking(option))
     said = [note for note in found.notes if note.startswith(f"{option} has no effect on")]
-    assert len(said) == bool(lacking)
-    assert all(kind in said[0] for kind in lacking)
+    assert len(said) == bool(without)
+    assert all(kind in said[0] for kind in without)
     for kind in KINDS:
         cases = [case for case in found.cases if case.kind == kind]
-        if kind in lacking:
+        if kind in without:
             assert {case.cell for case in cases} >= {
                 case.cell for case in smoke(kind) if case.kind not in ("memory", "simulated")
             }
@@ -117,10 +118,10 @@ def test_arms_that_are_named_are_measured_at_every_value_that_is_named() -> None
 def test_the_help_of_an_option_names_the_kinds_without_it() -> None:
     words = " ".join((Selection.__doc__ or "").split())
     options = [field.name for field in fields(Selection)]
-    for option, lacking in axes.LACKING.items():
+    for option in OPTIONS:
         after = options[options.index(option) + 1]
         text = words.partition(f" {option} ")[2].partition(f" {after} ")[0]
-        assert all(kind in text for kind in lacking), option
+        assert all(kind in text for kind in lacking(option)), option
 
 
 def test_a_plugin_is_found_from_any_folder_and_named_if_it_is_not_there(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

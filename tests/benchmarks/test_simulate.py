@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks.cases import Case, Mode, Penalty, Point, Policy
-from benchmarks.measure import case as measured
 from benchmarks.measure import memory, shortcuts, simulate, workload
+from benchmarks.measure import peaks as measured
 from benchmarks.measure.frontier import largest_batch
 from benchmarks.measure.live import LiveStorages
 from benchmarks.measure.meta import MetaStorages

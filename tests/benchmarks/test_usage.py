@@ -46,7 +46,7 @@ def succeed(*words: object) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("nosuch", ("nosuch", "compare, export, merge, migrate, plan")),
+        ("nosuch", ("nosuch", "compare", "export", "plan")),
         ("plan --nosuch 3", ("--nosuch", "--batch, --depth")),
         ("plan smoke speed efficient_kan exp_sin 64 8 5 3 2 1 float32 cpu 1 x.py surplus", ("surplus",)),
         ("plan --threads x", ("threads", "whole number", "'x'")),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +70,7 @@ def test_more_work_takes_longer_and_very_many_outputs_are_natives(kind: str) -> 
 
 @needs_triton
 def test_the_models_shares_are_the_tables() -> None:
-    from efficient_kan.kernels.cuda import model, resources
+    from efficient_kan.kernels.cuda import model, resources, support
     from tests.efficient_kan.test_cuda import TABLE
 
     table = resources.read(TABLE)
@@ -75,6 +78,87 @@ def test_the_models_shares_are_the_tables() -> None:
     for (kernel, kind), shares in model._SHARES.items():
         found = [table[resources.Variant(kernel, outputs, 3, names[kind], 90)].arbitrary for outputs in (64, 256)]
         assert shares == pytest.approx(found, abs=0.01), (kernel, kind)
+    for kernel, shares in support.LOCAL.items():
+        found = [table[resources.Variant(f"local_{kernel}", 64, k, "float32", 90)].arbitrary for k in (1, 2, 3, 4, 5)]
+        assert shares == pytest.approx(found, abs=0.01), kernel
+
+
+ROW = "{device},{kernel},half,{B},256,256,9,3,{ours},{native}\n"
+HEAD = "device,kernel,kind,B,I,O,M,order,ours,native\n"
+
+
+@needs_triton
+def test_a_table_that_the_environment_names_replaces_the_model_near_its_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from efficient_kan.kernels.cuda import model
+
+    table = tmp_path / "table.csv"
+    slow = ROW.format(device="GPU A", kernel="forward", B=4096, ours=2e-3, native=1e-3)
+    other = ROW.format(device="GPU B", kernel="weight_grad", B=4096, ours=2e-3, native=1e-3)
+    table.write_text(HEAD + slow + other, encoding="utf-8")
+    monkeypatch.setenv(model.TABLE, str(table))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU A")
+    model._use_named.cache_clear()
+    try:
+        here = model.Sizes(5000, 256, 256, 9, 3)
+        assert model.times("forward", here, "half") == (2e-3, 1e-3, "measured")
+        assert "forward in half: native (cuda takes 2 of native's time, measured)" in model.explained(here, "half")
+        assert model.times("weight_grad", here, "half").source == "model"  # that was another GPU
+        assert model.times("forward", here._replace(B=20000), "half").source == "model"
+        assert model.times("forward", here, "tf32").source == "model"
+    finally:
+        model.use(None)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "content", [None, "kernel,kind\nforward,half\n", HEAD + ROW.format(device="", kernel="forward", B=0, ours=1, native=1)]
+)
+def test_a_table_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
+    from efficient_kan.kernels.cuda import model
+
+    table = tmp_path / "table.csv"
+    if content is not None:
+        table.write_text(content, encoding="utf-8")
+    monkeypatch.setenv(model.TABLE, str(table))
+    model._use_named.cache_clear()
+    with pytest.raises(ValueError, match="table: expected"):
+        model.times("forward", model.Sizes(1, 1, 1, 9, 3), "half")
+    model._use_named.cache_clear()
+    monkeypatch.delenv(model.TABLE)
+    assert model.times("forward", model.Sizes(1, 1, 1, 9, 3), "half").source == "model"
+
+
+@needs_triton
+def test_measured_rows_are_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficient_kan.kernels.cuda import measure, model
+    from efficient_kan.kernels.cuda.problems import Problem
+
+    monkeypatch.setattr(Problem, "ours", Problem.native)  # kernels run on a GPU alone
+    table = tmp_path / "table.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, measure.COLUMNS)
+        writer.writeheader()
+        writer.writerows(measure.rows(torch.device("cpu"), [(16, 4, 3, 9, 3)]))
+    try:
+        model.use(table)
+        for kernel, kind in itertools.product(model.KERNELS, model.KINDS):
+            found = model.times(kernel, model.Sizes(16, 4, 3, 9, 3), kind)
+            assert found.source == "measured" and 0 < found.ours < 1 and 0 < found.native < 1
+    finally:
+        model.use(None)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from efficient_kan.kernels.cuda import measure
+
+    assert measure.main([str(tmp_path / "table.csv")]) == 2 and measure.main([]) == 2
+    assert capsys.readouterr().err == "error: torch finds no CUDA GPU\nerror: expected one word, the file to write\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_explain_without_a_gpu() -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 
 from benchmarks import presets, results, sources
 from benchmarks.cases import Backbone, Case, ImageStudy, Point
-from benchmarks.images import cost, forecast, metrics, study
+from benchmarks.images import cost, forecast, study
 from benchmarks.images.offline import offline
-from benchmarks.presets.images import Images, image_cases
+from benchmarks.kinds import images
+from benchmarks.kinds.images import Images
 from benchmarks.report import images as report
 from benchmarks.report import render
 from benchmarks.sources import ROOT
@@ -92,7 +94,7 @@ def test_heads_share_one_backbone_and_record_every_prediction(tmp_path: Path, mo
     assert first.images[2] == len(test)
     assert [(run.penalty, run.seed) for run in first.runs] == [("none", 0), ("none", 1), ("weight_l1", 0), ("weight_l1", 1)]
     for run in (*first.runs, *second.runs):
-        confusion = metrics.confusion_matrix(first.labels, run.predicted, 10)
+        confusion = confusion_matrix(first.labels, run.predicted, labels=range(10))
         assert np.array_equal(confusion, run.confusion)
         assert run.accuracy == pytest.approx(confusion.trace() / len(test))
         assert len(run.confidence) == len(test)
@@ -170,7 +172,7 @@ def test_predicted_times_grow_with_the_work() -> None:
             "timeout_s": 9,
         }
     )
-    assert all(forecast.seconds(one) > 0 for one in image_cases(section, device="cpu", threads=1))
+    assert all(forecast.seconds(one) > 0 for one in images.cases(presets.load("smoke"), section))
 
 
 @pytest.fixture(scope="module")

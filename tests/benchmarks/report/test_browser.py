@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 
+pytest.importorskip("playwright")
+from tests.benchmarks.report import chromium
 
-def _chromium() -> ModuleType:
-    """The module beside this one: under importlib's import mode it has no name of its own."""
-    spec = importlib.util.spec_from_file_location("chromium_over_a_pipe", Path(__file__).with_name("chromium.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-chromium = _chromium()
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium on this machine"),
@@ -35,9 +23,9 @@ SUMMARY = "document.getElementById('summary').textContent"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
     """One Chromium for all tests of this file."""
-    with chromium.Browser(tmp_path_factory.mktemp("chromium") / "profile") as opened:
+    with chromium.Browser() as opened:
         yield opened
 
 
@@ -147,15 +135,15 @@ def test_the_keyboard_reaches_every_point(page: Any) -> None:
     count = len(page.run(ROWS))
     seen = set()
     for _ in range(count + 3):
-        page.press("ArrowRight", 39)
+        page.press("ArrowRight")
         seen.add(page.run("document.querySelector('#tip div').textContent"))
     assert len(seen) == count
-    page.press("Home", 36)
-    page.press("ArrowDown", 40)
+    page.press("Home")
+    page.press("ArrowDown")
     assert "pykan[default]" in page.run("document.querySelector('#tip div').textContent")
-    page.press("ArrowUp", 38)
+    page.press("ArrowUp")
     assert "efficient_kan" in page.run("document.querySelector('#tip div').textContent")
-    page.press("Escape", 27)
+    page.press("Escape")
     assert page.run("document.getElementById('tip').hidden")
 
 
@@ -181,8 +169,7 @@ def test_the_address_leads_back_to_what_was_shown(page: Any) -> None:
 
 
 def test_every_control_has_a_name_for_a_screen_reader(page: Any) -> None:
-    page.call("Accessibility.enable")
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    nodes = page.accessible()
     named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")]
     controls = [one for one in named if one[0] in ("combobox", "checkbox", "button", "application", "link", "region")]
     assert len(controls) > 15

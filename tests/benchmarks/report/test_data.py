@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.cases import Case
 from benchmarks.report import cells, data, tables
+from benchmarks.rows import GpuReading, GpuTiming, SpeedSeries
 
 Times = Callable[..., tuple[Any, ...]]
 
@@ -121,3 +122,40 @@ def test_penalty_costs_are_relative_to_the_arms_own_plain_step(full_run: Any, tm
 )
 def test_numbers_keep_three_significant_digits(value: float | None, text: str) -> None:
     assert cells.number(value) == text
+
+
+def test_a_table_of_times_shows_what_a_gpu_adds(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    reading = {"memory_mhz": 2619, "temperature_c": 40, "power_w": 300.0}
+    before = GpuReading(sm_mhz=1700, throttle=(), **reading)
+    after = GpuReading(sm_mhz=1980, throttle=("power cap",), **reading)
+    timing = GpuTiming(l2="rotated inputs", l2_bytes=1000, input_copies=4, before=before, after=after)
+    device = {"arm_device_ns": (2_000_000,) * 10, "baseline_device_ns": (1_000_000,) * 10}
+    replays = {"arm_graph_ns": (8_000_000,) * 4, "arm_graph_loops": 16, "graph_rotates": False, "graph_failure": "baseline: no"}
+    for arm in ("efficient_kan", "pykan[speed]"):
+        series = tuple(SpeedSeries(**one.model_dump() | device | replays) for one in times())
+        run.add(speed_case(arm), speed=series, gpu=timing)
+    found = data.load(run.write(tmp_path))
+    line = found.speed.iloc[0]
+    loops = found.rows[0].speed[0].arm_loops
+    assert (line["arm_device_ms"], line["arm_graph_ms"]) == (2 / loops, 0.5)
+    assert math.isnan(line["baseline_graph_ms"])
+    view = tables.time(found).view
+    shown = {heading: texts[0] for heading, texts in view.items()}
+    assert shown["graph replayed (ms)"] == "0.500"
+    assert shown["why no replay"] == "baseline: no"
+    assert shown["L2 cache"] == "rotated inputs; warm L2 in graphs"
+    assert shown["SM clock (MHz)"] == "1700 to 1980"
+    assert shown["clocks held down by"] == "power cap"
+    baseline = data.with_baseline(found.speed[found.speed["arm"] == "pykan[speed]"])
+    assert baseline[baseline["arm"] == "efficient_kan"]["arm_graph_ms"].isna().all()
+
+
+def test_without_a_gpu_a_table_of_times_has_no_word_of_one(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    table = tables.time(data.load(run.write(tmp_path)))
+    assert not {"graph replayed (ms)", "L2 cache", "between events (ms)"} & set(table.view)
+    assert b"graph" not in cells.csv(table.frame).splitlines()[0]

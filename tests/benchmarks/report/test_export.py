@@ -16,7 +16,8 @@ import pytest
 
 from benchmarks import cli, results
 from benchmarks.cases import Case
-from benchmarks.export import KINDS, export
+from benchmarks.export import export
+from benchmarks.kinds import is_paired
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def test_its_own_command_compares_the_file(full_run: Any, tmp_path: Path) -> Non
     assert "Failed to load" not in done.stdout + done.stderr
     assert "benchmark 'speed step B=128 32-32-1 G=5 k=3 float32 cpu threads=1': 5 tests" in done.stdout
     table = pd.read_csv(tmp_path / "table.csv")
-    timed = [row for row in full_run.rows if row.case.kind in KINDS]
+    timed = [row for row in full_run.rows if is_paired(row.case.kind)]
     frame = pd.concat([results.speed_frame(timed), results.speed_frame(timed, "penalty_cost")])
     times = frame["arm_ms"].dropna()
     assert sorted(table["median"]) == pytest.approx(sorted(times / 1e3), rel=1e-12)
@@ -103,7 +104,7 @@ def test_cells_without_times_are_listed_and_none_is_lost(
     cli.app(["export", str(file), "--out", str(full_run.write(tmp_path))], result_action="return_value")
     content, error = read(file), capsys.readouterr().err
     listed = content["machine_info"]["without_times"]
-    cells = [(row, mode) for row in full_run.rows if row.case.kind in KINDS for mode in row.case.modes]
+    cells = [(row, mode) for row in full_run.rows if is_paired(row.case.kind) for mode in row.case.modes]
     assert len(content["benchmarks"]) + len(listed) == len(cells)
     assert len(listed) == sum(row.status != "ok" for row, _ in cells) > 0
     assert any("timeout: exceeded 300 s" in text for text in listed)

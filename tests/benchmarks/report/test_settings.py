@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks import kinds
 from benchmarks.cases import Backbone, Case, ImageStudy, Point, Sweep
-from benchmarks.presets.axes import KINDS
 from benchmarks.report import data as stored
 from benchmarks.report import frames, render
 from benchmarks.report.cite import cite
@@ -70,7 +70,7 @@ def fields(kind: str) -> list[str]:
     return [name for name in seen if name not in hidden and (flat[name] is not None or name in ("baseline",))]
 
 
-@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind in KINDS for path in fields(kind)])
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind in kinds.names() for path in fields(kind)])
 def test_a_field_that_readers_do_not_see_makes_another_setting(run: Any, tmp_path: Path, kind: str, path: str) -> None:
     case = case_of(kind)
     run.add(case, status="error", reason="r")
@@ -82,8 +82,13 @@ def test_a_field_that_readers_do_not_see_makes_another_setting(run: Any, tmp_pat
     assert {found.settings.bases[name] for name in names} == {"cpu, float32, 1 thread"} or path == "seed"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("field", "value"), [("dtype", "float64"), ("threads", 2), ("device", "cuda")])
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        *((kind, *pair) for kind in kinds.names() for pair in (("dtype", "float64"), ("threads", 2), ("device", "cuda"))),
+        *((kind.name, "matmul", value) for kind in kinds.every() if kind.in_precisions for value in ("tf32", "bf16")),
+    ],
+)
 def test_where_it_was_measured_makes_another_base(run: Any, tmp_path: Path, kind: str, field: str, value: object) -> None:
     case = case_of(kind)
     run.add(case, status="error", reason="r")

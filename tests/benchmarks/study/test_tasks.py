@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import presets, tasks
+from benchmarks.kinds.sparsity import Sparsity
 from benchmarks.plugins import load_plugin
 from benchmarks.tasks import base
 from benchmarks.tasks.base import DataSet, Formula, Sizes
@@ -129,9 +130,10 @@ def test_ten_more_tasks_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = len(presets.expand(presets.load("default"), ["sparsity"]))
     load_plugin(plugin)
     preset = presets.load("default")
-    assert preset.sparsity is not None
+    (study,) = preset.sections("sparsity")
+    assert isinstance(study, Sparsity)
     after = presets.expand(preset, ["sparsity"])
-    assert len(after) == before + 10 * len(preset.sparsity.penalties)
+    assert len(after) == before + 10 * len(study.penalties)
     (one,) = (case for case in after if case.sweep and case.sweep.task == "wave_3" and case.sweep.penalty == "none")
     assert one.point.layers == (2, 2, 1)
     assert tasks.get_task("wave_3").draw(0).train.x.shape == (20, 2)

@@ -1,23 +1,29 @@
-"""The sections of a preset about images: heads against each other, and what a head costs in the whole network."""
+"""Heads against each other on images: accuracy and calibration on frozen features, or of the whole network."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal
 
 from pydantic import Field
 
-from benchmarks.cases import Axis, Backbone, Case, ImageStudy, Penalty, Point, Record
+from benchmarks import predict
+from benchmarks.cases import Axis, Backbone, Case, ImageStudy, Penalty, Point
+from benchmarks.images import forecast
 from benchmarks.images.labels import KVASIR_V2, task_classes
+from benchmarks.kinds.design import Preset, along
+from benchmarks.kinds.kind import Kind, Section
 
 Head = Literal["linear", "mlp", "kan"]
 Preparation = Literal["none", "layer", "tanh", "batch", "update_grid"]
-_HEAD_FIELDS: Mapping[Axis, str] = {"batch": "batch", "grid": "grid", "order": "spline_order"}
 _CLASSES = {"digits": 10, "mnist5k": 10, "lfw_subset": 2, "tissue": 2, "kvasir_v2": len(KVASIR_V2)}
+# Data set -> environment variable with its folder.
+FOLDERS = {"hyperkvasir": "HYPERKVASIR", "kvasir_v2": "KVASIR_V2"}
 
 
-class Images(Record):
+class Images(Section):
     """Heads on one data set. `heads` x `preparations` on frozen features, those of `end_to_end` with the whole network.
 
     Only a KAN has a grid to update and edges to penalise: the other heads are trained without both.
@@ -51,34 +57,14 @@ class Images(Record):
         return {field: asked.get(axis, ()) for axis, field in fields.items()}
 
 
-class HeadCosts(Record):
-    """A head of each arm, with the widths `layers`, on each backbone."""
-
-    arms: tuple[str, ...]
-    layers: tuple[int, ...] = (512, 64, 23)
-    grid: int = Field(default=5, ge=1)
-    spline_order: int = Field(default=3, ge=1)
-    batch: int = Field(ge=1)
-    backbones: tuple[Backbone, ...]
-    blocks: int = Field(ge=1)
-    budget_s: float = Field(default=10.0, gt=0)
-    warmup: int = Field(default=1, ge=1)
-    timeout_s: float = Field(gt=0)
-
-    def lines(self, asked: Mapping[Axis, Sequence[int]]) -> dict[str, Sequence[Any]]:
-        """Return the values of `asked` by the field that takes them; a head is as wide as its hidden layers.
-
-        Raises ValueError if a width is asked for and the head has no hidden layer.
-        """
-        first, *hidden, last = self.layers
-        if "width" in asked and not hidden:
-            raise ValueError(f"width: expected a head with hidden layers in head_cost, got the layers {first}, {last}")
-        widths = [(first, *(width for _ in hidden), last) for width in asked.get("width", ())]
-        return {name: asked.get(axis, ()) for axis, name in _HEAD_FIELDS.items()} | {"layers": widths}
+def cases(preset: Preset, section: Images) -> Iterator[Case]:
+    """Return the cases of `section`, along the axes that the user names."""
+    where = preset.centre.model_dump(include={"device", "threads"})
+    for images in along(section, section.lines(preset.asked)):
+        yield from _cases(images, **where)
 
 
-def image_cases(section: Images, *, device: str, threads: int) -> Iterator[Case]:
-    """Return the cases of `section`."""
+def _cases(section: Images, *, device: str, threads: int) -> Iterator[Case]:
     classes = _CLASSES.get(section.data) or len(task_classes(section.task))
     point = Point(
         batch=section.batch,
@@ -105,16 +91,43 @@ def image_cases(section: Images, *, device: str, threads: int) -> Iterator[Case]
         yield case("end_to_end", head, preparation, section.end_to_end_seeds, section.end_to_end_timeout_s)
 
 
-def head_cost_cases(section: HeadCosts, seed: int, *, device: str, threads: int) -> Iterator[Case]:
-    """Return the cases of `section`."""
-    timing = section.model_dump(include={"blocks", "budget_s", "warmup", "timeout_s"})
-    for backbone, arm in product(section.backbones, section.arms):
-        point = Point(
-            batch=section.batch,
-            layers=section.layers,
-            grid_size=section.grid,
-            spline_order=section.spline_order,
-            device=device,
-            threads=threads,
-        )
-        yield Case(kind="head_cost", arm=arm, point=point, backbone=backbone, seed=seed, **timing)
+def facts(case: Case) -> dict[str, str]:
+    """Whether there are images: a case that found none is to be tried again once they are there."""
+    assert case.images is not None
+    variable = FOLDERS.get(case.images.data)
+    return {case.images.data: "given" if os.environ.get(variable) else "not given"} if variable else {}
+
+
+def group(case: Case, _: str) -> tuple[object, ...]:
+    """Among which cases a field is compared: data sets and their backbones declare values of their own."""
+    assert case.images is not None
+    below = case.images.backbone.model_copy(update={"size": 0})
+    return case.images.data, case.images.task, case.images.scope, below
+
+
+_MODULES = ("labels", "sets", "trees", "offline", "transforms", "metrics", "settings", "training", "study")
+KIND = Kind(
+    name="images",
+    about="heads on images",
+    section=Images,
+    cases=cases,
+    measure="benchmarks.images.measured:study",
+    sources=tuple(f"benchmarks.images.{name}" for name in _MODULES),
+    many=True,
+    lacking={
+        "depth": "trains heads of two layers",
+        "dtype": "trains in float32",
+        "matmul": "computes float32 products in float32",
+        "processes": "measures each cell in one process",
+    },
+    packages=lambda case: ("mlxtend", "pillow", "scikit-image", "scikit-learn"),
+    facts=facts,
+    trains=True,
+    seconds=forecast.seconds,
+    peak_bytes=predict.peak_bytes,
+    seen=frozenset({"point.batch", *(f"images.backbone.{name}" for name in ("depth", "stem", "width"))})
+    | {f"images.{name}" for name in ("data", "task", "fold", "scope", "head", "preparation", "penalties", "seeds")},
+    group=group,
+    tables="benchmarks.report.images:of_images",
+    figures="benchmarks.report.figures:image_figures",
+)

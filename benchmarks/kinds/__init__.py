@@ -1,0 +1,57 @@
+"""Kinds of cases: the registry. One file here is one kind; see `benchmarks.kinds.kind` for what a kind says of itself.
+
+A kind of your own is registered by a plugin: `benchmarks.kinds.register(Kind(...))`.
+"""
+
+from __future__ import annotations
+
+from benchmarks.cases import Case
+from benchmarks.kinds import frontier, head_cost, images, memory, penalty_cost, simulated, sparsity, speed
+from benchmarks.kinds.kind import Kind as Kind
+from benchmarks.kinds.kind import Section as Section
+
+# In the order in which a run measures them.
+_KINDS: dict[str, Kind] = {
+    module.KIND.name: module.KIND for module in (speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images)
+}
+BUILT_IN = frozenset(_KINDS)
+
+
+def names() -> list[str]:
+    """Return the names of all kinds, in the order in which a run measures them."""
+    return list(_KINDS)
+
+
+def every() -> list[Kind]:
+    """Return all kinds in that order."""
+    return list(_KINDS.values())
+
+
+def get_kind(name: str) -> Kind:
+    """Return the kind called `name`. Raises ValueError, listing the choices, if there is none."""
+    if name not in _KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(_KINDS)}, got {name!r}")
+    return _KINDS[name]
+
+
+def find_kind(name: str) -> Kind | None:
+    """Return the kind called `name`; None for that of a plugin which is not loaded."""
+    return _KINDS.get(name)
+
+
+def is_paired(name: str) -> bool:
+    """Whether rows of the kind called `name` hold times of an arm against a baseline."""
+    kind = find_kind(name)
+    return kind is not None and kind.paired
+
+
+def register(kind: Kind) -> None:
+    """Add a kind of your own. Raises ValueError if the name is taken."""
+    if kind.name in _KINDS:
+        raise ValueError(f"kind: expected a new name, got {kind.name!r}, which is taken")
+    _KINDS[kind.name] = kind
+
+
+def dominates(case: Case, smaller: Case) -> bool:
+    """Whether a failure of `smaller` rules `case` out, which asks for at least as much."""
+    return case.kind == smaller.kind and get_kind(case.kind).dominates(case, smaller)

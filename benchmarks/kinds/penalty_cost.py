@@ -1,0 +1,63 @@
+"""Time of a training step with a penalty against the same step without, and what it adds to the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from benchmarks import predict
+from benchmarks.cases import Case, Penalty, Point
+from benchmarks.kinds import timing
+from benchmarks.kinds.design import Preset, asked_points
+from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+
+
+class PenaltyCost(timing.Timing):
+    """Time and memory of a training step with each penalty, at the centre and along the axes that the user names."""
+
+    arms: tuple[str, ...]
+    penalties: tuple[Penalty, ...] = ("weight_l1", "sample_l1", "sample_std")
+
+
+def cases(preset: Preset, cost: PenaltyCost) -> Iterator[Case]:
+    """Return the cases of `cost`, those of kind memory among them."""
+    for point in asked_points(preset, ("batch", "width", "grid", "order", "depth")):
+        yield from _at(preset, cost, point)
+
+
+def _at(preset: Preset, cost: PenaltyCost, point: Point) -> Iterator[Case]:
+    memory: Any = next(iter(preset.sections("memory")), None)
+    shared: dict[str, Any] = {"modes": ("step",), "seed": preset.centre.seed, "point": point}
+    timed = cost.model_dump(include=timing.FIELDS) | shared
+    untimed = shared | {"timeout_s": max(cost.timeout_s, memory.timeout_s if memory else 0.0)}
+    for arm, penalty in product(cost.arms, cost.penalties):
+        for process in range(cost.processes):
+            yield Case(kind="penalty_cost", arm=arm, baseline=arm, penalty=penalty, process=process, **timed)
+        yield Case(kind="memory", arm=arm, penalty=penalty, **untimed)
+    for arm in cost.arms:
+        # What the memory of the penalised steps is compared with; often measured above already.
+        modes = memory.modes if memory and "step" in memory.modes else ("step",)
+        yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
+
+
+KIND = Kind(
+    name="penalty_cost",
+    about="time of a step with a penalty against the step without",
+    section=PenaltyCost,
+    cases=cases,
+    measure=timing.MEASURED_BY,
+    sources=timing.SOURCES,
+    dominates=of_one_arm,
+    variables=timing.VARIABLES,
+    timed=True,
+    paired=True,
+    in_precisions=True,
+    seconds=timing.seconds,
+    peak_bytes=predict.peak_bytes,
+    joined=True,
+    seen=SIZES | {"baseline", "seed"},
+    conditions=timing.CONDITIONS,
+    tables="benchmarks.report.tables:of_penalty_cost",
+    figures="benchmarks.report.figures:penalty_figures",
+)

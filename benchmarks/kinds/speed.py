@@ -1,0 +1,62 @@
+"""Time of each arm against a baseline, in interleaved pairs behind the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from benchmarks import predict
+from benchmarks.cases import Case, Mode
+from benchmarks.kinds import timing
+from benchmarks.kinds.design import AtPoints, Preset, measured, named_points, place_of, point_at
+from benchmarks.kinds.kind import SIZES, Kind, at_least
+
+
+class Speed(timing.Timing, AtPoints):
+    """Time of each arm against `baseline`."""
+
+    baseline: str = "efficient_kan"
+    modes: tuple[Mode, ...] = ("inference", "forward", "forward_backward", "step")
+    centre_modes: tuple[Mode, ...] = Field(default=(), description="modes at the centre, if other than elsewhere")
+
+
+def cases(preset: Preset, speed: Speed) -> Iterator[Case]:
+    """Return the cases of `speed`, one for each process."""
+    shared = speed.model_dump(include=timing.FIELDS | {"baseline", "modes"}) | {"kind": "speed", "seed": preset.centre.seed}
+    centre = point_at(preset.centre, place_of(preset.centre))
+    for process in range(speed.processes):
+        for point, arm, axes in measured(preset, speed):
+            modes = (speed.centre_modes if point == centre else ()) or speed.modes
+            yield Case(arm=arm, point=point, axes=axes, process=process, **shared | {"modes": modes})
+        for name, point in named_points(preset) if speed.named else ():
+            for arm in speed.arms:
+                yield Case(arm=arm, point=point, name=name, process=process, **shared)
+
+
+def dominates(case: Case, smaller: Case) -> bool:
+    """A case also runs its baseline, so that where the baseline has failed against itself the arm need not be tried."""
+    of_baseline = smaller.arm == smaller.baseline == case.baseline
+    return (case.arm == smaller.arm or of_baseline) and at_least(case, smaller)
+
+
+KIND = Kind(
+    name="speed",
+    about="time of a call against a baseline",
+    section=Speed,
+    cases=cases,
+    measure=timing.MEASURED_BY,
+    sources=timing.SOURCES,
+    dominates=dominates,
+    variables=timing.VARIABLES,
+    timed=True,
+    paired=True,
+    in_precisions=True,
+    seconds=timing.seconds,
+    peak_bytes=predict.peak_bytes,
+    joined=True,
+    seen=SIZES | {"policy", "capacities_gib", "seed"},
+    conditions=timing.CONDITIONS,
+    tables="benchmarks.report.tables:of_speed",
+    figures="benchmarks.report.figures:scaling_figures",
+)

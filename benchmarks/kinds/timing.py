@@ -1,0 +1,34 @@
+"""What kinds that time calls in pairs share."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from benchmarks import predict
+from benchmarks.cases import Case
+from benchmarks.kinds.kind import Section
+
+MEASURED_BY = "benchmarks.measure.timed:measure"
+SOURCES = ("benchmarks.nvml", *(f"benchmarks.measure.{name}" for name in ("timed", "speed", "gate", "gpu", "graphs")))
+# Where glibc's own adjustment ends once a block of 32 MiB was freed: what is timed must not depend on whether the gate or the
+# other side did so before.
+VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+FIELDS = {"blocks", "budget_s", "warmup", "min_sample_ms", "timeout_s"}  # of a section, which its cases take over
+CONDITIONS = ("seed", "blocks", "budget_s", "warmup", "min_sample_ms")
+
+
+class Timing(Section):
+    """How often and how long; see `Case`. Every cell is measured in `processes` fresh processes."""
+
+    processes: int = Field(default=1, ge=1)
+    blocks: int = Field(ge=1)
+    budget_s: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=3, ge=1)
+    min_sample_ms: float = Field(default=2.0, ge=0)
+    timeout_s: float = Field(gt=0)
+
+
+def seconds(case: Case) -> float:
+    """Return the predicted time of the gate and of all pairs."""
+    both = predict.step_seconds(case.arm, case) + predict.step_seconds(case.baseline or case.arm, case)
+    return predict.gate_seconds(case) + sum(predict.pair_seconds(case, mode, both) for mode in case.modes)

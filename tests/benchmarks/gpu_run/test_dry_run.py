@@ -1,0 +1,111 @@
+"""The whole run on a CPU: every stage, the files, the rendering, and that nothing reads as a figure of a GPU."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_run import files, first_use, table
+from benchmarks.gpu_run.command import STAGES
+from benchmarks.report import frames, render
+from benchmarks.results import load_environments, load_rows
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TRITON = importlib.util.find_spec("triton") is not None
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a dry run, without git on the path, as on a borrowed machine."""
+    folder = tmp_path_factory.mktemp("gpu") / "results"
+    # Time enough for a machine that does other things beside.
+    command = [sys.executable, "-m", "benchmarks", "gpu-run", str(folder), "--dry-run", "--workers", "2", "--seconds", "3000"]
+    # No folder of the path holds git, and python is named by its own.
+    environment = os.environ | {"EFFICIENT_KAN_COMMIT": f"{COMMIT}+dirty", "OMP_NUM_THREADS": "1", "PATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    log = folder / "raw" / files.LOG
+    assert done.returncode == 0, done.stderr + (log.read_text(encoding="utf-8")[-6000:] if log.exists() else "")
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_stage_is_done_and_the_files_are_few(out: Path) -> None:
+    summary = json.loads((out / "raw" / files.SUMMARY).read_text(encoding="utf-8"))
+    assert [(stage["name"], stage["ending"]) for stage in summary["stages"]] == [(stage.name, "done") for stage in STAGES]
+    assert summary["dry_run"] is True and summary["gpu"] == "a CPU (dry run)" and summary["commit"] == f"{COMMIT}+dirty"
+    assert str(out.parent) not in summary["command"]
+    made = sorted(path.relative_to(out / "raw").as_posix() for path in (out / "raw").rglob("*"))
+    assert made == sorted(files.NAMES) and len(made) <= 8
+    assert all((out / "raw" / name).stat().st_size < files.LARGEST for name in made)
+
+
+def test_kernels_are_compared_and_timed_by_a_clock_that_no_gpu_has(out: Path) -> None:
+    found = lines(out / "raw" / files.KERNELS)
+    assert [tuple(found[0]), len(found)] == [table.COLUMNS, len(list(table.items(dry_run=True)))]
+    assert {(line["dry_run"], line["device"]) for line in found} == {("True", "CPU (dry run)")}
+    ours = [line for line in found if line["implementation"].startswith("cuda")]
+    others = [line for line in found if line not in ours]
+    assert {line["status"] for line in others} == {"ok"}
+    assert {line["status"] for line in ours} == ({"ok"} if TRITON else {"unsupported"})
+    timed = [line for line in found if line["status"] == "ok"]
+    assert {(line["clock"], line["inputs"], line["copies"]) for line in timed} == {("perf_counter", "cpu", "1")}
+    assert all(int(one) > 0 for line in timed for one in line["device_ns"].split())
+    assert all(float(line["error"]) <= float(line["limit"]) for line in ours if line["status"] == "ok")
+
+
+@pytest.mark.skipif(not TRITON, reason="triton is not installed")
+def test_the_first_use_check_and_the_tests_ran_interpreted(out: Path) -> None:
+    found = lines(out / "raw" / files.FIRST_USE)
+    assert tuple(found[0]) == first_use.COLUMNS
+    assert {(line["device"], line["status"]) for line in found} == {("cpu (dry run)", "ok")}
+    results = {line["result"] for line in found}
+    assert {"y", "edge_l1"} < results and sum("gradient" in result for result in results) == 6
+    junit = (out / "raw" / files.TESTS).read_text(encoding="utf-8")
+    assert junit.count("<testcase") >= 3 and "<failure" not in junit
+
+
+def test_rows_are_ordinary_ones_of_a_cpu_with_the_commit_from_outside(out: Path) -> None:
+    rows = load_rows(out)
+    assert {row.status for row in rows} == {"ok"} and {row.preset for row in rows} == {"gpu-dry-run"}
+    assert {row.case.point.device for row in rows} == {"cpu"} and {row.commit for row in rows} == {f"{COMMIT}+dirty"}
+    kinds = {(row.case.kind, row.case.penalty) for row in rows}
+    assert {("speed", "none"), ("memory", "none"), ("penalty_cost", "sample_l1")} == kinds
+    assert {row.case.point.matmul for row in rows} == {"ieee", "bf16"}
+    arms = {row.case.arm for row in rows}
+    assert {"efficient_kan", "efficient_kan[native]", "cox_de_boor", "gemm_bound", "inkan", "mlp[width]", "mlp[params]"} < arms
+    assert {"pykan[default]", "pykan[nosave]", "pykan[speed]"} < arms
+    assert {row.run_id for row in rows} == set(load_environments(out))
+
+
+def test_the_report_renders_it_and_says_that_no_gpu_was_measured(out: Path) -> None:
+    render(out)
+    page = (out / "README.md").read_text(encoding="utf-8")
+    section = re.split(r"^## ", page.partition("## Kernels on the GPU\n")[2], flags=re.MULTILINE)[0]
+    assert "**Dry run on a CPU: nothing in this section, and no row of this report, is a figure of a GPU.**" in section
+    assert section.count("Setting: dry run on a CPU, no figure of a GPU.") == 3 + TRITON
+    assert "**CPU only: no GPU was measured**" in page and "Ceilings, measured on this GPU" not in page
+    tables = frames(out)
+    assert tables["T23"]["share"].isna().all() and "T25" not in tables
+    assert list(tables["T21"]["name"]) == [stage.name for stage in STAGES]
+    source = json.loads((out / "tables" / "gpu_kernels.json").read_text(encoding="utf-8"))
+    assert source["commits"] == {f"{COMMIT}+dirty": len(tables["T23"])} and source["case_keys"] == []
+
+
+def test_a_second_run_into_the_same_folder_is_refused(out: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "gpu-run", str(out), "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: out: expected a folder without results, got ") and done.stderr.count("\n") == 1

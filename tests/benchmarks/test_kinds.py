@@ -1,0 +1,142 @@
+"""The registry of kinds: one planted from a file of its own runs from its section of a preset to its part of the report."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import environment, kinds, presets, results, usage
+from benchmarks.cases import Case, Point
+from benchmarks.cli import app
+from benchmarks.kinds.kind import Section, resolved
+from benchmarks.rows import Row
+from benchmarks.sources import ROOT
+from benchmarks.store import Store
+
+PLANTED = Path(__file__).with_name("planted_kind.py")
+KEY = re.compile(r"^([0-9a-f]{20})", re.MULTILINE)
+Said = Callable[..., str]
+PRESET = """
+about = "for tests"
+[centre]
+batch = 8
+width = 4
+depth = 1
+grid = 3
+[rounding]
+arms = ["efficient_kan", "cox_de_boor"]
+seeds = [0, 1]
+timeout_s = 60
+"""
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(kinds, "_KINDS", dict(kinds._KINDS))
+    monkeypatch.delitem(sys.modules, "benchmark_plugin_planted_kind", raising=False)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """What a command prints, which ends well."""
+
+    def run(*words: str | Path) -> str:
+        with pytest.raises(SystemExit) as end:
+            usage.run(app, [*map(str, words)])
+        printed = capsys.readouterr()
+        assert not end.value.code, printed.err
+        return printed.out
+
+    return run
+
+
+def test_a_kind_from_a_file_of_its_own_runs_end_to_end(said: Said, tmp_path: Path) -> None:
+    preset, out = tmp_path / "mine.toml", tmp_path / "out"
+    preset.write_text(PRESET)
+    chosen = ("--preset", preset, "--plugin", PLANTED)
+    planned = said("plan", *chosen)
+    assert planned.count(" rounding ") == 4 and "4 cases (4 ok)" in planned
+    assert said("run", *chosen, "--out", out) == "4 ok\n"
+    assert said("run", *chosen, "--out", out) == "4 ok\n"
+    rows = results.load_rows(out)
+    assert {(row.case.kind, row.status) for row in rows} == {("rounding", "ok")}
+    assert all(row.part is not None and 0 < row.part["largest"] < 1e-5 for row in rows)
+    keys = {row.case_key for row in rows}
+    assert len(keys) == 4 and keys == set(KEY.findall(planned))
+
+    said("report", "--out", out, "--plugin", PLANTED)
+    page = (out / "README.md").read_text(encoding="utf-8")
+    section = page.partition("## Rounding of the outputs")[2].partition("\n## ")[0]
+    assert "| `efficient_kan`" in section and "figures/rounding-all.png" in section
+    assert (out / "tables" / "rounding.csv").read_text(encoding="utf-8").count("\n") == 5
+    assert (out / "figures" / "rounding-all.png").stat().st_size > 1000
+
+
+def test_rows_of_a_kind_that_is_not_there_are_shown_as_cases(said: Said, tmp_path: Path) -> None:
+    case = Case(kind="rounding", arm="cox_de_boor", point=Point(batch=8, layers=(4, 4), grid_size=3))
+    made = {"run_id": "run", "case_key": "k", "preset": "mine", "case": case, "status": "error", "reason": "planted"}
+    where = {"env_id": "e", "machine": "m", "commit": "c", "versions": {}, "finished_at": "2026-01-02T03:04:05+00:00"}
+    with Store(tmp_path) as store:
+        store.add(environment.capture("run", "command"))
+        store.add(Row.model_validate(made | where | {"wall_s": 1.0}))
+    said("report", "--out", tmp_path)
+    assert "| rounding" in (tmp_path / "README.md").read_text(encoding="utf-8").partition("## Failed cases")[2]
+
+
+def test_a_changed_kind_changes_the_keys_and_a_remark_does_not(said: Said, tmp_path: Path) -> None:
+    preset, plugin = tmp_path / "mine.toml", tmp_path / "planted_kind.py"
+    preset.write_text(PRESET)
+    text = PLANTED.read_text(encoding="utf-8")
+
+    def keys(content: str) -> set[str]:
+        plugin.write_text(content, encoding="utf-8")
+        sys.modules.pop("benchmark_plugin_planted_kind", None)
+        kinds._KINDS.pop("rounding", None)
+        return set(KEY.findall(said("plan", "--preset", preset, "--plugin", plugin)))
+
+    before = keys(text)
+    assert len(before) == 4
+    assert keys(f"{text}\n# a remark\n") == before
+    assert not keys(text.replace("exact - rounded", "rounded - exact")) & before
+
+
+def test_a_section_of_no_kind_is_refused_by_name(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text(PRESET)
+    with pytest.raises(ValueError, match=r"preset: expected a file of this schema, got mine\.toml: .*rounding"):
+        presets.load(str(preset))
+
+
+def test_names_are_taken_once() -> None:
+    with pytest.raises(ValueError, match="kind: expected a new name, got 'speed', which is taken"):
+        kinds.register(kinds.Kind("speed", "again", Section))
+    with pytest.raises(ValueError, match=r"kind: expected one of speed, penalty_cost, .*, got 'nosuch'"):
+        kinds.get_kind("nosuch")
+
+
+@pytest.mark.parametrize("kind", kinds.every(), ids=kinds.names())
+def test_what_a_kind_names_is_there(kind: kinds.Kind) -> None:
+    for function in (kind.measure, kind.tables, kind.figures):
+        assert function is None or callable(resolved(function))
+    assert kind.about and kind.name.isidentifier()
+
+
+def test_no_module_but_the_registry_tells_kinds_apart_by_name() -> None:
+    """No chain of comparisons: a new kind must not have to be added anywhere else."""
+    names = set(kinds.names())
+    found = []
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        if path.is_relative_to(ROOT / "benchmarks" / "kinds") or path.is_relative_to(ROOT / "benchmarks" / "report"):
+            continue
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "kind":
+                compared = {one.value for side in node.comparators for one in ast.walk(side) if isinstance(one, ast.Constant)}
+                if compared & names and "case" in ast.unparse(node.left):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert [where for where in found if "results.py" not in where] == []
