@@ -77,12 +77,14 @@ def digest(cases: Sequence[Case]) -> str:
 
 
 def _seconds(cases: Sequence[Case], jobs: int) -> float:
-    expected = forecast.forecast(cases)
+    """Return the predicted time, as on a CPU whatever the device: "auto" may be another one where the plan is made."""
+    on_cpu = [case.model_copy(update={"point": case.point.model_copy(update={"device": "cpu"})}) for case in cases]
+    expected = forecast.forecast(on_cpu)
     return sum(one.seconds / (1 if get_kind(one.case.kind).timed else jobs) for one in expected)
 
 
 def _sizes(point: Point) -> tuple[object, ...]:
-    """The sizes of a point. Its device is none: "auto" may be another one where the plan is made than where it is measured."""
+    """The sizes of a point."""
     return tuple(size(point) for size in _SIZES.values())
 
 

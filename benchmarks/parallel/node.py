@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import limits, merge, runner, usage
+from benchmarks import environment, limits, merge, runner, usage
 from benchmarks.interrupt import Terminated, heeding_sigterm
 from benchmarks.parallel.order import CLAIM, ENDED, Ended, Order
 from benchmarks.rows import Row
@@ -69,6 +69,7 @@ def _run(order: Order) -> int:
     """Measure and return the exit status, as that of `python -m benchmarks run`."""
     selected = order.selection().resolve()
     order.refuse(selected)
+    environment.require(case.point.device for case in selected.cases)
     known = merge.statuses(Path(order.out))
     try:
         with heeding_sigterm():
