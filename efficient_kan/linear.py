@@ -279,7 +279,7 @@ class KANLinear(nn.Module):
         device = inputs.x.device.type
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if cast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
-            inputs = inputs.with_base()._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
+            inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
         return self._plus_bias(resolve(self.kernel, inputs).spline_linear(inputs))
 
     def _plus_bias(self, y: Tensor) -> Tensor:

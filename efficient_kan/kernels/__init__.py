@@ -52,7 +52,7 @@ class LayerInputs(NamedTuple):
     """What a layer computes with: ``phi_oi(x) = weight[o, i, :-1] . B(x_i) + weight[o, i, -1] * base_i``."""
 
     x: Tensor  # shape: (B, I), the dtype of knots
-    base: Tensor | None  # shape: (B, I), the base activation of x; None: SiLU, left to the kernel
+    base: Tensor | None  # shape: (B, I), the base activation of x; None: SiLU of x, left to the kernel
     knots: Tensor  # shape: (I, G+2k+1), at least float32
     weight: Tensor  # shape: (O, I, G+k+1), scales and masks folded in
     spline_order: int
@@ -61,7 +61,7 @@ class LayerInputs(NamedTuple):
         """The same with ``base`` computed, differentiably."""
         if self.base is not None:
             return self
-        return self._replace(base=torch.nn.functional.silu(self.x.to(self.weight.dtype)))
+        return self._replace(base=torch.nn.functional.silu(self.x).to(self.weight.dtype))
 
 
 class Parameters(NamedTuple):

@@ -43,7 +43,7 @@ def linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters
         return y
     weight = _folded(parameters)
     if x.shape[0] <= native._MIN_ROWS // 4:
-        return _product(_expand(x, base, knots, weight, order, slopes=False), weight)
+        return _product(_expand(x, base, knots, order, slopes=False), weight)
     return _join([product for product, _ in _products(x, base, knots, weight, order, slopes=False)])
 
 
@@ -89,9 +89,7 @@ class _Layer(torch.autograd.Function):
                 if kept:
                     block = _Block(*kept[3 * n : 3 * n + 3])
                 else:
-                    block = _expand(
-                        part, None if base is None else _part(base, rows), knots, weight, ctx.order, slopes=needs_inputs
-                    )
+                    block = _expand(part, None if base is None else _part(base, rows), knots, ctx.order, slopes=needs_inputs)
                 if needs_weight:
                     product = torch.mm(of_y.T, _matrix(block, weight.dtype).T)
                     of_weight = product if of_weight is None else native.accumulate(of_weight, product)
@@ -111,7 +109,7 @@ def _products(
 ) -> Iterator[tuple[Tensor, _Block]]:
     """Outputs and features of one block of samples after the other."""
     for rows in _rows(x, knots):
-        block = _expand(_part(x, rows), None if base is None else _part(base, rows), knots, weight, order, slopes=slopes)
+        block = _expand(_part(x, rows), None if base is None else _part(base, rows), knots, order, slopes=slopes)
         yield _product(block, weight), block
 
 
@@ -124,15 +122,15 @@ def _matrix(block: _Block, dtype: torch.dtype) -> Tensor:
     return matrix if matrix.dtype == dtype else matrix.to(dtype)
 
 
-def _expand(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int, *, slopes: bool) -> _Block:
+def _expand(x: Tensor, base: Tensor | None, knots: Tensor, order: int, *, slopes: bool) -> _Block:
     if _is_dense(x, knots):
-        return _dense(x, base, knots, weight.dtype, order, slopes=slopes)
-    base = functional.silu(x.to(weight.dtype)) if base is None else base
+        return _dense(x, base, knots, order, slopes=slopes)
+    base = functional.silu(x) if base is None else base
     local, features = native.expand(x, base, knots, order)
     return _Block(features, local.derivatives if slopes else None, local.which if slopes else None)
 
 
-def _dense(x: Tensor, base: Tensor | None, knots: Tensor, dtype: torch.dtype, order: int, *, slopes: bool) -> _Block:
+def _dense(x: Tensor, base: Tensor | None, knots: Tensor, order: int, *, slopes: bool) -> _Block:
     """All bases, by a recursion whose operations run along vectors of samples and have nothing to choose.
 
     A basis of order 1 is the difference of two ramps that fall from 1 to 0, one over each of its spans; the ramp of an empty
@@ -152,10 +150,7 @@ def _dense(x: Tensor, base: Tensor | None, knots: Tensor, dtype: torch.dtype, or
             n = last + 1 - p
             ratios = level / (t.narrow(1, p, n) - t.narrow(1, 0, n)).clamp_min_(least)
             level = (ratios * distance.narrow(1, 0, n)).diff(dim=1).add_(level.narrow(1, 1, n - 1))
-    if base is None and x.dtype == dtype:
-        last_row = functional.silu(samples)
-    else:
-        last_row = (functional.silu(x.to(dtype)) if base is None else base).T.unsqueeze(1).to(x.dtype)
+    last_row = functional.silu(samples) if base is None else base.T.unsqueeze(1).to(x.dtype)
     features, bases = torch.cat((level, last_row), dim=1), last - order
     if not slopes:
         return _Block(features)
@@ -170,7 +165,7 @@ def _pull_back(of_features: Tensor, block: _Block, silu_of: Tensor | None) -> Te
     of_bases = of_features[:, :-1] if block.which is None else of_features.gather(1, block.which)
     of_x = (of_bases * block.slopes).sum(1)
     if silu_of is not None:
-        of_x += torch.ops.aten.silu_backward(of_features[:, -1], silu_of.T.to(of_features.dtype))
+        of_x += torch.ops.aten.silu_backward(of_features[:, -1].to(silu_of.dtype), silu_of.T)
     return of_x.T
 
 

@@ -184,9 +184,8 @@ def _through_silu(inputs: LayerInputs, of_x: Tensor | None, of_base: Tensor | No
     """The gradient of ``x``, with that of the base activation passed on where ``inputs`` leave SiLU to the kernel."""
     if inputs.base is not None or of_x is None or of_base is None:
         return of_x
-    x = inputs.x.to(of_base.dtype)
-    share = torch.sigmoid(x)
-    return of_x + (of_base * share * (1 + x * (1 - share))).to(of_x.dtype)
+    share = torch.sigmoid(inputs.x)
+    return of_x + of_base * share * (1 + inputs.x * (1 - share))
 
 
 def _linear_gradients(

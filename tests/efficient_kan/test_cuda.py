@@ -72,7 +72,9 @@ def test_a_ragged_last_batch_compiles_nothing_for_its_size() -> None:
     from efficient_kan.kernels.cuda import resources
 
     for name, kernel in resources._KERNELS.items():
-        assert {"B", "M", "T"} <= set(kernel.do_not_specialize), name
+        changing = {"B", "M", "T", "inputs", "first", "run"} & set(kernel.arg_names)
+        assert changing <= set(kernel.do_not_specialize), name
+        assert changing, name
 
 
 @needs_triton
@@ -113,6 +115,38 @@ def _compile_again(wanted: list[tuple[str, int, str, int]] | None) -> None:
 def test_nothing_is_loaded_or_said_where_the_kernels_cannot_be_had() -> None:
     code = "import sys, efficient_kan; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+WITHOUT_TRITON = """
+import importlib.abc, runpy, sys
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "triton":
+            raise ModuleNotFoundError("No module named 'triton'")
+
+sys.meta_path.insert(0, Hidden())
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "folders", "status", "said"),
+    [
+        ("resources", 1, 2, "pip install 'efficient-kan-bench[cuda]'"),
+        ("roofline", 1, 0, ""),
+        ("roofline", 0, 2, "usage: python -m efficient_kan.kernels.cuda.roofline FOLDER"),
+        ("roofline", 2, 2, "usage: python -m efficient_kan.kernels.cuda.roofline FOLDER"),
+    ],
+)
+def test_the_tables_commands_say_what_they_lack(module: str, folders: int, status: int, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_TRITON, f"efficient_kan.kernels.cuda.{module}", *[str(tmp_path)] * folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == (status == 2)
+    assert (tmp_path / "roofline.md").exists() == (status == 0)
 
 
 def test_why_the_kernels_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

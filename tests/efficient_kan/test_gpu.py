@@ -23,8 +23,8 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="triton is not installed")
 
 from efficient_kan.kernels import cuda
-from efficient_kan.kernels.cuda import check, launch
-from tests.efficient_kan.interpreted_cuda import UNITS, double, excess, make, results
+from efficient_kan.kernels.cuda import check, launch, model, support
+from tests.efficient_kan.interpreted_cuda import PRODUCT, UNITS, double, excess, make, results
 
 orders = pytest.mark.parametrize("k", [1, 2, 3, 4, 5], ids="k{}".format)
 kinds = pytest.mark.parametrize("kind", ["uniform", "adapted", "repeated"])
@@ -83,6 +83,19 @@ def test_kernels_against_native(precision: str, kind: str, k: int) -> None:
         truth = results(native, moved(double(inputs), "cuda"))
         unit = 2.0**-11 if precision == "tf32" else UNITS[dtype] * torch.finfo(dtype).eps
         assert excess(got, baseline, truth, unit) == {}, (B, I, O)
+
+
+@orders
+@kinds
+def test_local_support_against_native_and_bit_by_bit(kind: str, k: int) -> None:
+    inputs = make(3000, 20, 80, k, kind, G=100, silu=True)
+    assert all(support.pays(name, 80, 100 + k + 1, k, "float32") for name in model.KERNELS)
+    on_gpu = moved(inputs, "cuda")
+    with tf32(False):
+        got, again, baseline = (results(kernel, on_gpu, PRODUCT) for kernel in (cuda, cuda, native))
+    truth = results(native, moved(double(inputs), "cuda"), PRODUCT)
+    assert excess(got, baseline, truth, UNITS[torch.float32] * torch.finfo(torch.float32).eps) == {}
+    assert all(torch.equal(got[name], again[name]) for name in got)
 
 
 @orders

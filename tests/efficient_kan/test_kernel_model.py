@@ -70,7 +70,7 @@ def test_more_work_takes_longer_and_very_many_outputs_are_natives(kind: str) -> 
 
 @needs_triton
 def test_the_models_shares_are_the_tables() -> None:
-    from efficient_kan.kernels.cuda import model, resources
+    from efficient_kan.kernels.cuda import model, resources, support
     from tests.efficient_kan.test_cuda import TABLE
 
     table = resources.read(TABLE)
@@ -78,6 +78,9 @@ def test_the_models_shares_are_the_tables() -> None:
     for (kernel, kind), shares in model._SHARES.items():
         found = [table[resources.Variant(kernel, outputs, 3, names[kind], 90)].arbitrary for outputs in (64, 256)]
         assert shares == pytest.approx(found, abs=0.01), (kernel, kind)
+    for kernel, shares in support.LOCAL.items():
+        found = [table[resources.Variant(f"local_{kernel}", 64, k, "float32", 90)].arbitrary for k in (1, 2, 3, 4, 5)]
+        assert shares == pytest.approx(found, abs=0.01), kernel
 
 
 ROW = "{device},{kernel},half,{B},256,256,9,3,{ours},{native}\n"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from efficient_kan import _tracing
 from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels.cuda import folding
 
 ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -121,11 +122,20 @@ def _interpreted() -> bool:
 
 def fold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
     """See :func:`efficient_kan.kernels.fold`; written as the layer's product reads it, so that nothing copies it again."""
+    layout = _layout(_multiplied_as(spline_weight))
+    if (written := folding.fold(spline_weight, scaler, mask, base_weight, layout)) is not None:
+        return written
     scale = mask if scaler is None else scaler * mask
-    layout = _layout(spline_weight.dtype)
     base = (base_weight * mask).unsqueeze(-1)
     folded = torch.cat([part.permute(layout) for part in (spline_weight * scale.unsqueeze(-1), base)])
     return folded.permute([layout.index(axis) for axis in range(3)])
+
+
+def _multiplied_as(weight: Tensor) -> torch.dtype:
+    """The dtype of the weights in the layer's product: autocast's where that is on."""
+    device = weight.device.type
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if cast else weight.dtype
 
 
 def _layout(dtype: torch.dtype) -> tuple[int, int, int]:

@@ -86,15 +86,13 @@ def _sigmoid(x, FAST: tl.constexpr):
 
 @triton.jit
 def silu(x, dtype: tl.constexpr, FAST: tl.constexpr):
-    """SiLU of ``x`` as a layer with weights of ``dtype`` has it: of rounded samples, rounded; float32."""
-    x = x.to(dtype).to(tl.float32)
+    """SiLU of ``x``, rounded to ``dtype``; float32."""
     return (x * _sigmoid(x, FAST)).to(dtype).to(tl.float32)
 
 
 @triton.jit
-def silu_slope(x, dtype: tl.constexpr, FAST: tl.constexpr):
-    """The derivative of :func:`silu`."""
-    x = x.to(dtype).to(tl.float32)
+def silu_slope(x, FAST: tl.constexpr):
+    """The derivative of SiLU."""
     share = _sigmoid(x, FAST)
     return share * (1.0 + x * (1.0 - share))
 

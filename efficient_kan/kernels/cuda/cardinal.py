@@ -67,31 +67,29 @@ def spacings(knots, T):
 
 
 @triton.jit
-def cardinal(v, K: tl.constexpr):
-    """The basis at distances ``v``."""
-    d = tl.abs(v)
-    total = tl.zeros_like(v)
+def _alternating(d, K: tl.constexpr, SLOPE: tl.constexpr):
+    """``sum_j (-1)^j a_j^K`` at distances ``d >= 0``, or with ``SLOPE`` its derivative."""
+    total = tl.zeros_like(d)
     for j in tl.static_range(_terms(K)):
         a = tl.maximum(_scale(K, j) * _reach(K, j) - _scale(K, j) * d, 0.0)
-        power = a
-        for _ in tl.static_range(K - 1):
+        power = (K * _scale(K, j)) * a if SLOPE else a
+        for _ in tl.static_range(K - 2 if SLOPE else K - 1):
             power = power * a
-        if j == 0:
+        if j == 0 and not SLOPE:
             total = power
         else:
-            total = total - power if j % 2 == 1 else total + power
+            total = total + power if (j % 2 == 1) == SLOPE else total - power
     return total
+
+
+@triton.jit
+def cardinal(v, K: tl.constexpr):
+    """The basis at distances ``v``."""
+    return _alternating(tl.abs(v), K, False)
 
 
 @triton.jit
 def cardinal_slope(v, K: tl.constexpr):
     """The derivative of the basis with respect to ``v``, for orders above 1."""
-    d = tl.abs(v)
-    total = tl.zeros_like(v)
-    for j in tl.static_range(_terms(K)):
-        a = tl.maximum(_scale(K, j) * _reach(K, j) - _scale(K, j) * d, 0.0)
-        power = (K * _scale(K, j)) * a
-        for _ in tl.static_range(K - 2):
-            power = power * a
-        total = total + power if j % 2 == 1 else total - power
-    return tl.where(v < 0, -total, total)
+    slope = _alternating(tl.abs(v), K, True)
+    return tl.where(v < 0, -slope, slope)

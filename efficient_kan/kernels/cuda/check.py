@@ -5,7 +5,7 @@ launch for an order, dtype and precision, small problems run through the kernels
 with native in float64. The kernels must be as good as native is in the same dtype, within a factor.
 
 The problems meet every way that the kernels have: sizes off all tiles and such that loads are vectors, the narrow and the
-widest tiles, split sums, uniform and uneven knots, a base activation given and computed.
+widest tiles, split sums, local support, uniform and uneven knots, a base activation given and computed.
 
 What says nothing about the kernels is not remembered, and native computes that one time: memory that ran out, and a first
 use while a CUDA graph is being captured. Use a layer once before a capture.
@@ -44,6 +44,7 @@ PROBLEMS = (
     Problem(256, 64, 64, 5, uniform=True, silu=True, edges=True),
     Problem(256, 128, 256, 5, uniform=False, silu=True, edges=False),  # the sum over inputs is split
     Problem(1024, 32, 4096, 5, uniform=True, silu=True, edges=False),  # the widest tiles
+    Problem(300, 16, 80, 64, uniform=False, silu=True, edges=False),  # by local support in float32
 )
 
 

@@ -12,6 +12,8 @@ from efficient_kan.kernels.cuda.launch import Tiles
 from efficient_kan.kernels.cuda.sass import Loop, share
 
 KERNELS = ("forward", "input_grad", "weight_grad")
+LOCAL = ("local_forward", "local_input_grad", "local_weight_grad")
+_SAMPLES = 128  # of a span, in the sorted samples of local_weight_grad
 
 
 class Problem(NamedTuple):
@@ -38,6 +40,22 @@ def shares(
         return None if instructions is None else round(share(instructions, tiles.num_warps, flop, peak), 3)
 
     return of(uniform), of(arbitrary)
+
+
+def local_share(kernel: str, code: Loop, tiles: Tiles, outputs: int, order: int, peak: float) -> float:
+    """The share of a kernel that multiplies only bases that can be non-zero and, but for ``local_weight_grad``, the base
+    activation: no other products count. Instructions or loads bound it, whichever take longer."""
+    warps, tile = tiles.num_warps, tiles.blocks["BLOCK_B"] * tiles.blocks["BLOCK_O"]
+    (loop,) = _expect(code.inner, 1)
+    products, instructions = order + 2, 0.0
+    if kernel == "local_input_grad":  # the rest is done once for a run of samples
+        instructions = code.longest * warps / 4 / (tiles.blocks["BLOCK_B"] * outputs)
+    elif kernel == "local_weight_grad":
+        products = order + 1
+        instructions = loop.longest * warps / 4 / (_SAMPLES * tiles.blocks["BLOCK_O"])
+        (loop,) = _expect(loop.inner, 1)
+    instructions += loop.longest * warps / 4 / tile
+    return round(min(1.0, 2 * products / peak / max(instructions, loop.loads * warps / tile)), 3)
 
 
 def _forward(code: Loop, blocks: dict[str, int], problem: Problem, even: bool) -> tuple[float | None, float]:

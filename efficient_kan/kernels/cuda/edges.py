@@ -151,7 +151,7 @@ def edge_l1_input_grad(
         of_base += tl.sum(pulled * weight, axis=1)
         of_x += tl.sum(pulled * slope, axis=1)
     if SILU:
-        of_x += of_base * silu_slope(x, weight_ptr.dtype.element_ty, False)
+        of_x += of_base * silu_slope(x, False)
     else:
         tl.store(grad_base_ptr + rows * I + i, of_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
     tl.store(grad_x_ptr + rows * I + i, of_x, mask=row_ok)

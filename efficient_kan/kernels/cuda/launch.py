@@ -9,6 +9,7 @@ Tensors are contiguous; weights are ``(M, I, O)``, of which :func:`forward` also
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.nn import functional
 
-from efficient_kan.kernels.cuda import edges, linear, linear_grads
+from efficient_kan.kernels.cuda import edges, linear, linear_grads, local, support
 
 # Splitting a sum over samples ends when there are this many programs, about four for each multiprocessor of a large GPU.
 _PROGRAMS = 512
@@ -28,6 +30,8 @@ _SHORTEST_SHARE = 64  # inputs
 REGISTERS = 255
 # Elements that the shares of a gradient or of outputs may hold together, unless one share alone exceeds them.
 _SHARES = 2**24
+# Samples that are sorted at a time.
+_SORTED = 2**20
 # The largest tiles are for Hopper: Ampere's products hold more in registers, Blackwell's memory for sums is too small for them.
 _WIDE = 9
 
@@ -61,7 +65,7 @@ def tiles(kernel: str, outputs: int, order: int, kind: str, *, wide: bool) -> Ti
                 return Tiles({"BLOCK_B": 64 if order <= 3 else 32, "BLOCK_I": 16, "BLOCK_M": 8, "BLOCK_O": 16}, 8, 2)
             # As many bytes of a row for both kinds.
             widest = widest and (half or order != 2)  # by two registers
-            outs = min(width, (128 if half else 64) if widest else (64 if half else 32))
+            outs = min(width, (128 if half and order != 2 else 64) if widest else (64 if half else 32))
             return Tiles(
                 {"BLOCK_B": 128 if widest else 64, "BLOCK_I": 16, "BLOCK_M": 8, "BLOCK_O": outs}, 8, 2 if widest else 3
             )
@@ -71,6 +75,14 @@ def tiles(kernel: str, outputs: int, order: int, kind: str, *, wide: bool) -> Ti
                 return Tiles({"BLOCK_M": 8, "BLOCK_I": 16, "BLOCK_O": outs, "BLOCK_B": 16}, 8, 2)
             outs, samples = (width, 32) if wide else (min(width, 64), 16)
             return Tiles({"BLOCK_M": 8, "BLOCK_I": 16, "BLOCK_O": outs, "BLOCK_B": samples}, 8, 2)
+        case "local_forward":
+            # As many samples as threads, so that each evaluates bases of its own; so for the gradients of samples.
+            outs = 64 if outputs > 32 and order < 3 else 32
+            return Tiles({"BLOCK_B": 128, "BLOCK_O": outs}, 4, 2)
+        case "local_input_grad":
+            return Tiles({"BLOCK_B": 128, "BLOCK_O": 16 if order < 5 else 8}, 4, 2)
+        case "local_weight_grad":
+            return Tiles({"BLOCK_B": 16, "BLOCK_O": 256 if outputs > 64 else 64}, 8 if outputs > 64 else 4, 2)
         case "edge_l1":
             return Tiles({"BLOCK_B": 128, "BLOCK_O": 32 if order < 5 else 16}, 4, 2)
         case "edge_l1_input_grad":
@@ -127,6 +139,8 @@ def precision(dtype: torch.dtype) -> str:
 
 def forward(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
     (B, I), (M, _, O) = x.shape, weight.shape
+    if support.pays("forward", O, M, order, kind(weight.dtype)):
+        return _local_forward(x, base, knots, weight.contiguous(), order)
     outputs_first = kind(weight.dtype) == "tf32"  # the only order that TF32 products take on Hopper
     weight = weight.mT.contiguous().mT if outputs_first else weight.contiguous()
     t = _tiles("forward", x, O, order, weight.dtype)
@@ -141,6 +155,19 @@ def forward(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order
         meta = {**_product_meta(base, knots, order, weight.dtype), "OUTPUTS_FIRST": outputs_first}
         _launch(linear.forward, count * programs, t, *tensors, B, I, O, M, knots.shape[1], length, **meta)
     return y[0] if count == 1 else y.sum(0).to(weight.dtype)
+
+
+def _local_forward(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+    (B, I), (M, _, O) = x.shape, weight.shape
+    t = _tiles("local_forward", x, O, order, weight.dtype)
+    programs = _count(B, t, "BLOCK_B") * _count(O, t, "BLOCK_O")
+    count, length = input_shares(I, programs, B * O)
+    y = x.new_empty(count, B, O)
+    if y.numel():
+        tensors = (x, base, knots, weight, y)
+        meta = _meta(base, knots, order)
+        _launch(local.forward, count * programs, t, *tensors, B, I, O, M, knots.shape[1], length, **meta)
+    return y[0] if count == 1 else y.sum(0)
 
 
 def input_shares(inputs: int, programs: int, elements: int) -> tuple[int, int]:
@@ -160,7 +187,12 @@ def input_grad(
 ) -> tuple[Tensor, Tensor]:
     (B, I), (M, _, O) = x.shape, weight.shape
     grad_x, grad_base = torch.empty_like(x), base_grad_like(x, base)
-    if x.numel():
+    if x.numel() and support.pays("input_grad", O, M, order, kind(weight.dtype)):
+        t = _tiles("local_input_grad", x, O, order, weight.dtype)
+        tensors = (x, knots, weight.contiguous(), grad, grad_x, grad_base)
+        grid = I * _count(B, t, "BLOCK_B")
+        _launch(local.input_grad, grid, t, *tensors, B, I, O, M, knots.shape[1], **_meta(base, knots, order))
+    elif x.numel():
         t = _tiles("input_grad", x, O, order, weight.dtype)
         grid = _count(B, t, "BLOCK_B") * _count(I, t, "BLOCK_I")
         tensors = (x, knots, weight.contiguous(), grad, grad_x, grad_base)
@@ -187,12 +219,43 @@ def weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, ord
     size = torch.Size((T - order, I, O))
     count, length = weight_grad_shares(B, size)
     out = x.new_empty(count, *size)
-    if out.numel():
-        t = _tiles("weight_grad", x, O, order, grad.dtype)
-        meta = _product_meta(base, knots, order, grad.dtype)
-        grid = count * _weight_grad_programs(t, size)
-        _launch(linear_grads.weight_grad, grid, t, x, base, knots, grad, out, B, I, O, size[0], T, length, **meta)
+    if out.numel() and support.pays("weight_grad", O, size[0], order, kind(grad.dtype)):
+        of_base = x.new_empty(count, 1, I, O)
+        _dense_weight_grad(of_base, x, base, knots, grad, order, length)
+        out[:, -1:] = of_base
+        _local_weight_grad(out, x, knots, grad, order, length)
+    elif out.numel():
+        _dense_weight_grad(out, x, base, knots, grad, order, length)
     return out
+
+
+def _dense_weight_grad(
+    out: Tensor, x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int, length: int
+) -> None:
+    """Of as many features as ``out`` has, the base activation the last."""
+    (B, I), O = x.shape, grad.shape[1]
+    t = _tiles("weight_grad", x, O, order, grad.dtype)
+    meta = _product_meta(base, knots, order, grad.dtype)
+    grid = out.shape[0] * _weight_grad_programs(t, out.shape[1:])
+    _launch(linear_grads.weight_grad, grid, t, x, base, knots, grad, out, B, I, O, out.shape[1], knots.shape[1], length, **meta)
+
+
+def _local_weight_grad(out: Tensor, x: Tensor, knots: Tensor, grad: Tensor, order: int, length: int) -> None:
+    """All features but the last; a block of inputs at a time, so that what sorting takes does not grow with their number."""
+    (count, M, I, O), T = out.shape, knots.shape[1]
+    t = _tiles("local_weight_grad", x, O, order, grad.dtype)
+    block = max(1, _SORTED // (count * length))
+    for first in range(0, I, block):
+        part = x[:, first : first + block].nan_to_num(math.inf, math.inf, -math.inf)  # what is no number is in no span
+        part = functional.pad(part, (0, 0, 0, count * length - x.shape[0]), value=math.inf)
+        ordered, rows = part.view(count, length, -1).mT.sort(dim=2, stable=True)
+        ordered, rows, inputs = ordered.contiguous(), rows.contiguous(), ordered.shape[1]
+        ends = torch.searchsorted(ordered, knots[first : first + inputs].expand(count, -1, -1).contiguous())
+        lines = count * inputs * _count(O, t, "BLOCK_O")
+        run = -(-(M - 1) // max(1, min(_PROGRAMS // lines, (M - 1) // (4 * order))))
+        grid = lines * -(-(M - 1) // run)
+        tensors = (ordered, rows, ends, knots, grad, out)
+        _launch(local.weight_grad, grid, t, *tensors, I, O, M, T, inputs, first, length, run, K=order)
 
 
 def edge_l1(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:

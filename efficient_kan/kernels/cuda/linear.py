@@ -60,6 +60,9 @@ def _products(
         else:
             weights = weight_ptr + cols.to(tl.int64)[:, None] * O + outs[None, :]
         weight_ok = col_ok[:, None] & out_ok[None, :]
+        if PRECISION == "ieee" and dtype == tl.float32:
+            total = acc
+            acc = tl.zeros_like(acc)  # the sum of a block, apart: rounding errors of one long sum would grow with its length
         if UNIFORM:
             low, inverse = spacings(knots, T)
             v = (x - low[None, :]) * inverse[None, :] - (K + 1) / 2
@@ -79,6 +82,8 @@ def _products(
         base = silu(x, dtype, FAST) if SILU else tl.load(base_ptr + at, mask=tile_ok, other=0.0)
         weight = tl.load(weights, mask=weight_ok, other=0.0)
         acc = dot(base.to(dtype), weight, acc, PRECISION)
+        if PRECISION == "ieee" and dtype == tl.float32:
+            acc += total
     return acc
 
 
@@ -121,55 +126,31 @@ def forward(
     end = tl.minimum(start + share, I)
     acc = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
     even = uniform(knots_ptr, start, end, T, STEPS) if EVEN else False
-    if even:
-        acc = _products(
-            acc,
-            x_ptr,
-            base_ptr,
-            knots_ptr,
-            weight_ptr,
-            rows,
-            outs,
-            start,
-            end,
-            B,
-            I,
-            O,
-            M,
-            T,
-            K,
-            STEPS,
-            SILU,
-            True,
-            FAST,
-            OUTPUTS_FIRST,
-            BLOCK_EVEN,
-            PRECISION,
-        )
-    else:
-        acc = _products(
-            acc,
-            x_ptr,
-            base_ptr,
-            knots_ptr,
-            weight_ptr,
-            rows,
-            outs,
-            start,
-            end,
-            B,
-            I,
-            O,
-            M,
-            T,
-            K,
-            STEPS,
-            SILU,
-            False,
-            FAST,
-            OUTPUTS_FIRST,
-            BLOCK_I,
-            PRECISION,
-        )
+    for way in tl.static_range(2):
+        if even == (way == 0):
+            acc = _products(
+                acc,
+                x_ptr,
+                base_ptr,
+                knots_ptr,
+                weight_ptr,
+                rows,
+                outs,
+                start,
+                end,
+                B,
+                I,
+                O,
+                M,
+                T,
+                K,
+                STEPS,
+                SILU,
+                way == 0,
+                FAST,
+                OUTPUTS_FIRST,
+                BLOCK_EVEN if way == 0 else BLOCK_I,
+                PRECISION,
+            )
     at = (part * tl.cast(B, tl.int64) + rows)[:, None] * O + outs[None, :]
     tl.store(y_ptr + at, acc.to(y_ptr.dtype.element_ty), mask=(rows < B)[:, None] & (outs < O)[None, :])

@@ -81,7 +81,7 @@ def input_grad(
     grad_base = _pulled(grad_ptr, of_base, col_ok, rows, row_ok, O, BLOCK_B, BLOCK_I, BLOCK_O, PRECISION)
     if SILU:
         x = tl.load(x_ptr + at, mask=tile_ok, other=0.0)
-        grad_x = grad_base * silu_slope(x, weight_ptr.dtype.element_ty, FAST)
+        grad_x = grad_base * silu_slope(x, FAST)
     else:
         grad_x = tl.zeros((BLOCK_B, BLOCK_I), dtype=tl.float32)
         tl.store(grad_base_ptr + at, grad_base.to(grad_base_ptr.dtype.element_ty), mask=tile_ok)
@@ -251,7 +251,7 @@ def weight_grad(
         cols = i0 + tl.arange(0, BLOCK_I)
         features = m0 + tl.arange(0, BLOCK_M)
         even = uniform(knots_ptr, i0, tl.minimum(i0 + BLOCK_I, I), T, STEPS) if EVEN else False
-        if even:
+        if even:  # in one call, as in the forward, the compiler takes some registers more
             acc = _feature_products(
                 acc,
                 x_ptr,

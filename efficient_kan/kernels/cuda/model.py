@@ -4,10 +4,9 @@ both.
 Nothing in the model was measured. Rates are those of an H100's datasheet, for every GPU. Ours takes the time of its
 products and, as if nothing overlapped, that of its instructions: the shares of peak in ``reports/kernels/resources.md``, on
 arbitrary knots, are taken apart into both. Tiles that are not full, and a last round of programs that is not, count in
-full. Native takes the time of its matrix product at peak and of the bytes that its other operations move, as
-:mod:`.native_work` counts them, at twice the bandwidth, since many of them hit the cache, or two microseconds a launch if
-that is longer. All but the last lean towards
-native.
+full. What goes by local support takes the clocks that :mod:`.support` counts. Native takes the time of its matrix product at
+peak and of the bytes that its other operations move, as :mod:`.native_work` counts them, at twice the bandwidth, since many of
+them hit the cache, or two microseconds a launch if that is longer. All but the last lean towards native.
 
 :func:`use` puts measured times in the place of the model's; so does a file that the environment variable
 EFFICIENT_KAN_GPU_TABLE names, see :mod:`.measure`, once it is needed.
@@ -26,7 +25,7 @@ from typing import NamedTuple
 import torch
 
 from efficient_kan.kernels import LayerInputs
-from efficient_kan.kernels.cuda import launch, native_work
+from efficient_kan.kernels.cuda import launch, native_work, support
 from efficient_kan.kernels.cuda.roofline import CHIPS, work
 
 FORWARD, INPUT_GRAD, WEIGHT_GRAD = 1, 2, 4
@@ -35,20 +34,18 @@ KINDS = ("float32", "tf32", "half")
 _CHIP = next(chip for chip in CHIPS if chip.name == "H100")
 _RATES = {"float32": _CHIP.float32, "tf32": _CHIP.tf32, "half": _CHIP.half}
 _PRECISIONS = {"float32": "float32", "tf32": "tf32", "half": "bfloat16"}
-_MULTIPROCESSORS = 132
 # Shares of peak on arbitrary knots at order 3, with 64 and with 256 outputs.
 _SHARES = {
-    ("forward", "float32"): (0.623, 0.725),
+    **{(kernel, "float32"): shares for kernel, shares in support.DENSE.items()},
     ("forward", "tf32"): (0.258, 0.921),
     ("forward", "half"): (0.139, 0.512),
-    ("input_grad", "float32"): (0.526, 0.714),
     ("input_grad", "tf32"): (0.208, 0.624),
     ("input_grad", "half"): (0.112, 0.37),
-    ("weight_grad", "float32"): (0.579, 0.706),
     ("weight_grad", "tf32"): (0.217, 0.707),
     ("weight_grad", "half"): (0.115, 0.411),
 }
 TABLE = "EFFICIENT_KAN_GPU_TABLE"
+_LOCAL_SAMPLES = 128  # of a run
 _LAUNCH = 2e-6  # seconds, an assumption
 _NEAR = 2.0  # a measured point counts for sizes that are off by this factor at most, each
 
@@ -163,6 +160,8 @@ def explained(sizes: Sizes, kind: str) -> str:
         each = times(name, sizes, kind)
         chosen = "native" if each.native < each.ours else "cuda"
         source = "measured" if each.source == "measured" else "by a model, not measured"
+        if chosen == "cuda" and support.pays(name, sizes.O, sizes.M, sizes.order, kind):
+            chosen += " by local support"
         lines.append(f"{name} in {kind}: {chosen} (cuda takes {each.ours / each.native:.2g} of native's time, {source})")
     return "\n".join(lines)
 
@@ -175,6 +174,11 @@ def _distance(one: Sizes, other: Sizes) -> float:
 
 def _ours(kernel: str, sizes: Sizes, kind: str) -> float:
     B, I, O, M, order = sizes
+    need = work(kernel, B, I, O, M - order - 1, order, _PRECISIONS[kind]).moved / (_CHIP.bandwidth * 1e12)
+    if support.pays(kernel, O, M, order, kind):
+        _, clocks = support.clocks(kernel, O, M, order)
+        runs = -(-max(B, 1) // _LOCAL_SAMPLES) * _LOCAL_SAMPLES
+        return max(need, runs * I * clocks / (support.MULTIPROCESSORS * support.CLOCK))
     t = launch.tiles(kernel, O, order, kind, wide=True)
     full = {name: -(-length // t.blocks[block]) for name, length, block in _tiled(kernel, sizes) if block in t.blocks}
     padded = 2.0 * max(B, 1) * I * M * O
@@ -186,13 +190,12 @@ def _ours(kernel: str, sizes: Sizes, kind: str) -> float:
         programs *= launch.weight_grad_shares(B, torch.Size((M, I, O)))[0]
     elif kernel == "forward":
         programs *= launch.input_shares(I, programs, B * O)[0]
-    idle = -(-programs // _MULTIPROCESSORS) * _MULTIPROCESSORS / programs
+    idle = -(-programs // support.MULTIPROCESSORS) * support.MULTIPROCESSORS / programs
     share = _SHARES[kernel, kind][O > 64]
     products = padded / (_RATES[kind] * 1e12)
     # Instructions and products of float32 numbers are the same ones; others have their own unit.
     each = 1 / share if kind == "float32" else 1 + max(1.0, order / 3) / share
-    need = work(kernel, B, I, O, M - order - 1, order, _PRECISIONS[kind])
-    return max(need.moved / (_CHIP.bandwidth * 1e12), products * each * idle)
+    return max(need, products * each * idle)
 
 
 def _tiled(kernel: str, sizes: Sizes) -> tuple[tuple[str, int, str], ...]:

@@ -152,7 +152,7 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if needs_inputs:
             of_x, of_base = linear_input_grad(x, base, knots, weight, grad, ctx.order, ctx.by_native)
         if needs_weight:
-            of_weight = linear_weight_grad(x, base, knots, grad, ctx.order, ctx.by_native).sum(0).to(weight.dtype)
+            of_weight = _sum(linear_weight_grad(x, base, knots, grad, ctx.order, ctx.by_native)).to(weight.dtype)
     return of_x, None if base is None else of_base, None, of_weight, None, None
 
 
@@ -169,7 +169,7 @@ def _edge_l1_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if needs_inputs:
             of_x, of_base = edge_l1_input_grad(x, base, knots, weight, scale, ctx.order)
         if needs_weight:
-            of_weight = edge_l1_weight_grad(x, base, knots, weight, scale, ctx.order).sum(0).to(weight.dtype)
+            of_weight = _sum(edge_l1_weight_grad(x, base, knots, weight, scale, ctx.order)).to(weight.dtype)
     return of_x, None if base is None else of_base, None, of_weight, None
 
 
@@ -204,6 +204,11 @@ def _native_grads(
     if base is None and of_x is not None:
         of_base = x.new_empty(0)
     return of_x, of_base, None if of_weight is None else of_weight.permute(2, 1, 0)
+
+
+def _sum(shares: Tensor) -> Tensor:
+    """Over the first axis; a view where that has one entry."""
+    return shares[0] if shares.shape[0] == 1 else shares.sum(0)
 
 
 def _as_shares(whole: Tensor, count: int) -> Tensor:

@@ -13,21 +13,27 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import triton
+try:
+    import triton
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(f"resources: compiling kernels needs triton ({error}); pip install 'efficient-kan-bench[cuda]'\n")
+    raise SystemExit(2) from None
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from efficient_kan.kernels.cuda import ORDERS, counted, edges, launch, linear, linear_grads, sass
+from efficient_kan.kernels.cuda import ORDERS, counted, edges, launch, linear, linear_grads, local, roofline, sass
 
 ARCHITECTURES = {80: "A100", 90: "H100, H200", 100: "B200"}
-_GRID = 5
+_GRID, _LARGE_GRID = 5, 64
 _HOPPER = 90  # the generation of the largest tiles
 _PRECISIONS = {
     "float32": ("fp32", "ieee", "float32"),
@@ -39,11 +45,15 @@ _KERNELS = {
     "forward": linear.forward,
     "input_grad": linear_grads.input_grad,
     "weight_grad": linear_grads.weight_grad,
+    "local_forward": local.forward,
+    "local_input_grad": local.input_grad,
+    "local_weight_grad": local.weight_grad,
     "edge_l1": edges.edge_l1,
     "edge_l1_input_grad": edges.edge_l1_input_grad,
     "edge_l1_weight_grad": edges.edge_l1_weight_grad,
 }
-_OF_WEIGHTS = ("weight_ptr", "y_ptr", "grad_ptr")  # the other pointers are to float32
+_OF_WEIGHTS = ("weight_ptr", "y_ptr", "grad_ptr")
+_POINTERS = {"rows_ptr": "i64", "ends_ptr": "i64"}  # the others are to float32
 
 
 @dataclass(frozen=True, order=True)
@@ -76,7 +86,9 @@ def variants() -> list[Variant]:
     """All rows of the table: every order on Hopper, elsewhere and of small tiles some."""
     found = []
     for kernel, order, precision, sm in itertools.product(_KERNELS, ORDERS, _PRECISIONS, ARCHITECTURES):
-        product = kernel in counted.KERNELS
+        product, narrow = kernel in counted.KERNELS, kernel in counted.LOCAL
+        if narrow and precision != "float32":
+            continue
         hopper, usual = sm == _HOPPER, order == 3
         if precision == "tf32" and "PRECISION" not in _KERNELS[kernel].arg_names:
             continue
@@ -84,7 +96,7 @@ def variants() -> list[Variant]:
             continue
         if usual or (not product and hopper):
             found.append(Variant(kernel, 64, order, precision, sm))
-        if product and (hopper or usual or order == max(ORDERS)):
+        if (product or kernel == "local_weight_grad") and (hopper or usual or order == max(ORDERS)):
             found.append(Variant(kernel, 256, order, precision, sm))
     return sorted(found)
 
@@ -94,7 +106,7 @@ def compiled(variant: Variant) -> Resources:
     function = _KERNELS[variant.kernel]
     pointer, precision, kind = _PRECISIONS[variant.precision]
     tiles = launch.tiles(variant.kernel, variant.outputs, variant.order, kind, wide=variant.sm == _HOPPER)
-    knots = _GRID + 2 * variant.order + 1
+    knots = (_LARGE_GRID if variant.kernel in counted.LOCAL else _GRID) + 2 * variant.order + 1
     rough = kind != "float32"
     constants = {"K": variant.order, "STEPS": launch.steps(knots), "SILU": True, "PRECISION": precision, **tiles.blocks}
     constants |= {"EVEN": rough, "FAST": rough, "OUTPUTS_FIRST": kind == "tf32"}
@@ -105,7 +117,8 @@ def compiled(variant: Variant) -> Resources:
         if name in constants:
             signature[name], values[number,] = "constexpr", constants[name]
             continue
-        signature[name] = f"*{pointer if name in _OF_WEIGHTS else 'fp32'}" if name.endswith("_ptr") else "i32"
+        to = _POINTERS.get(name, pointer if name in _OF_WEIGHTS else "fp32")
+        signature[name] = f"*{to}" if name.endswith("_ptr") else "i32"
         if name not in (function.do_not_specialize or ()):
             attributes[number,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
@@ -119,10 +132,13 @@ def compiled(variant: Variant) -> Resources:
     if spills is None or registers is None:
         raise RuntimeError(f"the assembler reported nothing about {variant}: {log.getvalue()!r}")
     shares: tuple[float | None, float | None] = (None, None)
-    if variant.kernel in counted.KERNELS and variant.sm in sass.PEAKS:
-        problem = counted.Problem(256, variant.outputs, _GRID + variant.order + 1)
-        code = sass.loops(sass.disassembled(binary.asm["cubin"]), tiles.num_warps, kind)
-        shares = counted.shares(variant.kernel, code, tiles, problem, kind, sass.PEAKS[variant.sm][kind])
+    if variant.kernel in (*counted.KERNELS, *counted.LOCAL) and variant.sm in sass.PEAKS:
+        code, peak = sass.loops(sass.disassembled(binary.asm["cubin"]), tiles.num_warps, kind), sass.PEAKS[variant.sm][kind]
+        if variant.kernel in counted.LOCAL:
+            shares = None, counted.local_share(variant.kernel, code, tiles, variant.outputs, variant.order, peak)
+        else:
+            problem = counted.Problem(256, variant.outputs, _GRID + variant.order + 1)
+            shares = counted.shares(variant.kernel, code, tiles, problem, kind, peak)
     memory = binary.metadata.shared, getattr(binary.metadata, "tmem_size", 0) or 0
     return Resources(int(registers[1]), int(spills[1]), int(spills[2]), *memory, tiles.num_warps, *shares)
 
@@ -150,8 +166,9 @@ def write(folder: Path, table: dict[Variant, Resources]) -> None:
         f"Compiled with triton {triton.__version__}, no GPU involved: registers per thread / KiB of shared memory per program,",
         "and `+n` for n bytes spilled. In brackets the share of peak that the instructions leave to the products, a bound at",
         "perfect issue and no measurement, for 256 inputs and a grid of 5: on uniform knots, then on others. None is counted",
-        "for Blackwell, whose products are asynchronous. Every row is in resources.csv; both files are made by",
-        "efficient_kan/kernels/cuda/resources.py.",
+        "for Blackwell, whose products are asynchronous. Kernels named local are compiled for a grid of 64; their shares count",
+        "the products of bases that can be non-zero, and loads bound them too. Every row is in resources.csv; both files are",
+        "made by efficient_kan/kernels/cuda/resources.py.",
         "",
     ]
     for sm, chips in ARCHITECTURES.items():
@@ -183,13 +200,13 @@ def _part(row: dict[str, Any], kind: Any) -> dict[str, Any]:
     return {field.name: row[field.name] for field in fields(kind)}
 
 
-def main(arguments: Iterable[str]) -> None:
-    """Compile everything, two at a time, and write the table into the folder named; that takes about half an hour."""
-    (folder,) = arguments
+def main(arguments: Sequence[str]) -> None:
+    """Compile everything, two at a time, and write the table into the folder named; that takes about ten minutes."""
+    folder = roofline.folder_of(arguments, "efficient_kan.kernels.cuda.resources")
     wanted = variants()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(compiled, wanted))
-    write(Path(folder), dict(zip(wanted, found, strict=True)))
+    write(folder, dict(zip(wanted, found, strict=True)))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ The bound is the largest of: bytes over bandwidth; matrix operations over the ra
 operations over the rate of float32. IEEE products of float32 numbers run on the same units as the rest, so there the two
 add up.
 
-Two kinds of algorithms are not bound by it: ``forward`` and its gradients here multiply all ``M`` features, and one that
-uses the ``k + 1`` non-zero ones alone does less; and products of float32 numbers in several TF32 ones run on faster units.
+Two kinds of algorithms are not bound by it: ``forward`` and its gradients count the products of all ``M`` features, of which
+:mod:`.local`, on large grids, multiplies the ``k + 1`` that can be non-zero and the base activation alone; and products of
+float32 numbers in several TF32 ones run on faster units.
 Nor is it near where instructions are many for an operation: ``E`` counts 44 at order 3, which compile to 120 and more, and
 the share of peak that instructions leave is in ``resources.md``. Nothing here was measured.
 """
@@ -35,7 +36,7 @@ the share of peak that instructions leave is in ``resources.md``. Nothing here w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +119,9 @@ def table() -> str:
         "# Lower bounds on the time of the Triton kernels",
         "",
         "Bounds in microseconds for dense products in the stated precision, computed from the vendors' peak figures below; no",
-        "time here was measured. Algorithms that use local support, or several TF32 products for one of float32, are not bound",
-        "by them. The formulas are those of efficient_kan/kernels/cuda/roofline.py. `m` marks bounds set by memory, the",
-        "others are set by arithmetic.",
+        "time here was measured. Algorithms that use local support, as these kernels do for float32 on large grids, or several",
+        "TF32 products for one of float32, are not bound by them. The formulas are those of",
+        "efficient_kan/kernels/cuda/roofline.py. `m` marks bounds set by memory, the others are set by arithmetic.",
         "",
         "| GPU | TB/s | float32 TFLOP/s | tf32, dense | 16 bits, dense | source |",
         "|---|---|---|---|---|---|",
@@ -144,11 +145,24 @@ def _bound(need: Work, chip: Chip, precision: str) -> str:
     return f"{seconds * 1e6:.3g}" + (" m" if seconds == need.moved / (chip.bandwidth * 1e12) else "")
 
 
-def main(arguments: Iterable[str]) -> None:
+def folder_of(arguments: Sequence[str], module: str) -> Path:
+    """The one argument of a command that writes files; made if it lacks.
+
+    Raises:
+        SystemExit: with status 2 if the arguments are not one folder, and a sentence that says so.
+    """
+    if len(arguments) != 1 or arguments[0].startswith("-") or Path(arguments[0]).is_file():
+        sys.stderr.write(f"usage: python -m {module} FOLDER; the files go into FOLDER, got {list(arguments)}\n")
+        raise SystemExit(2)
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main(arguments: Sequence[str]) -> None:
     """Write the table into the folder named, as ``roofline.md``."""
-    (folder,) = arguments
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "roofline.md").write_text(table(), encoding="utf-8")
+    folder = folder_of(arguments, "efficient_kan.kernels.cuda.roofline")
+    (folder / "roofline.md").write_text(table(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -44,12 +44,14 @@ class Loop:
     """A loop, or straight code, without the loops inside it that multiply.
 
     ``shortest`` and ``longest`` are the instructions of a way through, ``flop`` those of a program's products on the way,
-    ``functions`` how many results come from the unit for special functions, ``exponentials`` how many of them are such.
+    ``loads`` the clocks that the unit of loads takes for a warp at 128 bytes each, ``functions`` how many results come from the
+    unit for special functions, ``exponentials`` how many of them are such.
     """
 
     shortest: int = 0
     longest: int = 0
     flop: int = 0
+    loads: int = 0
     functions: int = 0
     exponentials: int = 0
     inner: list[Loop] = field(default_factory=list)
@@ -129,6 +131,7 @@ class _Reader:
         result.shortest = sum(self._way(*piece, longest=False) for piece in pieces)
         result.longest = sum(self._way(*piece, longest=True) for piece in pieces)
         result.flop = sum(self.flop[i] for i in own)
+        result.loads = sum(_clocks_of_load(self.code[i].opcode) for i in own)
         result.functions = sum(self.code[i].opcode.startswith("MUFU") for i in own)
         result.exponentials = sum(self.code[i].opcode.startswith("MUFU.EX2") for i in own)
         return result
@@ -156,6 +159,12 @@ class _Reader:
             if ahead:
                 ways[at] = 1 + better(ahead)
         return ways.get(first, last - first)
+
+
+def _clocks_of_load(opcode: str) -> int:
+    """Of a load from global memory by a warp, 0 of other instructions."""
+    name, *kinds = opcode.split(".")
+    return 0 if name != "LDG" else 4 if "128" in kinds else 2 if "64" in kinds else 1
 
 
 def _flop(opcode: str, warps: int, kind: str) -> int:
