@@ -44,8 +44,8 @@ _SHARES = {
     ("weight_grad", "tf32"): (0.217, 0.707),
     ("weight_grad", "half"): (0.115, 0.411),
 }
-TABLE = "EFFICIENT_KAN_GPU_TABLE"
 _LOCAL_SAMPLES = 128  # of a run
+TABLE = "EFFICIENT_KAN_GPU_TABLE"
 _LAUNCH = 2e-6  # seconds, an assumption
 _NEAR = 2.0  # a measured point counts for sizes that are off by this factor at most, each
 
