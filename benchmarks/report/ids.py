@@ -61,8 +61,8 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "gpu_kernels": (
         23,
         "Time on the device of each product of a layer by the Triton kernel, by `native` and as the bare matrix product. The "
-        "share of the ceiling is that of a bound in the time: bytes at the measured rate of a copy, or operations at that of a "
-        "product if this is longer.",
+        "share of the ceiling is that of a bound in the time: bytes at the measured rate of a copy, or the dense product's "
+        "operations at that of a product if this is longer. Local support does fewer: its share may exceed 100 %.",
     ),
     "gpu_first_use": (24, "Every kernel on small problems against `native` in float64: the result nearest to its limit."),
     "gpu_auto": (25, "Measured times from which `auto` chooses where EFFICIENT_KAN_GPU_TABLE names the CSV of this table."),

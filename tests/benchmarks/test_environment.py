@@ -38,6 +38,23 @@ def test_outside_git_nothing_is_claimed(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == ("unknown", None)
 
 
+@pytest.mark.parametrize(("given", "found"), [("0123abc", ("0123abc", False)), ("0123abc+dirty", ("0123abc", True))])
+def test_where_there_is_no_git_a_variable_names_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, found: tuple[str, bool]
+) -> None:
+    monkeypatch.setenv(environment.COMMIT, given)
+    assert git_commit(tmp_path) == found
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    assert git_commit(tmp_path) == found
+
+
+@pytest.mark.parametrize("given", ["main", "0123ab", "0123abc dirty", "0123abc+dirty\n"])
+def test_a_variable_that_is_no_commit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv(environment.COMMIT, given)
+    with pytest.raises(ValueError, match="EFFICIENT_KAN_COMMIT: expected the hash of a commit"):
+        git_commit(tmp_path)
+
+
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """What the system said of the processor is not remembered, before and after."""
