@@ -14,7 +14,9 @@ For a machine with a GPU that is `python -m pip install -e . --group test` and `
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,6 +65,8 @@ print(f"trained from {folder}: loss {losses[0]:.3g} -> {losses[-1]:.3g}")
 """
 
 
+SLURM_PACKAGES = ("slurmctld", "slurmd", "slurm-client")
+SLURM = ("slurmctld", "slurmd", "sbatch")  # their tools, some of them in /usr/sbin
 NOT_RUN = "nothing was run: see the sentence above"
 
 
@@ -108,7 +112,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
     workers = ["-n", "logical", "--maxprocesses", "4"]
-    marks = ["-m", "not slow and not harness and not browser and not gpu"]
+    marks = ["-m", "not slow and not harness and not browser and not gpu and not cluster"]
     single = {"OMP_NUM_THREADS": "1"}
     if not session.posargs:  # a few chosen tests compile what they need
         session.run("python", "-m", "tests.warm_up", env=single)
@@ -127,6 +131,21 @@ def browser(session: nox.Session) -> None:
     """Use the report's page in a headless Chromium (Debian: apt-get install chromium); skipped where there is none."""
     install(session, "browser")
     session.run("pytest", "-m", "browser", "tests/benchmarks/report", *session.posargs)
+
+
+@nox.session(default=False)
+def cluster(session: nox.Session) -> None:
+    """Measure over a SLURM of two nodes on this machine, kill a job, take a node away (Debian, as root; else skipped)."""
+    if not all(shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") for tool in SLURM):
+        if os.geteuid() != 0 or shutil.which("apt-get") is None:
+            session.skip(f"SLURM is not here and cannot be installed: apt-get install {' '.join(SLURM_PACKAGES)} as root")
+        try:
+            session.run("apt-get", "update", external=True, silent=True)
+            session.run("apt-get", "install", "-y", "--no-install-recommends", *SLURM_PACKAGES, external=True, silent=True)
+        except CommandFailed:
+            session.skip(f"SLURM is not here and apt-get cannot install {' '.join(SLURM_PACKAGES)}")
+    install(session, "test")
+    session.run("pytest", "-m", "cluster", "tests/cluster", *session.posargs)
 
 
 @nox.session(default=False)

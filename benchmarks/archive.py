@@ -1,8 +1,10 @@
 """Where rows and environments lie: one compressed file for each closed run, and lines that are appended while a run goes on.
 
 `<out>/raw/<start>-<run id>.jsonl.xz` holds a closed run: its environment, then its rows, a JSON object a line. It is written
-aside and renamed, never appended to. `raw/environments.jsonl` and `raw/rows.jsonl` hold the run that is going on, or what one
-that was killed left; earlier versions kept everything there, and such folders are read as they are.
+aside and renamed, never appended to. The order of the names is the order of the runs: where the clock was turned back between
+two runs, the name of the later one has a moment just after the name before it. `raw/environments.jsonl` and `raw/rows.jsonl`
+hold the run that is going on, or what one that was killed left; earlier versions kept everything there, and such folders are
+read as they are.
 """
 
 from __future__ import annotations
@@ -10,12 +12,19 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import FINAL
+
 ROWS, ENVIRONMENTS = "rows.jsonl", "environments.jsonl"
 CLOSED = ".jsonl.xz"
+
+_MOMENT = re.compile(r"(\d{8}T\d{6})Z-")
+_FORMAT = "%Y%m%dT%H%M%S"
 
 Record = dict[str, Any]
 
@@ -23,7 +32,29 @@ Record = dict[str, Any]
 def holds_rows(out: Path) -> bool:
     """Whether `out` is a report folder: whether a run, closed or not, has written there."""
     raw = out / "raw"
-    return (raw / ROWS).is_file() or any(raw.glob(f"*{CLOSED}"))
+    return bool(closed(raw)) or (raw / ROWS).is_file()
+
+
+def closed(raw: Path) -> list[Path]:
+    """Return the files of the closed runs below `raw`, in the order of the runs; none if there is no such folder.
+
+    Raises ValueError if the folder cannot be read: it is not taken for an empty one.
+    """
+    try:
+        found = sorted(raw.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ValueError(f"out: expected a folder of rows that can be read, got {raw}: {error.strerror}") from error
+    return [path for path in found if path.name.endswith(CLOSED) and not path.name.startswith(".")]
+
+
+def replaces(later: str, earlier: str) -> bool:
+    """Whether a row of status `later` counts instead of an earlier row, of status `earlier`, with the same key.
+
+    It does, unless it would replace a result by a failure. By the order in which rows are stored, not by their clocks.
+    """
+    return later in FINAL or earlier not in FINAL
 
 
 def rows(raw: Path) -> Iterator[tuple[str, Record]]:
@@ -44,10 +75,13 @@ def is_environment(record: Record) -> bool:
     return "started_at" in record
 
 
+def is_lost(record: Record) -> bool:
+    """Whether a row is of a case that was never begun, since its job was lost: it says nothing about the case."""
+    return record.get("status") == "killed" and record.get("wall_s") == 0
+
+
 def _records(raw: Path, opened: str) -> Iterator[tuple[str, Record]]:
-    for path in [*sorted(raw.glob(f"*{CLOSED}")), raw / opened]:
-        if not path.exists():
-            continue
+    for path in [*closed(raw), *([raw / opened] if (raw / opened).exists() else [])]:
         for number, line in enumerate(_text(path).splitlines(), start=1):
             if line:
                 place = f"{path.name} line {number}"
@@ -102,24 +136,35 @@ def close(raw: Path) -> None:
             moment = str(record.get("started_at") or record.get("finished_at"))
             starts[run] = min(starts.get(run, moment), moment)
     for run, lines in runs.items():
-        before = next(raw.glob(f"*-{run}{CLOSED}"), None)
-        known = _text(before).splitlines() if before else []
-        path = before or raw / f"{_compact(starts[run])}-{run}{CLOSED}"
-        write(path, dict.fromkeys([*known, *lines]))
+        store(raw, run, starts[run], lines)
     for name in (ROWS, ENVIRONMENTS):
         (raw / name).unlink(missing_ok=True)
 
 
-def _compact(moment: str) -> str:
-    """A time in ISO 8601 without separators, for the name of a file."""
-    return moment.partition("+")[0].replace("-", "").replace(":", "") + "Z"
+def store(raw: Path, run: str, start: str, lines: Iterable[str], *, last: bool = True) -> None:
+    """Add `lines` to the closed run `run` below `raw`, which began at `start`, in ISO 8601.
+
+    A new run that is `last` comes after all that are there, whatever its `start` says.
+    """
+    there = closed(raw)
+    before = next((path for path in there if path.name.endswith(f"-{run}{CLOSED}")), None)
+    moment = start.partition("+")[0].replace("-", "").replace(":", "")
+    taken = max((found[1] for path in there if (found := _MOMENT.match(path.name))), default="")
+    if last and moment <= taken:
+        moment = f"{datetime.strptime(taken, _FORMAT) + timedelta(seconds=1):{_FORMAT}}"
+    path = before or raw / f"{moment}Z-{run}{CLOSED}"
+    write(path, dict.fromkeys([*(_text(before).splitlines() if before else ()), *lines]))
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
     """Write `lines` compressed to `path`: aside, synced and renamed. Equal lines give equal bytes."""
     aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=6))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=6))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # where the disk is full, it takes room that the rows need
+        raise

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ from pydantic import ValidationError
 
 from benchmarks.cases import Case
 from benchmarks.forkserver import ENDED, ERRORS, MEASURING, OUTCOME, READY, STARTED, Request
+from benchmarks.interrupt import held_back
 from benchmarks.kinds import get_kind
 from benchmarks.rows import Outcome
 from benchmarks.sources import ROOT
 from benchmarks.worker import Job
 
 _START_S = 300.0
+_SLICE_S, _PAUSE_S = 5.0, 2.0  # a wait of the first that ends later than by the second was no wait: nothing ran
 # Packages of arms that may be imported before a fork. They start no thread and initialise no device, as a test makes sure; an
 # import that crashes must be a row of the case that asks for it.
 HARMLESS = ("kan", "inkan", "torchcurves")
@@ -40,9 +43,14 @@ class Server:
         self._pid: int | None = None
         self._buffer = b""
         self._count = 0
+        self.paused = 0.0
 
     def run(self, job: Job) -> tuple[Outcome, float]:
-        """Measure in a fresh process. Return what came of it and the seconds from the fork to the end."""
+        """Measure in a fresh process. Return what came of it and the seconds from the fork to the end.
+
+        Time for which the machine was suspended, or this process was stopped, is no time of the case; `paused` says how long.
+        """
+        self.paused = 0.0
         if failed := self._ready():
             return failed, 0.0
         folder = self._work / f"{os.getpid()}-{id(self)}-{self._count}"
@@ -60,11 +68,11 @@ class Server:
             self._end(self._process)
 
     def _measure(self, job: Job, folder: Path) -> tuple[Outcome, float]:
-        begin = time.perf_counter()
+        begin = _now()
         self._tell(Request(job=job, folder=str(folder)).model_dump_json())
         first = self._answer(_START_S)
         if not first.startswith(STARTED):
-            return self._lost(), time.perf_counter() - begin
+            return self._lost(), _now() - begin
         self._pid = int(first.split()[1])
         last, limit = self._answer(_START_S), _START_S
         if last == MEASURING:
@@ -74,7 +82,7 @@ class Server:
             self._kill_case()
             last = self._answer(_START_S)
         self._pid = None
-        seconds = time.perf_counter() - begin
+        seconds = _now() - begin - self.paused
         if not last.startswith(ENDED):
             return self._lost(), seconds
         if timed_out:
@@ -90,7 +98,7 @@ class Server:
         self._work.mkdir(parents=True, exist_ok=True)
         self._buffer = b""
         errors = self._work / f"{os.getpid()}-{id(self)}.stderr"
-        with errors.open("wb") as stderr:
+        with errors.open("wb") as stderr, held_back():
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -140,11 +148,18 @@ class Server:
         """Return the next line; empty after `seconds` or at the end of the process."""
         assert self._process is not None
         assert self._process.stdout is not None
-        descriptor, end = self._process.stdout.fileno(), time.perf_counter() + seconds
+        descriptor, end = self._process.stdout.fileno(), _now() + seconds
         while b"\n" not in self._buffer:
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, end - time.perf_counter()))
-            if not readable:
+            begin = _now()
+            wait = min(_SLICE_S, max(0.0, end - begin))
+            readable, _, _ = select.select([descriptor], [], [], wait)
+            if (late := _now() - begin - wait) > _PAUSE_S:
+                self.paused += late
+                end += late
+            elif not readable and _now() >= end:
                 return ""
+            if not readable:
+                continue
             read = os.read(descriptor, 4096)
             if not read:
                 self._process.wait()
@@ -152,6 +167,11 @@ class Server:
             self._buffer += read
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
+
+
+def _now() -> float:
+    """Seconds that no change of the clock moves; on Linux those during a suspension count."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 def _read(code: int, folder: Path) -> Outcome:

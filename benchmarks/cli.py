@@ -1,28 +1,29 @@
-"""`python -m benchmarks run|plan|gpu-run|report|cite|quote|compare|export|schema|train-images|audit-images`."""
+"""`python -m benchmarks run|plan|merge|gpu-run|report|cite|quote|compare|export|schema|train-images|audit-images`."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cyclopts
-import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import archive, environment, forecast, rows, runner, usage
+from benchmarks import archive, environment, forecast, limits, merge, rows, runner, usage
 from benchmarks.cases import Case
 from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
+from benchmarks.interrupt import Terminated, heeding_sigterm
 from benchmarks.kinds import get_kind
 from benchmarks.plugins import load_plugin
-from benchmarks.rows import Row
+from benchmarks.rows import Row, Status
 from benchmarks.selection import Selection
-from benchmarks.store import Locked
+from benchmarks.store import Locked, Unwritable
 
 app = cyclopts.App(
     name="benchmarks",
@@ -48,7 +49,7 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
-    expected = forecast.forecast(cases, int(0.9 * psutil.virtual_memory().available) if on_cpu else None)
+    expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None)
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
@@ -65,7 +66,7 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     )
 
 
-def _say(notes: Sequence[str]) -> None:
+def _say(notes: Iterable[str]) -> None:
     for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
@@ -76,10 +77,13 @@ def _duration(seconds: float) -> str:
 
 @app.command
 @usage.refusing
-def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False) -> None:
+def run(
+    selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: bool = False, parallel: Path | None = None
+) -> None:
     """Measure the cases that OUT does not hold yet, one fresh process each.
 
-    The exit status is 0 if every case is ok or unsupported, 1 if not, 2 if the run could not start, 130 if it was interrupted.
+    The exit status is 0 if every case is ok or unsupported, 1 if not or if the disk is full, 2 if the run could not start, 130
+    if it was interrupted, 143 if it was terminated, as a scheduler does.
 
     Parameters
     ----------
@@ -88,13 +92,26 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         machine, such as reports/cpu-2core, or reports/smoke for that preset.
     retry
         Try failed cases again.
+    parallel
+        TOML file with a table [slurm] or [dask]: hand the plan to them in parts and merge what they measured, see
+        docs/clusters.md.
     """
     console = Console(stderr=True)
+    if parallel is not None:
+        _run_parallel(selection, out, parallel, retry=retry)
+        return
     selected = selection.resolve()
     cases = selected.cases
     environment.require(case.point.device for case in cases)
-    out = out or _place(selected.preset.name, cases)
+    out = out or _place(selected.preset.name, selected.whole)
     _say(selected.notes)
+    known: Mapping[str, Status] = {}
+    if selected.part:
+        limits.require_cores(cases)
+        known = merge.statuses(out)
+        out = out / merge.PARTS / f"{selected.part.index}-of-{selected.part.count}-{uuid.uuid4().hex[:8]}"
+    elif merge.namesakes(out, environment.machine(), environment.host()):
+        _say([f"rows in {out} are of another machine of the same name; the processes of a cell are never averaged over both"])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -112,34 +129,74 @@ def run(selection: Selection = _EVERYTHING, *, out: Path | None = None, retry: b
         if known:
             console.print(f"{known} cases are in {out} already, {todo} to do")
 
+    rows_written = 0
+
     def on_row(row: Row) -> None:
+        nonlocal rows_written
+        rows_written += 1
         progress.advance(bar)
         console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
 
     try:
-        counts = runner.run(
-            selected.preset.name,
-            cases,
-            out,
-            jobs=selected.preset.jobs,
-            retry=retry,
-            plugin=selected.plugin,
-            command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
-            on_start=on_start,
-            on_row=on_row,
-        )
+        with heeding_sigterm():
+            counts = runner.run(
+                selected.preset.name,
+                cases,
+                out,
+                jobs=selected.preset.jobs,
+                retry=retry,
+                known=known,
+                plugin=selected.plugin,
+                command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
+                on_start=on_start,
+                on_row=on_row,
+            )
     except Locked as error:
         usage.refuse(error)
-    except KeyboardInterrupt:
+    except Unwritable as error:
         progress.stop()
-        console.print("interrupted: the same command goes on where this one stopped", highlight=False)
-        raise SystemExit(130) from None
+        usage.refuse(error, status=1 if rows_written else 2)
+    except KeyboardInterrupt as error:
+        progress.stop()
+        word, status = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        console.print(f"{word}: the same command goes on where this one stopped", highlight=False)
+        raise SystemExit(status) from None
     finally:
         if progress.live.is_started:
             progress.stop()
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     console.print(f"rows in {out / 'raw'}", markup=False, highlight=False, soft_wrap=True)
     if any(status not in runner.FINAL for status in counts):
+        raise SystemExit(1)
+
+
+def _run_parallel(selection: Selection, out: Path | None, file: Path, *, retry: bool) -> None:
+    from benchmarks.parallel import dispatch, options
+
+    console = Console(stderr=True)
+
+    def on_end(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if selection.part is not None:
+        raise ValueError("part: expected none with --parallel, which hands out all parts, got one")
+    chosen = options.load(file)
+    selected = selection.resolve()
+    out = out or _place(selected.preset.name, selected.whole)
+    _say(selected.notes)
+    command = f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}"
+    try:
+        with heeding_sigterm():
+            done = dispatch.run(selection, selected, out, chosen, retry=retry, command=command, on_end=on_end)
+    except KeyboardInterrupt as error:
+        word, status = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        console.print(f"{word}: its jobs were ended too; the same command goes on where this one stopped", highlight=False)
+        raise SystemExit(status) from None
+    print(", ".join(f"{count} {status}" for status, count in sorted(done.counts.items())))
+    console.print(f"rows in {out / 'raw'}", markup=False, highlight=False, soft_wrap=True)
+    if done.failures:
+        usage.refuse("; ".join(done.failures), status=1 if done.counts else 2)
+    if any(status not in runner.FINAL for status in done.counts) or sum(done.counts.values()) < len(selected.cases):
         raise SystemExit(1)
 
 
@@ -170,6 +227,33 @@ def _place(preset: str, cases: Sequence[Case]) -> Path:
 def _line(row: Row) -> str:
     text = f"{row.status:<11} {row.wall_s:6.1f} s  {row.case.label}"
     return text if row.status == "ok" else f"{text}: {row.reason}"
+
+
+@app.command(name="merge")
+@usage.refusing
+def merge_parts(out: Path) -> None:
+    """Add to OUT the rows that `run --part` left in OUT/parts, each case once; measure nothing.
+
+    Nothing is removed from OUT/parts, and merging twice adds nothing twice: merge while jobs are running, and again at the end.
+
+    Parameters
+    ----------
+    out
+        Folder that the parts were measured into.
+    """
+    done = merge.merge(out)
+    print(
+        f"{out}: {done.added} rows added from {done.jobs} jobs, {done.known} were there, {done.left} left in {merge.PARTS}/, "
+        "since another row of the same case counts"
+    )
+    _say(
+        f"{count} machines are called {machine!r}; the processes of a cell are never averaged over several"
+        for machine, count in sorted(done.machines.items())
+        if count > 1
+    )
+    if len(done.machines) > 1:
+        names = "; ".join(sorted(done.machines))
+        _say([f"the jobs ran on different machines, whose rows are never compared with one another: {names}"])
 
 
 @app.command(name="rows")

@@ -56,6 +56,7 @@ def capture(run_id: str, command: str) -> Environment:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_kind": _cpu_kind(),
+        "host": host(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(logical=True),
         "cores_usable": _usable_cores(),
@@ -95,6 +96,12 @@ def machine() -> str:
     gibibytes = round(psutil.virtual_memory().total / 2**30)
     words = [f"{_cpu_name()}, {_usable_cores()} cores, {gibibytes} GiB"]
     return " with ".join(words + sorted(set(libraries()["devices"])))
+
+
+def host() -> str:
+    """Return a hash of this machine's own names: it tells two machines apart whose `machine` is the same."""
+    names = (platform.node(), _read("/etc/machine-id") or "")
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:12]
 
 
 def place(device: str) -> str:

@@ -38,7 +38,7 @@ def export(reports: Path | Sequence[Path], file: Path) -> Exported:
     superseded = 0
     environments: dict[str, Environment] = {}
     for folder in folders:
-        rows, older, found = current_rows(folder)
+        rows, older, found, _ = current_rows(folder)
         superseded += older
         environments |= found
         timed += [(row, folder.resolve().name if len(folders) > 1 else "") for row in rows if is_paired(row.case.kind)]

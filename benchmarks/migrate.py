@@ -87,7 +87,7 @@ def _name(row: Row) -> tuple[str, str]:
 
 def _rewrite(raw: Path, change: Callable[[str], str]) -> None:
     """Replace every row by what `change` makes of its line; a run of which nothing is left goes with its environment."""
-    for path in sorted(raw.glob(f"*{archive.CLOSED}")):
+    for path in archive.closed(raw):
         before = archive.lines(path)
         after = [line if archive.is_environment(json.loads(line)) else change(line) for line in before]
         left = [line for line in after if line]

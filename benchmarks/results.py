@@ -47,18 +47,27 @@ def _of_schema(records: Iterable[tuple[str, archive.Record]]) -> Iterable[tuple[
 
 
 def load_rows(out: Path | str) -> list[Row]:
-    """Return the rows of the report folder `out`, the newest one for each case key, in the order of first appearance.
+    """Return the rows of the report folder `out`, one for each case key, in the order of first appearance.
 
-    Raises ValueError on a damaged line or on a row of another schema version.
+    Of rows with the same key the last counts, but no failure instead of a result: see `benchmarks.archive.replaces`. Raises
+    ValueError on a damaged line or on a row of another schema version.
     """
+    return load_ordered(out)[0]
+
+
+def load_ordered(out: Path | str) -> tuple[list[Row], dict[str, int]]:
+    """Return the same rows, and by case key which was stored after which: unlike `finished_at` that follows no clock."""
     rows: dict[str, Row] = {}
-    for place, record in _of_schema(archive.rows(Path(out) / "raw")):
+    order: dict[str, int] = {}
+    for number, (place, record) in enumerate(_of_schema(archive.rows(Path(out) / "raw"))):
         try:
             row = Row.model_validate(record)
         except ValidationError as error:
             raise ValueError(f"{place}: expected a row of schema {SCHEMA_VERSION}: {wrong(error)}") from error
-        rows[row.case_key] = row
-    return list(rows.values())
+        earlier = rows.get(row.case_key)
+        if earlier is None or archive.replaces(row.status, earlier.status):
+            rows[row.case_key], order[row.case_key] = row, number
+    return list(rows.values()), order
 
 
 def load_environments(out: Path | str) -> dict[str, Environment]:

@@ -5,32 +5,33 @@ It never imports torch, so it stays small and cannot disturb or be disturbed by 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
-from benchmarks import environment, forecast
+from benchmarks import environment, forecast, limits
 from benchmarks.cases import Case, case_key
 from benchmarks.child import Server, modules, variables
 from benchmarks.kinds import dominates, get_kind
+from benchmarks.rows import FINAL as FINAL
 from benchmarks.rows import Environment, Outcome, Row, Status
 from benchmarks.sources import source_hash, state_hash, versions
-from benchmarks.store import Store
+from benchmarks.store import Store, Unwritable
 from benchmarks.worker import Job
 from reference.arm import Unsupported, get_arm
 from reference.environments import interpreter
 
-FINAL = ("ok", "unsupported")
 _STOPS_LARGER = ("oom", "killed", "timeout")
+_ATTEMPTS = 3  # to time a case without the machine being suspended meanwhile
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass
@@ -87,6 +88,8 @@ class Run:
         outcome, seconds = self._blocked(case), 0.0
         if outcome is None:
             outcome, seconds = self._measure(case, share)
+        if outcome.status == "error":
+            self.store.require_room()
         if not self._stopped:  # else we killed it, which says nothing about the case
             self._record(case, outcome, seconds)
 
@@ -103,7 +106,16 @@ class Run:
             server = self._server(case)
         except Unsupported as fact:
             return Outcome(status="unsupported", reason=str(fact)), 0.0
-        return server.run(job)
+        try:
+            for _ in range(_ATTEMPTS):
+                outcome, seconds = server.run(job)
+                if not get_kind(case.kind).timed or not server.paused:
+                    break
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise Unwritable(self.store.raw.parent, error) from error
+            raise
+        return outcome, seconds
 
     def _server(self, case: Case) -> Server:
         """Return the server for cases like this one.
@@ -164,7 +176,7 @@ class Run:
 
 
 def _available_bytes() -> int:
-    return int(0.9 * psutil.virtual_memory().available)
+    return limits.available_bytes()
 
 
 def _is_large(case: Case, share_bytes: int) -> bool:
@@ -201,6 +213,7 @@ def run(
     *,
     jobs: int = 1,
     retry: bool = False,
+    known: Mapping[str, Status] | None = None,
     plugin: Path | None = None,
     command: str = "",
     on_start: Callable[[int, int], None] = lambda todo, known: None,
@@ -208,12 +221,15 @@ def run(
 ) -> Counter[Status]:
     """Measure what `out` does not hold yet and return the number of rows of `cases` by status, old ones included.
 
+    `known` are the statuses, by key, of cases that another folder holds: they count as if `out` held them.
+
     `on_start` is told how many cases are to do and how many are known; `on_row` gets every new row.
 
-    Raises `benchmarks.store.Locked` if another run writes to `out`, ValueError if it holds rows of another schema.
+    Raises `benchmarks.store.Locked` if another run writes to `out`, `benchmarks.store.Unwritable` if its disk is full,
+    ValueError if it holds rows of another schema.
     """
     with Store(out) as store:
-        known = store.statuses()
+        known = {**(known or {}), **store.statuses()}
         todo = pending(cases, known, retry=retry, plugin=plugin)
         again = {key_of(case, plugin) for case in todo}
         done = {key: case for case in cases if (key := key_of(case, plugin)) not in again}

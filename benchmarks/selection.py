@@ -12,6 +12,7 @@ from cyclopts import Parameter, Token
 from benchmarks import kinds, presets, tasks
 from benchmarks.cases import Axis, Case
 from benchmarks.kinds.design import AXES
+from benchmarks.parts import Part
 from benchmarks.plugins import load_plugin
 from benchmarks.presets import axes
 from reference.arm import get_arm
@@ -37,10 +38,15 @@ WholeNumbers = Annotated[list[int] | None, Parameter(consume_multiple=True, conv
 
 @dataclass(frozen=True)
 class Selected:
-    """What the words mean. `notes` are sentences for the user: what an option leaves as it is."""
+    """What the words mean. `notes` are sentences for the user: what an option leaves as it is.
+
+    `cases` are those of `part`, which is one of the `whole` plan (None: all of it).
+    """
 
     preset: presets.Preset
     cases: list[Case]
+    whole: list[Case]
+    part: Part | None
     notes: tuple[str, ...]
     plugin: Path | None
 
@@ -83,6 +89,9 @@ class Selection:
     processes
         Fresh processes that time each cell of speed and penalty_cost. Not for memory, simulated, frontier, sparsity,
         head_cost, images.
+    part
+        Only the I-th of N parts, as I/N: 3/16. Parts are disjoint and together the whole, of about equal predicted time; each
+        holds whole lines of points, with all arms, kinds and processes. See `merge`.
     plugin
         Python file that registers arms, tasks or kinds: `reference.arm.register`, `benchmarks.tasks.register`,
         `benchmarks.kinds.register`.
@@ -102,6 +111,7 @@ class Selection:
     matmul: Words = None
     device: str | None = None
     processes: int | None = None
+    part: str | None = None
     plugin: Path | None = None
 
     def resolve(self) -> Selected:
@@ -110,6 +120,7 @@ class Selection:
         Raises ValueError if something does not fit, if an option cannot change a kind that is named, or if the preset has
         nothing for one of `only`, `arms` or `tasks`.
         """
+        part = None if self.part is None else Part.parse(self.part)
         if self.plugin:
             load_plugin(self.plugin)
         for name, asked in (("only", self.only), ("arms", self.arms), ("tasks", self.tasks)):
@@ -144,8 +155,11 @@ class Selection:
         if lost := [kind for kind in only if kind not in measured]:
             found = f"{', '.join(self.arms or ())} ({', '.join(sorted(measured))})"
             raise ValueError(f"only: expected what preset {preset.name} measures of the arms {found}, got {', '.join(lost)}")
-        notes = axes.without_effect(options, measured)
-        return Selected(preset, cases, (*notes, *self._left(preset, cases)), self.plugin and self.plugin.resolve())
+        notes = (*axes.without_effect(options, measured), *self._left(preset, cases))
+        chosen = cases if part is None else part.of(cases, preset.jobs)
+        if not chosen:
+            notes = (*notes, f"part {part} is empty: there are fewer lines of points than parts")
+        return Selected(preset, chosen, cases, part, notes, self.plugin and self.plugin.resolve())
 
     def _left(self, preset: presets.Preset, cases: Sequence[Case]) -> Iterable[str]:
         """What a reader of the words could think is measured, and is not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -17,6 +18,16 @@ from benchmarks.rows import SCHEMA_VERSION, Environment, Row, Status
 
 class Locked(RuntimeError):
     """Another run writes to the same folder."""
+
+
+class Unwritable(RuntimeError):
+    """The disk is full, say. What was written before is kept."""
+
+    def __init__(self, out: Path, error: OSError) -> None:
+        super().__init__(
+            f"out: expected room for rows in {out}, got: {error.strerror}; the rows that are there are kept, and the same "
+            "command goes on from them"
+        )
 
 
 class Store:
@@ -49,6 +60,9 @@ class Store:
             for path in (self.rows, self.environments):
                 self._repair(path)
             shutil.rmtree(self.work, ignore_errors=True)  # what a killed run left
+        except OSError as error:
+            self._lock.release()
+            raise ValueError(f"out: expected rows that can be read, got {self.raw.parent}: {error.strerror}") from error
         except BaseException:
             self._lock.release()
             raise
@@ -59,6 +73,8 @@ class Store:
         try:
             if error is None or not isinstance(error, Exception):  # an interrupted run is closed too
                 archive.close(self.raw)
+        except OSError as failure:
+            raise Unwritable(self.raw.parent, failure) from failure
         finally:
             self._lock.release()
 
@@ -74,7 +90,10 @@ class Store:
         os.truncate(path, len(content) - len(torn))
 
     def statuses(self) -> dict[str, Status]:
-        """Return the status of the newest row of each case key. Raises ValueError on a damaged row or another schema."""
+        """Return the status of the row that counts for each case key, without cases that a lost job did not come to.
+
+        Raises ValueError on a damaged row or another schema.
+        """
         found: dict[str, Status] = {}
         for place, record in archive.rows(self.raw):
             if record.get("schema_version") != SCHEMA_VERSION:
@@ -82,18 +101,44 @@ class Store:
                 raise ValueError(f"out: expected rows of schema_version {SCHEMA_VERSION}, got {got}")
             if not {"case_key", "status"} <= record.keys():
                 raise ValueError(f"out: expected a row in {place}, got one without case_key or status; use another folder")
-            found[record["case_key"]] = record["status"]
+            key, status = record["case_key"], record["status"]
+            if not archive.is_lost(record) and (key not in found or archive.replaces(status, found[key])):
+                found[key] = status
         return found
 
     def add(self, record: Row | Environment) -> None:
-        """Append `record` and wait until it is on the disk. Safe to call from several threads."""
+        """Append `record` and wait until it is on the disk. Safe to call from several threads.
+
+        Raises Unwritable if there is no room; then the file is as it was before.
+        """
         path = self.rows if isinstance(record, Row) else self.environments
         with self._writing:
             self._append(path, record.model_dump_json().encode() + b"\n")
 
-    @staticmethod
-    def _append(path: Path, line: bytes) -> None:
-        with path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+    def require_room(self) -> None:
+        """Raise Unwritable if nothing can be written any more: what failed then may have failed for that."""
+        try:
+            probe = self.raw / ".room"
+            probe.write_bytes(b"\0" * 2**16)
+            probe.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+            raise Unwritable(self.raw.parent, error) from error
+
+    def _append(self, path: Path, line: bytes) -> None:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                size, rest = os.fstat(descriptor).st_size, memoryview(line)
+                try:
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+                    os.fsync(descriptor)
+                except BaseException:
+                    os.ftruncate(descriptor, size)  # the next line must not follow half of this one
+                    raise
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Unwritable(self.raw.parent, error) from error

@@ -24,11 +24,11 @@ from rich.markup import escape
 _NAMES = {int: "a whole number", float: "a number", bool: "yes or no"}
 
 
-def refuse(error: Exception | str, console: Console | None = None) -> NoReturn:
-    """Print the sentence of `error` and exit with status 2."""
+def refuse(error: Exception | str, console: Console | None = None, status: int = 2) -> NoReturn:
+    """Print the sentence of `error` and exit with `status`."""
     text = " ".join(str(error).split())
     (console or Console(stderr=True)).print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
-    raise SystemExit(2)
+    raise SystemExit(status)
 
 
 P = ParamSpec("P")

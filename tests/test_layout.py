@@ -48,7 +48,10 @@ def test_compilers_are_imported_in_their_own_rooms_alone() -> None:
     assert [str(f) for f in users if not f.is_relative_to(room)] == []
 
 
-@pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.runner", "benchmarks.compare_text", "benchmarks.export"])
+@pytest.mark.parametrize(
+    "module",
+    ["benchmarks.cli", "benchmarks.runner", "benchmarks.compare_text", "benchmarks.export", "benchmarks.parallel.node"],
+)
 def test_parents_never_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'kan' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

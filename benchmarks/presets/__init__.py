@@ -37,12 +37,17 @@ def schema() -> type[Preset]:
     return create_model("Preset", __base__=Preset, **fields)
 
 
+def file(name: str) -> Path:
+    """Return the file of the preset called `name`, or the one that is named if it ends in .toml."""
+    return Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+
+
 def load(name: str) -> Preset:
     """Return the preset called `name`, or the one in the file `name` if it ends in .toml.
 
     Raises ValueError if there is none or it does not fit the schema.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = file(name)
     if not path.is_file():
         choices = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
         what = "which is a folder" if path.is_dir() else "which does not exist"

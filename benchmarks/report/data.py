@@ -17,7 +17,7 @@ import pandas as pd
 from benchmarks import results
 from benchmarks.archive import holds_rows
 from benchmarks.cases import Case
-from benchmarks.report.settings import Settings, place, settings
+from benchmarks.report.settings import Settings, host, place, settings
 from benchmarks.report.settings import slug as slug
 from benchmarks.rows import Environment, Row
 
@@ -61,7 +61,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Data:
-    """Everything a report shows. `superseded` rows repeat an older measurement of the same case and are left out."""
+    """Everything a report shows. `superseded` rows repeat an older measurement of the same case and are left out.
+
+    `order` says by case key which row was stored after which.
+    """
 
     rows: Sequence[Row]
     superseded: int
@@ -76,6 +79,7 @@ class Data:
     sparsity: pd.DataFrame = field(repr=False)
     noise_floor: float
     settings: Settings = field(repr=False)
+    order: Mapping[str, int] = field(repr=False)
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -83,34 +87,34 @@ class Data:
         return self.cases[self.cases["status"] != "ok"]
 
 
-def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment]]:
-    """Return the newest row of each case on each machine, how many older ones are left out, and the environments of `out`.
+def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment], dict[str, int]]:
+    """Return the newest row of each case on each machine, how many older ones are left out, the environments of `out`, and by
+    case key the order in which rows were stored.
 
     Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
     """
     if not holds_rows(out):
         missing = "" if out.exists() else ", which does not exist"
         raise ValueError(f"out: expected a folder with rows below raw/, got {out}{missing}")
-    stored = results.load_rows(out)
+    stored, order = results.load_ordered(out)
     if not stored:
         raise ValueError(f"out: expected at least one finished case below raw/, got none in {out}")
     environments = results.load_environments(out)
-    rows = _newest(stored, environments)
-    return rows, len(stored) - len(rows), environments
+    rows = _newest(stored, environments, order)
+    return rows, len(stored) - len(rows), environments, order
 
 
 def load(out: Path) -> Data:
     """Read `out`/raw. Raises ValueError if it holds no finished case."""
-    rows, superseded, environments = current_rows(out)
+    rows, superseded, environments, order = current_rows(out)
     named = settings(rows, environments)
     presets = {row.case_key: row.preset for row in rows}
-    finished = {row.case_key: row.finished_at for row in rows}
 
     def labelled(frame: pd.DataFrame, *further: str) -> pd.DataFrame:
         if frame.empty:
             return frame
         frame = frame.assign(setting=frame["case_key"].map(named.names), preset=frame["case_key"].map(presets))
-        return newest_lines(frame, [*_CELL, *further], finished) if further else frame
+        return newest_lines(frame, [*_CELL, *further], order) if further else frame
 
     memory = labelled(results.memory_frame(rows), "mode")
     resident = labelled(results.resident_frame(rows))
@@ -131,15 +135,17 @@ def load(out: Path) -> Data:
         sparsity=labelled(results.sparsity_frame(rows), "task", "seed", "strength", "layers"),
         noise_floor=results.noise_floor(rows),
         settings=named,
+        order=order,
     )
 
 
-def newest_lines(frame: pd.DataFrame, columns: Sequence[str], finished: Mapping[str, str]) -> pd.DataFrame:
+def newest_lines(frame: pd.DataFrame, columns: Sequence[str], stored: Mapping[str, int]) -> pd.DataFrame:
     """Return `frame` without the lines that a later case measured again: of those with equal `columns` the newest stays.
 
-    Cases overlap where presets ask for other modes, seeds or capacities at one point.
+    `stored` gives by case key the place of a row in the order in which rows were stored: clocks jump. Cases overlap where
+    presets ask for other modes, seeds or capacities at one point.
     """
-    order = np.argsort(frame["case_key"].map(finished).to_numpy(dtype=str), kind="stable")
+    order = np.argsort(frame["case_key"].map(stored).to_numpy(), kind="stable")
     again = frame.iloc[order].duplicated(list(columns), keep="last").to_numpy()
     return frame[~again[np.argsort(order)]] if again.any() else frame
 
@@ -156,12 +162,21 @@ def _named_apart(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def machines(data: Data) -> list[str]:
-    """The machines that rows were measured on, each with its kinds of processor as far as they were recorded."""
+    """The machines that rows were measured on, each with its kinds of processor and the number of machines of that name.
+
+    Kinds and numbers are named as far as they were recorded, and a number of one is not.
+    """
     kinds: dict[str, set[str]] = {}
+    hosts: dict[str, set[str]] = {}
     for row in data.rows:
-        kind = data.environments[row.run_id].details.get("cpu_kind") if row.run_id in data.environments else None
-        kinds.setdefault(row.machine, set()).update([str(kind)] if kind else [])
-    return [machine + (f" ({'; '.join(sorted(found))})" if found else "") for machine, found in sorted(kinds.items())]
+        _, kind = place(row, data.environments)
+        kinds.setdefault(row.machine, set()).update([kind] if kind else [])
+        hosts.setdefault(row.machine, set()).update([known] if (known := host(row, data.environments)) else [])
+    found = []
+    for machine in sorted(kinds):
+        words = sorted(kinds[machine]) + ([f"{len(hosts[machine])} machines of this name"] if len(hosts[machine]) > 1 else [])
+        found.append(machine + (f" ({'; '.join(words)})" if words else ""))
+    return found
 
 
 def processor(environment: Environment) -> str:
@@ -178,17 +193,17 @@ def package_versions(environment: Environment) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(named.items()))
 
 
-def _newest(rows: Sequence[Row], environments: Mapping[str, Environment]) -> list[Row]:
+def _newest(rows: Sequence[Row], environments: Mapping[str, Environment], order: Mapping[str, int]) -> list[Row]:
     """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions.
 
     A sweep replaces one of other strengths, whatever its seeds: together they would give a penalty more strengths to choose
-    from than others have. Of the processes that repeat a cell those stay that ran what the newest one ran: a median over two
-    versions of the code would be of neither.
+    from than others have. Of the processes that repeat a cell those stay that ran what the newest one ran, where it ran: a
+    median over two versions of the code, or over two machines of one name, would be of neither.
     """
     latest: dict[tuple[object, ...], Row] = {}
     cells: dict[tuple[object, ...], Row] = {}
     sweeps: dict[tuple[object, ...], Row] = {}
-    for row in sorted(rows, key=lambda row: row.finished_at):
+    for row in sorted(rows, key=lambda row: order[row.case_key]):
         where = place(row, environments)
         latest[_without(row.case, "strengths").cell, row.case.process, where] = row
         cells[row.case.cell, where] = row
@@ -199,6 +214,9 @@ def _newest(rows: Sequence[Row], environments: Mapping[str, Environment]) -> lis
         where = place(row, environments)
         newest = cells[row.case.cell, where]
         if newest.versions != row.versions or (newest.source and row.source and newest.source != row.source):
+            return False
+        hosts = {known for one in (newest, row) if (known := host(one, environments))}
+        if row.case.process != newest.case.process and len(hosts) > 1:
             return False
         if row.case.sweep is None:
             return True

@@ -65,8 +65,7 @@ def runs_frame(data: Data) -> pd.DataFrame:
         missing = dict.fromkeys(measured, math.nan) | {"diverged": False}
         for (penalty, strength), seed in product(study.penalties, study.seeds):
             lines.append(shared | dict(zip(names, (seed, penalty, strength), strict=True)) | missing)
-    finished = {row.case_key: row.finished_at for row in data.rows}
-    return newest_lines(pd.DataFrame(lines), [*_GROUP, "seed"], finished) if lines else pd.DataFrame()
+    return newest_lines(pd.DataFrame(lines), [*_GROUP, "seed"], data.order) if lines else pd.DataFrame()
 
 
 def summarised(runs: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.archive import holds_rows
+from benchmarks.merge import PARTS
 from benchmarks.report import data
 from benchmarks.report.cells import markdown
 from benchmarks.report.html import Part
@@ -42,6 +43,8 @@ def described(out: Path) -> str:
     if not out.exists():
         return f"{out}, which does not exist"
     trials = [str(out / name) for name in _NOT_RESULTS if has_rows(out / name)]
+    if (out / PARTS).is_dir():
+        return f"{out}, whose parts are not merged: `python -m benchmarks merge {out}`"
     return f"{out}" + (f"; trial runs are in {', '.join(trials)}" if trials else "")
 
 

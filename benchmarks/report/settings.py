@@ -112,6 +112,13 @@ def place(row: Row, environments: Mapping[str, Environment]) -> tuple[str, str |
     return row.machine, str(kind) if kind else None
 
 
+def host(row: Row, environments: Mapping[str, Environment]) -> str | None:
+    """Return what tells the machine of `row` from others of the same name, if it was recorded."""
+    environment = environments.get(row.run_id)
+    found = environment.details.get("host") if environment else None
+    return str(found) if found else None
+
+
 def slug(text: str) -> str:
     """Return `text` as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(" = ", "")).strip("-")

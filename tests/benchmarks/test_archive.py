@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from benchmarks import archive
+from benchmarks.rows import SCHEMA_VERSION
 from benchmarks.store import Store
 
 
@@ -34,7 +38,7 @@ def test_a_closed_run_reads_as_it_did_when_open(tmp_path: Path) -> None:
     opened(tmp_path, [row("a"), row("b", "r2"), row("c")], [environment(), environment("r2")])
     before = [list(archive.rows(tmp_path)), list(archive.environments(tmp_path))]
     archive.close(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"20260102T030000Z-{run}.jsonl.xz" for run in ("r1", "r2")}
+    assert {path.name for path in tmp_path.iterdir()} == {"20260102T030000Z-r1.jsonl.xz", "20260102T030001Z-r2.jsonl.xz"}
     after = [list(archive.rows(tmp_path)), list(archive.environments(tmp_path))]
     for one, other in zip(before, after, strict=True):
         assert sorted(str(record) for _, record in one) == sorted(str(record) for _, record in other)
@@ -101,3 +105,61 @@ def test_a_store_closes_its_run_even_if_interrupted_and_not_if_it_failed(tmp_pat
 
     assert left_by(RuntimeError()) == {archive.ROWS, archive.ENVIRONMENTS}
     assert left_by(KeyboardInterrupt()) == {"20260102T030000Z-r1.jsonl.xz"}
+
+
+def test_runs_keep_their_order_where_the_clock_was_turned_back(tmp_path: Path) -> None:
+    starts = {
+        "r1": "2026-01-02T03:00:00",
+        "r2": "2026-01-01T00:00:00",
+        "r3": "2026-01-02T02:59:59",
+        "r4": "2026-01-03T00:00:00",
+    }
+    for run, start in starts.items():
+        moment = {"run_id": run, "started_at": f"{start}+00:00"}
+        opened(tmp_path, [row(run, run)], [json.dumps(moment)])
+        archive.close(tmp_path)
+    assert keys(tmp_path) == list(starts)
+    assert [record["started_at"][:19] for _, record in archive.environments(tmp_path)] == list(starts.values())
+
+
+@pytest.mark.parametrize(
+    ("stored", "counts"),
+    [
+        (["error", "ok"], "ok"),
+        (["ok", "killed"], "ok"),
+        (["oom", "timeout"], "timeout"),
+        (["ok", "unsupported"], "unsupported"),
+    ],
+)
+def test_no_failure_counts_instead_of_a_result(tmp_path: Path, stored: list[str], counts: str) -> None:
+    rows = [{"schema_version": SCHEMA_VERSION, "case_key": "a", "run_id": "r1", "status": status} for status in stored]
+    opened(tmp_path / "raw", [json.dumps(one) for one in rows], [environment()])
+    with Store(tmp_path) as store:
+        assert store.statuses() == {"a": counts}
+
+
+@contextmanager
+def unreadable(folder: Path) -> Iterator[None]:
+    """Take from this process the right to read `folder`; root, who may read everything, becomes nobody meanwhile."""
+    folder.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    opened(tmp_path / "raw", [row("a")], [environment()])
+    archive.close(tmp_path / "raw")
+    assert archive.holds_rows(tmp_path)
+    with unreadable(tmp_path / "raw"):
+        for asked in (archive.holds_rows, lambda out: keys(out / "raw"), lambda out: Store(out).__enter__()):
+            with pytest.raises(
+                ValueError, match=r"out: expected a folder .*raw.*: Permission denied|out: expected a folder to write to"
+            ):
+                asked(tmp_path)
+    assert not archive.holds_rows(tmp_path / "nowhere")

@@ -16,7 +16,7 @@ from benchmarks.selection import Selected, Selection
 
 KINDS = kinds.names()
 # Options that say which cases there are; any other one changes cases, and belongs into `CHANGING` and `axes.OPTIONS`.
-CHOOSING = {"preset", "only", "arms", "tasks", "plugin"}
+CHOOSING = {"preset", "only", "arms", "tasks", "part", "plugin"}
 # Values that the smoke preset does not have, and what a case with one of them looks like.
 CHANGING: dict[str, tuple[Any, Any]] = {
     "batch": ([48, 96], lambda case: case.point.batch),
