@@ -157,9 +157,7 @@ def unfold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Ten
     return of_spline * (scaler * mask).unsqueeze(-1), of_scaler, None, of_base
 
 
-def layer_linear(
-    name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int
-) -> Tensor:
+def layer_linear(name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int) -> Tensor:
     """A layer's outputs ``(B, O)`` without bias, from its own parameters; arguments are as in :class:`LayerInputs`.
 
     Kernels that multiply with parameters as they are make no folded weight. Under autocast weights are of its dtype.

@@ -101,7 +101,7 @@ class Held(NamedTuple):
 
 
 @inlined
-def held(job_at: int, room: int, i: int, n: int, o: int, order: int, zero: Any) -> Any:
+def held(job_at: int, room: int, i: int, n: int, o: Any, order: int, zero: Any) -> Any:
     """Of input ``i``, ``n`` of the group, and the tile from output ``o`` on, in scratch memory at ``room``."""
     job, size = read(job_at), size_of(zero)
     stride, tile, place, row = job.stride, job.tile, o if job.whole > job.tile else 0, 2 + (order + 1) * (order + 1)

@@ -21,8 +21,7 @@ places of equal distance holds one knot, as on uniform knots, the most is 0: a b
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,17 +31,11 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import (
-    REAL,
-    STAMP,
-    Entry,
-    addresses,
     at,
     inlined,
     moved,
     noinline,
-    reader,
     size_of,
     stored,
 )
@@ -53,8 +46,7 @@ from efficient_kan.kernels.cpu.common.transpose import transpose
 
 _Made = TypeVar("_Made")
 
-LANES = 64  # rows of a table that are worked out together
-_LEAST = 512  # rows of a table that are worth a thread
+_BLOCK = 2**14  # knots that are worked on together
 
 
 def row_length(spline_order: int) -> int:
@@ -65,7 +57,8 @@ def row_length(spline_order: int) -> int:
 @inlined
 def first_basis(span: int, knots: int, order: int) -> int:
     """Number of the first of the ``order + 1`` bases in a span."""
-    return min(max(span - 1 - order, 0), knots - 2 * order - 2)
+    first, last = span - 1 - order, knots - 2 * order - 2
+    return 0 if first < 0 else (last if first > last else first)
 
 
 def guide_length(knots: int) -> int:
@@ -210,136 +203,86 @@ def scatter(
     transpose(columns, stride, target, job.inputs, width, samples, VECTOR_BYTES // size)
 
 
-class _Knots(NamedTuple):
-    """The job of :func:`_tabulate`; see the module's description."""
+def _polynomials(knots: Tensor, middle: Tensor, unit: Tensor, order: int) -> Tensor:
+    """Coefficients ``(W, W, I, T - 1)`` of power ``m`` of basis ``r`` of each span, in float64.
 
-    knots: int
-    table: int
-    guide: int
-    scratch: int  # for each part, _room(k) numbers of float64
-    inputs: int
-    knot_count: int
-    parts: int
+    ``middle`` and ``unit``, the inverse of the scale, are what the place in a span is made with.
+    Bases that do not exist, below the first or beyond the last, have numbers without meaning.
+    """
+    (inputs, count), k = knots.shape, order
+    steps = torch.arange(1, k + 1, dtype=knots.dtype)
+    t = torch.cat((knots[:, :1] - steps.flip(0), knots, knots[:, -1:] + steps), 1)  # knots beyond the ends, distinct
 
+    def knot(place: int) -> Tensor:
+        """Knot ``place - k`` after the one that a span starts from."""
+        return t[:, place : place + count - 1]
 
-_read = reader(_Knots)
-
-
-def _room(order: int) -> int:
-    return LANES + 2 * order + 1 + 4 * LANES + (order + 1) ** 2 * LANES
-
-
-@noinline
-def _span_polynomials(t: Any, inverse: Any, middle: Any, unit: Any, p: Any, order: int) -> None:
-    """Coefficients ``p[(r * (k + 1) + m) * LANES + lane]`` of power ``m`` of basis ``r``, one span a lane."""
-    k, width = order, order + 1
-    for lane in range(LANES):
-        p[lane] = 1.0
+    p = knots.new_zeros(k + 1, k + 1, inputs, count - 1)
+    p[0, 0] = 1.0
     for q in range(1, k + 1):
         for r in range(q):
-            for lane in range(LANES):
-                inverse[lane] = 1.0 / (t[k + r + lane] - t[k - q + r + lane])
-            for m in range(q):
-                row = moved(p, (r * width + m) * LANES)
-                for lane in range(LANES):
-                    row[lane] *= inverse[lane]
+            p[r, :q] *= 1.0 / (knot(k + 1 + r) - knot(k + 1 - q + r))
         for r in range(q, -1, -1):
             for m in range(q, -1, -1):
-                row, here = moved(p, (r * width + m) * LANES), moved(p, (r * width + m - 1) * LANES)
-                of_left, left = moved(p, ((r - 1) * width + m) * LANES), moved(p, ((r - 1) * width + m - 1) * LANES)
-                for lane in range(LANES):
-                    value = 0.0
-                    if r > 0:
-                        if m < q:
-                            value += (middle[lane] - t[k - 1 - q + r + lane]) * of_left[lane]
-                        if m > 0:
-                            value += unit[lane] * left[lane]
-                    if r < q:
-                        if m < q:
-                            value += (t[k + r + lane] - middle[lane]) * row[lane]
-                        if m > 0:
-                            value -= unit[lane] * here[lane]
-                    row[lane] = value
+                value = torch.zeros_like(middle)
+                if r > 0 and m < q:
+                    value += (middle - knot(k - q + r)) * p[r - 1, m]
+                if r > 0 and m > 0:
+                    value += unit * p[r - 1, m - 1]
+                if r < q and m < q:
+                    value += (knot(k + 1 + r) - middle) * p[r, m]
+                if r < q and m > 0:
+                    value -= unit * p[r, m - 1]
+                p[r, m] = value
+    return p
 
 
-@noinline
-def _guide(row: Any, target: Any, count: int, zero: Any) -> None:
-    """The guide of one input."""
-    buckets, real = 2 * count, type(zero)
-    inverse = real(count - 1) / (row[count - 1] - row[0])
-    low, last, single = row[0] - real(0.5) / inverse, real(count - 1), True
-    for n in range(count):
-        place = (row[n] - low) * inverse
-        place = place if place > zero else zero
-        single = single and np.int32(place if place < last else last) == n
-    if single:
-        target[0], target[1], target[2] = low, inverse, zero
-        return
-    low, inverse, top = row[0], real(buckets) / (row[count - 1] - row[0]), real(buckets - 1)
-    below, most, bucket = 0, 0, 0
-    for n in range(count):
-        place = (row[n] - low) * inverse
-        place = place if place > zero else zero
-        of_knot = np.int32(place if place < top else top)
-        while bucket <= of_knot:
-            target[3 + bucket] = real(n)
-            below = n
-            bucket += 1
-        most = max(most, n + 1 - below)
-    while bucket < buckets:
-        target[3 + bucket] = real(count)
-        bucket += 1
-    for b in range(buckets):
-        target[3 + b] = min(target[3 + b], real(count - most))
-    target[0], target[1], target[2] = low, inverse, real(most)
+def _table(knots: Tensor, order: int) -> Tensor:
+    """The table ``(I * (T + 1), row_length(k))``; see the module's description."""
+    (inputs, count), k, real = knots.shape, order, knots.dtype
+    exact = knots.double()
+    low, high = exact[:, :-1], exact[:, 1:]
+    # What samples are taken away from and multiplied with is rounded: polynomials are in what comes of it.
+    middle = (low + 0.5 * (high - low)).to(real).double()
+    scale = (1.0 / (high - low)).clamp(max=torch.finfo(real).max).to(real).double()
+    p = _polynomials(exact, middle, 1.0 / scale, k)
+    table = knots.new_zeros((inputs, count + 1, row_length(k)))
+    rows, spans = table[:, 1:-1], torch.arange(1, count)
+    rows[..., 0], rows[..., 1] = middle, scale
+    coefficients = rows[..., 2:].unflatten(-1, (k + 1, k + 1))
+    first = (spans - 1 - k).clamp(0, count - 2 * k - 2)  # as first_basis
+    for place in range(k + 1):
+        r = first + place - (spans - 1 - k)  # which of the span's own bases is at this place
+        exists = (r >= 0) & (r <= k)
+        of_place = p[r.clamp(0, k), :, :, torch.arange(count - 1)]  # shape: (T - 1, W, I)
+        coefficients[..., place] = torch.where(exists[:, None, None], of_place, 0.0).permute(2, 0, 1)
+    rows *= (high > low).unsqueeze(-1)
+    rows[~(high > low)] = 0.0  # also what is no number in an empty span
+    return table.flatten(0, 1)
 
 
-@cache
-def _tabulate(order: int, real: Any) -> Entry:
-    """Tables and guides of parts ``start..stop`` of the inputs."""
-    k, width, stamp, size = order, order + 1, STAMP, np.dtype(real).itemsize
-    length, room, largest = row_length(order), _room(order), np.finfo(real).max
+def _guide(knots: Tensor) -> Tensor:
+    """The guide ``(I, guide_length(T))``; see the module's description."""
+    inputs, count = knots.shape
+    reach = knots[:, -1:] - knots[:, :1]
+    inverse = (count - 1) / reach
+    low = knots[:, :1] - 0.5 / inverse
+    single = (_buckets(knots, low, inverse, count - 1) == torch.arange(count)).all(1, keepdim=True)
+    many = 2 * count / reach
+    of_knots = _buckets(knots, knots[:, :1], many, 2 * count - 1)
+    below = torch.searchsorted(of_knots, torch.arange(2 * count).expand(inputs, -1).contiguous())
+    most = torch.zeros((inputs, 2 * count), dtype=torch.int64).scatter_add_(1, of_knots, torch.ones_like(of_knots))
+    most = most.amax(1, keepdim=True)
+    guide = knots.new_zeros((inputs, guide_length(count)))
+    guide[:, :1], guide[:, 1:2] = torch.where(single, low, knots[:, :1]), torch.where(single, inverse, many)
+    guide[:, 2:3], guide[:, 3:] = torch.where(single, 0, most), torch.minimum(below, count - most)
+    return guide
 
-    def tabulate(job_at: int, start: int, stop: int) -> None:
-        assert stamp
-        job, zero = _read(job_at), real(0)
-        count = job.knot_count
-        for part in range(start, stop):
-            t = at(job.scratch + part * room * 8, 0.0)
-            for i in range(job.inputs * part // job.parts, job.inputs * (part + 1) // job.parts):
-                knots, rows = at(job.knots + i * count * size, zero), job.table + i * (count + 1) * length * size
-                _guide(knots, at(job.guide + i * (3 + 2 * count) * size, zero), count, zero)
-                inverse = moved(t, LANES + 2 * k + 1)
-                middle, scale, unit, p = (
-                    moved(inverse, LANES), moved(inverse, 2 * LANES), moved(inverse, 3 * LANES), moved(inverse, 4 * LANES)
-                )  # fmt: skip
-                for n in range((count + 1) * length):
-                    at(rows, zero)[n] = zero
-                for first in range(0, count - 1, LANES):
-                    for lane in range(LANES + 2 * k + 1):  # bases that do not exist use knots beyond the ends, no others do
-                        place = first + lane - k + 1
-                        end = count - 1
-                        t[lane] = knots[min(max(place, 0), end)] + (place - min(max(place, 0), end))
-                    for lane in range(LANES):
-                        low, high = t[k - 1 + lane], t[k + lane]
-                        centre = real(low + 0.5 * (high - low))
-                        middle[lane], scale[lane] = centre, real(min(1.0 / (high - low), largest))
-                        unit[lane] = 1.0 / scale[lane]
-                    _span_polynomials(t, inverse, middle, unit, p, k)
-                    for lane in range(min(LANES, count - 1 - first)):
-                        if not t[k + lane] > t[k - 1 + lane]:
-                            continue
-                        span = first + lane + 1
-                        row = at(rows + span * length * size, zero)
-                        row[0], row[1] = real(middle[lane]), real(scale[lane])
-                        start_basis = first_basis(span, count, k)
-                        for r in range(width):
-                            basis = span - 1 - k + r
-                            if 0 <= basis < count - k - 1:
-                                for m in range(width):
-                                    row[2 + m * width + basis - start_basis] = real(p[(r * width + m) * LANES + lane])
 
-    return Entry(tabulate)
+def _buckets(knots: Tensor, low: Tensor, inverse: Tensor, last: int) -> Tensor:
+    """The bucket of each knot, as :func:`locate` finds it."""
+    place = (knots - low) * inverse
+    return torch.where(place > 0, place, 0.0).clamp(max=last).long()
 
 
 def remembered(make: Callable[[Tensor, int], _Made]) -> Callable[[Tensor, int], _Made]:
@@ -367,10 +310,8 @@ def remembered(make: Callable[[Tensor, int], _Made]) -> Callable[[Tensor, int], 
 def tables(knots: Tensor, order: int) -> tuple[Tensor, Tensor]:
     """The guide ``(I, guide_length(T))`` and the table ``(I * (T + 1), row_length(k))`` of contiguous ``knots`` ``(I, T)``."""
     inputs, count = knots.shape
-    table, guide = knots.new_empty((inputs * (count + 1), row_length(order))), knots.new_empty((inputs, guide_length(count)))
-    if stored(table):
-        parts = max(1, min(torch.get_num_threads(), inputs * count // _LEAST, inputs))
-        scratch = torch.empty(parts * _room(order), dtype=torch.float64)
-        job = _Knots._make((*addresses(knots, table, guide, scratch), inputs, count, parts))
-        openmp.run(_tabulate(order, REAL[knots.dtype]), parts, job)
-    return guide, table
+    if not stored(knots):
+        return knots.new_empty((inputs, guide_length(count))), knots.new_empty((inputs * (count + 1), row_length(order)))
+    with torch.no_grad():
+        blocks = knots.split(max(1, _BLOCK // count))
+        return torch.cat([_guide(block) for block in blocks]), torch.cat([_table(block, order) for block in blocks])

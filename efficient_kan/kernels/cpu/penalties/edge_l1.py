@@ -126,7 +126,7 @@ def finish_pulled(job_at: int, room: int, sample: int, samples: int, i: int, wid
         scatter(job_at, room, job.pulled_base, job.of_base, sample, samples, i, width, zero)
     else:
         for n in range(width):
-            of = held(job_at, room, i, n, 0, order, zero)
+            of = held(job_at, room, i, n, np.int64(0), order, zero)
             for b in range(samples):
                 of.pulled[b] += of.rise[b] * of.pulled_base[b]
     scatter(job_at, room, job.pulled, job.of_x, sample, samples, i, width, zero)

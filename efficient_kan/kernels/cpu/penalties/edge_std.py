@@ -76,7 +76,10 @@ def _add_moments(own_at: int, room: int, scratch: int, i: int, width: int, order
     block_mean = at(room + own.vectors, 0.0)
     block_scatter = moved(block_mean, order + 1)
     for n in range(width):
-        of, sizes = held(own.job, scratch, i + n, n, 0, order, zero), at(own.sizes + (i + n) * (job.knot_count + 1) * 8, 0.0)
+        of, sizes = (
+            held(own.job, scratch, i + n, n, np.int64(0), order, zero),
+            at(own.sizes + (i + n) * (job.knot_count + 1) * 8, 0.0),
+        )
         for m in range(of.spans[0]):
             span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
             place = n * (job.knot_count + 1) + span
@@ -93,7 +96,7 @@ def _add_moments(own_at: int, room: int, scratch: int, i: int, width: int, order
 def _edge(own_at: int, scratch: int, i: int, n: int, span: int, origin: Any, order: int, zero: Any) -> Any:
     """A tile's edges from input ``i``, ``n`` of the group, on a span."""
     own = _read(own_at)
-    job, length, of = read(own.job), 2 + (order + 1) * (order + 1), held(own.job, scratch, i, n, 0, order, zero)
+    job, length, of = read(own.job), 2 + (order + 1) * (order + 1), held(own.job, scratch, i, n, np.int64(0), order, zero)
     inside = 1.0 if order < span < job.knot_count - order else 0.0
     rows = moved(of.weights, first_basis(span, job.knot_count, order) * job.tile)
     return Edge(rows, of.base, moved(at(of.table, zero), span * length), inside, origin, job.tile)
@@ -107,7 +110,9 @@ def _origin(own_at: int, scratch: int, i: int, n: int, origin: Any, order: int, 
     for span in range(job.knot_count + 1):
         if sizes[span] > sizes[fullest]:
             fullest = span
-    row = moved(held(own.job, scratch, i, n, 0, order, zero).weights, first_basis(fullest, job.knot_count, order) * job.tile)
+    row = moved(
+        held(own.job, scratch, i, n, np.int64(0), order, zero).weights, first_basis(fullest, job.knot_count, order) * job.tile
+    )
     for c in range(job.tile):
         origin[c] = row[c] if order < fullest < job.knot_count - order else 0.0
 
@@ -203,7 +208,7 @@ def _pull_forms(own_at: int, room: int, scratch: int, i: int, width: int, order:
     own, job, size = _read(own_at), read(_read(own_at).job), size_of(zero)
     length, of_table = (order + 1) * (order + 2), 2 + (order + 1) * (order + 1)
     for n in range(width):
-        of = held(own.job, scratch, i + n, n, 0, order, zero)
+        of = held(own.job, scratch, i + n, n, np.int64(0), order, zero)
         for m in range(of.spans[0]):
             span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
             row = at(of.table + span * of_table * size, zero)

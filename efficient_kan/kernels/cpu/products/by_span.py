@@ -36,7 +36,7 @@ from efficient_kan.kernels.cpu.products.span_loops import Weights, add_span, pul
 def _add_outputs(job_at: int, room: int, i: int, n: int, y: Any, vectors: int, order: int, zero: Any) -> None:
     """Add to rows of a tile of outputs what input ``i``, ``n`` of the group, gives them."""
     job, length, size = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero)
-    of, tile = held(job_at, room, i, n, 0, order, zero), job.tile
+    of, tile = held(job_at, room, i, n, np.int64(0), order, zero), job.tile
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row = at(of.table + span * length * size, zero)
