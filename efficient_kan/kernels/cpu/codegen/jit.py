@@ -14,7 +14,8 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import cfunc, njit, types
+from numba.core import config
 from numba.extending import intrinsic
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -119,6 +121,17 @@ def _name_apart(function: Callable[..., None]) -> None:
     function.__qualname__ += f"-{zlib.crc32(repr(values).encode()):08x}"
 
 
+@contextmanager
+def _one_optimization() -> Iterator[None]:
+    """Optimize a function once, with vectorization: numba does it twice, here for less than 2 % of the running time."""
+    level = config.OPT
+    config.OPT = type(level)(1)
+    try:
+        yield
+    finally:
+        config.OPT = level
+
+
 class _Announced:
     """Says once a process, on the logger, that compiling takes long, when it has taken a second."""
 
@@ -150,7 +163,7 @@ def callback(function: Callable[..., None], arity: int) -> Any:
     """A compiled function of so many integers that C can call, cached where a folder for that can be written."""
     _name_apart(function)
     signature = types.void(*[types.int64] * arity)
-    with _Announced():
+    with _Announced(), _one_optimization():
         try:
             return cfunc(signature, cache=True, **_OPTIONS)(function)
         except RuntimeError:  # numba found no folder that it may write to
