@@ -139,6 +139,10 @@ def fold(
 
     A kernel may make it in its own way where it is told the number of ``samples`` that it will be multiplied with.
     """
+    if name in ("auto", "cpu") and device_type(spline_weight) == "cpu":
+        kernel = _kernel("cpu")
+        if kernel is not None and kernel.folds(Parameters(spline_weight, scaler, mask, base_weight)):
+            return cast(Tensor, kernel.fold(spline_weight, scaler, mask, base_weight))
     if name == "cuda" or (name == "auto" and device_type(spline_weight) == "cuda"):
         kernel = _kernel("cuda")
         # While operators are recorded the number of samples is a symbol, and native computes.

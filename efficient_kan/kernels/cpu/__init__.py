@@ -4,11 +4,13 @@ import torch
 
 from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
+from efficient_kan.kernels.cpu.autograd import fold as fold
 from efficient_kan.kernels.cpu.autograd import input_std as input_std
 from efficient_kan.kernels.cpu.autograd import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.autograd import unfolded_linear as unfolded_linear
 from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.dispatch import explain as explain
+from efficient_kan.kernels.cpu.dispatch import folds as folds
 from efficient_kan.kernels.cpu.dispatch import takes as takes
 from efficient_kan.kernels.cpu.dispatch import takes_unfolded as takes_unfolded
 

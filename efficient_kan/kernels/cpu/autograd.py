@@ -12,6 +12,7 @@ from torch import Tensor
 from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, Parameters, native, unfold
 from efficient_kan.kernels.cpu import dispatch
+from efficient_kan.kernels.cpu.common.edges import scale_rows
 from efficient_kan.kernels.cpu.common.spans import tables
 from efficient_kan.kernels.cpu.penalties import edge_l1 as l1
 from efficient_kan.kernels.cpu.penalties import edge_std as std
@@ -139,7 +140,7 @@ class _EdgeL1(torch.autograd.Function):
         of_x, of_base = None, None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             of_x, of_base = l1.pull_back(LayerInputs(x, base, knots, weight, ctx.order), grad)
-        return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
+        return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
 
 
 class _EdgeStd(torch.autograd.Function):
@@ -161,7 +162,7 @@ class _EdgeStd(torch.autograd.Function):
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             scale = _over_deviation(grad, deviations, x.shape[0]).contiguous()
             of_x, of_base = std.pull_back(LayerInputs(x, base, knots, weight, ctx.order), scale, means, sizes)
-        return of_x, of_base, None, gradient * grad.unsqueeze(-1) if ctx.needs_input_grad[3] else None, None
+        return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
 
 
 class _InputStd(torch.autograd.Function):
@@ -178,6 +179,41 @@ class _InputStd(torch.autograd.Function):
             return _of_native(native.column_std, ctx.needs_input_grad, (x,), grad)[0]
         of_x: Tensor = (x - x[0]).sub_(mean).mul_(_over_deviation(grad, deviation, x.shape[0]))
         return of_x
+
+
+def _scaled(gradient: Tensor, grad: Tensor) -> Tensor:
+    """``gradient * grad.unsqueeze(-1)``."""
+    out = torch.empty_like(gradient)
+    scale_rows(gradient, grad.contiguous(), out)
+    return out
+
+
+def fold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
+    """The weight of :class:`LayerInputs` from contiguous parameters; see :func:`efficient_kan.kernels.fold`."""
+    folded: Tensor = _Fold.apply(spline_weight, scaler, mask, base_weight)  # type: ignore[no-untyped-call]
+    return folded
+
+
+class _Fold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weight: Tensor) -> Tensor:
+        ctx.save_for_backward(spline_weight, scaler, mask)
+        outputs, inputs, length = spline_weight.shape
+        folded = spline_weight.new_empty((outputs, inputs, length + 1))
+        scale_rows(spline_weight, mask if scaler is None else scaler * mask, folded[..., :-1])
+        torch.mul(base_weight, mask, out=folded[..., -1])
+        return folded
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        spline_weight, scaler, mask = ctx.saved_tensors
+        if torch.is_grad_enabled() or dispatch.transformed(grad):
+            return unfold(spline_weight, scaler, mask, grad)
+        grad, of_spline = grad.contiguous(), torch.empty_like(spline_weight)
+        of_scaler = None if scaler is None else torch.empty_like(scaler)
+        other = None if scaler is None else spline_weight
+        scale_rows(grad[..., :-1], mask if scaler is None else scaler * mask, of_spline, other, of_scaler)
+        return of_spline, None if of_scaler is None else of_scaler.mul_(mask), None, grad[..., -1] * mask
 
 
 def _over_deviation(grad: Tensor, deviation: Tensor, samples: int) -> Tensor:

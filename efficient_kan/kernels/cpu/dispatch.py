@@ -39,12 +39,19 @@ def takes(inputs: LayerInputs) -> bool:
 
 def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
     """Whether the compiled kernel multiplies with these parameters as they are."""
+    if not folds(parameters) or torch.is_autocast_enabled("cpu"):
+        return False
+    return takes(LayerInputs(x, base, knots, parameters.spline_weight, order))
+
+
+def folds(parameters: Parameters) -> bool:
+    """Whether compiled code reads these parameters as they are."""
     spline_weight, scaler, mask, base_weight = parameters
-    if mask is None or base_weight is None or mask.requires_grad or torch.is_autocast_enabled("cpu"):
+    if mask is None or base_weight is None or mask.requires_grad or _tracing.observed():
         return False
     tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
-    plain = all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
-    return plain and takes(LayerInputs(x, base, knots, spline_weight, order))
+    known = spline_weight.dtype in _DTYPES and spline_weight.device.type in ("cpu", "meta")
+    return known and all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
 
 
 def transformed(grad: Tensor) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from efficient_kan.kernels import Parameters
@@ -159,7 +158,7 @@ def make_job(
         places[name] = total
         total += -(-bytes_ // LINE_BYTES) * LINE_BYTES
     total += 4 * LINE_BYTES  # threads' own parts are not in the same sets of a cache
-    scratch = torch.empty(total * sizes.sample_parts * sizes.input_parts + LINE_BYTES, dtype=torch.uint8, device=x.device)
+    scratch = x.new_empty((total * sizes.sample_parts * sizes.input_parts + LINE_BYTES) // size)
     named = dict(zip(Job._fields, addresses(x, base, knots, *tables, *parameters, y, *targets), strict=False))
     job = Job(
         **named, scratch=_aligned(scratch), scratch_bytes=total, batch=batch, inputs=inputs, knot_count=count, outputs=outputs,

@@ -39,18 +39,24 @@ def sum_signs(
         rows, scale, base = cgutils.unpack_tuple(builder, weights, 3)
         of_rows, _, of_base = cgutils.unpack_tuple(builder, of_weights, 3)
 
-        def body(wide: int) -> None:
-            p, last = polynomials(emit, row, rows, scale, stride, k, wide), emit.load_all(base, wide)
-            one = emit.number(1.0)
+        def one(n: int) -> None:
+            """For vector ``n`` of the tile: its coefficients and sums just fit into 16 registers."""
+            row_, scale_, base_, of_rows_, of_base_ = (
+                emit.place(pointer, n * emit.lanes) for pointer in (rows, scale, base, of_rows, of_base)
+            )
+            p, last, unit = polynomials(emit, row, row_, scale_, stride, k, 1), emit.load(base_), emit.number(1.0)
 
             def sign(b: Any) -> list[Any]:
-                place, value = emit.spread_at(s, b), emit.spread_at(active, b)
-                phi = [emit.plus(emit.times(value, last[n]), evaluated(emit, p, place, n)) for n in range(wide)]
-                return [_signed(emit, one, value) for value in phi]
+                phi = emit.plus(emit.times(emit.spread_at(active, b), last), evaluated(emit, p, emit.spread_at(s, b), 0))
+                return [_signed(emit, unit, phi)]
 
-            chains = Chains(emit, k, wide)
+            chains = Chains(emit, k, 1)
             chains.over(count, [emit.place(s, builder.mul(s_stride, INDEX(n))) for n in range(k)], active, sign)
-            chains.add_to(row, of_rows, of_base, of_stride, k)
+            chains.add_to(row, of_rows_, of_base_, of_stride, k)
+
+        def body(wide: int) -> None:
+            for n in range(wide):
+                one(n)
 
         emit.of_widths(vectors, body)
         return context.get_dummy_value()
@@ -77,16 +83,15 @@ def pull_signs(
             p, last = polynomials(emit, row, rows, scale, stride, k, wide), emit.load_all(base, wide)
             slope, of = slopes(emit, row, p), emit.load_all(factors, wide)
 
-            def products(b: Any, of_x: bool) -> Any:
-                place, value, total = emit.spread_at(s, b), emit.spread_at(active, b), None
+            def products(b: Any) -> tuple[Any, Any]:
+                place, value, to_x, to_base = emit.spread_at(s, b), emit.spread_at(active, b), emit.zero, emit.zero
                 for n in range(wide):
                     sign = _signed(emit, of[n], emit.plus(emit.times(value, last[n]), evaluated(emit, p, place, n)))
-                    product = emit.times(sign, evaluated(emit, slope, place, n) if of_x else last[n])
-                    total = product if total is None else emit.plus(total, product)
-                return total
+                    to_x = emit.plus(to_x, emit.times(sign, evaluated(emit, slope, place, n)))
+                    to_base = emit.plus(to_base, emit.times(sign, last[n]))
+                return to_x, to_base
 
-            for_few(emit, count, of_x, lambda b: products(b, True))
-            for_few(emit, count, of_base, lambda b: products(b, False))
+            for_few(emit, count, (of_x, of_base), products)
 
         emit.of_widths(vectors, body)
         return context.get_dummy_value()

@@ -12,6 +12,7 @@ the ``stride`` of rows of samples and weights; and how many ``vectors`` of outpu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from numba import types
@@ -76,17 +77,19 @@ def sums_of(emit: Emitter, vectors: list[Any]) -> Any:
     return total
 
 
-def for_few(emit: Emitter, count: Any, result: Any, products: Any) -> None:
-    """``result[b] += sum(products(b))`` for ``count`` samples, as many at once as 16 bytes have numbers."""
+def for_few(emit: Emitter, count: Any, results: tuple[Any, ...], products: Callable[[Any], tuple[Any, ...]]) -> None:
+    """``result[b] += sum(product)`` of each of ``products(b)``, for ``count`` samples, some of them at once."""
     builder, few = emit.builder, _SUMMED_BYTES // emit.size
     grouped = builder.sub(count, builder.urem(count, INDEX(few)))
     with cgutils.for_range_slice(builder, INDEX(0), grouped, INDEX(few), intp=INDEX) as (b, _):
-        totals = sums_of(emit, [products(builder.add(b, INDEX(n))) for n in range(few)])
-        place = emit.place(result, b)
-        emit.store(builder.fadd(emit.load(place, totals.type), totals), place)
+        found = [products(builder.add(b, INDEX(n))) for n in range(few)]
+        for result, vectors in zip(results, zip(*found, strict=True), strict=True):
+            totals, place = sums_of(emit, list(vectors)), emit.place(result, b)
+            emit.store(builder.fadd(emit.load(place, totals.type), totals), place)
     with cgutils.for_range_slice(builder, grouped, count, INDEX(1), intp=INDEX) as (b, _):
-        place = emit.place(result, b)
-        builder.store(builder.fadd(emit.scalar(place), emit.total(products(b))), place)
+        for result, vector in zip(results, products(b), strict=True):
+            place = emit.place(result, b)
+            builder.store(builder.fadd(emit.scalar(place), emit.total(vector)), place)
 
 
 class Chains:
@@ -188,7 +191,7 @@ def pull_span(
         def body(wide: int) -> None:
             slope, of_base = slopes(emit, row, polynomials(emit, row, rows, scale, stride, k, wide)), emit.load_all(base, wide)
 
-            def products(number: Any) -> Any:
+            def products(number: Any) -> tuple[Any]:
                 source = emit.row_of(g, samples, number, stride)
                 place, value = emit.spread_at(s, number), emit.spread_at(rise, number)
                 total = None
@@ -196,9 +199,9 @@ def pull_span(
                     of_x = emit.plus(emit.times(value, of_base[n]), evaluated(emit, slope, place, n))
                     product = emit.times(of_x, gradient)
                     total = product if total is None else emit.plus(total, product)
-                return total
+                return (total,)
 
-            for_few(emit, count, result, products)
+            for_few(emit, count, (result,), products)
 
         emit.of_widths(vectors, body)
         return context.get_dummy_value()
