@@ -13,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from efficient_kan import _checks, _computed, adaptation, kernels, state
 from efficient_kan.basis import bspline_basis
 from efficient_kan.fit import fit_coefficients
-from efficient_kan.kernels import LayerInputs, Parameters, check_kernel, resolve
+from efficient_kan.kernels import LayerInputs, Parameters, check_kernel
 from efficient_kan.knots import interior_of, uniform_knots
 
 if TYPE_CHECKING:
@@ -186,16 +186,15 @@ class KANLinear(nn.Module):
         if update_grid is not False and _is_set(update_grid):
             self.update_grid(x)
         samples, base = self._samples(x)
-        y = kernels.unfolded_linear(self.kernel, samples, base, self.grid, self._edge_parameters(), self.spline_order)
-        y = self._linear(self._inputs(samples, base)) if y is None else self._plus_bias(y)
-        return _in_shape_of(x, y)
+        y = kernels.layer_linear(self.kernel, samples, base, self.grid, self._edge_parameters(), self.spline_order)
+        return _in_shape_of(x, self._plus_bias(y))
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
         known = hasattr(penalty, "layer_loss") and not isinstance(penalty, type)
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
         inputs = self.layer_inputs(x)
-        y = _in_shape_of(x, self._linear(inputs))
+        y = _in_shape_of(x, self._plus_bias(kernels.folded_linear(self.kernel, inputs)))
         return y, penalty.layer_loss(self, inputs)
 
     @property
@@ -268,19 +267,12 @@ class KANLinear(nn.Module):
 
     def _inputs(self, samples: Tensor, base: Tensor | None) -> LayerInputs:
         parameters = self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight
-        weight = kernels.fold(self.kernel, *parameters, spline_order=self.spline_order, samples=samples.shape[0])
+        weight = kernels.fold(self.kernel, *parameters, samples=samples.shape[0])
         return LayerInputs(samples, base, self.grid, weight, self.spline_order)
 
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
         return kernels.fold("native", self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
-
-    def _linear(self, inputs: LayerInputs) -> Tensor:
-        device = inputs.x.device.type
-        cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        if cast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
-            inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
-        return self._plus_bias(resolve(self.kernel, inputs).spline_linear(inputs))
 
     def _plus_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -8,7 +8,7 @@ A kernel is a module with four functions, each of :class:`LayerInputs` alone:
 - ``input_std(inputs) -> (I,)``: standard deviation of ``x`` over the samples (divisor ``B - 1``).
 
 All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
-and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`unfolded_linear`.
+and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`.
 
 ==========  =======================  =======================================================================
 kernel      needs                    takes
@@ -133,19 +133,16 @@ def fold(
     mask: Tensor,
     base_weight: Tensor,
     *,
-    spline_order: int = 3,
     samples: int = 0,
 ) -> Tensor:
     """The weight of :class:`LayerInputs`, ``(O, I, G + k + 1)``, from a layer's parameters.
 
-    How it lies in memory is the kernel's choice; it may depend on the number of ``samples`` that it will be multiplied with,
-    and is contiguous where that is 0.
+    A kernel may make it in its own way where it is told the number of ``samples`` that it will be multiplied with.
     """
     if name in ("auto", "cpu") and device_type(spline_weight) == "cpu":
         kernel = _kernel("cpu")
-        if kernel is not None and kernel.folds(spline_weight, scaler, mask, base_weight):
-            folded: Tensor = kernel.fold(spline_weight, scaler, mask, base_weight, spline_order=spline_order, samples=samples)
-            return folded
+        if kernel is not None and kernel.folds(Parameters(spline_weight, scaler, mask, base_weight)):
+            return cast(Tensor, kernel.fold(spline_weight, scaler, mask, base_weight))
     if name == "cuda" or (name == "auto" and device_type(spline_weight) == "cuda"):
         kernel = _kernel("cuda")
         # While operators are recorded the number of samples is a symbol, and native computes.
@@ -164,18 +161,28 @@ def unfold(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, grad: Ten
     return of_spline * (scaler * mask).unsqueeze(-1), of_scaler, None, of_base
 
 
-def unfolded_linear(
-    name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int
-) -> Tensor | None:
-    """``spline_linear`` with what :func:`fold` makes of the parameters, without making it; None where no kernel can.
+def layer_linear(name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int) -> Tensor:
+    """A layer's outputs ``(B, O)`` without bias, from its own parameters; arguments are as in :class:`LayerInputs`.
 
-    Arguments are as in :class:`LayerInputs`.
+    Kernels that multiply with parameters as they are make no folded weight. Under autocast weights are of its dtype.
     """
     kernel = _kernel("native") if name == "native" else _accelerated(name, x)
     if kernel is not None and kernel.takes_unfolded(x, base, knots, parameters, spline_order):
         y: Tensor = kernel.unfolded_linear(x, base, knots, parameters, spline_order)
         return y
-    return None
+    spline_weight, scaler, mask, base_weight = parameters
+    assert mask is not None and base_weight is not None
+    weight = fold(name, spline_weight, scaler, mask, base_weight, samples=x.shape[0])
+    return folded_linear(name, LayerInputs(x, base, knots, weight, spline_order))
+
+
+def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
+    """``spline_linear`` of the kernel that ``name`` stands for, under autocast with weights of its dtype."""
+    device = inputs.x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
+        inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
+    return resolve(name, inputs).spline_linear(inputs)
 
 
 def _accelerated(name: str, x: Tensor) -> ModuleType | None:
@@ -210,7 +217,8 @@ def report() -> Report:
 def explain(layer: KANLinear, batch: int) -> str:
     """Which kernels compute a layer's product of so many samples on the device where it is, and why, in lines of text.
 
-    On a GPU ``auto`` decides for each of the three products by a model, or by measured times where it has them.
+    On a CPU also its algorithm, operations, bytes and how the work is divided. On a GPU ``auto`` decides for each of the three
+    products by a model, or by measured times where it has them.
 
     Raises:
         ValueError: if ``layer`` is no KANLinear, or ``batch`` no integer >= 0.
@@ -231,11 +239,12 @@ def explain(layer: KANLinear, batch: int) -> str:
         return f"native ({name} does not take {inputs.weight.dtype} at order {inputs.spline_order} on {device})"
     if layer.kernel == "auto" and name == "cuda":
         return cast(str, kernel.explain(inputs))
-    return f"{name} (by name)" if layer.kernel == name else f"{name} (the kernel for {device})"
+    chosen = f"{name} (by name)" if layer.kernel == name else f"{name} (the kernel for {device})"
+    return f"{chosen}\n{kernel.explain(inputs)}" if name == "cpu" else chosen
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
-    """Let the kernels `cpu` and `native` keep features for the backward pass if a layer's take up to ``size`` bytes.
+    """Let the kernel `native` keep features for the backward pass if a layer's take up to ``size`` bytes.
 
     Others are expanded again in the backward pass, block by block, so that a step keeps the samples alone. The default is
     2 MiB a layer, about what a core's own cache holds: more takes as long to read back as to expand. 0 keeps none. It holds

@@ -1,17 +1,18 @@
-"""The kernel for CPUs: splines in code compiled by numba, products by torch."""
+"""The kernel for CPUs, compiled by numba; see README.md."""
 
 import torch
 
-from efficient_kan.kernels.cpu import threads
-from efficient_kan.kernels.cpu.edges import edge_l1 as edge_l1
-from efficient_kan.kernels.cpu.edges import edge_std as edge_std
-from efficient_kan.kernels.cpu.edges import input_std as input_std
-from efficient_kan.kernels.cpu.folding import fold as fold
-from efficient_kan.kernels.cpu.linear import spline_linear as spline_linear
-from efficient_kan.kernels.cpu.linear import unfolded_linear as unfolded_linear
-from efficient_kan.kernels.cpu.policy import folds as folds
-from efficient_kan.kernels.cpu.policy import takes as takes
-from efficient_kan.kernels.cpu.policy import takes_unfolded as takes_unfolded
+from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
+from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
+from efficient_kan.kernels.cpu.autograd import fold as fold
+from efficient_kan.kernels.cpu.autograd import input_std as input_std
+from efficient_kan.kernels.cpu.autograd import spline_linear as spline_linear
+from efficient_kan.kernels.cpu.autograd import unfolded_linear as unfolded_linear
+from efficient_kan.kernels.cpu.codegen import openmp
+from efficient_kan.kernels.cpu.dispatch import explain as explain
+from efficient_kan.kernels.cpu.dispatch import folds as folds
+from efficient_kan.kernels.cpu.dispatch import takes as takes
+from efficient_kan.kernels.cpu.dispatch import takes_unfolded as takes_unfolded
 
 
 def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
@@ -19,22 +20,14 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
 
     Compiling takes seconds, once per machine.
     """
-    from efficient_kan.kernels import LayerInputs
-    from efficient_kan.kernels.cpu.linear import dense_linear
     from efficient_kan.linear import KANLinear
     from efficient_kan.penalties import SampleL1, SampleStd
 
     generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
-    for grid_size in (8, 24, 56, 64):  # tables of every length
-        knots = KANLinear(1, 1, grid_size, spline_order, dtype=dtype, generator=generator).grid
-        weight = knots.new_zeros((1, 1, grid_size + spline_order + 1), requires_grad=True)
-        dense_linear(LayerInputs(knots.new_zeros((1, 1), requires_grad=True), None, knots, weight, spline_order)).backward()
-    # A dense layer, a sparse one, and one that takes one input after the other, which needs one for every thread; see `policy`.
-    for samples, inputs, outputs, grid_size in ((1, 1, 2**13, 1), (2048, 1, 2, 40), (256, torch.get_num_threads(), 2, 64)):
-        layer = KANLinear(inputs, outputs, grid_size, spline_order, kernel="cpu", dtype=dtype, generator=generator)
-        x = torch.zeros(samples, inputs, dtype=dtype, requires_grad=True)
-        layer(x).sum().backward()
-        for penalty in (SampleL1(), SampleStd()) if penalties and grid_size in (1, 40, 64) else ():
-            y, value = layer.forward_with_penalty(x.expand(max(samples, 256), inputs), penalty)
-            (y.sum() + value).backward()
-    threads.warm_up()
+    layer = KANLinear(1, 1, 1, spline_order, kernel="cpu", dtype=dtype, generator=generator)
+    x = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
+    layer(x).sum().backward()
+    for penalty in (SampleL1(), SampleStd()) if penalties else ():
+        y, value = layer.forward_with_penalty(x, penalty)
+        (y.sum() + value).backward()
+    openmp.warm_up()

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from efficient_kan.kernels.cpu.compiled import inlined
+from efficient_kan.kernels.cpu.codegen.jit import inlined
 
 
 class Exponential(NamedTuple):

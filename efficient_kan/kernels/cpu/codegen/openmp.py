@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -22,9 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.compiled import ARITIES, STAMP, Entry, at
-
-_HEAD = 5  # integers before the arguments of a run: function, number and size of the team's threads, length, parts
+from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, callback
 
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
@@ -33,30 +32,45 @@ _lost_openmp = False
 _python_threads = 1
 
 
-def run(function: Entry, length: int, *arguments: int, least: int = 1) -> None:
-    """Call ``function(*arguments, start, stop)`` for parts of ``range(length)``, several only if they are ``least`` long."""
-    parts = min(torch.get_num_threads(), length // max(1, least))
+class _Record(NamedTuple):
+    numbers: Any
+    address: int
+
+
+def record(job: Sequence[int]) -> _Record:
+    """A record in memory, and where: it lives as long as what is returned."""
+    numbers = _integers(len(job))(*job)
+    return _Record(numbers, ctypes.addressof(numbers))
+
+
+def run(function: Entry, length: int, job: Sequence[int], least: int = 1) -> None:
+    """Call ``function(job, start, stop)`` for parts of ``range(length)``, several only if they are ``least`` long.
+
+    The ``job`` is a record of integers; the function gets its address.
+    """
+    held = record(job)
+    place, parts = held.address, min(torch.get_num_threads(), length // max(1, least))
     if parts <= 1:
-        function(*arguments, 0, length)
+        function(place, 0, length)
         return
     if not _lost_openmp and (openmp := _openmp()) is not None:
-        _run_openmp(openmp, function, length, parts, arguments)
+        data = _integers(6)(function.address, openmp.thread_number, openmp.team_size, length, parts, place)
+        # As many threads as torch asks for, though some have no part: GNU's OpenMP ends and starts threads where sizes differ.
+        openmp.parallel(_share().address, ctypes.addressof(data), torch.get_num_threads(), 0)
         return
     bounds = [length * n // parts for n in range(parts + 1)]
     with _pool_lock:  # or another thread might replace the pool before all parts are with it
         pool = _threads(parts - 1)
-        waiting = [pool.submit(function, *arguments, bounds[n], bounds[n + 1]) for n in range(1, parts)]
-    function(*arguments, bounds[0], bounds[1])
+        waiting = [pool.submit(function, place, bounds[n], bounds[n + 1]) for n in range(1, parts)]
+    function(place, bounds[0], bounds[1])
     for part in waiting:
         part.result()
 
 
 def warm_up() -> None:
-    """Compile what threads do to share the functions that there are."""
+    """Compile what the threads of a team call."""
     if _openmp() is not None:
-        for arity in sorted(ARITIES):
-            if arity > 2:  # the shares themselves have one argument
-                _share(arity - 2)
+        _share()
 
 
 class _OpenMP(NamedTuple):
@@ -84,15 +98,6 @@ def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def _run_openmp(openmp: _OpenMP, function: Entry, length: int, parts: int, arguments: tuple[int, ...]) -> None:
-    assert len(arguments) + 2 == function.arity
-    data = _integers(_HEAD + len(arguments))(
-        function.address, openmp.thread_number, openmp.team_size, length, parts, *arguments
-    )
-    # As many threads as torch asks for, though some have no part: GNU's OpenMP ends and starts threads where sizes differ.
-    openmp.parallel(_share(len(arguments)).address, ctypes.addressof(data), torch.get_num_threads(), 0)
-
-
 @cache
 def _integers(count: int) -> Any:
     return ctypes.c_int64 * count
@@ -109,34 +114,31 @@ def _ask(_: Any, address: Any) -> Any:
     return types.int64(address), generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _call(_: Any, address: Any, arguments: Any, count: Any, start: Any, stop: Any) -> Any:
-    """Call the function at an address with ``count`` integers from the pointer ``arguments`` on, ``start`` and ``stop``."""
-    number = count.literal_value
+@intrinsic  # type: ignore[untyped-decorator]
+def _call(_: Any, address: Any, job: Any, start: Any, stop: Any) -> Any:
+    """Call an entry at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        integer = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [integer] * (number + 2))
-        loaded = [builder.load(builder.gep(args[1], [integer(n)])) for n in range(number)]
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [*loaded, args[3], args[4]])
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(address, arguments, count, start, stop), generate
+    return types.void(address, job, start, stop), generate
 
 
 @cache
-def _share(arity: int) -> Any:
-    """What each thread of a team does: its parts of a run described at an address."""
-    head, stamp = _HEAD, STAMP
+def _share() -> Any:
+    """What each thread of a team does: its parts of a run described at an address, as :func:`run` writes it."""
+    stamp = STAMP
 
     def share(data_at: int) -> None:
         assert stamp
         data = at(data_at, 0)
         length, parts = data[3], data[4]
         for part in range(_ask(data[1]), parts, _ask(data[2])):
-            _call(data[0], at(data_at + head * 8, 0), arity, length * part // parts, length * (part + 1) // parts)
+            _call(data[0], data[5], length * part // parts, length * (part + 1) // parts)
 
-    return Entry(share)
+    return callback(share, 1)
 
 
 def _threads(count: int) -> ThreadPoolExecutor:

@@ -1,0 +1,1 @@
+"""What products and penalties share."""

@@ -1,0 +1,145 @@
+"""The one decision: what the compiled kernel takes, and how it divides the work, once for each shape and number of threads.
+
+There is one product, `products.by_span`, and nothing that is measured: a :class:`Plan` follows from shapes, the number of
+threads and the length of the processor's vectors alone, and so does rounding. Constants are sizes of caches.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from efficient_kan import _tracing
+from efficient_kan.kernels import LayerInputs, Parameters
+from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, WIDTH
+
+_ORDERS = range(1, 6)
+_DTYPES = (torch.float32, torch.float64)
+_TYPES = (Tensor, nn.Parameter, FakeTensor)
+
+
+def takes(inputs: LayerInputs) -> bool:
+    """Whether the compiled kernel takes these inputs; `native` takes the rest.
+
+    16-bit weights, tensors that are not plain, and whatever traces or transforms: compiled code is not seen there.
+    """
+    x, base, knots, weight, order = inputs
+    if _tracing.observed():
+        return False
+    if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
+        return False
+    if base is not None and (type(base) not in _TYPES or base.dtype != x.dtype):
+        return False
+    return type(x) in _TYPES and type(weight) in _TYPES and type(knots) in _TYPES and x.device.type in ("cpu", "meta")
+
+
+def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
+    """Whether the compiled kernel multiplies with these parameters as they are."""
+    if not folds(parameters) or torch.is_autocast_enabled("cpu"):
+        return False
+    return takes(LayerInputs(x, base, knots, parameters.spline_weight, order))
+
+
+def folds(parameters: Parameters) -> bool:
+    """Whether compiled code reads these parameters as they are."""
+    spline_weight, scaler, mask, base_weight = parameters
+    if mask is None or base_weight is None or mask.requires_grad or _tracing.observed():
+        return False
+    tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
+    known = spline_weight.dtype in _DTYPES and spline_weight.device.type in ("cpu", "meta")
+    return known and all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
+
+
+def transformed(grad: Tensor) -> bool:
+    """Whether a gradient stands for several (``is_grads_batched``, torch.func), which compiled code would not see."""
+    batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
+    return batched or type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+
+
+_GROUP = 16  # inputs of a group at most: what they have of a sample or an edge is a line of memory or more
+_PANEL_BYTES = 2**11  # samples of an input in a panel, while a group is full: what is kept of them stays in a core's own cache
+_LARGEST_PANEL = 8  # times as many samples where the grid is fine, for as few inputs
+_SAMPLES_PER_FEATURE = 8  # in a panel: fewer would fold weights again too often
+_WEIGHT_BYTES = 2**18  # of a group's weights for a tile
+_LEAST = 256  # samples that are worth a thread while there are inputs to share
+_FOLDS = 4  # samples for each feature that are worth folding all weights for, one more time
+
+
+class Sizes(NamedTuple):
+    """How work is divided: samples of a panel, inputs of a group, outputs of a tile, and parts for threads."""
+
+    panel: int
+    group: int
+    tile: int
+    sample_parts: int
+    input_parts: int
+
+
+class Plan(NamedTuple):
+    """How a layer computes a batch; operations and bytes are of the forward pass."""
+
+    forward: Sizes
+    backward: Sizes
+    penalty: Sizes  # no part of the samples: norms are the same on any number of threads
+    operations: int
+    bytes: int
+
+
+@lru_cache(maxsize=1024)
+def plan(batch: int, inputs: int, outputs: int, features: int, order: int, size: int, threads: int) -> Plan:
+    """The plan for ``batch`` samples of a layer of ``features`` an input, numbers of ``size`` bytes, and so many threads."""
+    samples = min(threads, max(1, batch // max(_LEAST, _FOLDS * features)))
+    forward = _divided(batch, inputs, outputs, features, size, (samples, max(1, min(threads // samples, inputs))))
+    of_inputs = max(1, min(threads, inputs))
+    parts = min(threads // of_inputs, max(1, batch // _LEAST)), of_inputs
+    backward = _divided(batch, inputs, outputs, features, size, parts)
+    penalty = _divided(batch, inputs, outputs, features, size, (1, 1))._replace(input_parts=of_inputs)
+    spans = min(max(batch, 1), max(features - 2 * order, 1))
+    operations = 2 * inputs * outputs * (batch * (order + 2) + spans * (order + 1) ** 2)
+    panels = samples * max(1, -(-batch // (samples * forward.panel)))
+    numbers = panels * inputs * outputs * (features + 2) + batch * (inputs + outputs)
+    return Plan(forward, backward, penalty, operations, size * numbers)
+
+
+def _divided(batch: int, inputs: int, outputs: int, features: int, size: int, parts: tuple[int, int]) -> Sizes:
+    return Sizes(*divide(-(-batch // parts[0]), features, outputs, size, -(-inputs // parts[1])), *parts)
+
+
+def tile_of(outputs: int, size: int) -> int:
+    """Outputs of a tile: a power of two of vectors."""
+    lanes, wide = VECTOR_BYTES // size, 1
+    while wide < WIDTH and wide * lanes < outputs:
+        wide *= 2
+    return wide * lanes
+
+
+def divide(batch: int, features: int, outputs: int, size: int, inputs: int) -> tuple[int, int, int]:
+    """Samples of a panel, inputs of a group and outputs of a tile."""
+    tile, panel, scale = tile_of(outputs, size), _PANEL_BYTES // size, 1
+    while scale < _LARGEST_PANEL and panel * scale < _SAMPLES_PER_FEATURE * features:
+        scale *= 2
+    group = min(_GROUP, max(1, _WEIGHT_BYTES // (features * tile * size)))
+    if batch > panel:
+        group = min(group, _GROUP // scale)
+    return max(1, min(panel * scale, batch)), max(1, min(group, inputs)), tile
+
+
+def explain(inputs: LayerInputs) -> str:
+    """The plan for these inputs in words."""
+    (batch, count), (outputs, _, features), size = inputs.x.shape, inputs.weight.shape, inputs.x.element_size()
+    chosen = plan(batch, count, outputs, features, inputs.spline_order, size, torch.get_num_threads())
+    lines = [
+        f"product by_span: the bases that are not zero, {inputs.spline_order + 1} of {features - 1} an input, and no others",
+        f"  forward: {chosen.operations / 1e9:.3g} GFLOP, {chosen.bytes / 1e6:.3g} MB; backward about twice as much",
+        f"  vectors of {VECTOR_BYTES} bytes, {torch.get_num_threads()} threads of torch",
+    ]
+    for name, sizes in (("forward", chosen.forward), ("backward", chosen.backward)):
+        lines.append(
+            f"  {name}: panels of {sizes.panel} samples, groups of {sizes.group} inputs, tiles of {sizes.tile} outputs; "
+            f"{sizes.sample_parts} by {sizes.input_parts} parts of samples and inputs"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Norms of edges over samples, an algorithm a file."""

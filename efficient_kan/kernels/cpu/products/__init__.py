@@ -1,0 +1,1 @@
+"""Products of features and weights, an algorithm a file."""
