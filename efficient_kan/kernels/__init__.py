@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
@@ -178,6 +179,25 @@ def unfolded_linear(
     return None
 
 
+def network(layers: Sequence[KANLinear], x: Tensor) -> Tensor | None:
+    """The outputs of layers whose calls are their ``forward`` alone, in one pass; None where layers are computed one by one.
+
+    For small networks on a CPU with the kernel `cpu`: see :mod:`efficient_kan.kernels.cpu.network`.
+    """
+    if not _whole_networks or device_type(x) != "cpu":
+        return None
+    tensors, orders = [], []
+    for layer in layers:
+        found = layer.tensors() if layer.kernel in ("auto", "cpu") else None
+        if found is None:
+            return None
+        tensors.append(found)
+        orders.append(layer.spline_order)
+    kernel = _kernel("cpu")
+    y: Tensor | None = None if kernel is None else kernel.network(x, tensors, orders)
+    return y
+
+
 def _accelerated(name: str, x: Tensor) -> ModuleType | None:
     """The kernel that ``name`` stands for, `native` in its place where it cannot be had; None if it folds all parameters."""
     if name == "auto":
@@ -259,12 +279,36 @@ class set_feature_budget:  # noqa: N801  # called like a function, and a context
         _feature_budget = self._former
 
 
+class set_whole_networks:  # noqa: N801  # called like a function, and a context manager
+    """Let the kernel `cpu` compute small networks in one pass, or (``False``) layer by layer as it does large ones.
+
+    The two round differently. By default they are: which networks are small depends on their shapes and the number of samples
+    alone, and :func:`explain` tells. It holds for the process from the call on, or inside a ``with`` block.
+
+    Raises:
+        ValueError: if ``enabled`` is no bool.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        global _whole_networks
+        self._former = _whole_networks
+        _whole_networks = _checks.flag(enabled, "enabled")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _whole_networks
+        _whole_networks = self._former
+
+
 def feature_budget() -> int:
     """The bytes last set by :class:`set_feature_budget`."""
     return _feature_budget
 
 
 _feature_budget = 2**21
+_whole_networks = True
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()
@@ -272,13 +316,12 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    _load(name)
+    if name not in _found:
+        _load(name)
     return _found[name]
 
 
 def _load(name: str) -> None:
-    if name in _found:
-        return
     kernel, reason = None, None
     try:
         kernel = importlib.import_module(f"efficient_kan.kernels.{name}")

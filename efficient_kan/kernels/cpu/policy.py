@@ -15,7 +15,7 @@ from efficient_kan.kernels.cpu.vectors import VECTOR_BYTES
 
 _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
-_TYPES = (Tensor, nn.Parameter, FakeTensor)
+TYPES = (Tensor, nn.Parameter, FakeTensor)
 # Bytes of features expanded at a time: what a core's own cache holds, while rows suffice for full-speed products.
 _BLOCK_BYTES = 2**21
 _LEAST_ROWS, _LEAST_INPUTS = 256, 32
@@ -36,9 +36,9 @@ def takes(inputs: LayerInputs) -> bool:
         return False
     if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
-    if base is not None and (type(base) not in _TYPES or base.dtype != x.dtype):
+    if base is not None and (type(base) not in TYPES or base.dtype != x.dtype):
         return False
-    return type(x) in _TYPES and type(weight) in _TYPES and type(knots) in _TYPES and x.device.type in ("cpu", "meta")
+    return type(x) in TYPES and type(weight) in TYPES and type(knots) in TYPES and x.device.type in ("cpu", "meta")
 
 
 def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
@@ -57,13 +57,13 @@ def folds(spline_weight: Tensor, scaler: Tensor | None, mask: Tensor, base_weigh
     tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
     if _tracing.observed() or mask.requires_grad or spline_weight.dtype not in _DTYPES:
         return False
-    return all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
+    return all(type(t) in TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
 
 
 def transformed(grad: Tensor) -> bool:
     """Whether a gradient stands for several (``is_grads_batched``, torch.func), which compiled code would not see."""
     batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
-    return batched or type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+    return batched or type(grad) not in TYPES or torch._C._are_functorch_transforms_active()
 
 
 def folds_across(samples: int, shape: Sequence[int], order: int) -> bool:
