@@ -42,6 +42,7 @@ from efficient_kan._device import device_type
 
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
+    from efficient_kan.network import KAN
 
 KERNELS = ("auto", "native", "cpu", "cuda")
 
@@ -227,14 +228,19 @@ def report() -> Report:
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
 
 
-def explain(layer: KANLinear, batch: int) -> str:
+def explain(layer: KANLinear | KAN, batch: int) -> str:
     """Which kernels compute a layer's product of so many samples on the device where it is, and why, in lines of text.
+
+    Of a network: whether it is computed in one pass, or the same of each layer.
 
     On a GPU ``auto`` decides for each of the three products by a model, or by measured times where it has them.
 
     Raises:
-        ValueError: if ``layer`` is no KANLinear, or ``batch`` no integer >= 0.
+        ValueError: if ``layer`` is no KANLinear or KAN, or ``batch`` no integer >= 0.
     """
+    if hasattr(layer, "kan_layers"):
+        return _explain_network(cast("KAN", layer).kan_layers, batch)
+    layer = cast("KANLinear", layer)
     known = all(hasattr(layer, name) for name in ("kernel", "layer_inputs", "in_features", "spline_weight"))
     _checks.require(known, "layer", "a KANLinear", layer)
     _checks.integer(batch, "batch", 0)
@@ -252,6 +258,18 @@ def explain(layer: KANLinear, batch: int) -> str:
     if layer.kernel == "auto" and name == "cuda":
         return cast(str, kernel.explain(inputs))
     return f"{name} (by name)" if layer.kernel == name else f"{name} (the kernel for {device})"
+
+
+def _explain_network(layers: Sequence[KANLinear], batch: int) -> str:
+    _checks.integer(batch, "batch", 0)
+    by_layers = [f"layers[{n}]: {explain(layer, batch)}" for n, layer in enumerate(layers)]
+    kernel = _kernel("cpu")
+    compiled = all(layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu" for layer in layers)
+    if kernel is None or not compiled or not _whole_networks:
+        return "\n".join(by_layers)
+    shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
+    reason: str = kernel.explain_network(batch, shapes)
+    return reason if kernel.takes_network(batch, shapes) else "\n".join([reason, *by_layers])
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager

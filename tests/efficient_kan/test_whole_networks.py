@@ -205,8 +205,16 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
     assert [is_whole(kan(x)) for kan in (small, wide, fine)] == [True, False, False]
     assert not is_whole(small(samples(100_000, 2)))
     assert not is_whole(network([2, 5, 1], kernel="native")(x))
+    assert kernels.explain(small, 10).startswith("cpu: the whole network in one pass (1,350 products")
+    assert [kernels.explain(kan, 10).splitlines()[-1].startswith("layers[1]: cpu") for kan in (small, wide, fine)] == [
+        False,
+        True,
+        True,
+    ]
+    assert kernels.explain(on_native(small), 10).splitlines() == [f"layers[{n}]: native (by name)" for n in (0, 1)]
     with kernels.set_whole_networks(False):
         assert not is_whole(small(x))
+        assert kernels.explain(small, 10).startswith("layers[0]: cpu")
     assert is_whole(small(x))
     with pytest.raises(ValueError, match="enabled"):
         kernels.set_whole_networks(1)  # type: ignore[arg-type]

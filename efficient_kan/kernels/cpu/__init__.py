@@ -9,7 +9,9 @@ from efficient_kan.kernels.cpu.edges import input_std as input_std
 from efficient_kan.kernels.cpu.folding import fold as fold
 from efficient_kan.kernels.cpu.linear import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.linear import unfolded_linear as unfolded_linear
+from efficient_kan.kernels.cpu.network import explain_network as explain_network
 from efficient_kan.kernels.cpu.network import network as network
+from efficient_kan.kernels.cpu.network import takes_network as takes_network
 from efficient_kan.kernels.cpu.policy import folds as folds
 from efficient_kan.kernels.cpu.policy import takes as takes
 from efficient_kan.kernels.cpu.policy import takes_unfolded as takes_unfolded

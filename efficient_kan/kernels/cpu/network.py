@@ -1,8 +1,8 @@
 """A network of small layers as one node of autograd's graph, computed by :mod:`efficient_kan.kernels.cpu.small`.
 
 A step of a small network is bound by calls: some 150 µs a layer, of Python and of torch. Here they are one call forward and
-one backward. Chosen by shapes alone (:func:`takes`), since its rounding differs from that of layers one by one; derivatives of
-higher order are those of the kernel `native`.
+one backward. Chosen by shapes alone (:func:`takes_network`), since its rounding differs from that of layers one by one;
+derivatives of higher order are those of the kernel `native`.
 """
 
 from __future__ import annotations
@@ -50,16 +50,26 @@ def _sizes(shapes: tuple[Shape, ...]) -> _Sizes:
     return _Sizes(sum(i * o * (t - k) for i, o, t, k in shapes), fits and chained, rooms[0], rooms[1], shapes[-1][1])
 
 
-def takes(batch: int, shapes: tuple[Shape, ...]) -> bool:
+def takes_network(batch: int, shapes: Sequence[Shape]) -> bool:
     """Whether networks of layers ``(I, O, T, k)`` are computed here with so many samples."""
-    sizes = _sizes(shapes)
+    sizes = _sizes(tuple(shapes))
     return sizes.small and batch * sizes.products <= _PRODUCTS
+
+
+def explain_network(batch: int, shapes: Sequence[Shape]) -> str:
+    """Why, or why not, in a line of text."""
+    products = batch * _sizes(tuple(shapes)).products
+    limits = f"up to {_FEATURES} features of an input, {_WIDTH} inputs or outputs of a layer, {_PRODUCTS:,} products of a pass"
+    which = "the whole network in one pass" if takes_network(batch, shapes) else "layer by layer"
+    return f"cpu: {which} ({products:,} products; in one pass: {limits}; kernels.set_whole_networks(False) for layers)"
 
 
 def network(x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequence[int]) -> Tensor | None:
     """The outputs ``(..., O)`` of a network whose base activations are SiLU, or None where this is not for it."""
     dtype, dense = x.dtype, type(x) in policy.TYPES and x.layout is torch.strided and not x.is_nested
-    if not dense or dtype not in REAL or x.dim() == 0 or torch._C._is_any_autocast_enabled():
+    if not dense or dtype not in REAL or x.dim() == 0:
+        return None
+    if dtype is not torch.float64 and torch.is_autocast_enabled("cpu"):  # which leaves float64 alone
         return None
     graph, real, described = x.requires_grad, stored(x), []
     flat: list[Tensor | None] = []
@@ -89,7 +99,7 @@ def network(x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequen
         numbers += small.NO_GRADIENTS
     shapes = tuple(described)
     *leading, width = x.shape
-    if width != shapes[0][0] or not takes(math.prod(leading), shapes):
+    if width != shapes[0][0] or not takes_network(math.prod(leading), shapes):
         return None
     samples = x if len(leading) == 1 else x.reshape(-1, width)
     samples = samples if samples.is_contiguous() else samples.contiguous()

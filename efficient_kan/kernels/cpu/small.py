@@ -9,7 +9,7 @@ nothing depends on the order at compile time, so one function serves all grids a
 
 Operations for a sample and an input: about ``5 (T k - k**2 / 2)`` for its bases and ``2 M O`` for the product forward;
 backward the bases again and ``4 M O``. A product with the ``k + 2`` features that are not zero takes fewer, but its sorting and
-its calls cost more in small layers: :func:`efficient_kan.kernels.cpu.network.takes` says which are.
+its calls cost more in small layers: :func:`efficient_kan.kernels.cpu.network.takes_network` says which are.
 
 A network is described by ``RECORD`` integers a layer, see :class:`Layer`.
 """
