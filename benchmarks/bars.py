@@ -3,7 +3,8 @@
 ``python -m benchmarks.bars [--threads 2]``, or ``nox -s bars``, prints one line for each: the ratio, its 95 % interval from
 pairs of interleaved calls (`benchmarks.stats.paired_ratio`), and the bar. All are of this one process but for the growth with
 the grid: the finest reads and writes so much memory that its ratio is taken in several. Nothing is kept: it is a tool for who
-changes a kernel, on a quiet machine. The presets measure for the record. ``--native`` prints :mod:`benchmarks.small_layers`.
+changes a kernel, on a quiet machine. The presets measure for the record. ``--native`` prints :mod:`benchmarks.small_layers`,
+``--small`` :mod:`benchmarks.small_networks`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks import small_layers, stats
+from benchmarks import small_layers, small_networks, stats
 from benchmarks.measure import speed, workload
 from efficient_kan import KAN, SampleL1, SampleStd, kernels
 from reference.arm import get_arm
@@ -48,7 +49,12 @@ def main() -> None:
     parser.add_argument("--threads", type=_positive, default=2, help="threads of torch and of the kernels (default: 2)")
     parser.add_argument("--blocks", type=_positive, default=6, help="blocks of two pairs for each ratio (default: 6)")
     parser.add_argument("--native", action="store_true", help="only the kernel native on small networks")
+    parser.add_argument("--small", action="store_true", help="only small networks beside MLPs and pykan's tutorial fit")
     options = parser.parse_args()
+    if options.small:
+        torch.set_num_threads(options.threads)
+        small_networks.report(_line)
+        return
     if options.native:
         torch.set_num_threads(options.threads)
         small_layers.report()

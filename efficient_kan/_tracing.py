@@ -36,7 +36,7 @@ def observed() -> bool:
         or forward_ad._current_level >= 0
         or torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or torch._C._get_dispatch_mode(_PROXY) is not None
+        or (torch._C._len_torch_dispatch_stack() > 0 and torch._C._get_dispatch_mode(_PROXY) is not None)
     )
 
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.module import _has_any_global_hook
 
-from efficient_kan import _checks, _computed, adaptation, kernels, state
+from efficient_kan import _calls, _checks, _computed, adaptation, kernels, state
 from efficient_kan.basis import bspline_basis
 from efficient_kan.fit import fit_coefficients
 from efficient_kan.kernels import LayerInputs, Parameters, check_kernel
@@ -185,9 +184,11 @@ class KANLinear(nn.Module):
             return self._call_of(x, update_grid)
         if update_grid is not False and _is_set(update_grid):
             self.update_grid(x)
-        samples, base = self._samples(x)
-        y = kernels.layer_linear(self.kernel, samples, base, self.grid, self._edge_parameters(), self.spline_order)
-        return _in_shape_of(x, self._plus_bias(y))
+        grid, parameters = self._tensors()
+        samples, base = self._samples(x, grid, parameters[3])
+        y = kernels.layer_linear(self.kernel, samples, base, grid, Parameters(*parameters), self.spline_order)
+        y = y if self.bias is None else self._plus_bias(y)
+        return y if samples is x else _in_shape_of(x, y)
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
@@ -248,27 +249,57 @@ class KANLinear(nn.Module):
 
     def layer_inputs(self, x: Tensor) -> LayerInputs:
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
-        return self._inputs(*self._samples(x))
+        grid, parameters = self._tensors()
+        return self._inputs(*self._samples(x, grid, parameters[3]), grid, parameters)
 
-    def _samples(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``x`` and its base activation, if a kernel cannot compute that, as matrices."""
-        self._check_input(x)
-        flat, dtype = x if x.dim() == 2 else x.reshape(-1, self.in_features), self.grid.dtype
-        flat = flat if flat.dtype == dtype else flat.to(dtype)
-        base: Tensor | None = None
-        if not _is_plain_silu(self.base_activation):
-            base = self.base_activation(flat.to(self.base_weight.dtype))  # which may have parameters of that dtype
-            same = isinstance(base, Tensor) and (_traced() or base.shape == flat.shape)
-            _checks.require(same, "base_activation", "a module that acts on each element", self.base_activation)
+    def _samples(self, x: Tensor, grid: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``x`` and its base activation, if a kernel cannot compute that, as matrices. ``weight`` is the base weight."""
+        dtype = weight.dtype
+        # What there is most often, without a call: a small layer's time is that of calls.
+        usual = type(x) is Tensor and x.dtype is dtype is grid.dtype and x.layout is torch.strided and x.device == weight.device
+        if usual and not x.is_nested and x.dim() == 2 and not _traced() and x.shape[1] == self.in_features:
+            flat = x
+        else:
+            self._check_input(x)
+            flat = x if x.dim() == 2 else x.reshape(-1, self.in_features)
+            flat = flat if flat.dtype == grid.dtype else flat.to(grid.dtype)
+        activation = self._modules["base_activation"]
+        assert activation is not None
+        if _calls.is_forward_alone(activation, nn.SiLU):
+            return flat, None
+        base = activation(flat.to(dtype))  # which may have parameters of that dtype
+        same = isinstance(base, Tensor) and (_traced() or base.shape == flat.shape)
+        _checks.require(same, "base_activation", "a module that acts on each element", activation)
         return flat, base
 
-    def _edge_parameters(self) -> Parameters:
-        return Parameters(self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+    def _tensors(self) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor, Tensor]]:
+        """The knots and the parameters of edges, past the look-up of attributes that a small layer's time would be."""
+        own, buffers = self._parameters, self._buffers
+        if "spline_weight" in own and "base_weight" in own and "grid" in buffers and "edge_mask" in buffers:
+            scaler = own.get("spline_scaler")
+            scaler = self.spline_scaler if scaler is None else scaler
+            parameters = own["spline_weight"], scaler, buffers["edge_mask"], own["base_weight"]
+            return buffers["grid"], parameters  # type: ignore[return-value]
+        # Some are computed, by parametrizations or hooks.
+        return self.grid, (self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
 
-    def _inputs(self, samples: Tensor, base: Tensor | None) -> LayerInputs:
-        parameters = self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight
+    def tensors(self) -> tuple[Tensor | None, ...] | None:
+        """Knots, parameters of edges and bias, for a kernel that computes SiLU; None if the base activation is another one."""
+        own, buffers, others = self._parameters, self._buffers, self.__dict__
+        activation = self._modules["base_activation"]
+        if activation is None or not _calls.is_forward_alone(activation, nn.SiLU):
+            return None
+        if "spline_weight" not in own or "base_weight" not in own:
+            return self.grid, *self._tensors()[1], self.bias
+        scaler = own["spline_scaler"] if "spline_scaler" in own else others["spline_scaler"]
+        bias = own["bias"] if "bias" in own else others["bias"]
+        return buffers["grid"], own["spline_weight"], scaler, buffers["edge_mask"], own["base_weight"], bias
+
+    def _inputs(
+        self, samples: Tensor, base: Tensor | None, grid: Tensor, parameters: tuple[Tensor, Tensor | None, Tensor, Tensor]
+    ) -> LayerInputs:
         weight = kernels.fold(self.kernel, *parameters, samples=samples.shape[0])
-        return LayerInputs(samples, base, self.grid, weight, self.spline_order)
+        return LayerInputs(samples, base, grid, weight, self.spline_order)
 
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
@@ -379,14 +410,6 @@ def _is_set(flag: bool | Tensor) -> bool:
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _is_plain_silu(module: nn.Module) -> bool:
-    """Whether calling ``module`` is SiLU and nothing else, so that a kernel may compute it in its own way."""
-    if type(module) is not nn.SiLU or "forward" in module.__dict__ or _has_any_global_hook():
-        return False
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return not hooked
 
 
 def _build_activation(factory: Callable[[], nn.Module]) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from efficient_kan import _checks, _computed, adaptation, pruning
+from efficient_kan import _calls, _checks, _computed, _tracing, adaptation, kernels, pruning
 from efficient_kan.adaptation import Fit
 from efficient_kan.linear import KANLinear
 
@@ -138,7 +138,16 @@ class KAN(nn.Module):
         if update_grid is True:
             self.update_grid(x)
             update_grid = False
-        for layer in self.layers:
+        if update_grid is False and not _tracing.observed() and isinstance(x, Tensor):
+            layers = self.kan_layers
+            plain = [_calls.is_forward_alone(layer, KANLinear) for layer in layers]
+            y = kernels.network(layers, x) if all(plain) else None
+            if y is not None:
+                return y
+            for layer, alone in zip(layers, plain, strict=True):  # a call takes as long as some operations of a small layer
+                x = layer.forward(x) if alone else layer(x)
+            return x
+        for layer in self.kan_layers:
             # A trace would make a tensor of what is passed on, and torch.fx a symbol, which cannot be asked.
             x = layer(x) if update_grid is False else layer(x, update_grid)
         return x

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.measure.live import LiveStorages
-from efficient_kan.kernels import native
+from efficient_kan.kernels.native import blocks
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def last_blocks_only(live: LiveStorages) -> Iterator[None]:
     block, when all but one are there. The block before it does not count either, because what a loop's variables still hold
     of the block before is the large one.
     """
-    whole = native._blocks
+    whole = blocks.slices
 
     def last(length: int, size: int) -> Iterator[slice]:
         start = (length // size - 2) * size
@@ -41,11 +41,11 @@ def last_blocks_only(live: LiveStorages) -> Iterator[None]:
         for rest in whole(length - start - size, size):
             yield slice(start + size + rest.start, start + size + rest.stop)
 
-    native._blocks = last
+    blocks.slices = last
     try:
         yield
     finally:
-        native._blocks = whole
+        blocks.slices = whole
 
 
 def equal_edges(module: nn.Module) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
@@ -41,6 +42,7 @@ from efficient_kan._device import device_type
 
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
+    from efficient_kan.network import KAN
 
 KERNELS = ("auto", "native", "cpu", "cuda")
 
@@ -185,6 +187,25 @@ def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
     return resolve(name, inputs).spline_linear(inputs)
 
 
+def network(layers: Sequence[KANLinear], x: Tensor) -> Tensor | None:
+    """The outputs of layers whose calls are their ``forward`` alone, in one pass; None where layers are computed one by one.
+
+    For small networks on a CPU with the kernel `cpu`: see :mod:`efficient_kan.kernels.cpu.network`.
+    """
+    if not _whole_networks or device_type(x) != "cpu":
+        return None
+    tensors, orders = [], []
+    for layer in layers:
+        found = layer.tensors() if layer.kernel in ("auto", "cpu") else None
+        if found is None:
+            return None
+        tensors.append(found)
+        orders.append(layer.spline_order)
+    kernel = _kernel("cpu")
+    y: Tensor | None = None if kernel is None else kernel.network(x, tensors, orders)
+    return y
+
+
 def _accelerated(name: str, x: Tensor) -> ModuleType | None:
     """The kernel that ``name`` stands for, `native` in its place where it cannot be had; None if it folds all parameters."""
     if name == "auto":
@@ -214,15 +235,20 @@ def report() -> Report:
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
 
 
-def explain(layer: KANLinear, batch: int) -> str:
+def explain(layer: KANLinear | KAN, batch: int) -> str:
     """Which kernels compute a layer's product of so many samples on the device where it is, and why, in lines of text.
+
+    Of a network: whether it is computed in one pass, or the same of each layer.
 
     On a CPU also its algorithm, operations, bytes and how the work is divided. On a GPU ``auto`` decides for each of the three
     products by a model, or by measured times where it has them.
 
     Raises:
-        ValueError: if ``layer`` is no KANLinear, or ``batch`` no integer >= 0.
+        ValueError: if ``layer`` is no KANLinear or KAN, or ``batch`` no integer >= 0.
     """
+    if hasattr(layer, "kan_layers"):
+        return _explain_network(cast("KAN", layer).kan_layers, batch)
+    layer = cast("KANLinear", layer)
     known = all(hasattr(layer, name) for name in ("kernel", "layer_inputs", "in_features", "spline_weight"))
     _checks.require(known, "layer", "a KANLinear", layer)
     _checks.integer(batch, "batch", 0)
@@ -241,6 +267,18 @@ def explain(layer: KANLinear, batch: int) -> str:
         return cast(str, kernel.explain(inputs))
     chosen = f"{name} (by name)" if layer.kernel == name else f"{name} (the kernel for {device})"
     return f"{chosen}\n{kernel.explain(inputs)}" if name == "cpu" else chosen
+
+
+def _explain_network(layers: Sequence[KANLinear], batch: int) -> str:
+    _checks.integer(batch, "batch", 0)
+    by_layers = [f"layers[{n}]: {explain(layer, batch)}" for n, layer in enumerate(layers)]
+    kernel = _kernel("cpu")
+    compiled = all(layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu" for layer in layers)
+    if kernel is None or not compiled or not _whole_networks:
+        return "\n".join(by_layers)
+    shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
+    reason: str = kernel.explain_network(batch, shapes)
+    return reason if kernel.takes_network(batch, shapes) else "\n".join([reason, *by_layers])
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
@@ -268,12 +306,36 @@ class set_feature_budget:  # noqa: N801  # called like a function, and a context
         _feature_budget = self._former
 
 
+class set_whole_networks:  # noqa: N801  # called like a function, and a context manager
+    """Let the kernel `cpu` compute small networks in one pass, or (``False``) layer by layer as it does large ones.
+
+    The two round differently. By default they are: which networks are small depends on their shapes and the number of samples
+    alone, and :func:`explain` tells. It holds for the process from the call on, or inside a ``with`` block.
+
+    Raises:
+        ValueError: if ``enabled`` is no bool.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        global _whole_networks
+        self._former = _whole_networks
+        _whole_networks = _checks.flag(enabled, "enabled")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        global _whole_networks
+        _whole_networks = self._former
+
+
 def feature_budget() -> int:
     """The bytes last set by :class:`set_feature_budget`."""
     return _feature_budget
 
 
 _feature_budget = 2**21
+_whole_networks = True
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()
@@ -281,13 +343,12 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    _load(name)
+    if name not in _found:
+        _load(name)
     return _found[name]
 
 
 def _load(name: str) -> None:
-    if name in _found:
-        return
     kernel, reason = None, None
     try:
         kernel = importlib.import_module(f"efficient_kan.kernels.{name}")

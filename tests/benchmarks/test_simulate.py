@@ -21,7 +21,8 @@ from benchmarks.measure.meta import MetaStorages
 from benchmarks.worker import Job, measure
 from efficient_kan import KAN, kernels
 from efficient_kan._device import device_type, meta_stands_for
-from efficient_kan.kernels import direct, native
+from efficient_kan.kernels import native
+from efficient_kan.kernels.native import blocks
 from reference.arm import get_arm
 
 ARMS = ("efficient_kan", "pykan[speed]", "cox_de_boor", "gemm_bound", "mlp[width]", "mlp[params]")
@@ -97,7 +98,7 @@ def test_simulated_peaks_of_large_points_are_those_of_the_allocator(arm: str, po
 def test_leaving_blocks_out_changes_nothing(
     mode: Mode, penalty: Penalty, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(native._BLOCK, "cuda", 2**17)
+    monkeypatch.setitem(blocks._BLOCK, "cuda", 2**17)
     arm, point = get_arm("efficient_kan[native]"), Point(batch=1, layers=(16, 8, 16), grid_size=5)
     simulation = simulate.Simulation(arm, point, policy=policy)
     short = simulation.peak(60_007, mode, penalty)
@@ -178,8 +179,8 @@ def test_foreach_temporaries_of_the_simulation_are_those_of_the_allocator() -> N
 def test_blocks_are_those_of_a_gpu_where_one_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     arm, point = get_arm("efficient_kan[native]"), Point(batch=2**18, layers=(64, 64), grid_size=5)
     on_cpu, on_gpu = (simulate.simulated_peak(arm, point, "inference", policy=policy).peak for policy in ("cpu", "cuda"))
-    monkeypatch.setitem(native._BLOCK, "cpu", native._BLOCK["cuda"])
-    monkeypatch.setattr(direct, "_DENSE_KNOTS", 0)  # a GPU looks for the bases that are not zero
+    monkeypatch.setitem(blocks._BLOCK, "cpu", blocks._BLOCK["cuda"])
+    monkeypatch.setattr(native, "_DENSE_KNOTS", 0)  # a GPU looks for the bases that are not zero
     assert simulate.simulated_peak(arm, point, "inference").peak == on_gpu > 5 * on_cpu
 
 
@@ -201,7 +202,7 @@ def test_meta_tensors_stand_for_a_device_inside_the_context_alone() -> None:
     with meta_stands_for("cuda"):
         assert (device_type(x), device_type(torch.empty(3))) == ("cuda", "cpu")
     assert device_type(x) == "meta"
-    assert native.block_elements("meta") == native.block_elements("cpu")
+    assert blocks.block_elements("meta") == blocks.block_elements("cpu")
 
 
 @pytest.mark.parametrize("arm", ["inkan", "torchcurves"])

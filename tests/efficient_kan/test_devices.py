@@ -273,9 +273,9 @@ def test_input_of_another_device_is_refused() -> None:
 
 def test_checker_catches_a_planted_mix_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A basis computed on the CPU and moved back, as by a forgotten `device=`, does not pass unseen."""
-    import efficient_kan.kernels.native as native
+    from efficient_kan.kernels.native import expansion
 
-    local_basis = native.local_basis
+    local_basis = expansion.local_basis
 
     def by_way_of_the_cpu(x: Tensor, knots: Tensor, spline_order: int) -> Any:
         table = torch.zeros(knots.shape)
@@ -284,7 +284,7 @@ def test_checker_catches_a_planted_mix_up(monkeypatch: pytest.MonkeyPatch) -> No
     for device in ("meta", "cuda"):
         with monkeypatch.context() as patch, simulated(device):
             kan, x = make(device)
-            patch.setattr(native, "local_basis", by_way_of_the_cpu)
+            patch.setattr(expansion, "local_basis", by_way_of_the_cpu)
             with pytest.raises(AssertionError, match="made a tensor on cpu"):
                 kan(x)
 

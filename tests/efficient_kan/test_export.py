@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.package import PackageExporter, PackageImporter
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
-from efficient_kan.kernels import native
+from efficient_kan.kernels.native import blocks as native_blocks
 
 # What torch says of its own exporters and tracers; that a trace kept an outcome of Python stays an error.
 pytestmark = [
@@ -83,8 +83,8 @@ def assert_same(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a graph that had recorded its blocks would not fit other numbers of samples."""
-    monkeypatch.setattr(native, "_BLOCK", {"cpu": 64})
-    monkeypatch.setattr(native, "_MIN_ROWS", 4)
+    monkeypatch.setattr(native_blocks, "_BLOCK", {"cpu": 64})
+    monkeypatch.setattr(native_blocks, "MIN_ROWS", 4)
 
 
 def runs_in_onnxruntime(model: bytes, kan: nn.Module, xs: list[Tensor], tolerance: float) -> None:

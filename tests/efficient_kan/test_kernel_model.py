@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from efficient_kan import KANLinear, kernels
-from efficient_kan.kernels import LayerInputs, direct, native
+from efficient_kan.kernels import LayerInputs, native
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -37,7 +37,7 @@ def test_what_native_moves_grows_with_samples_and_inputs(
     """Counted again on tensors with values, of other sizes and several outputs."""
     from efficient_kan.kernels.cuda import native_work
 
-    monkeypatch.setattr(direct, "_DENSE_KNOTS", 0)  # the expansion of all bases is for CPUs
+    monkeypatch.setattr(native, "_DENSE_KNOTS", 0)  # the expansion of all bases is for CPUs
 
     B, I, O = 64, 48, 2
     knots = torch.linspace(-2, 2, grid_size + 2 * order + 1).repeat(I, 1)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import KERNELS, direct, native
+from efficient_kan.kernels import KERNELS
+from efficient_kan.kernels.native import blocks, dense, recursion
 
 # Knots move by pykan's rule below, which changes the function and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:update_grid")
@@ -355,15 +356,15 @@ def test_penalties_of_a_16_bit_network(penalty: Any, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("shape", [(300, 24, 16), (40, 1, 3), (1000, 300, 10)], ids=str)
-@pytest.mark.parametrize("min_rows", [native._MIN_ROWS, 16], ids=["", "many-blocks"])
+@pytest.mark.parametrize("min_rows", [blocks.MIN_ROWS, 16], ids=["", "many-blocks"])
 def test_autocast_costs_the_accuracy_of_a_linear_layer_under_autocast(
     shape: tuple[int, int, int], bias: bool, min_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nn.Linear on the float32 features with the float32 folded weight, in the same context; outputs and gradients."""
     B, I, O = shape
-    if min_rows < native._MIN_ROWS:
-        monkeypatch.setattr(native, "_MIN_ROWS", 4 * min_rows)  # of which blocks of all bases take a quarter
-        monkeypatch.setattr(native, "_BLOCK", {"cpu": 1})
+    if min_rows < blocks.MIN_ROWS:
+        monkeypatch.setattr(blocks, "MIN_ROWS", 4 * min_rows)  # of which blocks of all bases take a quarter
+        monkeypatch.setattr(blocks, "_BLOCK", {"cpu": 1})
     layer = KANLinear(I, O, bias=bias, generator=source(), scale_noise=3.0)
     direction = samples(B, O, seed=9)
 
@@ -380,27 +381,27 @@ def test_autocast_costs_the_accuracy_of_a_linear_layer_under_autocast(
     def linear(model: KANLinear, x: Tensor) -> Tensor:
         return F.linear(features(model, x), model.folded_weight().flatten(1), model.bias)
 
-    blocks = len(list(direct._rows(samples(B, I), layer.grid)))
+    parts = len(list(dense._rows(samples(B, I), layer.grid)))
     truth = run(KANLinear.__call__, truth_of(layer), False)
     ours, theirs = run(KANLinear.__call__, layer, True), run(linear, layer, True)
     for name, exact in truth.items():
         assert name == "y" or ours[name].dtype == torch.float32
         mine, allowed = relative_rms(ours[name], exact), relative_rms(theirs[name], exact)
         # Gradients of weights are rounded once more where they are the sum of several blocks' products.
-        slack = 2**0.5 if blocks > 1 and name not in ("y", "x") else 1.01
+        slack = 2**0.5 if parts > 1 and name not in ("y", "x") else 1.01
         assert mine <= slack * allowed + 1e-7, f"{name}: {mine:.3e} against {allowed:.3e}"
 
 
 def test_under_autocast_knots_bases_and_penalties_stay_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    dense = direct._dense
+    bases = recursion.Table.bases
 
-    def watched(x: Tensor, base: Tensor | None, knots: Tensor, *args: Any, **options: Any) -> Any:
-        block = dense(x, base, knots, *args, **options)
-        seen.update({x.dtype, knots.dtype, *(part.dtype for part in block if part is not None)})
-        return block
+    def watched(table: recursion.Table, x: Tensor, *, slopes: bool) -> recursion.Bases:
+        found = bases(table, x, slopes=slopes)
+        seen.update({x.dtype, table.knots.dtype, *(part.dtype for part in found if isinstance(part, Tensor))})
+        return found
 
-    monkeypatch.setattr(direct, "_dense", watched)
+    monkeypatch.setattr(recursion.Table, "bases", watched)
     kan, x = KAN([3, 5, 2], generator=source()), samples(64, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for penalty in PENALTIES:

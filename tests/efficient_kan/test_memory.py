@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.measure.memory import AllocationTrace
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import native
+from efficient_kan.kernels.native import blocks as native_blocks
 
 PENALTIES = [SampleL1(), SampleStd(), WeightL1()]
 
@@ -215,8 +215,8 @@ def test_penalties_equal_plain_autograd(
 ) -> None:
     """Outputs, the penalty and the gradients of a loss of both, relative to 1e-12 in float64."""
     if blocks:
-        monkeypatch.setattr(native, "_BLOCK", {"cpu": 64})
-        monkeypatch.setattr(native, "_MIN_ROWS", 16)
+        monkeypatch.setattr(native_blocks, "_BLOCK", {"cpu": 64})
+        monkeypatch.setattr(native_blocks, "MIN_ROWS", 16)
     layer, x = trained_like(shape, **options)
     leaves = {"x": x, **dict(layer.named_parameters())}
     results = []

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
+from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import direct, native
+from efficient_kan.kernels.native import blocks, expansion, recursion
 from reference import cox_de_boor
 
 PENALTIES = {"sample_l1": SampleL1(), "sample_std": SampleStd(), "weight_l1": WeightL1()}
@@ -173,16 +173,16 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]
 
     def counting(expand: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            expanded.append(args[0].shape[0])
+            expanded.append(args)
             return expand(*args, **options)
 
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(native, "_BLOCK", {"cpu": 16})
-        patch.setattr(native, "_MIN_ROWS", 4)
-        patch.setattr(native, "expand", counting(native.expand))
-        patch.setattr(direct, "_dense", counting(direct._dense))
+        patch.setattr(blocks, "_BLOCK", {"cpu": 16})
+        patch.setattr(blocks, "MIN_ROWS", 4)
+        patch.setattr(expansion, "expand", counting(expansion.expand))
+        patch.setattr(recursion.Table, "bases", counting(recursion.Table.bases))
         yield lambda: len(expanded)
 
 
@@ -198,14 +198,17 @@ def twice_differentiated(kan: KAN, penalty: Any) -> dict[str, Tensor]:
     return results if penalty is None else {**results, "loss": loss}
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["kept", "streamed"])
 @pytest.mark.parametrize("name", [None, *PENALTIES])
-def test_many_blocks_give_what_one_gives(name: str | None, request: pytest.FixtureRequest) -> None:
+def test_many_blocks_give_what_one_gives(name: str | None, keeps: bool, request: pytest.FixtureRequest) -> None:
     penalty = None if name is None else PENALTIES[name]
     whole = twice_differentiated(network(WIDTHS, kernel="native"), penalty)
     blocks = request.getfixturevalue("small_blocks")
-    assert_equal(twice_differentiated(network(WIDTHS, kernel="native"), penalty), whole)
-    # In each of two layers, 50 samples in blocks of 1 forward and of at most 4 in the differentiable backward.
-    assert blocks() >= 2 * (50 + 13)
+    with kernels.set_feature_budget(2**21 if keeps else 0):
+        assert_equal(twice_differentiated(network(WIDTHS, kernel="native"), penalty), whole)
+    # In each of two layers, 50 samples in blocks of 1 forward and of at most 4 in the differentiable backward; that of bases
+    # that were kept has no blocks.
+    assert blocks() >= 2 * (50 + (0 if keeps and name in (None, "weight_l1") else 13))
 
 
 def residual(u: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import native
+from efficient_kan.kernels.native import blocks as native_blocks
 
 PENALTIES = [SampleL1(), SampleStd(coef=0.1, coefdiff=0.1), WeightL1(fold_scale=True, count_base=True)]
 OTHERS = [pytest.param(penalty, marks=pytest.mark.slow) for penalty in (None, *PENALTIES[1:])]  # than the first
@@ -121,8 +121,8 @@ def assert_equal(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that a few samples need several."""
     if request.param:
-        monkeypatch.setattr(native, "_BLOCK", {"cpu": 8})
-        monkeypatch.setattr(native, "_MIN_ROWS", 2)
+        monkeypatch.setattr(native_blocks, "_BLOCK", {"cpu": 8})
+        monkeypatch.setattr(native_blocks, "MIN_ROWS", 2)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

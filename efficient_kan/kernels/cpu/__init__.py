@@ -13,6 +13,9 @@ from efficient_kan.kernels.cpu.dispatch import explain as explain
 from efficient_kan.kernels.cpu.dispatch import folds as folds
 from efficient_kan.kernels.cpu.dispatch import takes as takes
 from efficient_kan.kernels.cpu.dispatch import takes_unfolded as takes_unfolded
+from efficient_kan.kernels.cpu.network import explain_network as explain_network
+from efficient_kan.kernels.cpu.network import network as network
+from efficient_kan.kernels.cpu.network import takes_network as takes_network
 
 
 def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:

@@ -19,7 +19,7 @@ from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, WIDTH
 
 _ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
-_TYPES = (Tensor, nn.Parameter, FakeTensor)
+TYPES = (Tensor, nn.Parameter, FakeTensor)
 
 
 def takes(inputs: LayerInputs) -> bool:
@@ -32,9 +32,9 @@ def takes(inputs: LayerInputs) -> bool:
         return False
     if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
-    if base is not None and (type(base) not in _TYPES or base.dtype != x.dtype):
+    if base is not None and (type(base) not in TYPES or base.dtype != x.dtype):
         return False
-    return type(x) in _TYPES and type(weight) in _TYPES and type(knots) in _TYPES and x.device.type in ("cpu", "meta")
+    return type(x) in TYPES and type(weight) in TYPES and type(knots) in TYPES and x.device.type in ("cpu", "meta")
 
 
 def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
@@ -51,13 +51,13 @@ def folds(parameters: Parameters) -> bool:
         return False
     tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
     known = spline_weight.dtype in _DTYPES and spline_weight.device.type in ("cpu", "meta")
-    return known and all(type(t) in _TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
+    return known and all(type(t) in TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
 
 
 def transformed(grad: Tensor) -> bool:
     """Whether a gradient stands for several (``is_grads_batched``, torch.func), which compiled code would not see."""
     batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
-    return batched or type(grad) not in _TYPES or torch._C._are_functorch_transforms_active()
+    return batched or type(grad) not in TYPES or torch._C._are_functorch_transforms_active()
 
 
 _GROUP = 16  # inputs of a group at most: what they have of a sample or an edge is a line of memory or more

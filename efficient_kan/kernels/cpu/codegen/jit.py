@@ -63,6 +63,17 @@ def noinline(function: _Function) -> _Function:
     return compiled
 
 
+def summing(function: _Function) -> _Function:
+    """Compile a helper like :func:`noinline`, in which sums may be reordered.
+
+    A loop must not both sum up and store: whether it is vectorized, and so the order of its sum, would depend on where its
+    arrays lie, because the compiler checks at run time that they do not overlap, with some distance.
+    """
+    options = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
+    compiled: _Function = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(function)
+    return compiled
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def at(_: Any, address: Any, like: Any) -> Any:
     """``at(address, like)``: the pointer to numbers of the type of ``like`` at an integer address."""
@@ -168,6 +179,12 @@ def callback(function: Callable[..., None], arity: int) -> Any:
             return cfunc(signature, cache=True, **_OPTIONS)(function)
         except RuntimeError:  # numba found no folder that it may write to
             return cfunc(signature, **_OPTIONS)(function)
+
+
+def function_of(function: Callable[..., None], arity: int) -> Callable[..., None]:
+    """A compiled function of so many integers that Python calls, which releases the GIL."""
+    called: Callable[..., None] = callback(function, arity).ctypes
+    return called
 
 
 class Entry:

@@ -1,0 +1,236 @@
+"""Small networks in one pass: equality with layers one by one on native, and what goes by layers instead."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efficient_kan import KAN, KANLinear, kernels
+
+pytest.importorskip("numba")
+
+
+def source() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def samples(batch: int, inputs: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (2.6 * torch.rand(batch, inputs, generator=source(), dtype=torch.float64) - 1.3).to(dtype)
+
+
+def network(widths: list[int], grid_size: int = 5, order: int = 3, **options: Any) -> KAN:
+    options = {"dtype": torch.float64, "generator": source(), "scale_noise": 2.0, **options}
+    return KAN(widths, grid_size, order, **options)
+
+
+def is_whole(y: Tensor) -> bool:
+    return type(y.grad_fn).__name__ == "_NetworkBackward"
+
+
+def on_native(kan: KAN) -> KAN:
+    twin = copy.deepcopy(kan)
+    for layer in twin.kan_layers:
+        layer.kernel = "native"
+    return twin
+
+
+def results(kan: KAN, x: Tensor) -> dict[str, Tensor]:
+    x = x.clone().requires_grad_()
+    y = kan(x)
+    leaves = {"x": x, **dict(kan.named_parameters())}
+    grads = torch.autograd.grad(y.sin().sum(), list(leaves.values()))
+    return {"y": y, **dict(zip(leaves, grads, strict=True))}
+
+
+def assert_equal(ours: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-12) -> None:
+    for name, value in expected.items():
+        assert torch.equal(ours[name].isnan(), value.isnan()), name
+        assert ours[name].shape == value.shape
+        if value.numel():
+            error = (ours[name] - value).nan_to_num().abs().max()
+            assert error <= tolerance * value.nan_to_num().abs().max(), f"{name}: {error:.1e}"
+
+
+def pruned(kan: KAN) -> KAN:
+    for layer in kan.kan_layers:
+        layer.edge_mask.copy_((torch.rand(layer.edge_mask.shape, generator=source()) < 0.5).double())
+    return kan
+
+
+def adapted(kan: KAN) -> KAN:
+    """Knots of unequal distance, some of them equal."""
+    for layer in kan.kan_layers:
+        t = torch.rand(layer.grid.shape, generator=source(), dtype=torch.float64).sort(dim=1).values * 3 - 1.5
+        t[0, 4:6] = t[0, 3]
+        layer.grid.copy_(t)
+    return kan
+
+
+def mixed() -> KAN:
+    layers = [
+        KANLinear(3, 4, 5, 3, bias=True),
+        KANLinear(4, 6, 2, 1),
+        KANLinear(6, 2, 9, 5, enable_standalone_scale_spline=False),
+    ]
+    return KAN.from_layers(layers).double()
+
+
+NETWORKS: dict[str, Callable[[], KAN]] = {
+    "tutorial": lambda: network([2, 5, 1]),
+    "one-layer": lambda: network([3, 2], order=2, bias=True),
+    "order-1": lambda: network([4, 8, 8, 1], 3, 1),
+    "order-5": lambda: network([3, 16, 5], 10, 5),
+    "one-interval": lambda: network([1, 1], 1, 4),
+    "without-scaler": lambda: network([2, 3, 2], enable_standalone_scale_spline=False),
+    "pruned": lambda: pruned(network([3, 7, 2], bias=True)),
+    "adapted": lambda: adapted(network([3, 7, 2])),
+    "mixed": mixed,
+}
+
+
+@pytest.mark.parametrize("batch", [0, 1, 128, 300])
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_outputs_and_gradients_equal_native(make: Callable[[], KAN], batch: int) -> None:
+    kan = make()
+    x = samples(batch, kan.kan_layers[0].in_features)
+    assert is_whole(kan(x))
+    assert_equal(results(kan, x), results(on_native(kan), x))
+    with torch.no_grad():
+        assert_equal({"y": kan(x)}, {"y": on_native(kan)(x)})
+
+
+def test_error_of_float32_is_that_of_native() -> None:
+    kan = network([4, 8, 8, 1]).float()
+    x = samples(256, 4, torch.float32)
+    exact = results(on_native(kan).double(), x.double())
+    ours, theirs = results(kan, x), results(on_native(kan), x)
+    for name, truth in exact.items():
+        mine, allowed = ((found[name] - truth).abs().max() for found in (ours, theirs))
+        assert mine <= 3 * allowed + 1e-7 * truth.abs().max(), name
+
+
+def test_what_is_not_finite_stays_in_its_sample() -> None:
+    kan = network([3, 5, 2])
+    x = samples(200, 3)
+    x[7, 0], x[40, 1], x[150, 2] = torch.nan, torch.inf, -torch.inf
+    assert_equal(results(kan, x), results(on_native(kan), x))
+    good = torch.ones(200, dtype=torch.bool)
+    good[[7, 40, 150]] = False
+    assert kan(x)[good].isfinite().all()
+
+
+def test_inputs_may_lie_anyhow() -> None:
+    kan = network([3, 5, 2])
+    x = samples(50, 3)
+    expected = kan(x)
+    for other in (x.T.contiguous().T, torch.stack((x, x), dim=2)[..., 0], x.view(5, 10, 3)):
+        assert torch.equal(kan(other).view(50, 2), expected)
+    assert torch.equal(kan(x[:1].expand(50, 3)), kan(x[:1]).expand(50, 2))
+
+
+def test_frozen_parameters_get_no_gradient() -> None:
+    kan = network([3, 5, 2])
+    kan.kan_layers[0].requires_grad_(False)
+    x, twin = samples(50, 3), on_native(kan)
+    for each in (kan, twin):
+        each(x).sin().sum().backward()
+    for (name, ours), theirs in zip(kan.named_parameters(), twin.parameters(), strict=True):
+        assert (ours.grad is None) == name.startswith("layers.0"), name
+        assert ours.grad is None or torch.allclose(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_higher_derivatives_equal_native() -> None:
+    kan, x = network([2, 4, 1]), samples(9, 2).requires_grad_()
+    found = []
+    for each in (kan, on_native(kan)):
+        (first,) = torch.autograd.grad(each(x).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), [x, *each.parameters()]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    rows = torch.autograd.functional.jacobian(kan, x.detach(), vectorize=True)
+    torch.testing.assert_close(rows, torch.autograd.functional.jacobian(kan, x.detach()), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_forward_mode_and_transforms_go_by_layers() -> None:
+    kan, x = network([2, 4, 1]), samples(9, 2)
+    y, tangent = torch.func.jvp(kan, (x,), (torch.ones_like(x),))
+    gradient = torch.func.grad(lambda x: kan(x).sum())(x)
+    torch.testing.assert_close(gradient.sum(1, keepdim=True), tangent, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(kan(x), y, rtol=1e-12, atol=1e-12)
+
+
+class Twice(KANLinear):
+    def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+        return 2 * super().forward(x, update_grid)
+
+
+def test_hooks_subclasses_and_own_activations_go_by_layers() -> None:
+    kan, x = network([2, 4, 1]), samples(9, 2)
+    expected = kan(x)
+    seen: list[tuple[int, ...]] = []
+    handle = kan.kan_layers[1].register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    torch.testing.assert_close(kan(x), expected, rtol=1e-12, atol=1e-12)
+    assert seen == [(9, 4)]
+    handle.remove()
+    assert is_whole(kan(x))
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append((len(list(module.children())),)))
+    kan(x)
+    handle.remove()
+    assert len(seen) > 3
+    kan.kan_layers[1].__class__ = Twice
+    torch.testing.assert_close(kan(x), 2 * expected, rtol=1e-12, atol=1e-12)
+    other = network([2, 4, 1], base_activation=nn.Tanh)
+    assert not is_whole(other(x))
+
+
+def test_computed_parameters_are_read_anew() -> None:
+    kan, x = network([2, 4, 1]), samples(9, 2)
+    nn.utils.parametrizations.weight_norm(kan.kan_layers[0], "base_weight")
+    assert_equal({"y": kan(x)}, {"y": on_native(kan)(x)})
+    weight = kan.kan_layers[1].spline_weight
+    weight.data = 2 * weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not weight.is_contiguous()
+    assert_equal({"y": kan(x)}, {"y": on_native(kan)(x)})
+
+
+def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
+    small, wide, fine = network([2, 5, 1]), network([2, 200, 1]), network([2, 5, 1], 60)
+    x = samples(10, 2)
+    assert [is_whole(kan(x)) for kan in (small, wide, fine)] == [True, False, False]
+    assert not is_whole(small(samples(100_000, 2)))
+    assert not is_whole(network([2, 5, 1], kernel="native")(x))
+    assert kernels.explain(small, 10).startswith("cpu: the whole network in one pass (1,350 products")
+    assert [kernels.explain(kan, 10).splitlines()[-1].startswith("layers[1]: cpu") for kan in (small, wide, fine)] == [
+        False,
+        True,
+        True,
+    ]
+    assert kernels.explain(on_native(small), 10).splitlines() == [f"layers[{n}]: native (by name)" for n in (0, 1)]
+    with kernels.set_whole_networks(False):
+        assert not is_whole(small(x))
+        assert kernels.explain(small, 10).startswith("layers[0]: cpu")
+    assert is_whole(small(x))
+    with pytest.raises(ValueError, match="enabled"):
+        kernels.set_whole_networks(1)  # type: ignore[arg-type]
+
+
+def test_wrong_inputs_are_refused_as_by_layers() -> None:
+    kan = network([2, 5, 1])
+    for wrong in (samples(4, 3), samples(4, 2, torch.float32), samples(4, 2).to("meta"), samples(4, 2).to_sparse()):
+        with pytest.raises(ValueError, match=r"^x: expected"):
+            kan(wrong)
+
+
+def test_writing_to_saved_tensors_is_refused() -> None:
+    kan, x = network([2, 5, 1]), samples(4, 2)
+    y = kan(x)
+    with torch.no_grad():
+        kan.kan_layers[0].base_weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
