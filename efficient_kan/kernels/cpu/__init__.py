@@ -2,7 +2,8 @@
 
 import torch
 
-from efficient_kan.kernels.cpu import threads
+from efficient_kan.kernels.cpu import small, threads
+from efficient_kan.kernels.cpu.compiled import REAL
 from efficient_kan.kernels.cpu.edges import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.edges import edge_std as edge_std
 from efficient_kan.kernels.cpu.edges import input_std as input_std
@@ -40,4 +41,6 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
         for penalty in (SampleL1(), SampleStd()) if penalties and grid_size in (1, 40, 64) else ():
             y, value = layer.forward_with_penalty(x.expand(max(samples, 256), inputs), penalty)
             (y.sum() + value).backward()
+    small.forward(REAL[dtype])
+    small.backward(REAL[dtype])
     threads.warm_up()
