@@ -2,6 +2,7 @@
 
 import torch
 
+from efficient_kan.kernels.cpu import small
 from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
 from efficient_kan.kernels.cpu.autograd import fold as fold
@@ -9,6 +10,7 @@ from efficient_kan.kernels.cpu.autograd import input_std as input_std
 from efficient_kan.kernels.cpu.autograd import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.autograd import unfolded_linear as unfolded_linear
 from efficient_kan.kernels.cpu.codegen import openmp
+from efficient_kan.kernels.cpu.codegen.jit import REAL
 from efficient_kan.kernels.cpu.dispatch import explain as explain
 from efficient_kan.kernels.cpu.dispatch import folds as folds
 from efficient_kan.kernels.cpu.dispatch import takes as takes
@@ -33,4 +35,6 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     for penalty in (SampleL1(), SampleStd()) if penalties else ():
         y, value = layer.forward_with_penalty(x, penalty)
         (y.sum() + value).backward()
+    small.forward(REAL[dtype])
+    small.backward(REAL[dtype])
     openmp.warm_up()
