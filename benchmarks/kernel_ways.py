@@ -1,0 +1,113 @@
+"""Bars of the CPU kernel: the way taken over the best way on random shapes, first use, and wide layers over `gemm_bound`.
+
+The ways to a layer's outputs are the compiled kernel, which has one product, and `native`, dense features and the library's
+product. Ways are interleaved and the least time of each counts, which other processes disturb least. Shapes are drawn from the
+clock, whose seed is printed; what exceeds the bar is timed again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import torch
+
+from efficient_kan import KAN, KANLinear
+
+_WORST = 1.3
+_STEP_S = 1.0  # of the slowest step that is measured
+_RATE = 5e9  # multiplications a second that a step is taken to reach when shapes are drawn
+_WAYS = ("cpu", "native")
+
+
+class Shape(NamedTuple):
+    """A layer and a batch."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    grid_size: int
+    order: int
+    dtype: torch.dtype
+
+
+def draw(source: random.Random) -> Shape:
+    """A shape whose step is expected to take less than a second, each size even on a logarithmic scale."""
+    while True:
+        batch, inputs, outputs, grid_size = (round(math.exp(source.uniform(0, math.log(n)))) for n in (16384, 1024, 2048, 1024))
+        order, dtype = source.randint(1, 5), source.choice((torch.float32, torch.float64))
+        dense = 6 * batch * inputs * outputs * (grid_size + order + 1)
+        if dense < _STEP_S * _RATE and inputs * outputs * (grid_size + order) < 2**25:
+            return Shape(batch, inputs, outputs, grid_size, order, dtype)
+
+
+def times(shape: Shape, repeats: int) -> dict[str, float]:
+    """The least seconds of forward and backward of each way, interleaved."""
+    generator = torch.Generator().manual_seed(0)
+    kan = KAN([shape.inputs, shape.outputs], shape.grid_size, shape.order, dtype=shape.dtype, generator=generator)
+    (layer,) = kan.layers
+    assert isinstance(layer, KANLinear)
+    x = (2 * torch.rand(shape.batch, shape.inputs, dtype=shape.dtype, generator=generator) - 1).requires_grad_()
+    cotangent = torch.randn(shape.batch, shape.outputs, dtype=shape.dtype, generator=generator)
+    best = dict.fromkeys(_WAYS, math.inf)
+    for repeat in range(repeats + 1):
+        for way in _WAYS:
+            layer.kernel = way
+            for leaf in (x, *kan.parameters()):
+                leaf.grad = None
+            begin = time.perf_counter()
+            torch.autograd.backward(kan(x), cotangent)
+            if repeat:  # the first one compiles and fills caches
+                best[way] = min(best[way], time.perf_counter() - begin)
+    return best
+
+
+def report(number: int, seconds: float) -> None:
+    """Print the way taken over the best way for so many random shapes, or as many as the time is enough for."""
+    seed, end = time.time_ns() % 2**32, time.monotonic() + seconds
+    ratios: list[float] = []
+    source = random.Random(seed)
+    print(f"random shapes from seed {seed}", flush=True)
+    while len(ratios) < number and time.monotonic() < end:
+        shape = draw(source)
+        best = times(shape, 3)
+        if best["cpu"] > _WORST * min(best.values()):
+            best = times(shape, 9)
+        ratios.append(best["cpu"] / min(best.values()))
+        if ratios[-1] > _WORST:
+            print(f"  {shape}: {best['cpu'] * 1e3:.2f} ms, native {best['native'] * 1e3:.2f} ms", flush=True)
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    print(
+        f"the way taken over the best way, {len(ratios)} random shapes: {mean:.3f} in geometric mean (bar: 1.06), "
+        f"{max(ratios):.2f} at worst (bar: {_WORST})",
+        flush=True,
+    )
+
+
+_FIRST_USE = """
+import time, torch
+from efficient_kan import KAN, SampleL1, SampleStd
+def step(shape, penalty=None):
+    kan, x = KAN(shape[1:3], shape[3]), torch.rand(*shape[:2], requires_grad=True)
+    begin, processor = time.perf_counter(), time.process_time()
+    y, value = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
+    (y.sum() + value).backward()
+    print(f"{time.perf_counter() - begin:.1f} s, of the processor {time.process_time() - processor:.1f} s")
+step((256, 32, 32, 5)); step((256, 32, 32, 5), SampleL1()); step((256, 32, 32, 5), SampleStd()); step((16, 64, 300, 80))
+"""
+
+
+def first_use() -> None:
+    """Print what the first calls in an empty cache take."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"NUMBA_CACHE_DIR": folder}
+        found = subprocess.run([sys.executable, "-c", _FIRST_USE], env=environment, check=True, capture_output=True, text=True)
+    bars = ("forward and backward", 6), ("SampleL1 more", 5), ("SampleStd more", 5), ("another shape more", 2)
+    for (what, bar), line in zip(bars, found.stdout.splitlines(), strict=True):
+        print(f"first use, {what}: {line} (bar: {bar} s)", flush=True)

@@ -1,0 +1,25 @@
+"""Random shapes of the kernels' bars."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+
+from benchmarks import kernel_ways
+
+
+def test_shapes_are_within_the_bounds_and_repeat_with_their_seed() -> None:
+    drawn = [kernel_ways.draw(source) for source in [random.Random(5)] for _ in range(50)]
+    assert drawn == [kernel_ways.draw(source) for source in [random.Random(5)] for _ in range(50)]
+    for shape in drawn:
+        assert 1 <= shape.batch <= 16384 and 1 <= shape.inputs <= 1024 and 1 <= shape.outputs <= 2048
+        assert 1 <= shape.grid_size <= 1024 and 1 <= shape.order <= 5
+    assert {shape.dtype for shape in drawn} == {torch.float32, torch.float64}
+
+
+def test_each_way_is_timed() -> None:
+    found = kernel_ways.times(kernel_ways.Shape(20, 3, 4, 5, 3, torch.float32), 2)
+    assert set(found) == {"cpu", "native"}
+    assert all(0 < seconds < math.inf for seconds in found.values())
