@@ -27,7 +27,7 @@ def knots_of(kind: str, inputs: int, grid_size: int, order: int, dtype: torch.dt
     return t.contiguous()
 
 
-@pytest.mark.parametrize("samples", [1, 3, 200], ids=lambda n: f"{n}-samples")
+@pytest.mark.parametrize("samples", [1, 3, 200, 1000], ids=lambda n: f"{n}-samples")
 @pytest.mark.parametrize("kind", ["uniform", "random", "repeated", "far"])
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 def test_recursion_gives_the_bases_and_their_slopes(order: int, kind: str, samples: int) -> None:

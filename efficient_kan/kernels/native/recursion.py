@@ -18,6 +18,7 @@ knots can be written in ways that leave no trace (``.data``, numpy).
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ from torch import Tensor
 _LARGEST_KEPT = 2**14
 # Samples of all inputs up to which an input's bases lie side by side, not its samples: short loops, but nothing is transposed.
 _SAMPLES_LAST = 2**8
+# Numbers from which on torch's operations share their work among threads: more of them at once would only wake threads.
+_ONE_THREAD = 2**15
 
 
 class Bases(NamedTuple):
@@ -56,6 +59,7 @@ class Table:
             ends += _pair(t)
             inverses += _pair(torch.full_like(t, limits.max))
         self.sizes = [part.shape[1] for part in ends]
+        self._length = sum(self.sizes)
         rows = torch.cat(ends, dim=1), -torch.cat(inverses, dim=1), of_slopes
         self._few = rows
         self._many = rows[0].unsqueeze(-1), rows[1].unsqueeze(-1), rows[2].unsqueeze(-1)
@@ -67,7 +71,12 @@ class Table:
         else:
             samples, dim, rows = x.t().contiguous().unsqueeze(1), 1, self._many
         ends, factors, of_slopes = rows
-        falling = (samples - ends).mul_(factors).nan_to_num_(0.0).clamp_(0.0, 1.0).split_with_sizes(self.sizes, dim)
+        falling: Sequence[Tensor]
+        if samples.numel() * self._length <= _ONE_THREAD:
+            falling = _clamped(samples, ends, factors).split_with_sizes(self.sizes, dim)
+        else:
+            of_parts = zip(ends.split_with_sizes(self.sizes, 1), factors.split_with_sizes(self.sizes, 1), strict=True)
+            falling = [_clamped(samples, *of_part) for of_part in of_parts]
         level = falling[1] - falling[0]
         if self.order == 1:
             former = falling[3] - falling[2] if slopes else level
@@ -77,6 +86,10 @@ class Table:
                 level = (level * part).diff(dim=dim).add_(level.narrow(dim, 0, level.shape[dim] - 1))
         matrix = level.flatten(1) if dim == 2 else level.flatten(0, 1).t()
         return Bases(matrix, (former * of_slopes).diff(dim=dim) if slopes else None, dim)
+
+
+def _clamped(samples: Tensor, ends: Tensor, factors: Tensor) -> Tensor:
+    return (samples - ends).mul_(factors).nan_to_num_(0.0).clamp_(0.0, 1.0)
 
 
 def _pair(rows: Tensor) -> list[Tensor]:
