@@ -36,15 +36,20 @@ def _add_signs(job_at: int, room: int, i: int, n: int, o: int, vectors: int, ord
     """Add what a panel's samples of input ``i``, ``n`` of the group, give to the gradients of a tile's weights."""
     job, length, size = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero)
     of, tile, whole = held(job_at, room, i, n, o, order, zero), job.tile, job.whole
+    sums = at(room + job.panel_base, zero)  # of all spans: else each would be rounded to the sum over all panels
+    for c in range(tile):
+        sums[c] = zero
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
         weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
-        to = Weights(moved(of.of_weights, first * whole), of.scale, of.of_base)
+        to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
         sum_signs(
             moved(of.terms, start), job.stride, moved(of.active, start), some, row, weights, tile, to, whole,
             literally(order), vectors,
         )  # fmt: skip
+    for c in range(tile):
+        of.of_base[c] += sums[c]
 
 
 @noinline

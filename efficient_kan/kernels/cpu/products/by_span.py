@@ -113,6 +113,9 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
     """Add what a tile of outputs gives to the gradients of input ``i``, ``n`` of the group: of its samples and its weights."""
     job, length, size, k = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero), literally(order)
     of, tile, whole, g = held(job_at, room, i, n, o, order, zero), job.tile, job.whole, at(room + job.sums, zero)
+    sums = at(room + job.panel_base, zero)  # of all spans: else each would be rounded to the sum over all panels
+    for c in range(tile):
+        sums[c] = zero
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
@@ -123,8 +126,11 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
                 g, samples, s, moved(of.rise, start), some, row, weights, tile, moved(of.pulled, start), k, vectors
             )  # fmt: skip
         if job.of_spline:
-            to = Weights(moved(of.of_weights, first * whole), of.scale, of.of_base)
+            to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
             sum_span(g, samples, s, job.stride, moved(of.active, start), some, row, to, tile, whole, k, vectors)
+    if job.of_spline:
+        for c in range(tile):
+            of.of_base[c] += sums[c]
 
 
 @cache
