@@ -171,4 +171,4 @@ def make_job(
 
 
 def _aligned(scratch: Tensor) -> int:
-    return -(-scratch.data_ptr() // LINE_BYTES) * LINE_BYTES
+    return -(-addresses(scratch)[0] // LINE_BYTES) * LINE_BYTES

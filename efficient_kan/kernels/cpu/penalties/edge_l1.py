@@ -175,12 +175,12 @@ def norms(inputs: LayerInputs) -> tuple[Tensor, Tensor]:
     """The norms ``(O, I)`` and the means of their gradients with respect to the weights; of contiguous tensors."""
     x, base, knots, weight, order = inputs
     found, gradient = weight.new_empty(weight.shape[:2]), torch.empty_like(weight)
+    targets = (None, None, gradient, None, None)
+    parameters = Parameters(weight, None, None, None)
+    job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, found, targets, divided(inputs))
     if stored(found):
-        targets = (None, None, gradient, None, None)
-        parameters = Parameters(weight, None, None, None)
-        job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, found, targets, divided(inputs))
         openmp.run(_sum(order, REAL[x.dtype]), job.input_parts, job)
-        del scratch
+    del scratch
     return found, gradient
 
 
@@ -188,11 +188,11 @@ def pull_back(inputs: LayerInputs, grad: Tensor) -> tuple[Tensor, Tensor | None]
     """The gradients of x, its way through SiLU included, and of base unless that is None, from that of the norms."""
     x, base, knots, weight, order = inputs
     of_x, of_base = torch.empty_like(x), None if base is None else torch.empty_like(x)
+    factors = (grad / x.shape[0]).contiguous()
+    parameters = Parameters(weight, None, None, None)
+    targets = (of_x, of_base, None, None, None)
+    job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, factors, targets, divided(inputs))
     if stored(of_x):
-        factors = (grad / x.shape[0]).contiguous()
-        parameters = Parameters(weight, None, None, None)
-        targets = (of_x, of_base, None, None, None)
-        job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, factors, targets, divided(inputs))
         openmp.run(_pull_back(order, REAL[x.dtype]), job.input_parts, job)
-        del scratch
+    del scratch
     return of_x, of_base

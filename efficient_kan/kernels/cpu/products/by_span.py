@@ -195,10 +195,10 @@ def multiply(
     features, size = knots.shape[1] - order, x.element_size()
     sizes = plan(batch, inputs, outputs, features, order, size, torch.get_num_threads()).forward
     y = x.new_empty((sizes.input_parts * batch, outputs))
+    job, scratch = make_job(x, base, knots, tables, parameters, order, y, (None,) * 5, sizes)
     if stored(y):
-        job, scratch = make_job(x, base, knots, tables, parameters, order, y, (None,) * 5, sizes)
         openmp.run(_multiply(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
-        del scratch
+    del scratch
     return y if sizes.input_parts == 1 else reduce(torch.add, y.view(sizes.input_parts, batch, outputs).unbind())
 
 
@@ -218,9 +218,10 @@ def pull_back(
     wanted = (spline_weight, scaler, base_weight) if needs_parameters else (None, None, None)
     make = torch.Tensor.new_empty if batch else torch.Tensor.new_zeros
     targets = tuple(None if t is None else make(t, (sizes.sample_parts, *t.shape)) for t in wanted)
-    if stored(g) and batch and (needs_x or needs_parameters):
+    if batch and (needs_x or needs_parameters):
         job, scratch = make_job(x, base, knots, tables, parameters, order, g, (of_x, None, *targets), sizes)
-        openmp.run(_pull_back(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
+        if stored(g):
+            openmp.run(_pull_back(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
         del scratch
     summed = (None if t is None else t[0] if sizes.sample_parts == 1 else t.sum(0) for t in targets)
     return (of_x, *summed)
