@@ -204,8 +204,8 @@ class Entry:
 
 
 def addresses(*tensors: torch.Tensor | None) -> tuple[int, ...]:
-    """Where the numbers of tensors are; 0 for None."""
-    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+    """Where the numbers of tensors are; 0 for None, and for tensors without numbers."""
+    return tuple(tensor.data_ptr() if tensor is not None and stored(tensor) else 0 for tensor in tensors)
 
 
 def stored(tensor: torch.Tensor) -> bool:

@@ -65,6 +65,7 @@ class Job(NamedTuple):
     sums: int  # (panel, tile): outputs, or gradients of outputs
     of_weights: int  # (group L, whole)
     of_bases: int  # (group, whole)
+    panel_base: int  # (tile,): what a panel adds to an input's row of those
     pulled: int  # (group, stride): gradients of samples in order
     pulled_base: int  # the same of base activations
 
@@ -150,6 +151,7 @@ def make_job(
         "sums": sizes.panel * sizes.tile * size,
         "of_weights": of_group * length * whole if backward else 0,
         "of_bases": of_group * whole if backward else 0,
+        "panel_base": sizes.tile * size,
         "pulled": of_group * stride if backward else 0,
         "pulled_base": of_group * stride if backward else 0,
     }
@@ -169,4 +171,4 @@ def make_job(
 
 
 def _aligned(scratch: Tensor) -> int:
-    return -(-scratch.data_ptr() // LINE_BYTES) * LINE_BYTES
+    return -(-addresses(scratch)[0] // LINE_BYTES) * LINE_BYTES

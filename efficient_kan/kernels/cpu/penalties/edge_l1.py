@@ -36,15 +36,20 @@ def _add_signs(job_at: int, room: int, i: int, n: int, o: int, vectors: int, ord
     """Add what a panel's samples of input ``i``, ``n`` of the group, give to the gradients of a tile's weights."""
     job, length, size = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero)
     of, tile, whole = held(job_at, room, i, n, o, order, zero), job.tile, job.whole
+    sums = at(room + job.panel_base, zero)  # of all spans: else each would be rounded to the sum over all panels
+    for c in range(tile):
+        sums[c] = zero
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
         weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
-        to = Weights(moved(of.of_weights, first * whole), of.scale, of.of_base)
+        to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
         sum_signs(
             moved(of.terms, start), job.stride, moved(of.active, start), some, row, weights, tile, to, whole,
             literally(order), vectors,
         )  # fmt: skip
+    for c in range(tile):
+        of.of_base[c] += sums[c]
 
 
 @noinline
@@ -170,12 +175,12 @@ def norms(inputs: LayerInputs) -> tuple[Tensor, Tensor]:
     """The norms ``(O, I)`` and the means of their gradients with respect to the weights; of contiguous tensors."""
     x, base, knots, weight, order = inputs
     found, gradient = weight.new_empty(weight.shape[:2]), torch.empty_like(weight)
+    targets = (None, None, gradient, None, None)
+    parameters = Parameters(weight, None, None, None)
+    job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, found, targets, divided(inputs))
     if stored(found):
-        targets = (None, None, gradient, None, None)
-        parameters = Parameters(weight, None, None, None)
-        job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, found, targets, divided(inputs))
         openmp.run(_sum(order, REAL[x.dtype]), job.input_parts, job)
-        del scratch
+    del scratch
     return found, gradient
 
 
@@ -183,11 +188,11 @@ def pull_back(inputs: LayerInputs, grad: Tensor) -> tuple[Tensor, Tensor | None]
     """The gradients of x, its way through SiLU included, and of base unless that is None, from that of the norms."""
     x, base, knots, weight, order = inputs
     of_x, of_base = torch.empty_like(x), None if base is None else torch.empty_like(x)
+    factors = (grad / x.shape[0]).contiguous()
+    parameters = Parameters(weight, None, None, None)
+    targets = (of_x, of_base, None, None, None)
+    job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, factors, targets, divided(inputs))
     if stored(of_x):
-        factors = (grad / x.shape[0]).contiguous()
-        parameters = Parameters(weight, None, None, None)
-        targets = (of_x, of_base, None, None, None)
-        job, scratch = make_job(x, base, knots, tables(knots, order), parameters, order, factors, targets, divided(inputs))
         openmp.run(_pull_back(order, REAL[x.dtype]), job.input_parts, job)
-        del scratch
+    del scratch
     return of_x, of_base

@@ -18,6 +18,7 @@ Operations: ``B I D^2`` and, an edge and span with samples, about ``4 D^2``, twi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -248,9 +249,10 @@ def _pull_back(order: int, real: Any) -> Entry:
 
 
 def _run(
-    function: Entry, inputs: LayerInputs, y: Tensor, targets: tuple[Tensor | None, ...], own: tuple[Tensor, ...],
-    scale: Tensor | None,
+    function: Callable[[int, Any], Entry], inputs: LayerInputs, y: Tensor, targets: tuple[Tensor | None, ...],
+    own: tuple[Tensor, ...], scale: Tensor | None,
 ) -> None:  # fmt: skip
+    """Do one of this module's functions, if there are numbers."""
     x, base, knots, weight, order = inputs
     sizes, spans, D = divided(inputs), knots.shape[1] + 1, order + 1
     job, scratch = make_job(
@@ -264,22 +266,21 @@ def _run(
     ):  # fmt: skip
         places.append(total)
         total += 8 * count
-    room = torch.empty(total * sizes.input_parts // 8, dtype=torch.float64)
-    record = openmp.record(job)
-    moments = _Moments._make((record.address, *addresses(*own, scale, room), total, *places))
-    openmp.run(function, sizes.input_parts, moments)
-    del scratch, room, record
+    room = weight.new_empty(total * sizes.input_parts // 8, dtype=torch.float64)
+    if stored(x):
+        record = openmp.record(job)
+        moments = _Moments._make((record.address, *addresses(*own, scale, room), total, *places))
+        openmp.run(function(order, REAL[x.dtype]), sizes.input_parts, moments)
+    del scratch, room
 
 
 def deviations(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Deviations ``(O, I)``, their gradients with respect to the weights, and what :func:`pull_back` needs."""
-    x, _, knots, weight, order = inputs
+    knots, weight = inputs.knots, inputs.weight
     found, gradient = weight.new_empty(weight.shape[:2]), torch.empty_like(weight)
     middle = weight.new_empty((weight.shape[1], weight.shape[0]), dtype=torch.float64)
     sizes = weight.new_empty((knots.shape[0], knots.shape[1] + 1), dtype=torch.float64)
-    if stored(found):
-        targets = (None, None, gradient, None, None)
-        _run(_fill_deviations(order, REAL[x.dtype]), inputs, found, targets, (middle, sizes), None)
+    _run(_fill_deviations, inputs, found, (None, None, gradient, None, None), (middle, sizes), None)
     return found, gradient, middle, sizes
 
 
@@ -288,9 +289,7 @@ def pull_back(inputs: LayerInputs, scale: Tensor, middle: Tensor, sizes: Tensor)
 
     ``scale (O, I)`` is that of the deviations, over those and ``B - 1``.
     """
-    x, base, order = inputs.x, inputs.base, inputs.spline_order
+    x, base = inputs.x, inputs.base
     of_x, of_base = torch.empty_like(x), None if base is None else torch.empty_like(x)
-    if stored(of_x):
-        targets = (of_x, of_base, None, None, None)
-        _run(_pull_back(order, REAL[x.dtype]), inputs, scale, targets, (middle, sizes), scale)
+    _run(_pull_back, inputs, scale, (of_x, of_base, None, None, None), (middle, sizes), scale)
     return of_x, of_base

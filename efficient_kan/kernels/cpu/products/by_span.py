@@ -113,6 +113,9 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
     """Add what a tile of outputs gives to the gradients of input ``i``, ``n`` of the group: of its samples and its weights."""
     job, length, size, k = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero), literally(order)
     of, tile, whole, g = held(job_at, room, i, n, o, order, zero), job.tile, job.whole, at(room + job.sums, zero)
+    sums = at(room + job.panel_base, zero)  # of all spans: else each would be rounded to the sum over all panels
+    for c in range(tile):
+        sums[c] = zero
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
@@ -123,8 +126,11 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
                 g, samples, s, moved(of.rise, start), some, row, weights, tile, moved(of.pulled, start), k, vectors
             )  # fmt: skip
         if job.of_spline:
-            to = Weights(moved(of.of_weights, first * whole), of.scale, of.of_base)
+            to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
             sum_span(g, samples, s, job.stride, moved(of.active, start), some, row, to, tile, whole, k, vectors)
+    if job.of_spline:
+        for c in range(tile):
+            of.of_base[c] += sums[c]
 
 
 @cache
@@ -189,10 +195,10 @@ def multiply(
     features, size = knots.shape[1] - order, x.element_size()
     sizes = plan(batch, inputs, outputs, features, order, size, torch.get_num_threads()).forward
     y = x.new_empty((sizes.input_parts * batch, outputs))
+    job, scratch = make_job(x, base, knots, tables, parameters, order, y, (None,) * 5, sizes)
     if stored(y):
-        job, scratch = make_job(x, base, knots, tables, parameters, order, y, (None,) * 5, sizes)
         openmp.run(_multiply(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
-        del scratch
+    del scratch
     return y if sizes.input_parts == 1 else reduce(torch.add, y.view(sizes.input_parts, batch, outputs).unbind())
 
 
@@ -212,9 +218,10 @@ def pull_back(
     wanted = (spline_weight, scaler, base_weight) if needs_parameters else (None, None, None)
     make = torch.Tensor.new_empty if batch else torch.Tensor.new_zeros
     targets = tuple(None if t is None else make(t, (sizes.sample_parts, *t.shape)) for t in wanted)
-    if stored(g) and batch and (needs_x or needs_parameters):
+    if batch and (needs_x or needs_parameters):
         job, scratch = make_job(x, base, knots, tables, parameters, order, g, (of_x, None, *targets), sizes)
-        openmp.run(_pull_back(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
+        if stored(g):
+            openmp.run(_pull_back(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
         del scratch
     summed = (None if t is None else t[0] if sizes.sample_parts == 1 else t.sum(0) for t in targets)
     return (of_x, *summed)
