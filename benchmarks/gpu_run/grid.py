@@ -12,6 +12,7 @@ from benchmarks import presets, runner
 from benchmarks.cases import Case
 from benchmarks.gpu_run import files
 from benchmarks.gpu_run.stages import Cut, Job
+from benchmarks.kinds import get_kind
 from benchmarks.presets import Preset
 from benchmarks.rows import Row
 
@@ -21,12 +22,12 @@ _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 
 def measure(job: Job) -> None:
     """Measure speed and memory without penalties."""
-    _run(job, lambda case: case.penalty == "none" and case.kind != "penalty_cost")
+    _run(job, lambda case: case.penalty == "none")
 
 
 def penalties(job: Job) -> None:
     """Measure what penalties cost: the time, then the memory; in a dry run the time alone."""
-    _run(job, lambda case: case.kind == "penalty_cost" or (case.penalty != "none" and not job.dry_run))
+    _run(job, lambda case: case.penalty != "none" and not (job.dry_run and get_kind(case.kind).fills_memory))
 
 
 def _run(job: Job, wanted: Callable[[Case], bool]) -> None:

@@ -343,12 +343,14 @@ _warned: set[str] = set()
 
 def _kernel(name: str) -> ModuleType | None:
     """The module of a kernel, or None, with the reason noted."""
-    if name not in _found:
-        _load(name)
+    _load(name)
     return _found[name]
 
 
 def _load(name: str) -> None:
+    """Look for a kernel unless that was done: asked before `_found` is, since a trace of torch.compile reads that once."""
+    if name in _found:
+        return
     kernel, reason = None, None
     try:
         kernel = importlib.import_module(f"efficient_kan.kernels.{name}")

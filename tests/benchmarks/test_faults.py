@@ -101,10 +101,10 @@ def test_a_run_on_a_full_disk_ends_in_one_sentence_and_goes_on_later(
     with Store(tmp_path / "measure") as store:
         runner.Run(store, "test", runner.environment.capture("r", "")).cases(cases(8))
         line = len(store.rows.read_bytes())
-        start = len(runner.environment.capture("r", "").model_dump_json()) + 500
+        start = len(runner.environment.capture("r", "").model_dump_json()) + 150
     measured.clear()
     with monkeypatch.context() as patch:
-        Full(patch, start + rows * (line + 60) + line // 2 if rows else 10)
+        Full(patch, start + rows * (line + 20) + line // 2 if rows else 10)
         with pytest.raises(SystemExit) as end:
             usage.run(app, words)
     said = capsys.readouterr().err

@@ -78,6 +78,8 @@ def test_timed_cases_share_a_server_for_each_process_and_memory_has_its_own(
     used: list[tuple[str, int, int]] = []
 
     class Recorded:
+        paused = False
+
         def __init__(self, work: Path, environment: dict[str, str], modules: tuple[str, ...], interpreter: str) -> None:
             started.append(modules)
             self.number = len(started) - 1

@@ -312,7 +312,10 @@ def test_plan_prints_cases_and_runs_nothing(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "nope"], "preset: expected one of default, gpu, kernels, paper, smoke, or a .toml file, got 'nope'"),
+        (
+            ["--preset", "nope"],
+            "preset: expected one of default, gpu, gpu-precisions, kernels, paper, smoke, or a .toml file, got 'nope'",
+        ),
         (["--arms", "pykan"], "arm: expected one of efficient_kan, efficient_kan[native], pykan[default], pykan[nosave]"),
         (["--arms", "pykan[speed]", "inkan[compiled]"], "arms: expected what preset smoke measures"),
         (["--only", "speed", "sparsity", "--arms", "cox_de_boor"], "only: expected what preset smoke measures"),

@@ -183,7 +183,11 @@ def test_local_support_at_sizes_off_the_tiles(
     B: int, I: int, O: int, always_local: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "_SORTED", 640)  # inputs are sorted in blocks
-    assert far_off(make(B, I, O, 2, "adapted", G=6), functions=PRODUCT) == {}
+    inputs = make(B, I, O, 2, "adapted", G=6)
+    if B * I * O == 1:  # one number: of a sum that cancels, a relative error says nothing
+        x = inputs.x.abs()
+        inputs = inputs._replace(x=x, base=torch.nn.functional.silu(x), weight=inputs.weight.abs())
+    assert far_off(inputs, functions=PRODUCT) == {}
     assert always_local.count("local.weight_grad") == max(1, math.ceil(I / max(1, 640 // (32 * math.ceil(B / 32)))))
 
 

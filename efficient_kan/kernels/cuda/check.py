@@ -106,11 +106,11 @@ def mismatch(device: torch.device, order: int, dtype: torch.dtype) -> str | None
 
 
 def comparisons(
-    device: torch.device, order: int, dtype: torch.dtype, problems: Sequence[Problem] = PROBLEMS
+    device: torch.device, order: int, dtype: torch.dtype, problems: Sequence[Problem] | None = None
 ) -> Iterator[Comparison]:
-    """Compare every result of the kernels on small ``problems``, in the present mode of float32 products."""
+    """Compare every result of the kernels on ``problems``, or those of this module, in the present mode of float32 products."""
     eps = torch.finfo(dtype).eps
-    for number, kind in enumerate(problems):
+    for number, kind in enumerate(PROBLEMS if problems is None else problems):
         inputs, grad = made(kind, order, dtype, device)
         truth = by_native(_double(inputs), grad.double(), kind.edges)
         limits = {name: error(name, part, truth[name]) for name, part in by_native(inputs, grad, kind.edges).items()}
