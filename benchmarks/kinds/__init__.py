@@ -46,7 +46,9 @@ def is_paired(name: str) -> bool:
 
 
 def register(kind: Kind) -> None:
-    """Add a kind of your own. Raises ValueError if the name is taken."""
+    """Add a kind of your own. Raises ValueError if the name is taken, or it does not say how it is measured."""
+    if not kind.measure:
+        raise ValueError(f"kind: expected a function that measures, got none for {kind.name!r}")
     if kind.name in _KINDS:
         raise ValueError(f"kind: expected a new name, got {kind.name!r}, which is taken")
     _KINDS[kind.name] = kind

@@ -7,7 +7,7 @@ measures a case pays for what it needs.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,10 +33,6 @@ class Section(Record):
         """Return the section with those of `arms` that it measures at the centre alone measured at all points."""
         moved = [arm for arm in getattr(self, "centre_arms", ()) if arm in arms]
         return self.model_copy(update={"arms": tuple(dict.fromkeys((*getattr(self, "arms", ()), *moved)))}) if moved else self
-
-
-def _no_cases(preset: Preset, section: Any) -> Iterator[Case]:
-    raise NotImplementedError
 
 
 def _by_size(case: Case) -> tuple[object, ...]:
@@ -73,7 +69,7 @@ class Kind:
     name: str
     about: str
     section: type[Section]
-    cases: Callable[[Preset, Any], Iterable[Case]] = _no_cases
+    cases: Callable[[Preset, Any], Iterable[Case]] = lambda preset, section: ()
     measure: str | Callable[[Case], Any] = ""
     sources: tuple[str, ...] = ()
     many: bool = False

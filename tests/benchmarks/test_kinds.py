@@ -115,7 +115,9 @@ def test_a_section_of_no_kind_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_names_are_taken_once() -> None:
     with pytest.raises(ValueError, match="kind: expected a new name, got 'speed', which is taken"):
-        kinds.register(kinds.Kind("speed", "again", Section))
+        kinds.register(kinds.Kind("speed", "again", Section, measure="benchmarks.measure.timed:measure"))
+    with pytest.raises(ValueError, match="kind: expected a function that measures, got none for 'mine'"):
+        kinds.register(kinds.Kind("mine", "nothing", Section))
     with pytest.raises(ValueError, match=r"kind: expected one of speed, penalty_cost, .*, got 'nosuch'"):
         kinds.get_kind("nosuch")
 
