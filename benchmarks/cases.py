@@ -165,6 +165,15 @@ class Case(Record):
     axes: tuple[Axis, ...] = ()
     name: str | None = None
 
+    @model_validator(mode="after")
+    def _follows_matmul(self) -> Self:
+        if self.point.matmul != "ieee":
+            from benchmarks.kinds import find_kind  # kinds are made of cases
+
+            if (kind := find_kind(self.kind)) is not None and not kind.in_precisions:
+                raise ValueError(f"matmul: expected ieee in a case of kind {self.kind}, got {self.point.matmul}")
+        return self
+
     @property
     def label(self) -> str:
         """Short text for progress bars and listings."""

@@ -196,6 +196,9 @@ def test_products_of_a_preset_or_case_that_cannot_have_them_are_refused(tmp_path
     path.write_text(text.replace("[lines]", 'dtype = "float64"\n[lines]\nmatmul = "bf16"'))
     with pytest.raises(ValueError, match=r"matmul: expected ieee with float64"):
         presets.load(str(path))
+    rough = POINT.model_copy(update={"matmul": "bf16"})
+    with pytest.raises(ValueError, match="matmul: expected ieee in a case of kind simulated, got bf16"):
+        Case(kind="simulated", arm="cox_de_boor", point=rough, modes=("step",))
     with pytest.raises(ValueError, match="matmul: expected ieee with float64"):
         Point(batch=8, layers=(4, 4), grid_size=5, dtype="float64", matmul="tf32")
 
