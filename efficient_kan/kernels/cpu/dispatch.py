@@ -1,8 +1,8 @@
 """The one decision: what the compiled kernel takes, and how it divides the work, once for each shape and number of threads.
 
-There is one product for layers, `products.by_span`. A :class:`Plan` follows from shapes, the number of threads and the length of
-the processor's vectors alone, never from a measurement, and so does rounding. Constants are sizes of caches, and of work that
-is worth a thread or folding weights once more; they were chosen on one processor with AVX2.
+There is one product for layers, `products.by_span`. A :class:`Plan` follows from shapes, the number of threads and the length
+of the processor's vectors alone, never from a measurement, and so does rounding. Constants are sizes of caches, and of work
+that is worth a thread or folding weights once more; they were chosen on one processor with AVX2.
 """
 
 from __future__ import annotations
