@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +19,11 @@ def draw(
     output_names: Sequence[str],
     knots: Sequence[Sequence[float]],
     *,
-    max_panels: int,
+    rows: Sequence[int],
+    columns: Sequence[int],
     figure: Figure | None = None,
 ) -> Figure:
-    """Draw the curves of a layer; ``knots`` are those of each input's grid. Arguments as for ``plot.plot_edges``."""
-    rows, columns = _shown(curves, len(output_names), len(input_names), max_panels)
+    """Draw the curves of a layer for the outputs ``rows`` and the inputs ``columns``; ``knots`` are those of each input."""
     figure = Drawing() if figure is None else figure
     figure.set_size_inches(_PANEL[0] * len(columns) + 0.9, _PANEL[1] * len(rows) + 0.9)
     width, height = figure.get_size_inches()
@@ -43,27 +42,9 @@ def draw(
             axes.tick_params(labelsize=6.5, length=2, pad=1.5, labelbottom=r == lowest[column])
     if len(rows) < len(output_names) or len(columns) < len(input_names):
         counts = f"{len(rows)} of {len(output_names)} outputs, {len(columns)} of {len(input_names)} inputs"
-        note = f"Not all is shown: {counts}, whose curves range widest"
+        note = f"Not all is shown: {counts}, whose curves vary most"
         figure.text(0.1 / width, 0.08 / height, note, fontsize=7.5, color="0.35", ha="left", va="bottom")
     return figure
-
-
-def _shown(curves: Sequence[Curve], outputs: int, inputs: int, max_panels: int) -> tuple[list[int], list[int]]:
-    """The rows and columns of at most so many panels: those whose curves range widest."""
-    if outputs * inputs <= max_panels:
-        return list(range(outputs)), list(range(inputs))
-    side = max(int(max_panels**0.5), 1)
-    n_rows = min(outputs, max(side, max_panels // inputs))
-    n_columns = min(inputs, max_panels // n_rows)
-    by_row: dict[int, float] = defaultdict(float)
-    by_column: dict[int, float] = defaultdict(float)
-    for curve in curves:
-        span = max(curve.values) - min(curve.values)
-        by_row[curve.output] += span
-        by_column[curve.input] += span
-    rows = sorted(range(outputs), key=lambda n: -by_row[n])[:n_rows]
-    columns = sorted(range(inputs), key=lambda n: -by_column[n])[:n_columns]
-    return sorted(rows), sorted(columns)
 
 
 def _draw_panel(axes: Any, curve: Curve | None, knots: Sequence[float]) -> None:

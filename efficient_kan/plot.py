@@ -17,6 +17,7 @@ from torch import Tensor
 from efficient_kan import _checks, pruning
 from efficient_kan._device import autocast_off
 from efficient_kan.change import at_least_float32
+from efficient_kan.kernels import resolve
 from efficient_kan.knots import interior_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def plot_edges(
     """The curves of a layer's edges as a grid of panels: a row for each output, a column for each input.
 
     All panels of a column share the input's scale, each has its own for the values. Marks at the bottom are the grid's knots.
-    Of more than ``max_panels`` edges those inputs and outputs are shown whose curves range widest, and a line says so. Masked
+    Of more than ``max_panels`` edges those inputs and outputs are shown whose curves vary most, and a line says so. Masked
     edges have no panel.
 
     Args:
@@ -106,10 +107,31 @@ def plot_edges(
         ends = torch.stack((flat.amin(0), flat.amax(0)))
     pruning.check_parameters(layer, "layer")
     with torch.no_grad(), autocast_off(layer.grid):
-        alive = (layer.edge_mask != 0).nonzero().tolist()
-        curves = edge_curves(layer, ends[0], ends[1], [(o, i) for o, i in alive], torch.ones_like(layer.edge_mask))
-    knots = [row.tolist() for row in interior_of(layer.grid, layer.spline_order).detach().cpu()]
-    return _panels.draw(curves, inputs, outputs, knots, max_panels=max_panels, figure=figure)
+        rows, columns = _widest(layer, _between(ends[0], ends[1], _POINTS), max_panels)
+        mask = layer.edge_mask.detach().cpu()
+        alive = [(o, i) for o in rows for i in columns if mask[o, i] != 0]
+        curves = edge_curves(layer, ends[0], ends[1], alive, torch.ones_like(layer.edge_mask))
+    knots = interior_of(layer.grid, layer.spline_order).tolist()
+    return _panels.draw(curves, inputs, outputs, knots, rows=rows, columns=columns, figure=figure)
+
+
+def _widest(layer: KANLinear, places: Tensor, max_panels: int) -> tuple[list[int], list[int]]:
+    """The outputs and the inputs of at most so many panels: those whose edges deviate most over ``places`` ``(P, I)``."""
+    outputs, inputs = layer.out_features, layer.in_features
+    if outputs * inputs <= max_panels:
+        return list(range(outputs)), list(range(inputs))
+    n_rows = min(outputs, max(int(max_panels**0.5), max_panels // inputs))
+    n_columns = min(inputs, max_panels // n_rows)
+    found = layer.layer_inputs(places.to(layer.base_weight.dtype))
+    deviations = at_least_float32(resolve(layer.kernel, found).edge_std(found))
+    rows, columns = deviations.sum(1).topk(n_rows).indices, deviations.sum(0).topk(n_columns).indices
+    return sorted(rows.tolist()), sorted(columns.tolist())
+
+
+def _between(low: Tensor, high: Tensor, points: int) -> Tensor:
+    """Places ``(P, I)`` from ``low`` to ``high`` ``(I,)``."""
+    parts = torch.linspace(0, 1, points, device=low.device, dtype=torch.promote_types(low.dtype, torch.float32))
+    return torch.lerp(low.to(parts.dtype), high.to(parts.dtype), parts.unsqueeze(1))
 
 
 def plot_edges_of(kan: KAN, layer: int, x: Tensor | None, **options: Any) -> Figure:
@@ -167,9 +189,7 @@ def edge_curves(
 
     if not edges:
         return []
-    parts = torch.linspace(0, 1, points, device=low.device, dtype=layer.grid.dtype).unsqueeze(1)
-    places = torch.lerp(low.to(parts.dtype), high.to(parts.dtype), parts)  # shape: (P, I)
-    places = places.to(layer.base_weight.dtype)
+    places = _between(low, high, points).to(layer.base_weight.dtype)
     base = layer.layer_inputs(places).with_base().base
     assert base is not None
     features = at_least_float32(torch.cat((layer.b_splines(places), base.unsqueeze(-1)), dim=-1))
