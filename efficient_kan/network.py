@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from efficient_kan.penalties import Penalty
+    from efficient_kan.shrinking import Shrunk
 
 
 class KAN(nn.Module):
@@ -266,6 +267,34 @@ class KAN(nn.Module):
         pruned, moved = pruning.prune(self, x, threshold, group)
         pruning.warn_of(pruned, moved, stacklevel=2)
         return pruned
+
+    def shrink(self, *, inputs: bool = True) -> Shrunk[KAN]:
+        """A smaller copy that computes the same outputs: without the nodes that masks have cut off, inputs among them.
+
+        Removed are nodes that no path of unmasked edges leads to from an input, and nodes from which none leads to an output.
+        The former are constant: what they passed on goes into biases, which are created where there is none. All outputs
+        stay; one that depends on no input is its bias. If none does, a node of each row stays, too, without edges.
+
+        Args:
+            inputs: whether inputs are removed, too. If not, the copy takes the same ``x``.
+
+        Returns:
+            ``(network, nodes)``: the copy, and for each row of nodes, from the inputs to the outputs, the numbers of those that
+            are left. ``network(x[..., nodes[0]])`` is ``self(x)`` to rounding.
+
+        Raises:
+            ValueError: if parameters are not finite, or computed in a way that cannot give the ones that are left; if the base
+                activation has parameters for each input, or there are no values, as on ``meta``.
+
+        A ``UserWarning`` says by how much the function changed, if by more than rounding: hooks or a subclass's own ``forward``
+        may depend on what is removed. ::
+
+            small, nodes = kan.prune(x).shrink()
+            y = small(x[:, nodes[0]])
+        """
+        from efficient_kan.shrinking import shrink
+
+        return shrink(self, inputs)
 
     def plot(
         self,
