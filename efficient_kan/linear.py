@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -328,6 +329,19 @@ class KANLinear(nn.Module):
     def refine(self, grid_size: int, x: Tensor, *, fit: adaptation.Fit = "function", group: Any = "world") -> KANLinear:
         """A copy with ``grid_size`` intervals that computes the same function; see :meth:`KAN.refine`."""
         return adaptation.refine([self], x, grid_size, fit=fit, group=group, name="")[0]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a file; see :meth:`KAN.save`."""
+        from efficient_kan.files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> KANLinear:
+        """The layer that :meth:`save` wrote to ``path``; see :meth:`KAN.load`."""
+        from efficient_kan.files import load
+
+        return load(cls, path, device)
 
     def _check_input(self, x: Tensor) -> None:
         weight = self.base_weight
