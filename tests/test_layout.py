@@ -70,7 +70,7 @@ def test_the_package_imports_without_its_optional_dependencies() -> None:
 
 
 def test_public_names_are_frozen() -> None:
-    assert efficient_kan.__all__ == ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
+    assert efficient_kan.__all__ == ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
     assert all(hasattr(efficient_kan, name) for name in efficient_kan.__all__)
 
 
