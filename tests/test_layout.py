@@ -125,13 +125,14 @@ def test_parents_never_import_torch(module: str) -> None:
 
 
 def test_the_package_imports_without_its_optional_dependencies() -> None:
-    optional = ("kan", "numba", "triton", "pandas", "matplotlib", "scipy", "safetensors")
+    optional = ("kan", "numba", "triton", "pandas", "matplotlib", "scipy", "safetensors", "sklearn", "sympy")
     code = f"import sys, efficient_kan; sys.exit(any(name in sys.modules for name in {optional}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_public_names_are_frozen() -> None:
-    assert efficient_kan.__all__ == ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
+    expected = ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
+    assert efficient_kan.__all__ == expected
     assert all(hasattr(efficient_kan, name) for name in efficient_kan.__all__)
 
 
