@@ -7,6 +7,8 @@ from efficient_kan.penalties import SampleL1 as SampleL1
 from efficient_kan.penalties import SampleStd as SampleStd
 from efficient_kan.penalties import WeightL1 as WeightL1
 from efficient_kan.resnet import ResNetKAN as ResNetKAN
+from efficient_kan.training import Trained as Trained
+from efficient_kan.training import train as train
 
-__all__ = ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
+__all__ = ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
 __version__ = "0.1.0"

@@ -8,10 +8,11 @@ from itertools import pairwise, product
 
 from pydantic import Field
 
-from benchmarks import predict, tasks
-from benchmarks.cases import Case, Point, Record, Sweep
+from benchmarks import tasks
+from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, along
 from benchmarks.kinds.kind import Kind, Section
+from benchmarks.schema.cases import Case, Point, Record, Sweep
 from benchmarks.study.penalties import CHECKED, PENALTIES
 
 _STACKED_VALUE = 4.5e-8  # seconds per sample and hidden node of a step of one of many stacked networks

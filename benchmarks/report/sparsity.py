@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks import tasks
+from benchmarks.analysis.data import Data, slug
 from benchmarks.report.cells import View, code, numbers, text_of
-from benchmarks.report.data import Data, slug
 from benchmarks.report.tables import Table
 from benchmarks.study import rule as rules
 from benchmarks.study import verdict

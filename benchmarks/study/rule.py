@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from benchmarks.cases import Record
+from benchmarks.schema.cases import Record
 
 
 class Comparison(Record):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.stats import Interval
+from benchmarks.analysis.stats import Interval
 
 Array = NDArray[np.float64]
 

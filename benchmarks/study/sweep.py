@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Sweep
-from benchmarks.rows import Outcome, SparsityResult, SparsityRun
+from benchmarks.schema.cases import Case, Sweep
+from benchmarks.schema.rows import Outcome, SparsityResult, SparsityRun
 from benchmarks.study import original, training
 from benchmarks.study.agreement import rank_correlation
 from benchmarks.study.penalties import NORMS, PAIRS

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import tasks
-from benchmarks.stats import Interval
+from benchmarks.analysis.stats import Interval
 from benchmarks.study import statistics
 from benchmarks.study.penalties import parse
 from benchmarks.study.rule import Rule

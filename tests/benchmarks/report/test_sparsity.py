@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import data, ids, sparsity, sparsity_figures, style
+from benchmarks.analysis import data
+from benchmarks.report import ids, sparsity, sparsity_figures, style
 from benchmarks.study import verdict
 
 

@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.study import original, stacked, sweep
 from benchmarks.study.agreement import rank_correlation
 from benchmarks.study.penalties import NORMS, PAIRS
 from benchmarks.tasks.base import DataSet, Sizes
-from benchmarks.worker import Job, measure
 from efficient_kan import KAN
 from reference.arm import Unsupported
 

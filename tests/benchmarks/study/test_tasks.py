@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import presets, tasks
 from benchmarks.kinds.sparsity import Sparsity
-from benchmarks.plugins import load_plugin
+from benchmarks.run.plugins import load_plugin
 from benchmarks.tasks import base
 from benchmarks.tasks.base import DataSet, Formula, Sizes
 

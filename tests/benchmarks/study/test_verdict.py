@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
+from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.study import rule as rules
 from benchmarks.study import sweep, verdict
 from benchmarks.study.rule import Comparison
