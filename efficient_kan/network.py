@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -295,6 +296,37 @@ class KAN(nn.Module):
         from efficient_kan.shrinking import shrink
 
         return shrink(self, inputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file that :meth:`load` makes it of again, with the same outputs bit for bit.
+
+        The file is of safetensors and holds no code: architecture (of each layer its arguments, grid, mask, base activation by
+        name), parameters, which of them are frozen, and the mode. It does not hold hooks, gradients or an optimiser's state.
+        The same network gives the same bytes, and ``path`` always holds a whole file. Needs the extra ``files``; the format
+        is described in :mod:`efficient_kan.files`.
+
+        Raises:
+            ImportError: if safetensors is not installed.
+            ValueError: if a file cannot hold the network as it is: a subclass, layers of one, a base activation that is not
+                torch's own, computed parameters, parameters that layers share, further modules; or if ``path`` is no name of a
+                file in an existing folder.
+        """
+        from efficient_kan.files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> KAN:
+        """The network that :meth:`save` wrote to ``path``, on ``device`` (torch's default one if ``None``).
+
+        Raises:
+            ImportError: if safetensors is not installed.
+            ValueError: if the file is another one than :meth:`save` writes, is damaged, or of a format that only a later
+                version of this package knows.
+        """
+        from efficient_kan.files import load
+
+        return load(cls, path, device)
 
     def plot(
         self,

@@ -131,7 +131,7 @@ def test_the_package_imports_without_its_optional_dependencies() -> None:
 
 
 def test_public_names_are_frozen() -> None:
-    expected = ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
+    expected = ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
     assert efficient_kan.__all__ == expected
     assert all(hasattr(efficient_kan, name) for name in efficient_kan.__all__)
 
