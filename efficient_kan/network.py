@@ -223,11 +223,12 @@ class KAN(nn.Module):
             max_change: with ``fit="function"``, the largest change of a layer's outputs, relative to their deviation, that
                 moving knots may make; ``float("inf")`` lets all knots move that samples ask for.
             group: of ``torch.distributed``, where that is initialised: the samples of all its ranks are used, and all get the
-                same grids, so every rank must call this, with the same network. ``None``: this rank alone.
+                same grids, so every rank must call this, with the same network. Those that call wait for the others as long as
+                the group's ``timeout`` allows, by default 10 minutes with nccl and 30 with gloo. ``None``: this rank alone.
 
         Raises:
             ValueError: if there is no sample, one is not finite, or coefficients are computed (``torch.nn.utils.parametrize``,
-                ``prune``) in a way that cannot give the new ones.
+                ``prune``) in a way that cannot give the new ones, or sharded (``fully_shard``, ``DTensor``).
         """
         adaptation.update(self.kan_layers, x, margin=margin, fit=fit, max_change=max_change, group=group, name="layers[{}]")
 
