@@ -126,7 +126,7 @@ class KAN(nn.Module):
     @property
     def kan_layers(self) -> list[KANLinear]:
         """``layers`` as a typed list."""
-        return cast("list[KANLinear]", list(self.layers))
+        return cast("list[KANLinear]", list(self._modules["layers"]._modules.values()))  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
         """``(..., n_0) -> (..., n_L)``.

@@ -94,6 +94,7 @@ def network(
         return None
     graph, real, described = x.requires_grad, stored(x), []
     flat: list[Tensor | None] = []
+    addresses: list[int] = []
     for layer, order in zip(layers, orders, strict=True):
         grid, _, _, mask, _, _ = layer
         assert grid is not None and mask is not None
@@ -103,29 +104,33 @@ def network(
         described.append((inputs, outputs, grid.shape[1], order))
         for tensor in layer:
             if tensor is None:
-                continue
-            if tensor.dtype is not dtype or not tensor.is_contiguous() or type(tensor) not in dispatch.TYPES:
+                addresses.append(0)
+            elif tensor.dtype is not dtype or not tensor.is_contiguous() or type(tensor) not in dispatch.TYPES:
                 return None
-            if real and not tensor.is_cpu:
+            elif not real:
+                graph = graph or tensor.requires_grad
+            elif tensor.is_cpu:
+                graph = graph or tensor.requires_grad
+                addresses.append(tensor.data_ptr())
+            else:
                 return None
-            graph = graph or tensor.requires_grad
         flat += layer
     shapes = tuple(described)
-    *leading, width = x.shape
-    batch = math.prod(leading)
+    flat_already = x.dim() == 2
+    batch, width = x.shape if flat_already else (math.prod(x.shape[:-1]), x.shape[-1])
     if width != shapes[0][0] or not takes_network(batch, shapes):
         return None
     found = None if penalty is None else of_network.described(penalty)
     if penalty is not None and (found is None or batch < found.least):
         return None
-    samples = x if len(leading) == 1 else x.reshape(-1, width)
+    samples = x if flat_already else x.reshape(-1, width)
     samples = samples if samples.is_contiguous() else samples.contiguous()
     if graph and torch.is_grad_enabled():
-        result = _node(samples, shapes, penalty, found, *flat)  # type: ignore[no-untyped-call]
+        result = _node(samples, shapes, penalty, found, addresses, *flat)  # type: ignore[no-untyped-call]
         y, loss = result if found is not None else (result, None)
     else:
-        y, loss, *_ = _forward(samples, shapes, found, flat)
-    return y if len(leading) == 1 else y.view(*leading, y.shape[1]), loss
+        y, loss, *_ = _forward(samples, shapes, found, flat, addresses, keeps=False)
+    return y if flat_already else y.view(*x.shape[:-1], y.shape[1]), loss
 
 
 class _Computed(NamedTuple):
@@ -139,19 +144,22 @@ class _Computed(NamedTuple):
 
 
 def _forward(
-    x: Tensor, shapes: tuple[Shape, ...], penalty: Described | None, flat: Sequence[Tensor | None]
-) -> _Computed:
+    x: Tensor, shapes: tuple[Shape, ...], penalty: Described | None, flat: Sequence[Tensor | None], addresses: list[int], *,
+    keeps: bool,
+) -> _Computed:  # fmt: skip
+    """The pass forward; ``keeps`` what the pass back needs."""
     batch, size = x.shape[0], x.element_size()
     layouts, places, hidden, length = _scratch(batch, shapes, size)
     made = [tables(flat[n * _TENSORS], shape[3]) for n, shape in enumerate(shapes)]  # type: ignore[arg-type]
-    y, kept, room = x.new_empty((batch, shapes[-1][1])), x.new_empty(hidden[-1]), x.new_empty(length)
+    y, room = x.new_empty((batch, shapes[-1][1])), x.new_empty(length if keeps else length + hidden[-1])
+    kept = x.new_empty(hidden[-1]) if keeps else room
     statistics, loss = None, None
     if penalty is not None:
         statistics, loss = x.new_zeros(places[-1] + 1, dtype=torch.float64), x.new_empty(())
     if stored(x):
-        real, addresses = REAL[x.dtype], _addresses(flat)
-        values = [x.data_ptr(), *_places(kept, hidden), y.data_ptr()]
-        scratch, of_statistics = room.data_ptr(), 0 if statistics is None else statistics.data_ptr()
+        real, scratch = REAL[x.dtype], room.data_ptr()
+        values = [x.data_ptr(), *_places(kept.data_ptr() if keeps else scratch + length * size, size, hidden), y.data_ptr()]
+        of_statistics = 0 if statistics is None else statistics.data_ptr()
         kind, numbers = _kind(penalty), []
         for n, (guide, table) in enumerate(made):
             grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
@@ -164,10 +172,9 @@ def _forward(
     return _Computed(y, loss, kept, made, statistics)
 
 
-def _places(hidden: Tensor, starts: Sequence[int]) -> list[int]:
+def _places(first: int, size: int, hidden: Sequence[int]) -> list[int]:
     """The addresses of outputs of layers but the last."""
-    first, size = hidden.data_ptr(), hidden.element_size()
-    return [first + start * size for start in starts[:-1]]
+    return [first + start * size for start in hidden[:-1]]
 
 
 def _run(function: Any, numbers: list[int], shapes: tuple[Shape, ...], real: Any) -> None:
@@ -235,8 +242,8 @@ def _backward(
     of_x, of_hidden, room = torch.empty_like(x) if needs_x else None, torch.empty_like(kept), x.new_empty(length)
     if stored(x):
         addresses, of_parameters = _addresses(flat), _addresses(found)
-        values = [x.data_ptr(), *_places(kept, hidden)]
-        targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden, hidden), grad.data_ptr()]
+        values = [x.data_ptr(), *_places(kept.data_ptr(), size, hidden)]
+        targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden.data_ptr(), size, hidden), grad.data_ptr()]
         statistics, loss, scratch = _addresses([of_values, of_loss, room])
         kind, numbers, gradients = _kind(penalty), [], []
         for n in range(len(shapes) - 1, -1, -1):
@@ -257,9 +264,10 @@ def _backward(
 class _Network(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shapes: tuple[Shape, ...], penalty: object, described: Described | None, *flat: Tensor | None
-    ) -> Any:
-        computed = _forward(x, shapes, described, flat)
+        ctx: Any, x: Tensor, shapes: tuple[Shape, ...], penalty: object, described: Described | None, addresses: list[int],
+        *flat: Tensor | None,
+    ) -> Any:  # fmt: skip
+        computed = _forward(x, shapes, described, flat, addresses, keeps=True)
         y, loss = computed.y, computed.loss
         ctx.save_for_backward(x, *flat)
         # Without outputs: those would keep this node, and it them.
@@ -269,13 +277,13 @@ class _Network(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, of_loss: Tensor | None = None) -> tuple[Tensor | None, ...]:
         saved, tensors = ctx.saved, ctx.saved_tensors
-        needs_x, _, _, _, *needs = ctx.needs_input_grad
+        needs_x, _, _, _, _, *needs = ctx.needs_input_grad
         x, *flat = tensors
         if torch.is_grad_enabled() or dispatch.transformed(grad) or (of_loss is not None and dispatch.transformed(of_loss)):
             grads = [grad] if of_loss is None else [grad, of_loss]
             return _differentiable(x, flat, saved.shapes, saved.penalty, grads, needs_x, needs)
         of_x, *found = _backward(saved, x, flat, grad.contiguous(), of_loss, needs_x, needs)
-        return of_x, None, None, None, *found
+        return of_x, None, None, None, None, *found
 
 
 # Function.apply looks for transforms of torch.func first, which takes as long as some operations; there are none here.
@@ -324,4 +332,4 @@ def _differentiable(
         wanted = [tensor for tensor, needed in zip([x, *flat], [needs_x, *needs], strict=True) if needed and tensor is not None]
         found = iter(torch.autograd.grad(results, wanted, grads, create_graph=again, allow_unused=True, materialize_grads=True))
     of_x = next(found) if needs_x else None
-    return of_x, None, None, None, *[next(found) if needed else None for needed in needs]
+    return of_x, None, None, None, None, *[next(found) if needed else None for needed in needs]
