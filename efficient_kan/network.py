@@ -130,7 +130,7 @@ class KAN(nn.Module):
     @property
     def kan_layers(self) -> list[KANLinear]:
         """``layers`` as a typed list."""
-        return cast("list[KANLinear]", list(self.layers))
+        return cast("list[KANLinear]", list(self._modules["layers"]._modules.values()))  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
         """``(..., n_0) -> (..., n_L)``.
@@ -145,9 +145,9 @@ class KAN(nn.Module):
         if update_grid is False and not _tracing.observed() and isinstance(x, Tensor):
             layers = self.kan_layers
             plain = [_calls.is_forward_alone(layer, KANLinear) for layer in layers]
-            y = kernels.network(layers, x) if all(plain) else None
-            if y is not None:
-                return y
+            found = kernels.network(layers, x) if all(plain) else None
+            if found is not None:
+                return found[0]
             for layer, alone in zip(layers, plain, strict=True):  # a call takes as long as some operations of a small layer
                 x = layer.forward(x) if alone else layer(x)
             return x
@@ -181,8 +181,13 @@ class KAN(nn.Module):
             ddp = DistributedDataParallel(WithPenalty(kan, SampleL1()))
             y, penalty = ddp(x)
         """
+        layers = self.kan_layers
+        if isinstance(x, Tensor) and not _tracing.observed() and all(_calls.is_forward_alone(n, KANLinear) for n in layers):
+            found = kernels.network(layers, x, penalty) if penalty is not None else None
+            if found is not None:
+                return cast("tuple[Tensor, Tensor]", found)
         losses = []
-        for layer in self.kan_layers:
+        for layer in layers:
             x, loss = layer.forward_with_penalty(x, penalty)
             losses.append(loss)
         return x, torch.stack(losses).sum()
