@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from efficient_kan.penalties import Penalty
     from efficient_kan.shrinking import Shrunk
+    from efficient_kan.symbolic import Candidate, SymbolicKAN
+    from efficient_kan.symbolic.arguments import Edges, Library
 
 
 class KAN(nn.Module):
@@ -380,6 +382,71 @@ class KAN(nn.Module):
         from efficient_kan.plot import plot_edges_of
 
         return plot_edges_of(self, layer, x, **options)
+
+    def suggest(
+        self, x: Tensor, layer: int, o: int, i: int, *, library: Library = None, weight_simple: float = 0.8
+    ) -> list[Candidate]:
+        """Functions that an edge may become, best first, each fitted as ``a f(b x + c) + d`` to the edge at the samples.
+
+        Args:
+            x: samples ``(..., n_0)``, at least ten.
+            layer, o, i: the edge, from input ``i`` of the layer to its output ``o``.
+            library, weight_simple: see :meth:`symbolic`.
+
+        Returns:
+            :class:`~efficient_kan.symbolic.Candidate` objects: name, ``a, b, c, d``, R^2, error at points held out, complexity
+            and score.
+
+        Raises:
+            ValueError: if there is no such edge, or samples or options are out of their ranges.
+        """
+        from efficient_kan.symbolic.build import suggest
+
+        return suggest(self, x, (layer, o, i), library, weight_simple)
+
+    def symbolic(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        library: Library = None,
+        functions: Edges | None = None,
+        automatic: bool = True,
+        weight_simple: float = 0.8,
+        r2_threshold: float = 0.0,
+        steps: int = 200,
+    ) -> SymbolicKAN:
+        r"""A network of functions with names in place of splines: edges :math:`a f(b x + c) + d` (KAN paper, section 2.5.1).
+
+        All functions of the library are fitted to all edges at the samples, and each edge becomes the one with the best score,
+        which weighs complexity against fit (:mod:`efficient_kan.symbolic.choice`). Fits whose arguments leave the function's
+        domain, or have a pole between samples, do not count. Pruned edges become 0; this network is not changed. Prune first:
+        an edge without importance gets a function, too.
+
+        With targets the numbers are then refitted to these, and functions exchanged where another one gives a better formula.
+
+        A ``UserWarning`` with the figures says if the formula is worse than its network: if its error at the targets is larger
+        by a tenth, or, without targets, if it deviates from the network by more than 1 % of the outputs' deviation.
+
+        Args:
+            x: samples ``(..., n_0)``, at least ten.
+            y: targets ``(..., n_L)``.
+            library: names and :class:`~efficient_kan.symbolic.Function` objects; ``None`` for all of
+                :data:`~efficient_kan.symbolic.LIBRARY`.
+            functions: functions of edges ``(layer, o, i)`` chosen by hand.
+            automatic: whether other edges become functions; if not, they stay splines.
+            weight_simple: weight of complexity against fit, in [0, 1].
+            r2_threshold: edges that no function fits with this R^2 stay splines.
+            steps: of the refit, see :meth:`SymbolicKAN.refit`.
+
+        Raises:
+            ValueError: if an argument is out of its range; if a function chosen by hand has no fit within its domain.
+        """
+        from efficient_kan.symbolic.build import symbolic
+
+        made = symbolic(self, x, y, library, functions, automatic, weight_simple, r2_threshold, steps)
+        made.warn_if_worse(stacklevel=2)
+        return made
 
     @classmethod
     def from_pykan(cls, model: Any) -> KAN:
