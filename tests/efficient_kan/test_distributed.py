@@ -15,7 +15,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from efficient_kan import KAN, SampleL1, SampleStd, WeightL1, _distributed
+from efficient_kan import KAN, KANConv2d, SampleL1, SampleStd, WeightL1, _distributed
 
 RANKS = 2
 THRESHOLD = 0.06  # between the importances that one edge has at the samples of one rank and of the other
@@ -98,6 +98,26 @@ def inside_ddp(rank: int) -> list[Tensor]:
     ddp.module.update_grid(shard(rank))
     ddp(shard(rank)).square().mean().backward()
     return result(ddp.module)
+
+
+def convolved(x: Tensor) -> list[Tensor]:
+    conv = KANConv2d(1, 4, (1, 2), kernel="native", generator=torch.Generator().manual_seed(0))
+    conv.update_grid(x.view(-1, 1, 1, 2), fit="samples")
+    return [*(tensor.detach() for tensor in conv.state_dict().values()), conv(probe().view(-1, 1, 1, 2)).detach()]
+
+
+def convolution_in_ddp(rank: int) -> list[Tensor]:
+    ddp = DistributedDataParallel(KANConv2d(1, 4, (1, 2), kernel="native", generator=torch.Generator().manual_seed(rank)))
+    ddp(shard(rank).view(-1, 1, 1, 2)).square().mean().backward()
+    return [p.grad for p in ddp.parameters() if p.grad is not None]
+
+
+def shrunk(x: Tensor, folder: str) -> list[Tensor]:
+    """After a prune of all ranks; each writes and draws it for itself."""
+    small, nodes = network().prune(x, 2 * THRESHOLD).shrink(inputs=False)
+    small.save(folder)
+    small.plot(x)
+    return [*result(KAN.load(folder)), torch.tensor([len(row) for row in nodes])]
 
 
 def penalised(rank: int, penalty: Any) -> list[Tensor]:
@@ -267,7 +287,7 @@ def with_nan(rank: int) -> Tensor:
     return x
 
 
-def cases(rank: int, alone: Any, impatient: Any) -> dict[str, Callable[[], Any]]:
+def cases(rank: int, alone: Any, impatient: Any, folder: str) -> dict[str, Callable[[], Any]]:
     """``alone`` is a group of this rank only, ``impatient`` one that waits a second."""
     return {
         **{f"refusals, {how}": lambda how=how: refusals(rank, how) for how in SHARDED},  # type: ignore[misc]
@@ -289,6 +309,9 @@ def cases(rank: int, alone: Any, impatient: Any) -> dict[str, Callable[[], Any]]
         "refine at samples": lambda: result(network().refine(9, shard(rank), fit="samples")),
         "importance": lambda: network().importance(shard(rank)),
         "prune": lambda: result(network().prune(shard(rank), THRESHOLD)),
+        "convolution": lambda: convolved(shard(rank)),
+        "convolution in DDP": lambda: convolution_in_ddp(rank),
+        "shrink": lambda: shrunk(shard(rank), f"{folder}/kan"),
         "NaN": lambda: updated(with_nan(rank)),
         "NaN in prune": lambda: result(network().prune(with_nan(rank))),
         "features": lambda: updated(shard(rank)[:, : 2 - rank]),
@@ -315,7 +338,7 @@ def work(rank: int, folder: str) -> None:
     groups = [dist.new_group([n]) for n in range(RANKS)]
     impatient = dist.new_group(timeout=timedelta(seconds=1))
     results: dict[str, Any] = {}
-    for name, case in cases(rank, groups[rank], impatient).items():
+    for name, case in cases(rank, groups[rank], impatient, folder).items():
         try:
             results[name] = case()
         except ValueError as error:
@@ -349,12 +372,13 @@ def single(name: str) -> list[Tensor]:
             "refine at samples": lambda: result(network().refine(9, whole(), fit="samples")),
             "importance": lambda: network().importance(whole()),
             "prune": lambda: result(network().prune(whole(), THRESHOLD)),
+            "convolution": lambda: convolved(whole()),
         }
         return calls[name]()
 
 
 TOGETHER = ["function", "samples", "an empty shard", "scalar parameters", "strided", "through DDP", "inside DDP"]
-TOGETHER += ["refine", "refine at samples", "importance", "prune"]
+TOGETHER += ["refine", "refine at samples", "importance", "prune", "convolution"]
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -415,6 +439,13 @@ def test_ranks_of_no_common_group_keep_their_own(results: list[dict[str, Any]], 
 def test_a_rank_outside_of_a_group_is_refused(results: list[dict[str, Any]]) -> None:
     assert not isinstance(results[0]["another's group"], str)
     assert results[1]["another's group"].startswith("group: expected one with this rank in it (None: this rank alone)")
+
+
+def test_gradients_of_a_convolution_and_a_shrunk_network_are_the_same_on_all_ranks(results: list[dict[str, Any]]) -> None:
+    for name in ("convolution in DDP", "shrink"):
+        assert not isinstance(results[0][name], str), results[0][name]
+        assert len(results[0][name]) >= 3
+        assert all(torch.equal(*pair) for pair in zip(*(rank[name] for rank in results), strict=True))
 
 
 @pytest.mark.parametrize("penalty", [SampleL1(), SampleStd(), WeightL1()], ids=lambda penalty: type(penalty).__name__)
