@@ -104,6 +104,7 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
         "sparsity",
         "head_cost",
         "images",
+        "tabular",
     }
     for case in cases:
         get_arm(case.arm)
