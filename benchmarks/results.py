@@ -33,6 +33,8 @@ from benchmarks.rows import SparsityRun as SparsityRun
 from benchmarks.rows import SpeedSeries as SpeedSeries
 from benchmarks.rows import Status as Status
 from benchmarks.stats import paired_ratio
+from benchmarks.study import phase
+from benchmarks.study import rule as rules
 from benchmarks.wrong import wrong
 
 
@@ -318,21 +320,27 @@ def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
 def sparsity_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per trained network: task, penalty, strength, seed, what was measured, and its curves as tuples.
 
-    A case that gave no networks has one line for each it should have given, with its status and missing values.
+    A case that gave no networks has one line for each it should have given, with its status and missing values. `confirmatory`
+    says by the rule of the study whether a network is, and `place` where its setting lies on the axes of the study.
     """
     lines: list[dict[str, Any]] = []
+    rule = rules.load()
     names = [name for name in SparsityRun.model_fields if name not in ("seed", "strength")]
     for row in rows:
         sweep = row.case.sweep
         if sweep is None:
             continue
         shared = _common(row) | {"task": sweep.task, "penalty": sweep.penalty, "edge_counts": sweep.edge_counts}
+        shared |= {"place": phase.place(row.case)}
+        fits, first = phase.confirmatory(row.case, rule), rule.confirmatory.first_seed
         if row.sparsity is not None:
             steps = {"checkpoints": row.sparsity.checkpoints}
-            lines += [shared | steps | run.model_dump() for run in row.sparsity.runs]
+            found = [{name: getattr(run, name) for name in SparsityRun.model_fields} for run in row.sparsity.runs]
+            lines += [shared | steps | run | {"confirmatory": fits and run["seed"] >= first} for run in found]
             continue
         for seed, strength in product(sweep.seeds, sweep.strengths):
-            lines.append(shared | dict.fromkeys(names) | {"seed": seed, "strength": strength, "checkpoints": ()})
+            missing = dict.fromkeys(names) | {"seed": seed, "strength": strength, "checkpoints": ()}
+            lines.append(shared | missing | {"confirmatory": fits and seed >= first})
     return pd.DataFrame(lines)
 
 
