@@ -246,7 +246,7 @@ def micro(session: nox.Session) -> None:
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     before = target.stat().st_mtime_ns if target.exists() else None
-    session.run("pytest", "benchmarks/micro", f"--benchmark-json={target.resolve()}", *rest)
+    session.run("pytest", "benchmarks/dev/micro", f"--benchmark-json={target.resolve()}", *rest)
     untimed = {"--benchmark-disable", "--collect-only", "--co"} & set(rest)
     if not untimed and (not target.exists() or target.stat().st_mtime_ns == before):
         session.error(f"nothing was measured: {target} was not written")
@@ -256,7 +256,7 @@ def micro(session: nox.Session) -> None:
 def bars(session: nox.Session) -> None:
     """Print how the CPU kernels stand against bare products and other implementations: `nox -s bars -- [--threads 2]`."""
     install(session, "bench")
-    session.run("python", "-m", "benchmarks.bars", *session.posargs)
+    session.run("python", "-m", "benchmarks.dev.bars", *session.posargs)
 
 
 @nox.session(default=False)

@@ -30,7 +30,8 @@ def assign(layer: nn.Module, name: str, value: Tensor, *, label: str | None = No
         if parameter.shape == value.shape:
             parameter.copy_(value)
         else:
-            layer._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+            # Contiguous, as torch.optim.LBFGS needs its gradient to be.
+            layer._parameters[name] = nn.Parameter(value.contiguous(), requires_grad=parameter.requires_grad)
         return
     if not parametrize.is_parametrized(layer, name):
         _assign_pruned(layer, name, value, label)

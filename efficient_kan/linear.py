@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -181,7 +182,7 @@ class KANLinear(nn.Module):
             update_grid: adapt the grid to ``x`` first, see :meth:`update_grid`.
         """
         if isinstance(x, fx.Proxy):  # whose arguments may all be symbols
-            return self._call_of(x, update_grid)
+            return cast(Tensor, _calls.call_of(self, x, update_grid))
         if update_grid is not False and _is_set(update_grid):
             self.update_grid(x)
         grid, parameters = self._tensors()
@@ -329,6 +330,19 @@ class KANLinear(nn.Module):
         """A copy with ``grid_size`` intervals that computes the same function; see :meth:`KAN.refine`."""
         return adaptation.refine([self], x, grid_size, fit=fit, group=group, name="")[0]
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a file; see :meth:`KAN.save`."""
+        from efficient_kan.files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> KANLinear:
+        """The layer that :meth:`save` wrote to ``path``; see :meth:`KAN.load`."""
+        from efficient_kan.files import load
+
+        return load(cls, path, device)
+
     def _check_input(self, x: Tensor) -> None:
         weight = self.base_weight
         usual = isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device
@@ -342,16 +356,6 @@ class KANLinear(nn.Module):
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if not cast:
             _checks.same_dtype(x, "x", dtype)
-
-    def _call_of(self, x: fx.Proxy, update_grid: bool) -> Any:
-        """A call of this layer as a whole in a graph of ``torch.fx``, whose symbols have no shape or dtype to check."""
-        path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        if not path:
-            raise NotImplementedError(
-                "torch.fx: a KANLinear is one node of a graph and cannot be its root; trace a module that contains it, such as "
-                "torch.nn.Sequential(layer)"
-            )
-        return x.tracer.create_proxy("call_module", path, (x,), {} if update_grid is False else {"update_grid": update_grid})
 
     def __prepare_scriptable__(self) -> KANLinear:
         raise NotImplementedError(

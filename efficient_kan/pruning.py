@@ -61,7 +61,7 @@ def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
     deviations, spreads = [], []
     with autocast_off(x):
         for n, layer in enumerate(kan.kan_layers):
-            _check_parameters(layer, n)
+            check_parameters(layer, f"layers[{n}]")
             y = layer(x)  # first, since hooks of the layer may compute its weights
             inputs = layer.layer_inputs(x)
             sigma = resolve(layer.kernel, inputs).edge_std(inputs)
@@ -174,11 +174,12 @@ def _samples(kan: KAN, x: Tensor, group: Any, threshold: float = 0.0) -> Tensor:
     return samples
 
 
-def _check_parameters(layer: KANLinear, n: int) -> None:
+def check_parameters(layer: KANLinear, label: str) -> None:
+    """Raise ``ValueError`` unless all numbers of a layer, ``label`` in messages, are finite."""
     for name in ("base_weight", "spline_weight", "spline_scaler", "bias", "grid", "edge_mask"):
         values = getattr(layer, name)
         if values is not None:
-            _checks.finite(values, f"layers[{n}].{name}")
+            _checks.finite(values, f"{label}.{name}")
 
 
 def _check_network(kan: KAN) -> None:

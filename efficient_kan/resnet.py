@@ -8,15 +8,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efficient_kan import _checks
-from efficient_kan._computed import assign
+from efficient_kan._computed import assign, copied
 from efficient_kan.network import KAN
+from efficient_kan.shrinking import Shrunk
 
 if TYPE_CHECKING:
     from efficient_kan.penalties import Penalty
@@ -327,6 +328,15 @@ class ResNetKAN(nn.Module):
             for module, training in modes.items():
                 module.training = training
         self.head.update_grid(features, margin, **options)
+
+    def shrink(self) -> Shrunk[ResNetKAN]:
+        """A copy whose KAN has no cut-off nodes, see :meth:`KAN.shrink`; it takes all features, as the backbone gives them.
+
+        Raises ValueError without a KAN.
+        """
+        kan = self.head.kan
+        smaller, nodes = kan.shrink(inputs=False)
+        return Shrunk(cast("ResNetKAN", copied(self, {id(kan): smaller})), nodes)
 
     def _features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbone(x)

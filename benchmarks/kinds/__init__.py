@@ -5,10 +5,10 @@ A kind of your own is registered by a plugin: `benchmarks.kinds.register(Kind(..
 
 from __future__ import annotations
 
-from benchmarks.cases import Case
 from benchmarks.kinds import frontier, head_cost, images, memory, penalty_cost, simulated, sparsity, speed
 from benchmarks.kinds.kind import Kind as Kind
 from benchmarks.kinds.kind import Section as Section
+from benchmarks.schema.cases import Case
 
 # In the order in which a run measures them.
 _KINDS: dict[str, Kind] = {

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from benchmarks.cases import Axis, Matmul, Point, Record
 from benchmarks.kinds.kind import Section
+from benchmarks.schema.cases import Axis, Matmul, Point, Record
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 S = TypeVar("S", bound=Record)

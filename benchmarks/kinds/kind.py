@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.cases import Axis, Case, Record
+from benchmarks.schema.cases import Axis, Case, Record
 
 if TYPE_CHECKING:
     from benchmarks.kinds.design import Preset

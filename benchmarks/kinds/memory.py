@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Case, Mode
+from benchmarks.kinds import predict
 from benchmarks.kinds.design import AtPoints, Preset, measured, named_points
 from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.schema.cases import Case, Mode
 
 _WATCHED = 40  # times as long: pykan's loop over edges, an operator at a time, with every allocation and operator recorded
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import predict
-from benchmarks.cases import Case
+from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, measured, named_points
 from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
 from benchmarks.kinds.memory import Memory
+from benchmarks.schema.cases import Case
 
 SOURCES = tuple(f"benchmarks.measure.{name}" for name in ("peaks", "simulate", "meta", "shortcuts", "live"))
 LACKING = {"processes": "measures each cell in one process", "matmul": "computes float32 products in float32"}

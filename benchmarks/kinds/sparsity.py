@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from benchmarks import predict, tasks
-from benchmarks.cases import Case, Point, Record, Sweep
+from benchmarks import tasks
+from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, along
 from benchmarks.kinds.kind import Kind, Section
+from benchmarks.schema.cases import Case, Point, Record, Sweep
 from benchmarks.study import rule
 from benchmarks.study.curves import start_of
 from benchmarks.study.penalties import CHECKED, MATTER

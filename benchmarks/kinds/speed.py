@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Case, Mode
-from benchmarks.kinds import timing
+from benchmarks.kinds import predict, timing
 from benchmarks.kinds.design import AtPoints, Preset, measured, named_points, place_of, point_at
 from benchmarks.kinds.kind import SIZES, Kind, at_least
+from benchmarks.schema.cases import Case, Mode
 
 
 class Speed(timing.Timing, AtPoints):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Case
+from benchmarks.kinds import predict
 from benchmarks.kinds.kind import Section
+from benchmarks.schema.cases import Case
 
 MEASURED_BY = "benchmarks.measure.timed:measure"
-SOURCES = ("benchmarks.nvml", *(f"benchmarks.measure.{name}" for name in ("timed", "speed", "gate", "gpu", "graphs")))
+SOURCES = ("benchmarks.schema.nvml", *(f"benchmarks.measure.{name}" for name in ("timed", "speed", "gate", "gpu", "graphs")))
 # Where glibc's own adjustment ends once a block of 32 MiB was freed: what is timed must not depend on whether the gate or the
 # other side did so before.
 VARIABLES = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.cases import Case, Mode
 from benchmarks.measure import frontier, memory, simulate, workload
 from benchmarks.measure.live import LiveStorages
-from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
+from benchmarks.schema.cases import Case, Mode
+from benchmarks.schema.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
 from efficient_kan import KAN
 from reference.arm import Arm, get_arm
 

@@ -18,12 +18,12 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError, create_model
 
 from benchmarks import kinds
-from benchmarks.cases import Axis, Case, Matmul
-from benchmarks.environment import resolve_device
 from benchmarks.kinds import Section
 from benchmarks.kinds.design import CENTRE, Centre, Lines, place_of, point_at
 from benchmarks.kinds.design import Preset as Preset
-from benchmarks.wrong import wrong
+from benchmarks.schema.cases import Axis, Case, Matmul
+from benchmarks.schema.environment import resolve_device
+from benchmarks.schema.wrong import wrong
 
 FOLDER = Path(__file__).parent
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import kinds
+from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, Line, families, slug, with_baseline
 from benchmarks.kinds.kind import resolved
 from benchmarks.report import capacity, images, penalties, scaling, sparsity_axes, sparsity_figures, style, tables
 from benchmarks.report.cells import code
-from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
 from benchmarks.report.ids import table_id
 from benchmarks.report.sparsity import Study
 
@@ -149,7 +149,7 @@ def resident_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
     if frame.empty:
         return
     frame = frame[(frame["mode"] == "step") & (frame["penalty"] == "none")]
-    frame = frame[(frame["arm"] == tables.BASELINE) | frame["arm"].str.startswith("pykan")]
+    frame = frame[(frame["arm"] == BASELINE) | frame["arm"].str.startswith("pykan")]
     for setting, part in frame.groupby("setting", sort=True):
         arms = part.groupby(POINT)["arm"].transform("nunique")
         size = part["batch"] * part["width"] * part["width"] * part["depth"]

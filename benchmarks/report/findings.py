@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from benchmarks.analysis.data import BASELINE, POINT, Data
 from benchmarks.report import sparsity
 from benchmarks.report.cells import code, number
-from benchmarks.report.data import POINT, Data
 from benchmarks.report.ids import table_id
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES
-from benchmarks.report.tables import BASELINE, Table
+from benchmarks.report.tables import Table
 
 _VERDICTS = ("slower", "within noise", "faster")
 

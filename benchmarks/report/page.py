@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks import kinds
+from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, machines, package_versions, processor
 from benchmarks.report import gpu
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, POINT, Data, machines, package_versions, processor
 from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
 from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
 from benchmarks.report.sparsity import Study
-from benchmarks.report.tables import BASELINE, Table
+from benchmarks.report.tables import Table
 
 _SECTIONS = (
     ("ratio", "Time compared with `efficient_kan`", ()),

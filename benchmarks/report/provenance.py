@@ -12,11 +12,11 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmarks.report.data import POINT, Data, centre, slug
+from benchmarks.analysis.data import BASELINE, POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_id
-from benchmarks.report.tables import BASELINE, Origin, Table
-from benchmarks.rows import SCHEMA_VERSION, Row
+from benchmarks.report.tables import Origin, Table
+from benchmarks.schema.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
 _GROUPED = {

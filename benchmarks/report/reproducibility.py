@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from benchmarks import kinds
-from benchmarks.cases import Case, Point
+from benchmarks.analysis.data import AXES, BASELINE, Data, package_versions
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, Data, package_versions
 from benchmarks.report.provenance import Source, rows_hash
-from benchmarks.report.tables import BASELINE
-from benchmarks.rows import SCHEMA_VERSION, Environment, Row
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import SCHEMA_VERSION, Environment, Row
 
 
 def reproducibility(data: Data, sources: Iterable[Source]) -> str:

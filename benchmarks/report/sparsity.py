@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks import tasks
+from benchmarks.analysis.data import Data, slug
 from benchmarks.report.cells import View, code, numbers, text_of
-from benchmarks.report.data import Data, slug
 from benchmarks.report.tables import Table
 from benchmarks.study import phase, rates, verdict
 from benchmarks.study import rule as rules
@@ -369,13 +369,16 @@ def _by_task(study: Study) -> Table:
     )
     order = {name: rank for rank, name in enumerate([*study.tasks, *study.penalties])}
     frame = frame.join(counts).reset_index()
+    ends = study.runs.groupby("penalty")["strength"].agg(["min", "max"])
+    low, high = (frame["penalty"].map(ends[end]) for end in ("min", "max"))
+    frame = frame.assign(at_end=(low < high) & ((frame["strength"] == low) | (frame["strength"] == high)))
     frame = frame.sort_values(["task", "penalty"], key=lambda names: names.map(order)).reset_index(drop=True)
     view: View = {
         "task": code(frame["task"]),
         "penalty": [label(name) for name in frame["penalty"]],
         "strength": [
-            "none: all collapsed" if lost else f"{value:.3g}"
-            for value, lost in zip(frame["strength"], frame["no_choice"], strict=True)
+            "none: all collapsed" if lost else f"{value:.3g}{' (an end)' * end}"
+            for value, lost, end in zip(frame["strength"], frame["no_choice"], frame["at_end"], strict=True)
         ],
         "seeds that choose it": [f"{100 * value:.0f} %" for value in frame["agrees"]],
         "error along the curve": numbers(frame["error"]),

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks.analysis.data import Data, slug
 from benchmarks.report import sparsity
 from benchmarks.report.cells import View
-from benchmarks.report.data import Data, slug
 from benchmarks.report.style import GREY, WIDTH_INCHES, log_axis
 from benchmarks.report.tables import Table
 from benchmarks.study import phase, verdict

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case
+from benchmarks.schema.cases import Case
 from benchmarks.study import training
 from benchmarks.study.penalties import CHECKED
 from benchmarks.study.stacked import Stack

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import tasks
-from benchmarks.cases import Case
+from benchmarks.schema.cases import Case
 from benchmarks.study.rule import Rule
 
 OWN = "own"

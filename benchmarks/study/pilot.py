@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import results
+from benchmarks.analysis import results
 from benchmarks.study import rule as rules
 from benchmarks.study import verdict
 from benchmarks.study.penalties import known, parse
@@ -21,8 +21,8 @@ from benchmarks.study.penalties import known, parse
 def windows(runs: pd.DataFrame, rule: rules.Rule) -> dict[str, tuple[float, float]]:
     """The weakest and strongest strength to try of each penalty, from a frame of runs with areas.
 
-    The weaker end is the largest strength up to which every task keeps more than `pilot_weak` of the penalty's own L1 term, the
-    stronger the smallest from which every task keeps less than `pilot_strong`; medians over seeds.
+    Of medians over tasks and seeds, the weaker end is the largest strength up to which more than `pilot_weak` of the penalty's own
+    L1 term is kept, the stronger the smallest from which less than `pilot_strong` is; both moved out by `pilot_beyond`.
     """
     plain = runs[runs["penalty"] == "none"].set_index(verdict.UNIT)
     found = {}
@@ -31,12 +31,12 @@ def windows(runs: pd.DataFrame, rule: rules.Rule) -> dict[str, tuple[float, floa
         own = part.set_index(verdict.UNIT)
         own = own.loc[own.index.isin(plain.index)]
         kept = pd.Series(verdict.shares(own, plain.loc[own.index], str(norm)).to_numpy(), own.index)
-        table = kept.groupby([own.index.get_level_values("task"), own["strength"].to_numpy()]).median().unstack()
-        weak, strong = (table > rule.pilot_weak).all(), (table < rule.pilot_strong).all()
-        strengths = [float(strength) for strength in table.columns]
-        below: list[float] = [s for n, s in enumerate(strengths) if weak.iloc[: n + 1].all()]
-        above: list[float] = [s for n, s in enumerate(strengths) if strong.iloc[n:].all()]
-        found[str(penalty)] = (below[-1] if below else math.nan, above[0] if above else math.nan)
+        by_task = kept.groupby([own.index.get_level_values("task"), own["strength"].to_numpy()]).median()
+        share = by_task.groupby(level=1).median().sort_index()
+        below = [float(one) for one in share.index if (share[:one] > rule.pilot_weak).all()]
+        above = [float(one) for one in share.index if (share[one:] < rule.pilot_strong).all()]
+        low = below[-1] / rule.pilot_beyond if below else math.nan
+        found[str(penalty)] = (low, above[0] * rule.pilot_beyond if above else math.nan)
     return found
 
 

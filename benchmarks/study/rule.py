@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.cases import Record
+from benchmarks.schema.cases import Record
 
 
 class Comparison(Record):
@@ -47,6 +47,7 @@ class Rule(Record):
     families: tuple[str, ...]
     pilot_weak: float = Field(gt=0, lt=1)
     pilot_strong: float = Field(gt=0, lt=1)
+    pilot_beyond: float = Field(ge=1)
     no_effect: float = Field(gt=0)
     collapse: float = Field(gt=0)
     comparison: tuple[Comparison, ...] = Field(min_length=1)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import presets, results, tasks
+from benchmarks import presets, tasks
+from benchmarks.analysis import results
 from benchmarks.study import rule as rules
 from benchmarks.study import verdict
 

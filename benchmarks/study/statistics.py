@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from benchmarks.stats import Interval
+from benchmarks.analysis.stats import Interval
 
 Array = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Sweep
-from benchmarks.rows import Outcome, SparsityResult
+from benchmarks.schema.cases import Case, Sweep
+from benchmarks.schema.rows import Outcome, SparsityResult
 from benchmarks.study import lbfgs, original, training
 from benchmarks.study.samples import Data
 from benchmarks.study.stacked import Stack, initial

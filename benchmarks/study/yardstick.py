@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import tasks
-from benchmarks.cases import Sweep
-from benchmarks.rows import SparsityRun
+from benchmarks.schema.cases import Sweep
+from benchmarks.schema.rows import SparsityRun
 from benchmarks.study import formulas, rule, training
 from benchmarks.study.agreement import rank_correlation
 from benchmarks.study.curves import area, start_of, true_size

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import forecast, kinds, predict, presets, rows, sources, tasks
-from benchmarks.cases import Case, Point, case_key
-from benchmarks.kinds import dominates
+from benchmarks import kinds, presets, tasks
+from benchmarks.kinds import dominates, predict, sources
 from benchmarks.kinds.memory import Memory
 from benchmarks.kinds.sparsity import Sparsity
+from benchmarks.run import forecast
+from benchmarks.schema import meaning, rows
+from benchmarks.schema.cases import Case, Point, case_key
 from benchmarks.study import phase
 from benchmarks.study.rule import load
 from reference.arm import ARMS, get_arm
@@ -51,15 +53,15 @@ def test_versions_are_those_of_the_packages_that_decide_the_case() -> None:
 
 
 def test_the_published_schema_is_that_of_the_rows() -> None:
-    folder = sources.ROOT / "benchmarks" / "schema"
+    folder = meaning.ROOT / "benchmarks" / "schema"
     for name, content in rows.schema().items():
         assert json.loads((folder / name).read_text(encoding="utf-8")) == content, "run `python -m benchmarks schema`"
 
 
 def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("benchmarks", "reference", "efficient_kan"):
-        for file in (sources.ROOT / name).rglob("*.py"):
-            copy = tmp_path / file.relative_to(sources.ROOT)
+        for file in (meaning.ROOT / name).rglob("*.py"):
+            copy = tmp_path / file.relative_to(meaning.ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
     monkeypatch.setattr(sources, "ROOT", tmp_path)

@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import limits, merge, parts, results, runner, usage
-from benchmarks.child import Server
+from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.parallel import dispatch, node, options, slurm
 from benchmarks.parallel.order import CLAIM, ENDED, Ended, Order, orders
-from benchmarks.rows import Outcome
-from benchmarks.selection import Selection
+from benchmarks.run import limits, merge, parts, runner, usage
+from benchmarks.run.child import Server
+from benchmarks.run.selection import Selection
+from benchmarks.schema.rows import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = """
@@ -45,13 +46,13 @@ arms = ["mlp[width]"]
 modes = ["inference"]
 timeout_s = 60
 """
-PLUGIN = "from benchmarks.cases import Case\n"
+PLUGIN = "from benchmarks.schema.cases import Case\n"
 
 
 @pytest.fixture
 def selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
     """A plan with a plugin, which is not run here: a process runs one file of a name, and all nodes of a test are this one."""
-    monkeypatch.setattr("benchmarks.selection.load_plugin", lambda path: None)
+    monkeypatch.setattr("benchmarks.run.selection.load_plugin", lambda path: None)
     (tmp_path / "lines.toml").write_text(PRESET)
     (tmp_path / "further.py").write_text(PLUGIN)
     return Selection(preset=str(tmp_path / "lines.toml"), device="cpu", plugin=tmp_path / "further.py", threads=1)

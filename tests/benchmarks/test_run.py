@@ -14,14 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, forecast, presets, results, runner, sources, usage
-from benchmarks.cases import Case, Point
-from benchmarks.child import Server, variables
+from benchmarks import presets
+from benchmarks.analysis import results
 from benchmarks.cli import app
-from benchmarks.kinds import dominates
-from benchmarks.plugins import load_plugin
-from benchmarks.rows import Outcome
-from benchmarks.store import Locked, Store
+from benchmarks.kinds import dominates, sources
+from benchmarks.run import archive, forecast, runner, usage
+from benchmarks.run.child import Server, variables
+from benchmarks.run.plugins import load_plugin
+from benchmarks.run.store import Locked, Store
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import Outcome
 from reference import arm as arms
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.report import cells, data, findings, render, tables
+from benchmarks.analysis import data
+from benchmarks.report import cells, findings, render, tables
+from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
-from benchmarks.report import data, ids, sparsity, sparsity_axes, sparsity_figures, style
-from benchmarks.rows import SparsityResult, SparsityRun
+from benchmarks.analysis import data
+from benchmarks.report import ids, sparsity, sparsity_axes, sparsity_figures, style
+from benchmarks.schema.cases import Case, Point, Sweep
+from benchmarks.schema.rows import SparsityResult, SparsityRun
 from benchmarks.study import curves
 from benchmarks.study.penalties import NORMS, PAIRS
 

@@ -8,14 +8,14 @@ import torch
 from scipy import stats
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.study import original, stacked, sweep, training
 from benchmarks.study.agreement import rank_correlation
 from benchmarks.study.penalties import NORMS, PAIRS
 from benchmarks.study.samples import Data
 from benchmarks.study.training import Samples
 from benchmarks.tasks.base import DataSet, Sizes
-from benchmarks.worker import Job, measure
 from efficient_kan import KAN
 from reference.arm import Unsupported
 

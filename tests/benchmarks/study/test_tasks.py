@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import presets, tasks
 from benchmarks.kinds.sparsity import Sparsity
-from benchmarks.plugins import load_plugin
+from benchmarks.run.plugins import load_plugin
 from benchmarks.study import penalties
 from benchmarks.study.formulas import LIBRARY
 from benchmarks.study.rule import load

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
+from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.study import curves, sweep, verdict
 from benchmarks.study import rule as rules
 from benchmarks.study.rule import Comparison
