@@ -112,7 +112,9 @@ def override(
         centre["matmul"], lines["matmul"] = ("ieee",), ()  # the dtype was asked for, the preset's precisions were not
     asked = {axis: tuple(dict.fromkeys(values)) for axis, values in given.items() if values is not None}
     changed = {"centre": Centre(**centre), "lines": Lines(**lines), "asked": preset.asked | asked}
-    return _with_sections(preset.model_copy(update=changed), lambda section: section.override(processes=processes, width=width))
+    return _with_sections(
+        preset.model_copy(update=changed), lambda section: section.override(processes=processes, width=width, device=device)
+    )
 
 
 def _with_sections(preset: Preset, change: Callable[[Section], Section]) -> Preset:

@@ -25,6 +25,7 @@ FIGURES: Mapping[str, int] = {
     "images": 15,
     "sparsity_trade_off_plain": 16,
     "gpu_kernels": 17,
+    "sparsity_axes": 30,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
@@ -53,6 +54,15 @@ TABLES: Mapping[str, tuple[int, str]] = {
     ),
     "sparsity_cross_check": (19, "pykan itself against this package's form of its penalty."),
     "sparsity_declared": (20, "The tasks of the study, as declared."),
+    "sparsity_rates": (
+        30,
+        "What sparsity is wanted for, as rates of networks with 95 % Wilson intervals: the exact structure, the exact formula "
+        "by each fitter, all irrelevant inputs cut off, the declared errors at the true size.",
+    ),
+    "sparsity_axes": (
+        31,
+        "Where the verdict turns: L1 on the weights against that on the samples along each axis (*: centre).",
+    ),
     "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
     "published": (13, "Published baselines of HyperKvasir's 23 classes."),
     "tabular": (

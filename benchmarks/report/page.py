@@ -113,10 +113,11 @@ def _study(
         totals = sorted({int(counts[-1]) for counts in study.runs["edge_counts"]})
         parts.append(
             f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.runs['seed'].nunique()} seeds "
-            f"({study.setting}): {study.failed()}. Each was pruned to every declared number of its {totals[0]} to {totals[-1]} "
-            "edges by one importance score and refitted without a penalty. The error is measured on samples that were neither "
-            "trained on nor used to choose a strength; 1 is what a constant gives. The verdict is computed from the rows by a "
-            "rule that was committed before the first full run: benchmarks/study/RULE.md."
+            f"({study.setting}): {study.failed()}. {study.phase} Each was pruned to every declared number of its {totals[0]} "
+            f"to {totals[-1]} edges by one importance score and refitted without a penalty. The error is measured on samples "
+            "that were neither trained on nor used to choose a strength; 1 is what a constant gives. *These tasks* takes the "
+            "tasks as they are, *tasks like these* takes them for a sample. The verdict is computed from the rows by a rule "
+            "that was committed before the confirmatory run: benchmarks/study/RULE.md."
         )
         tied = study.verdicts[study.verdicts["verdict"] == "no rows"] if "verdict" in study.verdicts else study.verdicts
         if not tied.empty:
