@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from efficient_kan import _checks, _computed
 from efficient_kan._device import autocast_off
-from efficient_kan.change import at_least_float32, change_between
+from efficient_kan.change import at_least_float32, change_between, output_weights
 from efficient_kan.knots import interior_of
 from efficient_kan.pruning import check_parameters
 
