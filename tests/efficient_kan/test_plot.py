@@ -79,6 +79,10 @@ def test_a_network_without_any_edge_is_drawn() -> None:
 def test_names_are_those_given_and_long_ones_are_cut() -> None:
     figure = network([2, 1]).plot(samples(2), input_names=["speed", "t" * 40], output_names=["drag"])
     assert texts(figure) == ["speed", "t" * 23 + "…", "drag"]
+    formula = r"$\frac{\partial u}{\partial t}$ at the boundary"
+    figure = network([2, 1]).plot(samples(2), input_names=[formula, "price in $"])
+    assert texts(figure)[:2] == [formula, "price in $"]
+    assert png(figure).startswith(b"\x89PNG")
 
 
 def test_unimportant_edges_fade() -> None:
