@@ -12,9 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import environment, presets
+from benchmarks import presets
 from benchmarks.gpu_run import files, packages
 from benchmarks.gpu_run.stages import Job, Run, Stage
+from benchmarks.schema import environment
 
 _MODULE = "benchmarks.gpu_run"
 STAGES = (

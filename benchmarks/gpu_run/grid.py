@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from benchmarks import presets, runner
-from benchmarks.cases import Case
+from benchmarks import presets
 from benchmarks.gpu_run import files
 from benchmarks.gpu_run.stages import Cut, Job
 from benchmarks.kinds import get_kind
 from benchmarks.presets import Preset
-from benchmarks.rows import Row
+from benchmarks.run import runner
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Row
 
 _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 

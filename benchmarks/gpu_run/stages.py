@@ -21,7 +21,7 @@ from typing import Literal, Self
 import psutil
 
 from benchmarks.gpu_run import files
-from benchmarks.sources import ROOT
+from benchmarks.schema.meaning import ROOT
 
 Ending = Literal["done", "cut", "failed", "not begun"]
 _LEAST_S = 2.0  # with less left a process does not even get to its first line

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import environment
-from benchmarks.environment import git_commit
+from benchmarks.schema import environment
+from benchmarks.schema.environment import git_commit
 
 
 def test_reports_do_not_make_a_checkout_dirty_and_everything_else_does(tmp_path: Path) -> None:

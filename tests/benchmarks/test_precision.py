@@ -14,9 +14,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.cases import Case, Matmul, Point
 from benchmarks.measure import gate, precision, workload
-from benchmarks.worker import Job, measure
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Matmul, Point
 from efficient_kan import KAN
 from reference.arm import Unsupported, get_arm
 

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import environment, usage
 from benchmarks.cli import app
 from benchmarks.gpu_run import command, files, grid, suite, table
 from benchmarks.gpu_run.stages import Cut, Job, Stage
 from benchmarks.presets import load
-from benchmarks.rows import Row
+from benchmarks.run import usage
+from benchmarks.schema import environment
+from benchmarks.schema.rows import Row
 
 
 def job(folder: Path, *, dry_run: bool = True) -> Job:

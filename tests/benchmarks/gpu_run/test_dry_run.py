@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.analysis.results import load_environments, load_rows
 from benchmarks.gpu_run import files, first_use, table
 from benchmarks.gpu_run.command import PRESETS, STAGES
 from benchmarks.presets import load
 from benchmarks.report import frames, render
-from benchmarks.results import load_environments, load_rows
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,8 +13,8 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
-from benchmarks.cases import Case
 from benchmarks.report import figures, render
+from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
 PAGES = {"README.md", "REPRODUCIBILITY.md", "index.html"}
