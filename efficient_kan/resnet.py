@@ -8,15 +8,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficient_kan import _checks
-from efficient_kan._computed import assign
+from efficient_kan import _checks, _sharding
+from efficient_kan._computed import assign, copied
 from efficient_kan.network import KAN
+from efficient_kan.shrinking import Shrunk
 
 if TYPE_CHECKING:
     from efficient_kan.penalties import Penalty
@@ -319,6 +320,7 @@ class ResNetKAN(nn.Module):
         The features are those of evaluation (running statistics, no dropout), whatever mode the network is in; it stays in that
         mode. ``margin`` and further ``options`` are those of :meth:`KAN.update_grid`. Raises ValueError without a KAN.
         """
+        _sharding.require_writable(self.head.kan.kan_layers, "head.net.layers[{}].")
         modes = {module: module.training for module in self.backbone.modules()}
         self.backbone.eval()
         try:
@@ -327,6 +329,15 @@ class ResNetKAN(nn.Module):
             for module, training in modes.items():
                 module.training = training
         self.head.update_grid(features, margin, **options)
+
+    def shrink(self) -> Shrunk[ResNetKAN]:
+        """A copy whose KAN has no cut-off nodes, see :meth:`KAN.shrink`; it takes all features, as the backbone gives them.
+
+        Raises ValueError without a KAN.
+        """
+        kan = self.head.kan
+        smaller, nodes = kan.shrink(inputs=False)
+        return Shrunk(cast("ResNetKAN", copied(self, {id(kan): smaller})), nodes)
 
     def _features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbone(x)

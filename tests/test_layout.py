@@ -31,7 +31,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("efficient_kan", {"reference", "benchmarks", "tests", "pandas", "matplotlib"}),
+        ("efficient_kan", {"reference", "benchmarks", "tests", "pandas"}),
         ("reference", {"benchmarks", "tests"}),
         ("benchmarks/report", {"torch", "kan", "efficient_kan"}),
     ],
@@ -103,6 +103,12 @@ def test_compilers_are_imported_in_their_own_rooms_alone() -> None:
     assert [str(f) for f in users if not f.is_relative_to(room)] == []
 
 
+def test_matplotlib_is_imported_by_the_drawings_alone() -> None:
+    users = {file.name for file in (ROOT / "efficient_kan").rglob("*.py") if "matplotlib" in imported(file)}
+    typed = {"network.py", "plot.py"}  # for annotations
+    assert users - typed == {"_drawing.py", "_panels.py"}
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -119,13 +125,14 @@ def test_parents_never_import_torch(module: str) -> None:
 
 
 def test_the_package_imports_without_its_optional_dependencies() -> None:
-    optional = ("kan", "numba", "triton", "pandas", "matplotlib", "scipy")
+    optional = ("kan", "numba", "triton", "pandas", "matplotlib", "scipy", "safetensors", "sklearn", "sympy")
     code = f"import sys, efficient_kan; sys.exit(any(name in sys.modules for name in {optional}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_public_names_are_frozen() -> None:
-    assert efficient_kan.__all__ == ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
+    expected = ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
+    assert efficient_kan.__all__ == expected
     assert all(hasattr(efficient_kan, name) for name in efficient_kan.__all__)
 
 

@@ -133,11 +133,20 @@ def load(out: Path) -> Data:
         resident=resident,
         simulated=_named_apart(labelled(results.simulated_frame(rows), "mode", "policy", "name")),
         frontier=labelled(results.frontier_frame(rows), "capacity_gib", "policy"),
-        sparsity=labelled(results.sparsity_frame(rows), "task", "seed", "strength", "layers"),
+        sparsity=_phases(labelled(results.sparsity_frame(rows), "task", "seed", "strength", "layers")),
         noise_floor=results.noise_floor(rows),
         settings=named,
         order=order,
     )
+
+
+def _phases(frame: pd.DataFrame) -> pd.DataFrame:
+    """Networks of the confirmatory study and others in the same setting are never in one number."""
+    if frame.empty:
+        return frame
+    both = frame.groupby("setting")["confirmatory"].nunique()
+    apart = frame["setting"].isin(both.index[both > 1]) & ~frame["confirmatory"]
+    return frame.assign(setting=frame["setting"].where(~apart, frame["setting"] + ", exploratory"))
 
 
 def newest_lines(frame: pd.DataFrame, columns: Sequence[str], stored: Mapping[str, int]) -> pd.DataFrame:

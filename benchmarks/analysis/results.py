@@ -34,6 +34,8 @@ from benchmarks.schema.rows import SparsityRun as SparsityRun
 from benchmarks.schema.rows import SpeedSeries as SpeedSeries
 from benchmarks.schema.rows import Status as Status
 from benchmarks.schema.wrong import wrong
+from benchmarks.study import phase
+from benchmarks.study import rule as rules
 
 
 def _of_schema(records: Iterable[tuple[str, archive.Record]]) -> Iterable[tuple[str, archive.Record]]:
@@ -318,21 +320,27 @@ def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
 def sparsity_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per trained network: task, penalty, strength, seed, what was measured, and its curves as tuples.
 
-    A case that gave no networks has one line for each it should have given, with its status and missing values.
+    A case that gave no networks has one line for each it should have given, with its status and missing values. `confirmatory`
+    says by the rule of the study whether a network is, and `place` where its setting lies on the axes of the study.
     """
     lines: list[dict[str, Any]] = []
+    rule = rules.load()
     names = [name for name in SparsityRun.model_fields if name not in ("seed", "strength")]
     for row in rows:
         sweep = row.case.sweep
         if sweep is None:
             continue
         shared = _common(row) | {"task": sweep.task, "penalty": sweep.penalty, "edge_counts": sweep.edge_counts}
+        shared |= {"place": phase.place(row.case)}
+        fits, first = phase.confirmatory(row.case, rule), rule.confirmatory.first_seed
         if row.sparsity is not None:
             steps = {"checkpoints": row.sparsity.checkpoints}
-            lines += [shared | steps | run.model_dump() for run in row.sparsity.runs]
+            found = [{name: getattr(run, name) for name in SparsityRun.model_fields} for run in row.sparsity.runs]
+            lines += [shared | steps | run | {"confirmatory": fits and run["seed"] >= first} for run in found]
             continue
         for seed, strength in product(sweep.seeds, sweep.strengths):
-            lines.append(shared | dict.fromkeys(names) | {"seed": seed, "strength": strength, "checkpoints": ()})
+            missing = dict.fromkeys(names) | {"seed": seed, "strength": strength, "checkpoints": ()}
+            lines.append(shared | missing | {"confirmatory": fits and seed >= first})
     return pd.DataFrame(lines)
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmarks import tasks
 from benchmarks.kinds import Kind, Section, find_kind
+from benchmarks.schema.cases import Record
 from benchmarks.schema.rows import Environment, Row
 
 _BASE = {"point.device", "point.dtype", "point.matmul", "point.threads"}
@@ -35,6 +36,11 @@ _WORDS: Mapping[str, Callable[[Any], str]] = {
     "point.batch": "{} samples".format,
     "sweep.steps": "{} steps".format,
     "sweep.refit_steps": "{} refit steps".format,
+    "sweep.learning_rate": "learning rate {:g}".format,
+    "sweep.optimiser": "{}".format,
+    "sweep.minibatch": lambda size: f"{size} samples a step" if size else "full batches",
+    "sweep.refit_rounds": lambda rounds: f"{rounds} round{'s' * (rounds > 1)} of refit",
+    "sweep.refit_tolerance": "refit to {:g}".format,
     "sweep.edge_counts": lambda counts: f"{len(counts)} edge counts",
     "images.recipe": "recipe {}".format,
     "images.epochs": "{} epochs".format,
@@ -100,7 +106,7 @@ def settings(rows: Sequence[Row], environments: Mapping[str, Environment]) -> Se
 def conditions_of(row: Row) -> dict[str, Any]:
     """Return the fields of a row's case that readers do not see, by their path, in the order in which they are named."""
     seen = _BASE | _LABELS | _kind(row).seen
-    fields = {name: value for name, value in _flat(row.case.model_dump()) if name not in seen}
+    fields = {name: value for name, value in _flat(row.case) if name not in seen}
     first = [name for name in _WORDS if name in fields]
     return {name: fields[name] for name in (*first, *(name for name in fields if name not in first))}
 
@@ -124,9 +130,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace(" = ", "")).strip("-")
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
+def _flat(record: Record, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Every field by its path. A dump would leave out those with nothing to say, and pool what differs in them."""
+    for name in type(record).model_fields:
+        value = getattr(record, name)
+        if isinstance(value, Record):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -28,13 +28,15 @@ class Section(Record):
         description="a case may take as many times its predicted time, up to an hour, where that is more than `timeout_s`",
     )
 
-    def override(self, *, processes: int | None, width: Sequence[int] | None) -> Self:
+    def override(self, *, processes: int | None, width: Sequence[int] | None, device: str | None = None) -> Self:
         """Return the section as the command line changes it. Values that it does not have change nothing."""
         changed: dict[str, object] = {}
         if processes is not None and "processes" in type(self).model_fields:
             changed["processes"] = processes
         if width is not None and "widths" in type(self).model_fields:
             changed["widths"] = tuple(dict.fromkeys(width))
+        if device is not None and "device" in type(self).model_fields:
+            changed["device"] = "centre"  # which the device is of
         return self.model_copy(update=changed)
 
     def everywhere(self, arms: Collection[str]) -> Self:

@@ -120,7 +120,9 @@ def override(
         "corners": Corners(**corners),
         "asked": preset.asked | asked,
     }
-    return _with_sections(preset.model_copy(update=changed), lambda section: section.override(processes=processes, width=width))
+    return _with_sections(
+        preset.model_copy(update=changed), lambda section: section.override(processes=processes, width=width, device=device)
+    )
 
 
 def _with_sections(preset: Preset, change: Callable[[Section], Section]) -> Preset:

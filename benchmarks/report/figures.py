@@ -12,7 +12,7 @@ import pandas as pd
 from benchmarks import kinds
 from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, Line, families, slug, with_baseline
 from benchmarks.kinds.kind import resolved
-from benchmarks.report import capacity, images, penalties, scaling, sparsity_figures, style, tables
+from benchmarks.report import capacity, images, penalties, scaling, sparsity_axes, sparsity_figures, style, tables
 from benchmarks.report.cells import code
 from benchmarks.report.ids import table_id
 from benchmarks.report.sparsity import Study
@@ -308,8 +308,12 @@ def _parameters(drawn: pd.DataFrame) -> str:
     return f"Parameters of the heads: {named}."
 
 
-def study_figures(_: object, studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
-    """The figures of each study."""
+def study_figures(data: Data, studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
+    """The effect over the axes first, then the figures of each study."""
+    for stem, figure, drawn, caption, base in sparsity_axes.figures(data):
+        name = f"{stem}-{slug(base)}"
+        style.save(figure, drawn, folder, name)
+        yield Entry("sparsity", name, f"{caption} Setting: {base}.")
     for study in studies:
         for stem, figure, drawn, caption in sparsity_figures.draw_all(study):
             name = f"{stem}-{slug(study.setting)}"

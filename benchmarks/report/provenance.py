@@ -191,7 +191,7 @@ def _of_the_study(data: Data, name: str) -> pd.DataFrame:
     """The networks that a figure or table of the study is made of: this package's in its setting, in a cross-check all."""
     frame = data.sparsity[data.sparsity["status"] != "unsupported"]
     kind, _, setting = name.partition("-")
-    if setting:
+    if setting and kind != "sparsity_axes":  # which is of all settings on lines through one
         frame = frame[frame["setting"].map(slug) == setting]
     return frame if kind == "sparsity_cross_check" else frame[frame["arm"] == BASELINE]
 

@@ -59,7 +59,7 @@ class Selection:
     Parameters
     ----------
     preset
-        Name of a preset (smoke, default, paper, gpu, gpu-precisions, kernels) or a .toml file.
+        Name of a preset (smoke, default, confirm, pilot, paper, gpu, gpu-precisions, kernels) or a .toml file.
     only
         Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images. An option that cannot
         change a kind named here is refused; without this option it changes what it can and names what it cannot.
@@ -74,7 +74,7 @@ class Selection:
     grid
         Grid sizes instead of the preset's.
     order
-        Spline orders instead of the preset's. Not for sparsity.
+        Spline orders instead of the preset's.
     depth
         Numbers of layers instead of the preset's. Not for sparsity, head_cost, images.
     threads
@@ -85,7 +85,7 @@ class Selection:
         Precision of float32 products: ieee, tf32 (on a GPU), bf16 (autocast), or several of them, at all points. Not for
         head_cost, simulated, frontier, sparsity, images.
     device
-        Device of torch: auto, cpu, cuda or cuda:N. Not for frontier, sparsity.
+        Device of torch: auto, cpu, cuda or cuda:N. Not for frontier. The sparsity study is on the CPU unless this is given.
     processes
         Fresh processes that time each cell of speed and penalty_cost. Not for memory, simulated, frontier, sparsity,
         head_cost, images.

@@ -128,6 +128,23 @@ class Sweep(Record):
     steps: int = Field(ge=1)
     refit_steps: int = Field(ge=0)
     edge_counts: tuple[int, ...] = Field(min_length=1, description="ascending; the last is all edges")
+    # Fields that came later are written where they say something only: the keys of older rows stay.
+    learning_rate: float = Field(default=2e-2, gt=0, exclude_if=lambda rate: rate == 2e-2)
+    optimiser: Literal["adam", "lbfgs"] = Field(default="adam", exclude_if=lambda optimiser: optimiser == "adam")
+    minibatch: int = Field(default=0, ge=0, description="samples of a step; 0: all", exclude_if=lambda size: size == 0)
+    refit_rounds: int = Field(
+        default=1, ge=1, description="at most; each is twice as long as the last", exclude_if=lambda rounds: rounds == 1
+    )
+    refit_tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="a round that gains less ends the refit",
+        exclude_if=lambda tolerance: tolerance == 0,
+    )
+    formulas: bool = Field(
+        default=False, description="whether edges are fitted by functions", exclude_if=lambda formulas: not formulas
+    )
 
 
 class Case(Record):
@@ -184,6 +201,7 @@ class Case(Record):
         if self.images:
             it = self.images
             extra += f" {it.data} {it.scope} {it.head} {it.preparation}: {len(it.penalties) * len(it.seeds)} runs,"
+        extra += "".join(f" {name}={value}" for name, value in self.options)
         repeat = f" process {self.process}" if self.process else ""
         return f"{self.kind} {self.arm}{extra} {self.point.label}{repeat}"
 

@@ -213,6 +213,23 @@ class SparsityRun(Record):
     relevance_auc: float | None = Field(description="that a relevant input outranks an irrelevant one; None: not known")
     exact_structure: bool | None = Field(description="whether pruning leaves the true structure; None: not known")
     agreement: tuple[Curve, ...] = Field(description="rank correlation for each checkpoint and pair of norms")
+    short_validation: Curve = Field(
+        default=(), exclude_if=_nothing, description="validation error after the first round of refit"
+    )
+    short_test: Curve = Field(default=(), exclude_if=_nothing, description="test error after the first round of the refit")
+    rounds: tuple[int, ...] = Field(default=(), exclude_if=_nothing, description="of the refit, that were run")
+    converged: tuple[int, ...] = Field(default=(), exclude_if=_nothing, description="1 if the refit converged, else 0")
+    dead_inputs: float | None = Field(
+        default=None,
+        exclude_if=lambda share: share is None,
+        description="share of the irrelevant inputs without an edge after pruning to the true size",
+    )
+    formula: dict[str, bool] = Field(
+        default_factory=dict,
+        exclude_if=lambda found: not found,
+        description="by fitter, whether every edge of the true structure is fitted best by its true function; at the strength "
+        "with the smallest validation area of the case",
+    )
 
 
 class SparsityResult(Record):

@@ -17,6 +17,8 @@ from benchmarks.run import archive, forecast
 from benchmarks.run.history import History
 from benchmarks.schema import meaning, rows
 from benchmarks.schema.cases import Case, Point, case_key
+from benchmarks.study import phase
+from benchmarks.study.rule import load
 from reference.arm import ARMS, get_arm
 
 POINT = Point(batch=8, layers=(4, 4, 4), grid_size=5)
@@ -105,6 +107,7 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
         "sparsity",
         "head_cost",
         "images",
+        "tabular",
     }
     for case in cases:
         get_arm(case.arm)
@@ -215,37 +218,76 @@ def test_precisions_have_keys_of_their_own_and_no_failure_of_one_rules_out_anoth
     assert Case.model_validate_json(rough[0].model_dump_json()) == rough[0]
 
 
-def test_the_study_has_the_dtype_of_the_centre_and_cubic_splines_on_the_cpu() -> None:
+def test_the_study_has_the_dtype_of_the_centre_and_cubic_splines_on_the_cpu_unless_a_device_is_named() -> None:
     preset = presets.load("smoke")
-    centre = preset.centre.model_copy(update={"dtype": "float64", "spline_order": 2, "device": "cuda"})
+    centre = preset.centre.model_copy(update={"dtype": "float64", "spline_order": 2, "device": "cpu"})
     points = {case.point for case in presets.expand(preset.model_copy(update={"centre": centre}), ["sparsity"])}
     assert {(point.dtype, point.spline_order, point.device) for point in points} == {("float64", 3, "cpu")}
+    (study,) = preset.sections("sparsity")
+    on_gpu = preset.model_copy(update={"centre": centre.model_copy(update={"device": "cuda:1"})})
+    assert {case.point.device for case in kinds.get_kind("sparsity").cases(on_gpu, study)} == {"cpu"}
+    (asked,) = presets.override(preset, device="cuda:1").sections("sparsity")
+    assert {case.point.device for case in kinds.get_kind("sparsity").cases(on_gpu, asked)} == {"cuda:1"}
 
 
 def test_the_study_goes_through_all_penalties_strengths_and_seeds() -> None:
-    preset = presets.load("default")
+    preset = presets.load("confirm")
     (study,) = preset.sections("sparsity")
     assert isinstance(study, Sparsity)
     cases = presets.expand(preset, ["sparsity"])
     own = [case.sweep for case in cases if case.sweep and case.arm == "efficient_kan"]
-    assert len({(sweep.task, sweep.penalty) for sweep in own}) == len(own) == 9 * len(list(tasks.all_tasks()))
+    assert len({(sweep.task, sweep.penalty) for sweep in own}) == len(own) == len(cases) == 5 * 23
     for sweep in own:
-        assert sweep.seeds == (0, 1, 2, 3, 4)
-        assert len(sweep.strengths) == (1 if sweep.penalty == "none" else study.strengths)
-        assert list(sweep.strengths) == sorted(sweep.strengths)
-        edges = sum(i * o for i, o in pairwise(tasks.get_task(sweep.task).layers))
-        assert (sweep.edge_counts[0], sweep.edge_counts[-1]) == (1, edges)
-        assert sweep.edge_counts == tuple(range(1, edges + 1)) or edges > study.all_counts_up_to
-    checked = [case.sweep for case in cases if case.sweep and case.arm != "efficient_kan"]
-    twins = {(sweep.task, sweep.penalty): sweep.strengths for sweep in own}
-    assert len(checked) == 2
-    assert all(set(sweep.strengths) <= set(twins[sweep.task, sweep.penalty]) for sweep in checked)
+        assert sweep.seeds == (1000, 1001, 1002, 1003, 1004)
+        ratios = [b / a for a, b in pairwise(sweep.strengths)]
+        assert all(1 < ratio <= 2.5 * 1.01 for ratio in ratios), "steps of at most 2.5 times, to rounding"
+        assert bool(ratios) == (sweep.penalty != "none")
+        task = tasks.get_task(sweep.task)
+        edges = sum(i * o for i, o in pairwise(task.layers))
+        assert (sweep.edge_counts[0], sweep.edge_counts[-1]) == (tasks.edges_of(task.truth) if task.truth else 3, edges)
+        assert list(sweep.edge_counts) == sorted(set(sweep.edge_counts)) and len(sweep.edge_counts) <= study.counts
+    assert all(phase.confirmatory(case, load()) for case in cases), "the setting that the rule declares"
     grouped = study.model_copy(update={"seeds": 7, "seeds_per_case": 3, "penalties": ("none",), "tasks": ("wine",)})
     groups = presets.expand(preset.model_copy(update={"sparsity": grouped}), ["sparsity"], ["efficient_kan"])
-    assert [case.sweep.seeds for case in groups if case.sweep] == [(0, 1, 2), (3, 4, 5), (6,)]
-    endless = study.model_copy(update={"ends": {}})
-    with pytest.raises(ValueError, match=r"sparsity\.ends: expected an entry for 'sample_std\+entropy'"):
-        presets.expand(preset.model_copy(update={"sparsity": endless}), ["sparsity"])
+    assert [case.sweep.seeds[0] for case in groups if case.sweep] == [1000, 1003, 1006]
+    for ends, match in (({}, "an entry for 'weight_l1.entropy'"), ({"weight_l1+entropy": (1.0, 0.1)}, "the weaker end of")):
+        endless = study.model_copy(update={"ends": ends})
+        with pytest.raises(ValueError, match=rf"sparsity\.ends: expected {match}"):
+            presets.expand(preset.model_copy(update={"sparsity": endless}), ["sparsity"])
+
+
+def test_pykan_is_trained_at_strengths_of_ours() -> None:
+    cases = presets.expand(presets.load("default"), ["sparsity"])
+    own = {(case.sweep.task, case.sweep.penalty): case.sweep for case in cases if case.sweep and case.arm == "efficient_kan"}
+    checked = [case.sweep for case in cases if case.sweep and case.arm != "efficient_kan"]
+    assert len(checked) == 4
+    assert all(set(sweep.strengths) <= set(own[sweep.task, sweep.penalty].strengths) for sweep in checked)
+
+
+def test_an_axis_changes_one_thing_and_keeps_the_centre() -> None:
+    preset = presets.load("paper")
+    (study,) = preset.sections("sparsity")
+    assert isinstance(study, Sparsity) and study.axes is not None
+    few = study.axes.model_copy(
+        update={"tasks": ("exp_sin", "four", "wine"), "seeds": 2, "penalties": ("none", "sample_l1+entropy")}
+    )
+    alone = study.model_copy(
+        update={"axes": few, "tasks": ("exp_sin",), "penalties": ("none",), "seeds": 1, "cross_check": None}
+    )
+    cases = presets.expand(preset.model_copy(update={"sparsity": alone}), ["sparsity"])
+    places = {case.cell: phase.place(case) for case in cases}
+    middle = phase.centre(places.values())
+    lines = {axis: {place[axis] for place in places.values() if phase.line_of(place, middle) == axis} for axis in phase.AXES}
+    assert None not in {phase.line_of(place, middle) for place in places.values()}
+    assert lines == {
+        "samples": {0.25, 0.5, 2, 4}, "minibatch": {32, 64}, "width": {3, 10, 20}, "depth": {3, 4}, "grid": {3, 10, 20},
+        "order": {2, 5}, "optimiser": {"lbfgs"}, "steps": {300, 3000}, "learning_rate": {5e-3, 5e-2}, "refit": set(),
+    }  # fmt: skip
+    for case in cases:
+        assert case.sweep is not None
+        assert case.sweep.edge_counts[-1] == sum(i * o for i, o in pairwise(case.point.layers))
+    wine = [case.point.batch for case in cases if case.sweep and case.sweep.task == "wine"]
+    assert max(wine) == 90, "the data set has no more samples"
 
 
 def test_the_study_is_predicted_to_fit_its_time() -> None:
