@@ -8,12 +8,14 @@ import torch
 from scipy import stats
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
-from benchmarks.study import original, stacked, sweep
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Point, Sweep
+from benchmarks.study import original, stacked, sweep, training
 from benchmarks.study.agreement import rank_correlation
 from benchmarks.study.penalties import NORMS, PAIRS
+from benchmarks.study.samples import Data
+from benchmarks.study.training import Samples
 from benchmarks.tasks.base import DataSet, Sizes
-from benchmarks.worker import Job, measure
 from efficient_kan import KAN
 from reference.arm import Unsupported
 
@@ -66,11 +68,11 @@ def test_a_curve_is_that_of_the_packages_pruned_network() -> None:
     """Without refits, from the package's own importance and forward."""
     chosen = case(strengths=(0.0,), penalty="none", seeds=(5,), refit_steps=0, edge_counts=(2, 10, 25))
     (run,) = sweep.run(chosen).runs
-    data = sweep._Data(tasks.get_task("exp_sin"), (5,), torch.float32)
-    (kan,) = stacked.initial(chosen.point.layers, 5, (5,), torch.float32)
+    task = tasks.get_task("exp_sin")
+    data = Data.drawn(task, (5,), torch.float32)
+    (kan,) = stacked.initial(chosen.point.layers, 5, (5,), torch.float32, task=task.seed)
     stack = stacked.Stack.of([[kan]])
-    features = stack.features(data.train[0])
-    sweep.training.train(stack, features, stacked.Moments(data.train[0], features), data.train[1], steps=150)
+    training.train(stack, Samples.of(stack, *data.train), steps=150)
     for layer, own in zip(kan.kan_layers, stack.layers, strict=True):
         for name in ("base_weight", "spline_weight", "spline_scaler"):
             getattr(layer, name).data = getattr(own, name)[0, 0]
@@ -87,9 +89,9 @@ def test_a_curve_is_that_of_the_packages_pruned_network() -> None:
 
 
 def test_a_classification_is_scaled_by_the_entropy_of_its_classes() -> None:
-    (run,) = sweep.run(case("wine", "none", strengths=(0.0,), seeds=(0,), edge_counts=(1, 48))).runs
+    (run,) = sweep.run(case("wine", "none", strengths=(0.0,), seeds=(0,), edge_counts=(3, 48))).runs
     assert run.test[-1] is not None and run.test[-1] < 0.6
-    data = sweep._Data(tasks.get_task("wine"), (0,), torch.float32)
+    data = Data.drawn(tasks.get_task("wine"), (0,), torch.float32)
     assert float(data.scale[0]) == pytest.approx(stats.entropy(np.bincount(tasks.get_task("wine").draw(0).train.y)))
     assert run.exact_structure is None and run.relevance_auc is None
 
@@ -113,8 +115,12 @@ def test_pykan_itself_lands_on_our_curve() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="point: expected cubic"):
-        sweep.run(case().model_copy(update={"point": Point(batch=7, layers=(4, 5, 1), grid_size=5)}))
+    with pytest.raises(ValueError, match="point: expected 4 inputs and 1 outputs of exp_sin"):
+        sweep.run(case().model_copy(update={"point": Point(batch=320, layers=(3, 5, 1), grid_size=5)}))
+    with pytest.raises(ValueError, match="edge_counts: expected all 25 edges last, got 20"):
+        sweep.run(case(edge_counts=(3, 20)))
+    with pytest.raises(ValueError, match="minibatch: expected at most the 320 samples, got 999"):
+        sweep.run(case(minibatch=999))
     outcome = measure(Job(case=case(arm="pykan[speed]")))
     assert outcome.status == "unsupported"
     assert "trained for the cross-check alone" in outcome.reason
