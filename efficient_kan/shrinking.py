@@ -147,7 +147,6 @@ def _warn_of_change(kan: KAN, result: Shrunk[KAN]) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    with autocast_off(x):
-        change = change_between(before, after, len(kan.kan_layers), output_weights(kan.kan_layers[-1]))
+    change = change_between(before, after, len(kan.kan_layers), output_weights(kan.kan_layers[-1]))
     if change is not None:
         warnings.warn(f"shrink: the function changed: {change}", stacklevel=5)
