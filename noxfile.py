@@ -268,9 +268,9 @@ def compare(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def wheel(session: nox.Session) -> None:
-    """Build the wheel, install it with torch alone, import it away from the checkout and train with it."""
+    """Build the wheel, install it with torch alone, import it away from the checkout, train with it; check what PyPI shows."""
     built = Path(session.create_tmp()).resolve()
-    for old in built.glob("*.whl"):
+    for old in [*built.glob("*.whl"), *built.glob("*.tar.gz")]:
         old.unlink()
     session.run("python", "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", str(built))
     session.install(*map(str, built.glob("*.whl")), "--force-reinstall", "--no-deps")
@@ -279,3 +279,6 @@ def wheel(session: nox.Session) -> None:
         # torch warns on import when numpy is absent, and absent it must be here; so must numba, whose absence is told once.
         expected = ("-W", "ignore:Failed to initialize NumPy", "-W", "ignore:efficient_kan:RuntimeWarning")
         session.run("python", "-W", "error", *expected, "-c", TRAIN_FROM_WHEEL)
+    install(session, "release", package=False)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(built))
+    session.run("twine", "check", "--strict", *map(str, [*built.glob("*.whl"), *built.glob("*.tar.gz")]))

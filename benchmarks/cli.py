@@ -18,6 +18,7 @@ from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
 from benchmarks.kinds import get_kind
 from benchmarks.run import archive, forecast, limits, merge, runner, usage
+from benchmarks.run.history import History
 from benchmarks.run.interrupt import Terminated, heeding_sigterm
 from benchmarks.run.plugins import load_plugin
 from benchmarks.run.selection import Selection
@@ -50,7 +51,7 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
-    expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None)
+    expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None, History.stored())
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"

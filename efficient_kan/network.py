@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from efficient_kan.penalties import Penalty
     from efficient_kan.shrinking import Shrunk
+    from efficient_kan.symbolic import Candidate, SymbolicKAN
+    from efficient_kan.symbolic.arguments import Edges, Library
 
 
 class KAN(nn.Module):
@@ -130,7 +132,7 @@ class KAN(nn.Module):
     @property
     def kan_layers(self) -> list[KANLinear]:
         """``layers`` as a typed list."""
-        return cast("list[KANLinear]", list(self.layers))
+        return cast("list[KANLinear]", list(self._modules["layers"]._modules.values()))  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
         """``(..., n_0) -> (..., n_L)``.
@@ -145,9 +147,9 @@ class KAN(nn.Module):
         if update_grid is False and not _tracing.observed() and isinstance(x, Tensor):
             layers = self.kan_layers
             plain = [_calls.is_forward_alone(layer, KANLinear) for layer in layers]
-            y = kernels.network(layers, x) if all(plain) else None
-            if y is not None:
-                return y
+            found = kernels.network(layers, x) if all(plain) else None
+            if found is not None:
+                return found[0]
             for layer, alone in zip(layers, plain, strict=True):  # a call takes as long as some operations of a small layer
                 x = layer.forward(x) if alone else layer(x)
             return x
@@ -181,8 +183,13 @@ class KAN(nn.Module):
             ddp = DistributedDataParallel(WithPenalty(kan, SampleL1()))
             y, penalty = ddp(x)
         """
+        layers = self.kan_layers
+        if isinstance(x, Tensor) and not _tracing.observed() and all(_calls.is_forward_alone(n, KANLinear) for n in layers):
+            found = kernels.network(layers, x, penalty) if penalty is not None else None
+            if found is not None:
+                return cast("tuple[Tensor, Tensor]", found)
         losses = []
-        for layer in self.kan_layers:
+        for layer in layers:
             x, loss = layer.forward_with_penalty(x, penalty)
             losses.append(loss)
         return x, torch.stack(losses).sum()
@@ -223,11 +230,12 @@ class KAN(nn.Module):
             max_change: with ``fit="function"``, the largest change of a layer's outputs, relative to their deviation, that
                 moving knots may make; ``float("inf")`` lets all knots move that samples ask for.
             group: of ``torch.distributed``, where that is initialised: the samples of all its ranks are used, and all get the
-                same grids, so every rank must call this, with the same network. ``None``: this rank alone.
+                same grids, so every rank must call this, with the same network. Those that call wait for the others as long as
+                the group's ``timeout`` allows, by default 10 minutes with nccl and 30 with gloo. ``None``: this rank alone.
 
         Raises:
             ValueError: if there is no sample, one is not finite, or coefficients are computed (``torch.nn.utils.parametrize``,
-                ``prune``) in a way that cannot give the new ones.
+                ``prune``) in a way that cannot give the new ones, or sharded (``fully_shard``, ``DTensor``).
         """
         adaptation.update(self.kan_layers, x, margin=margin, fit=fit, max_change=max_change, group=group, name="layers[{}]")
 
@@ -374,6 +382,71 @@ class KAN(nn.Module):
         from efficient_kan.plot import plot_edges_of
 
         return plot_edges_of(self, layer, x, **options)
+
+    def suggest(
+        self, x: Tensor, layer: int, o: int, i: int, *, library: Library = None, weight_simple: float = 0.8
+    ) -> list[Candidate]:
+        """Functions that an edge may become, best first, each fitted as ``a f(b x + c) + d`` to the edge at the samples.
+
+        Args:
+            x: samples ``(..., n_0)``, at least ten.
+            layer, o, i: the edge, from input ``i`` of the layer to its output ``o``.
+            library, weight_simple: see :meth:`symbolic`.
+
+        Returns:
+            :class:`~efficient_kan.symbolic.Candidate` objects: name, ``a, b, c, d``, R^2, error at points held out, complexity
+            and score.
+
+        Raises:
+            ValueError: if there is no such edge, or samples or options are out of their ranges.
+        """
+        from efficient_kan.symbolic.build import suggest
+
+        return suggest(self, x, (layer, o, i), library, weight_simple)
+
+    def symbolic(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        library: Library = None,
+        functions: Edges | None = None,
+        automatic: bool = True,
+        weight_simple: float = 0.8,
+        r2_threshold: float = 0.0,
+        steps: int = 200,
+    ) -> SymbolicKAN:
+        r"""A network of functions with names in place of splines: edges :math:`a f(b x + c) + d` (KAN paper, section 2.5.1).
+
+        All functions of the library are fitted to all edges at the samples, and each edge becomes the one with the best score,
+        which weighs complexity against fit (:mod:`efficient_kan.symbolic.choice`). Fits whose arguments leave the function's
+        domain, or have a pole between samples, do not count. Pruned edges become 0; this network is not changed. Prune first:
+        an edge without importance gets a function, too.
+
+        With targets the numbers are then refitted to these, and functions exchanged where another one gives a better formula.
+
+        A ``UserWarning`` with the figures says if the formula is worse than its network: if its error at the targets is larger
+        by a tenth, or, without targets, if it deviates from the network by more than 1 % of the outputs' deviation.
+
+        Args:
+            x: samples ``(..., n_0)``, at least ten.
+            y: targets ``(..., n_L)``.
+            library: names and :class:`~efficient_kan.symbolic.Function` objects; ``None`` for all of
+                :data:`~efficient_kan.symbolic.LIBRARY`.
+            functions: functions of edges ``(layer, o, i)`` chosen by hand.
+            automatic: whether other edges become functions; if not, they stay splines.
+            weight_simple: weight of complexity against fit, in [0, 1].
+            r2_threshold: edges that no function fits with this R^2 stay splines.
+            steps: of the refit, see :meth:`SymbolicKAN.refit`.
+
+        Raises:
+            ValueError: if an argument is out of its range; if a function chosen by hand has no fit within its domain.
+        """
+        from efficient_kan.symbolic.build import symbolic
+
+        made = symbolic(self, x, y, library, functions, automatic, weight_simple, r2_threshold, steps)
+        made.warn_if_worse(stacklevel=2)
+        return made
 
     @classmethod
     def from_pykan(cls, model: Any) -> KAN:

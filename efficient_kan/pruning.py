@@ -14,7 +14,7 @@ from torch import Tensor
 from efficient_kan import _checks, _distributed, adaptation
 from efficient_kan._computed import assign, copied
 from efficient_kan._device import autocast_off
-from efficient_kan.change import Change, at_least_float32, change_between
+from efficient_kan.change import Change, at_least_float32, change_between, output_weights
 from efficient_kan.kernels import resolve
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def prune(kan: KAN, x: Tensor, threshold: float, group: Any = "world") -> tuple[
         for layer in pruned.kan_layers:
             after = layer(after)
     _checks.finite(after, "outputs of the pruned network at these samples")
-    return pruned, change_between(before, after, len(scores))
+    return pruned, change_between(before, after, len(scores), output_weights(kan.kan_layers[-1]))
 
 
 def warn_of(pruned: KAN, moved: Change | None, stacklevel: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficient_kan import _checks
+from efficient_kan import _checks, _sharding
 from efficient_kan._computed import assign, copied
 from efficient_kan.network import KAN
 from efficient_kan.shrinking import Shrunk
@@ -320,6 +320,7 @@ class ResNetKAN(nn.Module):
         The features are those of evaluation (running statistics, no dropout), whatever mode the network is in; it stays in that
         mode. ``margin`` and further ``options`` are those of :meth:`KAN.update_grid`. Raises ValueError without a KAN.
         """
+        _sharding.require_writable(self.head.kan.kan_layers, "head.net.layers[{}].")
         modes = {module: module.training for module in self.backbone.modules()}
         self.backbone.eval()
         try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from efficient_kan import _checks, _computed
 from efficient_kan._device import autocast_off
-from efficient_kan.change import at_least_float32, change_between
+from efficient_kan.change import at_least_float32, change_between, output_weights
 from efficient_kan.knots import interior_of
 from efficient_kan.pruning import check_parameters
 
@@ -147,6 +147,6 @@ def _warn_of_change(kan: KAN, result: Shrunk[KAN]) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    change = change_between(before, after, len(kan.kan_layers))
+    change = change_between(before, after, len(kan.kan_layers), output_weights(kan.kan_layers[-1]))
     if change is not None:
         warnings.warn(f"shrink: the function changed: {change}", stacklevel=5)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import Field
+
 from benchmarks.schema.cases import Axis, Case, Record
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 class Section(Record):
     """Base of what a preset declares for a kind."""
+
+    patience: float = Field(
+        default=0.0,
+        ge=0,
+        description="a case may take as many times its predicted time, up to an hour, where that is more than `timeout_s`",
+    )
 
     def override(self, *, processes: int | None, width: Sequence[int] | None, device: str | None = None) -> Self:
         """Return the section as the command line changes it. Values that it does not have change nothing."""

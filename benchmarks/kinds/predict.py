@@ -1,8 +1,9 @@
 """Predicted bytes and seconds of a training step, from which kinds of cases predict theirs.
 
-`E` = B*I*O and `T` = B*I*(G + k + 1) elements of a layer. The memory factors count the tensors of these sizes that are live at
-the peak, from reading the arms and from measured peaks; the times are a fit to measured steps of one CPU core. Expect the right
-order of magnitude, not the byte and not the second.
+`E` = B*I*O and `T` = B*I*(G + k + 1) elements of a layer. For each arm this counts the tensors of these sizes that are live at
+the peak, the operators that are called, and their passes over such tensors; the time of an operator and of an element is the
+same for all arms. Expect the right order of magnitude, not the byte and not the second: the nearest stored rows correct it,
+see `benchmarks.run.history`.
 """
 
 from __future__ import annotations
@@ -67,45 +68,36 @@ def peak_bytes(case: Case) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Rates:
-    """Seconds of a training step: per layer, per element of size E and T, and per edge."""
+class _Work:
+    """What a training step does in a layer: operators, passes over tensors of sizes E and T, and operators for each edge.
 
-    layer: float
-    e: float
-    t: float
-    edge: float = 0.0
+    pykan's loop over edges takes single numbers out of a tensor of `edge_tensor` numbers an edge: the gradient of each is a
+    tensor of that size. `built` is the number of objects that the constructor makes for each edge.
+    """
+
+    operators: int
+    e: int = 0
+    t: int = 0
+    edge: int = 0
+    edge_tensor: int = 0
+    built: int = 0
 
 
 FLOPS = 5e10  # of one core in float32
-_RATES = {
-    "efficient_kan": _Rates(6e-4, 0.0, 6e-9),
-    "efficient_kan[native]": _Rates(6e-4, 0.0, 1.2e-8),
-    "pykan[default]": _Rates(3e-3, 4e-8, 4e-8, 1.5e-4),
-    "pykan[nosave]": _Rates(3e-3, 2e-8, 4e-8, 1.5e-4),
-    "pykan[speed]": _Rates(2e-3, 1.5e-8, 4e-8),
-    "pykan[0.0.5]": _Rates(3e-3, 1.5e-7, 0.0, 1.5e-4),
-    "cox_de_boor": _Rates(1e-3, 0.0, 3e-8),
+OPERATOR_S = 6e-6  # a call from Python
+WATCHED_S = 3e-5  # the same where each is looked at
+_ELEMENT_S = 1e-9
+_BUILT_S = 1e-6
+_WORK = {
+    "efficient_kan": _Work(100, t=6),
+    "efficient_kan[native]": _Work(100, t=12),
+    "pykan[default]": _Work(500, e=40, t=40, edge=50, edge_tensor=10, built=10),
+    "pykan[nosave]": _Work(500, e=20, t=40, edge=50, edge_tensor=10, built=5),
+    "pykan[speed]": _Work(330, e=15, t=40, built=5),
+    "pykan[0.0.5]": _Work(500, e=150, edge=50, built=10),
+    "cox_de_boor": _Work(160, t=30),
 }
-_DEFAULT_RATES = _Rates(4e-4, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class _Simulation:
-    """Seconds of a simulation: per edge to build the network, and of each peak per layer and per edge."""
-
-    build: float
-    layer: float
-    edge: float = 0.0
-
-
-_SIMULATIONS = {
-    "efficient_kan": _Simulation(0.0, 0.03),
-    "efficient_kan[native]": _Simulation(0.0, 0.03),
-    "pykan[default]": _Simulation(1e-5, 0.06, 2.5e-7),
-    "pykan[nosave]": _Simulation(5e-6, 0.06, 2.5e-7),
-    "pykan[speed]": _Simulation(5e-6, 0.02),
-}
-_DEFAULT_SIMULATION = _Simulation(0.0, 0.01)
+_OF_OTHERS = _Work(60)
 _PENALTY_SECONDS = 2e-9  # seconds per edge and sample that a penalty adds
 SHARE: dict[Mode, float] = {"inference": 0.35, "forward": 0.4, "forward_backward": 0.85, "step": 1.0}
 _GATE = 3.0  # forward and backward of arm, oracle and yardstick, in steps of the oracle
@@ -119,13 +111,14 @@ def step_seconds(arm: str, case: Case) -> float:
     """Return the predicted time of one training step of `arm` at the point of `case`, on one CPU core."""
     point = case.point
     features = point.grid_size + point.spline_order + 1
-    rates = _RATES.get(arm, _DEFAULT_RATES)
     total = 0.0
+    work = _WORK.get(arm, _OF_OTHERS)
     for i, o in pairwise(point.layers):
         # Compiled code computes with the k + 1 bases that are not zero, and the base activation.
         used = min(features, point.spline_order + 2) if arm == "efficient_kan" else features
         e, t, parameters = point.batch * i * o, point.batch * i * used, i * o * features
-        total += rates.layer + rates.e * e + rates.t * t + rates.edge * i * o
+        total += OPERATOR_S * (work.operators + work.edge * i * o)
+        total += _ELEMENT_S * (work.e * e + work.t * t + work.edge_tensor * (i * o) ** 2)
         total += 6 * e * (1 if arm == "mlp[width]" else used) / FLOPS + parameters * 2e-9
         total += _PENALTY_SECONDS * e * features if case.penalty in ("sample_l1", "sample_std") else 0.0
     return total
@@ -144,9 +137,10 @@ def gate_seconds(case: Case) -> float:
     return total
 
 
-def edge_seconds(arm: str) -> float:
-    """Return the predicted time that a training step of `arm` spends in Python for each edge."""
-    return _RATES.get(arm, _DEFAULT_RATES).edge
+def operators(arm: str, case: Case) -> int:
+    """Return how many operators a training step of `arm` at the point of `case` is predicted to call."""
+    work = _WORK.get(arm, _OF_OTHERS)
+    return sum(work.operators + work.edge * i * o for i, o in pairwise(case.point.layers))
 
 
 def pair_seconds(case: Case, mode: Mode, both: float) -> float:
@@ -158,6 +152,6 @@ def pair_seconds(case: Case, mode: Mode, both: float) -> float:
 
 def simulation_seconds(case: Case, peaks: int) -> float:
     """Return the predicted time of simulating so many peaks."""
-    simulation = _SIMULATIONS.get(case.arm, _DEFAULT_SIMULATION)
+    work = _WORK.get(case.arm, _OF_OTHERS)
     edges = sum(i * o for i, o in pairwise(case.point.layers))
-    return simulation.build * edges + peaks * (simulation.layer * case.point.depth + simulation.edge * edges)
+    return _BUILT_S * work.built * edges + peaks * 4 * WATCHED_S * work.operators * case.point.depth  # looked at and guessed

@@ -65,6 +65,11 @@ TABLES: Mapping[str, tuple[int, str]] = {
     ),
     "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
     "published": (13, "Published baselines of HyperKvasir's 23 classes."),
+    "tabular": (
+        26,
+        "Estimators on data sets that ship with scikit-learn, under one nested cross-validation: mean score (R squared or "
+        "accuracy) and loss (mean squared error over the variance, or log loss) on outer folds.",
+    ),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),
     "gpu_stages": (21, "The stages of the run on the GPU and how each of them ended."),
     "gpu_ceilings": (22, "What was measured of the GPU itself: the ceilings that shares refer to."),

@@ -23,6 +23,7 @@ _SECTIONS = (
     ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
     ("sparsity", "Does L1 on the weights do the job? The sparsity study", ()),
     ("images", "Heads on images", ("images", "published")),
+    ("tabular", "Estimators on tables", ("tabular",)),
     ("head_cost", "What a head costs in the whole network", ("head_cost",)),
     ("time", "Time", ("time",)),
 )
@@ -31,6 +32,8 @@ _NOTES = {
     "images": "An interval over seeds says how much a training differs from the next, on one test fold. What other images "
     "would give differs more: a share p of n images has a standard error of sqrt(p (1 - p) / n), 0.5 points at 97 % of 1,000. "
     "Only a KAN has a grid to update and edges to penalise. The second table is the published one for HyperKvasir.",
+    "tabular": "Every model has six candidates, chosen by the loss on the inner folds; all get the same folds. The interval is "
+    "that of a mean over folds whose training sets overlap (Nadeau and Bengio 2003), for each data set alone.",
     "head_cost": "Forward and backward of the head alone, with the gradient for its inputs, over the same of the whole network "
     "in training, in interleaved pairs. The memory of a head in the whole is what the peak has above that with a linear head: "
     "early layers may reach the peak while the head holds nothing.",

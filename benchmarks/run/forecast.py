@@ -6,31 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.kinds import dominates, get_kind
+from benchmarks.kinds import get_kind, rules_out
+from benchmarks.run.history import History
 from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Status
 
 _START = 0.4  # seconds: fork, imports of this project, network and data
-_HOPELESS = 4  # predictions are right to about a factor of two
+_NOTHING = History()
 
 
-def seconds(case: Case) -> float:
+def seconds(case: Case, history: History = _NOTHING) -> float:
     """Return the predicted time of `case` were there no time limit."""
-    return _START + get_kind(case.kind).seconds(case)
+    return _START + history.seconds(case)
 
 
-def peak_bytes(case: Case) -> int | None:
+def peak_bytes(case: Case, history: History = _NOTHING) -> int | None:
     """Return the predicted peak of `case`; None if that is not known."""
-    return get_kind(case.kind).peak_bytes(case)
-
-
-def is_hopeless(case: Case) -> bool:
-    """Whether the memory that `case` measures is predicted to take several times its limit: trying it would only cost time.
-
-    Predictions are for a CPU.
-    """
-    on_cpu = case.point.device == "cpu"
-    return get_kind(case.kind).fills_memory and on_cpu and seconds(case) > _HOPELESS * case.timeout_s
+    return history.peak_bytes(case)
 
 
 @dataclass(frozen=True)
@@ -43,23 +35,23 @@ class Forecast:
     status: Status
 
 
-def forecast(cases: Sequence[Case], memory_bytes: int | None = None) -> list[Forecast]:
+def forecast(cases: Sequence[Case], memory_bytes: int | None = None, history: History = _NOTHING) -> list[Forecast]:
     """Return what to expect of `cases` in this order, with `memory_bytes` for each (None: not known).
 
     A case that is predicted not to fit or to last too long costs time once and rules out those that ask for more, as in a run.
     """
-    failed: list[Case] = []
+    failed: list[tuple[Case, Status]] = []
     found = []
     for case in cases:
-        peak, time = peak_bytes(case), seconds(case)
+        peak, time = peak_bytes(case, history), seconds(case, history)
         status: Status = "ok"
-        if any(dominates(case, smaller) for smaller in failed):
+        if any(rules_out(smaller, ended, case) for smaller, ended in failed):
             status, time = "skipped_by_frontier", 0.0
         elif not get_kind(case.kind).simulated and (peak or 0) > (memory_bytes or math.inf):
             status = "oom"
         elif time > case.timeout_s:
             status = "timeout"
         if status in ("oom", "timeout"):
-            failed.append(case)
-        found.append(Forecast(case, peak, 0.0 if is_hopeless(case) else min(time, case.timeout_s), status))
+            failed.append((case, status))
+        found.append(Forecast(case, peak, min(time, case.timeout_s), status))
     return found

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.kinds import dominates, get_kind
+from benchmarks.kinds import STOPS_LARGER, get_kind, rules_out
 from benchmarks.kinds.sources import source_hash, state_hash, versions
-from benchmarks.run import forecast, limits
+from benchmarks.run import limits
 from benchmarks.run.child import Server, modules, variables
+from benchmarks.run.history import History
 from benchmarks.run.store import Store, Unwritable
 from benchmarks.run.worker import Job
 from benchmarks.schema import environment
@@ -30,7 +31,6 @@ from benchmarks.schema.rows import Environment, Outcome, Row, Status
 from reference.arm import Unsupported, get_arm
 from reference.environments import interpreter
 
-_STOPS_LARGER = ("oom", "killed", "timeout")
 _ATTEMPTS = 3  # to time a case without the machine being suspended meanwhile
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -65,7 +65,9 @@ class Run:
         untimed = [case for case in cases if not get_kind(case.kind).timed]
         for case in cases:
             self._required.setdefault(_alike(case), set()).update(_requires(case))
-        large = [case for case in untimed if self.jobs > 1 and _is_large(case, _available_bytes() // self.jobs)]
+        fills = self.jobs > 1 and any(get_kind(case.kind).fills_memory for case in untimed)
+        history = History.stored(self.store.raw.parent) if fills else History()
+        large = [case for case in untimed if self.jobs > 1 and _is_large(case, _available_bytes() // self.jobs, history)]
         try:
             for case in cases:
                 if get_kind(case.kind).timed:
@@ -159,20 +161,17 @@ class Run:
         self.store.add(row)
         with self._guard:
             self.counts[row.status] += 1
-            if row.status in _STOPS_LARGER:
+            if row.status in STOPS_LARGER:
                 self.failed.append((case, row.case_key, row.status))
             self.on_row(row)
 
     def _blocked(self, case: Case) -> Outcome | None:
-        """Return why this case is in vain, if a smaller one has shown so or its predicted time says so."""
+        """Return why this case is in vain, if a smaller one has shown so."""
         with self._guard:
             for smaller, key, status in self.failed:
-                if dominates(case, smaller):
+                if rules_out(smaller, status, case):
                     reason = f"not tried: case {key} is no larger and ended in {status}"
                     return Outcome(status="skipped_by_frontier", reason=reason)
-        if forecast.is_hopeless(case):
-            reason = f"not tried: predicted to take {forecast.seconds(case):.0f} s, the limit is {case.timeout_s:g} s"
-            return Outcome(status="timeout", reason=reason)
         return None
 
 
@@ -180,9 +179,9 @@ def _available_bytes() -> int:
     return limits.available_bytes()
 
 
-def _is_large(case: Case, share_bytes: int) -> bool:
+def _is_large(case: Case, share_bytes: int, history: History) -> bool:
     """Whether `case` measures memory of which half of `share_bytes` may not do: predictions are right to a factor of two."""
-    return get_kind(case.kind).fills_memory and (forecast.peak_bytes(case) or 0) > share_bytes / 2
+    return get_kind(case.kind).fills_memory and (history.peak_bytes(case) or 0) > share_bytes / 2
 
 
 def _alike(case: Case) -> tuple[str, ...]:
@@ -239,7 +238,7 @@ def run(
         if todo:
             where = environment.capture(uuid.uuid4().hex[:12], command)
             store.add(where)
-            failed = [(case, key, known[key]) for key, case in done.items() if known[key] in _STOPS_LARGER]
+            failed = [(case, key, known[key]) for key, case in done.items() if known[key] in STOPS_LARGER]
             this = Run(store, preset, where, plugin, jobs, on_row, failed)
             this.cases(todo)
             old += this.counts

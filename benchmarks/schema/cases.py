@@ -201,6 +201,7 @@ class Case(Record):
         if self.images:
             it = self.images
             extra += f" {it.data} {it.scope} {it.head} {it.preparation}: {len(it.penalties) * len(it.seeds)} runs,"
+        extra += "".join(f" {name}={value}" for name, value in self.options)
         repeat = f" process {self.process}" if self.process else ""
         return f"{self.kind} {self.arm}{extra} {self.point.label}{repeat}"
 

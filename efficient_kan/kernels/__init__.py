@@ -43,6 +43,7 @@ from efficient_kan._device import device_type
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
     from efficient_kan.network import KAN
+    from efficient_kan.penalties import Penalty
 
 KERNELS = ("auto", "native", "cpu", "cuda")
 
@@ -187,8 +188,12 @@ def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
     return resolve(name, inputs).spline_linear(inputs)
 
 
-def network(layers: Sequence[KANLinear], x: Tensor) -> Tensor | None:
-    """The outputs of layers whose calls are their ``forward`` alone, in one pass; None where layers are computed one by one.
+def network(
+    layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None
+) -> tuple[Tensor, Tensor | None] | None:
+    """Outputs and the penalty, if there is one, of layers whose calls are their ``forward`` alone, in one pass.
+
+    None where layers are computed one by one.
 
     For small networks on a CPU with the kernel `cpu`: see :mod:`efficient_kan.kernels.cpu.network`.
     """
@@ -202,8 +207,9 @@ def network(layers: Sequence[KANLinear], x: Tensor) -> Tensor | None:
         tensors.append(found)
         orders.append(layer.spline_order)
     kernel = _kernel("cpu")
-    y: Tensor | None = None if kernel is None else kernel.network(x, tensors, orders)
-    return y
+    if kernel is None:
+        return None
+    return cast("tuple[Tensor, Tensor | None] | None", kernel.network(x, tensors, orders, penalty))
 
 
 def _accelerated(name: str, x: Tensor) -> ModuleType | None:

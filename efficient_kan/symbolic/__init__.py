@@ -1,4 +1,4 @@
-"""Formulas of networks: functions with names for edges, fitted, chosen and refitted (Liu et al., *KAN*, arXiv 2404.19756, 2.5.1)."""
+"""Formulas of networks: functions with names for edges, fitted, chosen, refitted (KAN paper, arXiv 2404.19756, 2.5.1)."""
 
 from efficient_kan.symbolic.choice import Candidate as Candidate
 from efficient_kan.symbolic.comparison import Comparison as Comparison

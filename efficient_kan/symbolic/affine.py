@@ -1,11 +1,11 @@
-r"""The affine fit of functions to curves: :math:`\min_{a,b,c,d} \| y - a f(b u + c) - d \|^2`, all curves and functions at once.
+r"""The affine fit :math:`\min_{a,b,c,d} \| y - a f(b u + c) - d \|^2` of functions to curves, all of them at once.
 
-:math:`a` and :math:`d` enter linearly and are solved for, so that the search is over ``(b, c)`` alone (variable projection, Golub and
-Pereyra 1973). A grid over ``(b, c)``, the same for all curves, gives starts: with the curves averaged in bins, one product of
-matrices correlates all curves with all of a function's grid. Levenberg-Marquardt steps on all (function, curve, start) at once then
-go to rounding.
+:math:`a` and :math:`d` enter linearly and are solved for, so that the search is over ``(b, c)`` alone (variable projection,
+Golub and Pereyra 1973). A grid over ``(b, c)``, the same for all curves, gives starts: with the curves averaged in bins, one
+product of matrices correlates all curves with all of a function's grid. Levenberg-Marquardt steps on all (function, curve,
+start) at once then go to rounding.
 
-Shape legend: ``E`` curves, ``N`` points of each, ``F`` functions, ``S`` starts, ``Q = E S``, ``K`` points of the grid over ``(b, c)``.
+Shape legend: ``E`` curves, ``N`` points of each, ``F`` functions, ``S`` starts, ``Q = E S``, ``K`` points of the grid.
 Inputs ``u`` are scaled to [-1, 1].
 """
 
@@ -23,10 +23,13 @@ from efficient_kan.symbolic.library import Function
 _BINS = 129
 _STARTS = 4
 _STEPS = 60
+_CONVERGED = 1e-9  # relative decrease of the cost
+_ROUNDING = 1e-30  # a cost that is 0
+_GIVEN_UP = 1e9  # damping at which no step lowers the cost
 _ELEMENTS = 2**21  # of one tensor (F, Q, N)
 _GAP = 0.05  # share of the range without samples, in which a pole may lie
 _TYPICAL_GAPS = 8.0  # ... and as many times the typical distance of samples
-_MARGIN = 1e-7  # distance to an open end of the domain, relative to the range of arguments
+_SLACK = 1e-3  # distance of the first arguments from an end of the domain
 
 
 class Fits(NamedTuple):
@@ -52,13 +55,15 @@ def fit(u: Tensor, y: Tensor, held_out: Tensor, functions: Sequence[Function]) -
     return Fits(*(torch.cat(values, dim=-1) for values in zip(*parts, strict=True)))
 
 
-def inside(function: Function, t: Tensor, u: Tensor) -> Tensor:
-    """Whether ascending or descending arguments ``t`` ``(..., N)`` at ``u`` avoid the function's poles and stay in its domain."""
+def inside(function: Function, t: Tensor, gaps: Tensor) -> Tensor:
+    """Whether arguments ``t`` ``(..., N)`` stay in the function's domain, without a pole between neighbours.
+
+    They ascend or descend; ``gaps`` ``(..., N - 1)`` is where a pole may lie, see :func:`wide_gaps`.
+    """
     ok = function.contains(t).all(-1)
     if function.branch is None:
         return ok
-    branch = function.branch(t)
-    return ok & ~((branch.diff(dim=-1) != 0) & ~_gaps(u)).any(-1)
+    return ok & ~((function.branch(t).diff(dim=-1) != 0) & ~gaps).any(-1)
 
 
 def evaluate(function: Function, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,8 +77,8 @@ def evaluate(function: Function, t: Tensor) -> tuple[Tensor, Tensor]:
     return values.detach(), torch.zeros_like(t) if slope is None else slope
 
 
-def _gaps(u: Tensor) -> Tensor:
-    """``(..., N - 1)``: where inputs leave a gap so wide that a pole may lie in it."""
+def wide_gaps(u: Tensor) -> Tensor:
+    """``(..., N - 1)``: where ascending inputs ``(..., N)`` leave a gap so wide that a pole may lie in it."""
     steps = u.diff(dim=-1)
     typical = steps.median(dim=-1, keepdim=True).values
     span = u[..., -1:] - u[..., :1]
@@ -122,49 +127,64 @@ class _Problem:
 
     def __init__(self, u: Tensor, z: Tensor, used: Tensor, functions: Sequence[Function]) -> None:
         self.u, self.z, self.used, self.functions = u, z, used, functions
-        self.u_used = u[:, used]
+        self.u_used, self.gaps = u[:, used], wide_gaps(u)
         aim = z[:, used]
         self.aim = aim - aim.mean(-1, keepdim=True)
         self.total = self.aim.square().sum(-1)
         ends = torch.tensor([function.domain for function in functions], dtype=u.dtype, device=u.device)
         self.low, self.high = ends[:, :1], ends[:, 1:]
-        open_ = torch.tensor([not function.closed for function in functions], device=u.device)
-        self.margin = torch.where(open_, _MARGIN, 0.0).to(u.dtype).unsqueeze(1)
 
     def minimize(self, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``b, c, cost`` ``(F, Q)`` from starts; an infinite cost where no point within the domain was found."""
-        b, c = self._clipped(b, c)
-        cost, gradient, curvature = self._model(b, c)
+        active = torch.arange(len(self.functions), device=b.device)
+        b, c, slack = self._clipped(b, c, active, (10 * _SLACK * b.abs().clamp(max=1.0)).expand(2, -1, -1))
+        cost, gradient, curvature = self._model(b, c, active)
+        result = torch.stack((b, c, cost))
         damping = torch.full_like(cost, 1e-3)
         for _ in range(_STEPS):
             (p, q), (pp, pq, qq) = gradient, curvature
             pp, qq = pp * (1 + damping) + 1e-30, qq * (1 + damping) + 1e-30
             determinant = pp * qq - pq * pq
             determinant = torch.where(determinant > 0, determinant, math.inf)
-            new_b, new_c = self._clipped(b + (qq * p - pq * q) / determinant, c + (pp * q - pq * p) / determinant)
-            new_cost, new_gradient, new_curvature = self._model(new_b, new_c)
+            step = (qq * p - pq * q) / determinant, (pp * q - pq * p) / determinant
+            new_b, new_c, new_slack = self._clipped(b + step[0], c + step[1], active, slack)
+            new_cost, new_gradient, new_curvature = self._model(new_b, new_c, active)
             better = new_cost < cost
-            moving = better & (cost - new_cost > 1e-9 * cost) & (new_cost > 1e-30)
+            moving = better & (cost - new_cost > _CONVERGED * cost) & (new_cost > _ROUNDING)
             b, c, cost = torch.where(better, new_b, b), torch.where(better, new_c, c), torch.where(better, new_cost, cost)
+            slack = torch.where(better, new_slack, slack)
             gradient = torch.where(better, new_gradient, gradient)
             curvature = torch.where(better, new_curvature, curvature)
-            damping = torch.where(better, damping * 0.1, damping * 10).clamp(1e-15, 1e12)
-            if not bool((moving | (~better & (damping < 1e9) & (cost > 1e-30) & cost.isfinite())).any()):
+            damping = torch.where(better, damping * 0.1, damping * 10).clamp(1e-15, _GIVEN_UP)
+            moving |= ~better & (damping < _GIVEN_UP) & (cost > _ROUNDING) & cost.isfinite()
+            result[:, active] = torch.stack((b, c, cost))
+            going = moving.any(1)
+            if not bool(going.any()):
                 break
-        return b, c, cost
+            if not bool(going.all()):  # functions whose fits have all converged rest
+                active, b, c, cost, damping = (values[going] for values in (active, b, c, cost, damping))
+                gradient, curvature, slack = gradient[:, going], curvature[:, going], slack[:, going]
+        return result[0], result[1], result[2]
 
-    def _clipped(self, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """``b, c`` so that arguments, which span ``c ± |b|``, stay in the domain."""
-        width = (self.high - self.low) / 2 * (1 - self.margin)
+    def _clipped(self, b: Tensor, c: Tensor, active: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``b, c`` so that arguments, which span ``c ± |b|``, stay in the domains of the functions ``active``.
+
+        They keep a tenth of the distance ``slack`` ``(2, F, Q)`` from the ends that they had before: fits on the very end, where
+        functions such as the square root have infinite slopes, would stay there. Returns the new distances, too.
+        """
+        low, high = self.low[active], self.high[active]
+        kept = torch.where(slack.isfinite(), slack / 10, 0.0)
+        width = (high - low - kept.sum(0)) / 2
         b = torch.where(b.abs() > width, b.sign() * width, b)
-        reach = b.abs() * (1 + self.margin)
-        return b, torch.minimum(torch.maximum(c, self.low + reach), self.high - reach)
+        c = torch.minimum(torch.maximum(c, low + b.abs() + kept[0]), high - b.abs() - kept[1])
+        return b, c, torch.stack((c - b.abs() - low, high - c - b.abs()))
 
-    def _model(self, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cost ``1 - R^2``, gradient ``(2, F, Q)`` and Gauss-Newton curvature ``(3, F, Q)`` of the projected problem."""
+    def _model(self, b: Tensor, c: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the functions ``active``: cost ``1 - R^2``, gradient ``(2, F, Q)``, Gauss-Newton curvature ``(3, F, Q)``."""
         t = b.unsqueeze(-1) * self.u + c.unsqueeze(-1)
-        valid = torch.stack([inside(function, t[k], self.u) for k, function in enumerate(self.functions)])
-        f, slope = _evaluate(self.functions, t[..., self.used])
+        functions = [self.functions[k] for k in active.tolist()]
+        valid = torch.stack([inside(function, t[k], self.gaps) for k, function in enumerate(functions)])
+        f, slope = _evaluate(functions, t[..., self.used])
         valid &= f.isfinite().all(-1)
         f = torch.where(valid.unsqueeze(-1), f, 0.0)
         slope = torch.where(valid.unsqueeze(-1) & slope.isfinite(), slope, 0.0)

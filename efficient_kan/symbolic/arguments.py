@@ -54,7 +54,8 @@ def check_settings(
 def check_edge(edge: Any, widths: Sequence[int], name: str) -> Place:
     """``edge`` as ``(layer, o, i)`` of a network of these widths."""
     _checks.require(isinstance(edge, tuple) and len(edge) == 3, name, "an edge (layer, o, i)", edge)
-    layer, o, i = (_checks.integer(number, f"{name}, {part}", 0) for number, part in zip(edge, ("layer", "o", "i"), strict=True))
+    parts = ("layer", "o", "i")
+    layer, o, i = (_checks.integer(number, f"{name}, {part}", 0) for number, part in zip(edge, parts, strict=True))
     _checks.require(layer < len(widths) - 1, f"{name}, layer", f"at most {len(widths) - 2}", layer)
     _checks.require(o < widths[layer + 1], f"{name}, o", f"at most {widths[layer + 1] - 1}, an output of layer {layer}", o)
     _checks.require(i < widths[layer], f"{name}, i", f"at most {widths[layer] - 1}, an input of layer {layer}", i)
@@ -94,4 +95,3 @@ def named(function: Any, library: Mapping[str, Function], name: str) -> Function
     ok = isinstance(function, str) and function in known
     _checks.require(ok, name, f"a Function or a name among {list(known)}", function)
     return known[function]
-

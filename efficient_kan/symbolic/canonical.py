@@ -1,8 +1,9 @@
 r"""One form among the many that an edge :math:`a f(b x + c) + d` has.
 
-Many functions absorb a scale or a shift of their argument: :math:`e^{bx + c} = e^c e^{bx}`, :math:`(bx + c)^2 = b^2 (x + c/b)^2`,
-:math:`\sin(t + \pi) = -\sin t`. A rule maps ``(a, b, c, d)``, tensors of one shape, to numbers of the same edge function with fewer
-free ones. A rule may give numbers that are not finite; :func:`apply` keeps the old ones there.
+Many functions absorb a scale or a shift of their argument: :math:`e^{bx + c} = e^c e^{bx}`,
+:math:`(bx + c)^2 = b^2 (x + c/b)^2`, :math:`\sin(t + \pi) = -\sin t`. A rule maps ``(a, b, c, d)``, tensors of one shape, to
+numbers of the same edge function with fewer free ones. A rule may give numbers that are not finite; :func:`apply` keeps the old
+ones there.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ r"""Which function an edge becomes: complexity weighed against fit, as in pykan 
     \text{score} = w\, C + (1 - w) \big( \log_2(1 - R^2 + \varepsilon) + \tfrac14 \log_2 \max(1, \kappa) \big)
 
 The lowest wins. ``C`` is the complexity of the function, ``w`` the ``weight_simple``, 0.8 by default; both are pykan's. So is
-:math:`\varepsilon = 10^{-5}`, the misfit below which fits count as equal, but where the library fits an edge much better than that, it
-is 100 times the smallest misfit of any function: then the spline is exact enough to tell similar functions apart. :math:`\kappa`
-is by how much ``a f`` and ``d`` are larger than what they sum to: any smooth function fits a parabola as its own limit for small
-``b`` and huge ``a``, and should not win by that.
+:math:`\varepsilon = 10^{-5}`, the misfit below which fits count as equal, but where the library fits an edge much better than
+that, it is 100 times the smallest misfit of any function: then the spline is exact enough to tell similar functions apart.
+:math:`\kappa` is by how much ``a f`` and ``d`` are larger than what they sum to: any smooth function fits a parabola as its own
+limit for small ``b`` and huge ``a``, and should not win by that.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Ranking(NamedTuple):
 
     def candidate(self, f: int, edge: int) -> Candidate:
         """Function ``f`` at an edge."""
-        numbers = self.affine[:, f, edge].tolist()
-        figures = (values[f, edge].item() for values in (self.r2, self.held_out))
-        return Candidate(self.names[f], *numbers, *figures, self.complexity[f].item(), self.score[f, edge].item())
+        a, b, c, d = self.affine[:, f, edge].tolist()
+        r2, held_out, score = (float(values[f, edge]) for values in (self.r2, self.held_out, self.score))
+        return Candidate(self.names[f], a, b, c, d, r2, held_out, float(self.complexity[f]), score)
 
 
 def rank(curves: Curves, library: Sequence[Function], weight_simple: float) -> Ranking:
@@ -85,7 +85,7 @@ def rank(curves: Curves, library: Sequence[Function], weight_simple: float) -> R
     """
     functions = [function for function in library if function.name != ZERO.name]
     y, live = curves.y, ~curves.constant
-    E, F = len(y), len(functions)
+    E, F = y.shape[0], len(functions)
     numbers = y.new_zeros(4, F + 1, E)
     misfit, held_out = y.new_full((F + 1, E), math.inf), y.new_zeros(F + 1, E)
     cancellation = y.new_ones(F + 1, E)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -28,7 +27,8 @@ class Comparison(NamedTuple):
         return not self.formula_rmse <= _WORSE * self.network_rmse + 1e-12 * self.spread
 
     def __str__(self) -> str:
-        text = f"the formula deviates from the network by {self.deviation:.2g} (RMS; the outputs' own deviation is {self.spread:.2g})"
+        own = f"the outputs' own deviation is {self.spread:.2g}"
+        text = f"the formula deviates from the network by {self.deviation:.2g} (RMS; {own})"
         if self.network_rmse is None or self.formula_rmse is None:
             return text
         return f"the formula's error is {self.formula_rmse:.2g}, the network's {self.network_rmse:.2g} (RMS); {text}"
@@ -43,9 +43,3 @@ def compare(formula: Tensor, network: Tensor, targets: Tensor | None) -> Compari
 
     errors = (None, None) if targets is None else (rms(network - targets), rms(formula - targets))
     return Comparison(rms(formula - network), rms(network - network.mean(0)), *errors)
-
-
-def warn_if_worse(comparison: Comparison, reasons: str, stacklevel: int) -> None:
-    """One ``UserWarning`` with the figures if the formula is worse than its network."""
-    if comparison.worse:
-        warnings.warn(f"symbolic: {comparison}{reasons}", stacklevel=stacklevel + 1)

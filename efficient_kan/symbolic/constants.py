@@ -1,8 +1,8 @@
 """Short forms of the numbers in a formula: simple multiples of well-known constants, or so many digits.
 
-A number becomes a simple one, such as ``2``, ``1/3``, ``pi/2`` or ``sqrt(2)``, only where that lies within half a unit of the last
-digit that is kept: it then says no more than the rounded number, and is shorter. With fewer digits fewer numbers count as simple, so
-that one of them lies near any given number by chance once in a hundred times at most.
+A number becomes a simple one, such as ``2``, ``1/3``, ``pi/2`` or ``sqrt(2)``, only where that lies within half a unit of the
+last digit that is kept: it then says no more than the rounded number, and is shorter. With fewer digits fewer numbers count as
+simple, so that one of them rarely lies near any given number by chance.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ _PRECISE = (
 _PRECISE_DIGITS = 5
 _DENOMINATOR = 12
 _NUMERATOR = 100
+_INTEGER = 10000
+
+
+def unit_of(size: float, digits: int) -> float:
+    """Half a unit of the last of so many significant digits of a number of this size."""
+    return 0.0 if size == 0 else 0.5 * 10.0 ** (math.floor(math.log10(size)) - digits + 1)
 
 
 def short(value: float, digits: int, unit: float) -> Any:
@@ -35,30 +41,40 @@ def short(value: float, digits: int, unit: float) -> Any:
     Args:
         value: the number.
         digits: significant digits to keep.
-        unit: the least change that matters, in absolute terms, where that is more than half a unit of the last digit.
+        unit: the least change that matters, where that is more than half a unit of the last digit.
     """
     import sympy
 
-    tolerance = max(unit, 0.5 * 10.0**-digits * abs(value))
     if abs(value) <= unit:
         return sympy.Integer(0)
+    if not math.isfinite(value):
+        return sympy.Float(value)
+    tolerance = max(unit, unit_of(abs(value), digits))
     simple = _simple(value, digits, tolerance)
     if simple is not None:
         return simple
-    places = max(1, min(digits, 1 + math.floor(math.log10(abs(value))) - math.floor(math.log10(2 * tolerance))))
-    return sympy.Float(float(f"{value:.{places - 1}e}"))
+    places = math.floor(math.log10(abs(value))) - math.floor(math.log10(2 * tolerance) + 1e-9)
+    decimal = float(f"{value:.{max(0, places)}e}")
+    if decimal * 4 == round(decimal * 4) and abs(decimal) <= _NUMERATOR:
+        return sympy.Rational(round(decimal * 4), 4)
+    return sympy.Float(decimal)
 
 
 def _simple(value: float, digits: int, tolerance: float) -> Any:
     import sympy
 
-    largest = min(_DENOMINATOR, int(10 ** (digits / 2 - 1)))
     for name, constant in _ALWAYS + (_PRECISE if digits >= _PRECISE_DIGITS else ()):
         ratio = value / constant
-        if not abs(ratio) <= 10 * _NUMERATOR:
-            continue
-        fraction = Fraction(ratio).limit_denominator(max(1, largest))
-        small = abs(fraction.numerator) <= (_NUMERATOR if fraction.denominator > 1 or name != "1" else 10 * _NUMERATOR)
-        if fraction != 0 and small and abs(float(fraction) * constant - value) <= tolerance:
+        if abs(ratio) > _NUMERATOR:
+            fraction = Fraction(round(ratio)) if name == "1" and abs(ratio) <= _INTEGER else Fraction(0)
+        else:
+            fraction = Fraction(ratio).limit_denominator(_denominator(digits, name))
+        if fraction != 0 and abs(fraction.numerator) <= _INTEGER and abs(float(fraction) * constant - value) <= tolerance:
             return sympy.Rational(fraction.numerator, fraction.denominator) * sympy.sympify(name)
     return None
+
+
+def _denominator(digits: int, name: str) -> int:
+    """The largest denominator of simple fractions; of pi also few digits tell halves and quarters."""
+    largest = min(_DENOMINATOR, int(10 ** (digits / 2 - 1.5)))
+    return max(largest, 4) if name == "pi" else max(largest, 1)

@@ -5,6 +5,7 @@ Shape legend: ``I`` inputs and ``O`` outputs of a layer, ``E`` chosen edges, ``N
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -39,7 +40,8 @@ class Curves(NamedTuple):
 def quantiles(x: Tensor) -> Tensor:
     """Samples ``(B, I)`` as at most ``_POINTS`` of each input, at equal steps of rank: ``(N, I)``, ascending."""
     ranks = torch.linspace(0, len(x) - 1, min(len(x), _POINTS), device=x.device).round().long()
-    return x.sort(dim=0).values[ranks]
+    points: Tensor = x.sort(dim=0).values[ranks]
+    return points
 
 
 def of_splines(layer: KANLinear, points: Tensor, o: Tensor, i: Tensor) -> Tensor:
@@ -53,7 +55,8 @@ def of_splines(layer: KANLinear, points: Tensor, o: Tensor, i: Tensor) -> Tensor
     for n, number in enumerate(inputs.tolist()):
         chosen = place == n
         curves[chosen] = weight[chosen] @ basis[:, number].T
-    return curves + layer.base_weight[o, i].unsqueeze(-1) * base[:, i].T
+    result: Tensor = curves + layer.base_weight[o, i].unsqueeze(-1) * base[:, i].T
+    return result
 
 
 def curves(points: Tensor, values: Tensor, i: Tensor, spread: Tensor) -> Curves:
@@ -76,3 +79,9 @@ def curves(points: Tensor, values: Tensor, i: Tensor, spread: Tensor) -> Curves:
     held_out[-1] = False
     u = (x - middle.unsqueeze(1)) / half.unsqueeze(1)
     return Curves(u.clamp(-1, 1), values, middle, half, flat | ~(deviation > _CONSTANT * size), held_out)
+
+
+def joined(parts: Sequence[Curves]) -> Curves:
+    """The curves of several layers, of equally many points."""
+    u, y, middle, half, constant = (torch.cat(values) for values in zip(*(part[:-1] for part in parts), strict=True))
+    return Curves(u, y, middle, half, constant, parts[0].held_out)

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from efficient_kan.symbolic.constants import short
+from efficient_kan.symbolic.constants import short, unit_of
 
 Functions = Mapping[str, Callable[..., Any]]
 _LARGE = 120  # operations; beyond, sympy's transformations may take minutes
@@ -51,7 +51,8 @@ class Samples:
     def values(self, expressions: Sequence[Any]) -> list[Tensor]:
         """The values ``(B,)`` of expressions."""
         function = sympy.lambdify(self.symbols, list(expressions), modules=[self._names], cse=True)
-        return [torch.as_tensor(v, dtype=self.x.dtype, device=self.x.device).expand(len(self.x)) for v in function(*self.x.unbind(1))]
+        values = function(*self.x.unbind(1))
+        return [torch.as_tensor(v, dtype=self.x.dtype, device=self.x.device).expand(len(self.x)) for v in values]
 
     def largest(self, expressions: Sequence[Any]) -> list[float]:
         """The largest magnitudes of expressions, over the samples where they are finite."""
@@ -69,10 +70,10 @@ def sizes_of_terms(expression: Any, samples: Samples | None) -> dict[Any, float]
 
 
 def rounded(expression: Any, digits: int, sizes: Mapping[Any, float]) -> Any:
-    """``expression`` with its numbers shortened to so many significant digits, see :mod:`efficient_kan.symbolic.constants`.
+    """``expression`` with its numbers shortened to so many significant digits (:mod:`efficient_kan.symbolic.constants`).
 
-    Terms of a sum that are below half a unit of the last digit of its largest term, at all samples, are dropped, and its constant
-    is rounded to that unit; ``sizes`` are of :func:`sizes_of_terms`.
+    Terms of a sum that are below half a unit of the last digit of its largest term, at all samples, are dropped, and its
+    constant is rounded to that unit; ``sizes`` are of :func:`sizes_of_terms`.
     """
     if expression.is_number:
         return short(float(expression), digits, 0.0) if expression.has(sympy.Float) else expression
@@ -80,7 +81,7 @@ def rounded(expression: Any, digits: int, sizes: Mapping[Any, float]) -> Any:
         return expression
     if not expression.is_Add:
         return expression.func(*(rounded(part, digits, sizes) for part in expression.args))
-    unit = 0.5 * 10.0**-digits * max(sizes.get(term, 0.0) for term in expression.args)
+    unit = unit_of(max(sizes.get(term, 0.0) for term in expression.args), digits)
     terms = []
     for term in expression.args:
         if term.is_number:
@@ -117,8 +118,10 @@ def shortened(expression: Any, samples: Samples | None) -> Any:
 
 
 def length(expression: Any) -> int:
-    """Operations, and three for each number that is not simple."""
-    return int(sympy.count_ops(expression)) + 3 * sum(part.is_Float for part in sympy.preorder_traversal(expression))
+    """Operations, two more for each function but powers, and three for each number that is not simple."""
+    parts = list(sympy.preorder_traversal(expression))
+    functions, numbers = sum(bool(part.is_Function) for part in parts), sum(bool(part.is_Float) for part in parts)
+    return int(sympy.count_ops(expression)) + 2 * functions + 3 * numbers
 
 
 def _equal(form: Any, expression: Any, samples: Samples | None) -> bool:
@@ -133,6 +136,7 @@ def _equal(form: Any, expression: Any, samples: Samples | None) -> bool:
 
 _TRANSFORMS: tuple[Callable[[Any], Any], ...] = (
     sympy.powsimp,
+    sympy.expand_trig,
     lambda expression: sympy.logcombine(expression, force=True),
     sympy.factor_terms,
     sympy.cancel,

@@ -1,8 +1,9 @@
 r"""The formula of a symbolic network in sympy.
 
-A node is a sum of numbers times expressions. Numbers are moved through the network before any is rounded, so that what is rounded is
-the formula's own: :math:`b (\sum_i a_i f_i + \text{bias}) + c` becomes :math:`\sum_i (b a_i) f_i + (b\,\text{bias} + c)`, and canonical
-forms (:mod:`efficient_kan.symbolic.canonical`) take scales and constants out of the next function.
+A node is a sum of numbers times expressions. Numbers are moved through the network before any is rounded, so that what is
+rounded is the formula's own: :math:`b (\sum_i a_i f_i + \text{bias}) + c` becomes
+:math:`\sum_i (b a_i) f_i + (b\,\text{bias} + c)`, and canonical forms (:mod:`efficient_kan.symbolic.canonical`) take scales and
+constants out of the next function.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Formulas(list[Any]):
     Attributes:
         exact: the expressions before rounding and simplification.
         digits: of each output, how many significant digits its numbers were rounded to.
-        error: of each output, the largest difference from the network at its samples, divided by the output's largest magnitude;
-            ``None`` for a network that has no samples.
+        error: of each output, the largest difference from the network at its samples, divided by the output's largest
+            magnitude; ``None`` for a network that has no samples.
     """
 
     def __init__(self, rounded: Sequence[Rounded], exact: Sequence[Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from efficient_kan import _checks
+from efficient_kan._computed import copied
 from efficient_kan.linear import KANLinear
 from efficient_kan.symbolic.library import ZERO, Function
 
@@ -25,7 +26,7 @@ class SymbolicLayer(nn.Module):
     for the function :math:`f_{oi}` of each edge; edges called ``"spline"`` are those of a :class:`KANLinear`.
 
     Attributes:
-        affine: parameter ``(4, out_features, in_features)``: ``a, b, c, d``. Where an edge is ``"0"``, only ``d`` has an effect.
+        affine: parameter ``(4, out_features, in_features)``: ``a, b, c, d``. Of an edge ``"0"`` only ``d`` has an effect.
         bias: parameter ``(out_features,)``.
         splines: the layer of the remaining splines, its mask zero at the symbolic edges; ``None`` if there are none.
         names: the name of each edge's function, ``names[o][i]``.
@@ -34,6 +35,9 @@ class SymbolicLayer(nn.Module):
     affine: nn.Parameter
     bias: nn.Parameter
     splines: KANLinear | None
+    _order: Tensor  # numbers o * in_features + i of the symbolic edges, function by function
+    _places: Tensor  # shape: (out_features * most edges of an output,), where their values are; 0: none
+    _zeros: Tensor  # shape: (out_features, in_features), whether an edge is "0"
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class SymbolicLayer(nn.Module):
     def terms(self, x: Tensor, evaluate: Callable[[Function, Tensor], tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, ...]]:
         """Of each function its edges ``(n,)``, arguments, values and derivatives ``(B, n)`` at ``x`` ``(B, in_features)``."""
         numbers = self.affine.detach().flatten(1)
-        found = {}
+        found: dict[str, tuple[Tensor, ...]] = {}
         for name, edges in self.groups():
             _, b, c, _ = numbers[:, edges]
             t = b * x[:, edges % self.in_features] + c
@@ -89,7 +93,7 @@ class SymbolicLayer(nn.Module):
 
     @torch.no_grad()
     def assign(self, functions: Mapping[tuple[int, int], Function | None], affine: Tensor) -> None:
-        """Let edges ``(o, i)`` become functions with these numbers ``(4, number of edges)``; ``None``: the spline that is there."""
+        """Let edges ``(o, i)`` become functions with numbers ``(4, number of edges)``; ``None``: the spline that is there."""
         for n, ((o, i), function) in enumerate(functions.items()):
             if function is not None:
                 self.library[function.name] = function
@@ -102,24 +106,22 @@ class SymbolicLayer(nn.Module):
         return [(o, i) for o, row in enumerate(self.names) for i, other in enumerate(row) if other == name]
 
     def _regroup(self) -> None:
-        """Make the index tensors of the names. Those of torch, so that they are moved and exported with the module."""
+        """Make the index tensors of the names."""
         device = self.affine.device
         flat = [name for row in self.names for name in row]
         self._groups = [name for name in dict.fromkeys(flat) if name not in (ZERO.name, SPLINE)]
         members = [[n for n, other in enumerate(flat) if other == name] for name in self._groups]
         column = {edge: 1 + n for n, edge in enumerate(edge for edges in members for edge in edges)}
-        rows = [[column[e] for e in range(o * self.in_features, (o + 1) * self.in_features) if e in column] for o in range(len(self.names))]
+        I = self.in_features
+        rows = [[column[e] for e in range(o * I, (o + 1) * I) if e in column] for o in range(self.out_features)]
         self._most = max(map(len, rows), default=0)
         places = [place for row in rows for place in row + [0] * (self._most - len(row))]
         self._counts = [len(edges) for edges in members]
         zeros = [[name == ZERO.name for name in row] for row in self.names]
-        device = torch.device("cpu") if device.type == "meta" else device
-        for name, values in (
-            ("_order", torch.tensor([edge for edges in members for edge in edges], dtype=torch.long, device=device)),
-            ("_places", torch.tensor(places, dtype=torch.long, device=device)),
-            ("_zeros", torch.tensor(zeros, dtype=torch.bool, device=device)),
-        ):
-            self.register_buffer(name, values.to(self.affine.device), persistent=False)
+        order = [edge for edges in members for edge in edges]
+        self.register_buffer("_order", torch.tensor(order, dtype=torch.long).to(device), persistent=False)
+        self.register_buffer("_places", torch.tensor(places, dtype=torch.long).to(device), persistent=False)
+        self.register_buffer("_zeros", torch.tensor(zeros, dtype=torch.bool).to(device), persistent=False)
         if self.splines is not None:
             kept = torch.tensor([[name == SPLINE for name in row] for row in self.names])
             if bool(kept.any()):
@@ -177,7 +179,7 @@ class SymbolicLayer(nn.Module):
             size,
             order,
             enable_standalone_scale_spline=prefix + "spline_scaler" in state_dict,
-            base_activation=nn.SiLU if old is None else lambda: old.base_activation,
+            base_activation=nn.SiLU if old is None else copied(old.base_activation).to,
             bias=False,
             device=self.affine.device,
             dtype=self.affine.dtype,

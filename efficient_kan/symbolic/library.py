@@ -28,8 +28,8 @@ class Function:
         complexity: what it costs when functions are ranked, as in pykan: 1 for ``x`` to 5.
         domain: the interval of arguments ``(low, high)``.
         closed: whether the ends of the domain belong to it.
-        branch: for a function with poles inside its domain: a number for each argument, the same for two of them only if no pole
-            lies between. The function is not fitted to samples on both sides of a pole, except where they leave a wide gap.
+        branch: for a function with poles inside its domain: a number for each argument, the same for two of them only if no
+            pole lies between. The function is not fitted to samples on both sides of a pole, except across a wide gap.
         canonical: a rule of :mod:`efficient_kan.symbolic.canonical`.
 
     Raises:
@@ -119,6 +119,7 @@ def _reciprocal(n: int, complexity: float) -> Function:
     return Function(name, lambda t: 1 / t**n, lambda t: 1 / t**n, complexity, branch=torch.sign, canonical=inverse)
 
 
+_root = _sympy("sqrt")
 _POSITIVE = (0.0, math.inf)
 _UNIT = (-1.0, 1.0)
 
@@ -133,10 +134,10 @@ _FUNCTIONS = (
     _reciprocal(3, 3),
     _reciprocal(4, 4),
     _reciprocal(5, 5),
-    Function("sqrt", torch.sqrt, _sympy("sqrt"), 2, _POSITIVE, canonical=canonical.half_power(0.5)),
-    Function("x^1.5", lambda t: t * t.sqrt(), lambda t: _sympy("sqrt")(t) ** 3, 4, _POSITIVE, canonical=canonical.half_power(1.5)),
+    Function("sqrt", torch.sqrt, _root, 2, _POSITIVE, canonical=canonical.half_power(0.5)),
+    Function("x^1.5", lambda t: t * t.sqrt(), lambda t: _root(t) ** 3, 4, _POSITIVE, True, None, canonical.half_power(1.5)),
     Function(
-        "1/sqrt(x)", lambda t: 1 / t.sqrt(), lambda t: 1 / _sympy("sqrt")(t), 2, _POSITIVE, False, None, canonical.half_power(-0.5)
+        "1/sqrt(x)", lambda t: 1 / t.sqrt(), lambda t: 1 / _root(t), 2, _POSITIVE, False, None, canonical.half_power(-0.5)
     ),
     Function("exp", torch.exp, _sympy("exp"), 2, canonical=canonical.exponential),
     Function("log", torch.log, _sympy("log"), 2, _POSITIVE, closed=False, canonical=canonical.logarithm),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -13,10 +14,10 @@ from efficient_kan import _checks
 from efficient_kan._computed import copied
 from efficient_kan._precision import widest
 from efficient_kan.symbolic import refit
-from efficient_kan.symbolic.affine import evaluate, inside
+from efficient_kan.symbolic.affine import inside, wide_gaps
 from efficient_kan.symbolic.arguments import Library, Place, check_edge, check_samples, check_targets, named
 from efficient_kan.symbolic.choice import WEIGHT_SIMPLE, Candidate, Ranking, rank
-from efficient_kan.symbolic.comparison import Comparison, compare, warn_if_worse
+from efficient_kan.symbolic.comparison import Comparison, compare
 from efficient_kan.symbolic.curves import curves, of_splines, quantiles
 from efficient_kan.symbolic.layer import SPLINE, SymbolicLayer
 from efficient_kan.symbolic.library import Function, resolve
@@ -57,6 +58,7 @@ class SymbolicKAN(nn.Module):
         layers: ``ModuleList`` of :class:`SymbolicLayer`.
         library: the functions by name.
         fits: of each edge ``(layer, o, i)`` that was fitted, the :class:`Candidate` that it became.
+        ranking: the edges and all functions fitted to them, from which :meth:`KAN.symbolic` chose.
         comparison: how the outputs compare with those of the network that this was made of, since the last :meth:`refit`;
             ``None`` if made otherwise.
     """
@@ -80,7 +82,7 @@ class SymbolicKAN(nn.Module):
             SymbolicLayer(n_in, n_out, self.library, device=device, dtype=dtype) for n_in, n_out in itertools.pairwise(widths)
         )
         self.fits: dict[Place, Candidate] = {}
-        self.rankings: dict[int, tuple[list[tuple[int, int]], Ranking]] = {}
+        self.ranking: tuple[list[Place], Ranking] | None = None
         self.comparison: Comparison | None = None
         self.samples: Tensor | None = None
         self._network: list[KAN] = []  # in a list, so that it is no part of this module
@@ -106,11 +108,10 @@ class SymbolicKAN(nn.Module):
         rows = torch.linspace(0, len(samples) - 1, min(len(samples), _REMEMBERED), device=samples.device).round().long()
         self.samples, self._network = samples[rows], [copied(network).requires_grad_(False)]
 
-    def record(self, layer: int, edges: Sequence[tuple[int, int]], numbers: Sequence[int], ranking: Ranking) -> None:
-        """Keep how the functions of a layer were chosen: ``numbers`` among those of the ``ranking``."""
-        self.rankings[layer] = (list(edges), ranking)
-        for e, (edge, number) in enumerate(zip(edges, numbers, strict=True)):
-            self.fits[layer, *edge] = ranking.candidate(number, e)
+    def record(self, edges: Sequence[Place], numbers: Sequence[int], ranking: Ranking) -> None:
+        """Keep how edges were chosen: ``numbers`` among the functions of the ``ranking``."""
+        self.ranking = list(edges), ranking
+        self.fits = {edge: ranking.candidate(number, e) for e, (edge, number) in enumerate(zip(edges, numbers, strict=True))}
 
     def edges(self) -> list[Edge]:
         """The edges that are functions, but for those that are ``0``, with their numbers as they are now."""
@@ -118,7 +119,7 @@ class SymbolicKAN(nn.Module):
         for n, layer in enumerate(self.symbolic_layers):
             numbers = layer.affine.detach().flatten(1).T.tolist()
             for name, edges in layer.groups():
-                found += [Edge(n, *divmod(e, layer.in_features), name, *numbers[e]) for e in edges.tolist()]
+                found += [Edge(n, e // layer.in_features, e % layer.in_features, name, *numbers[e]) for e in edges.tolist()]
         return sorted(found)
 
     def splines(self) -> list[Place]:
@@ -150,7 +151,7 @@ class SymbolicKAN(nn.Module):
         _checks.require(len(numbers) == 4, "affine", "four numbers (a, b, c, d)", affine)
         if self.samples is not None:
             x = self._inputs_of(layer)[:, i].sort().values
-            if not bool(inside(chosen, numbers[1] * x + numbers[2], x)):
+            if not bool(inside(chosen, numbers[1] * x + numbers[2], wide_gaps(x))):
                 raise refuse(chosen, place)
         target.assign({(o, i): chosen}, torch.tensor(numbers, dtype=torch.float64).unsqueeze(1))
 
@@ -209,12 +210,6 @@ class SymbolicKAN(nn.Module):
         Raises:
             ValueError: if samples and targets do not fit this network or are not finite.
         """
-        self._refit(x, y, steps)
-        if self.comparison is not None:
-            warn_if_worse(self.comparison, self._reasons(), stacklevel=2)
-        return self
-
-    def _refit(self, x: Tensor, y: Tensor, steps: int) -> None:
         like = self.symbolic_layers[0].affine
         samples = check_samples(x, self.layers_hidden[0], like)
         targets = check_targets(y, samples, self.layers_hidden[-1])
@@ -224,6 +219,8 @@ class SymbolicKAN(nn.Module):
         refit.refit(wide.symbolic_layers, samples.to(of_wide), targets.to(of_wide), steps)
         self.load_state_dict(wide.state_dict())
         self.compare(samples, targets)
+        self.warn_if_worse(stacklevel=2)
+        return self
 
     def compare(self, x: Tensor, y: Tensor | None = None) -> Comparison | None:
         """How the outputs compare with those of the network that this was made of, kept as :attr:`comparison`."""
@@ -232,19 +229,21 @@ class SymbolicKAN(nn.Module):
             self.comparison = compare(self(x), network(x), y)
         return self.comparison
 
-    def _reasons(self) -> str:
-        """What a warning adds: the edges that their functions fit worst."""
-        poor = sorted((fit.r2, place, fit.name) for place, fit in self.fits.items() if fit.r2 < 0.999 and place not in self.splines())
-        if not poor:
-            return ""
-        return "; the worst fits of edges (layer, o, i): " + ", ".join(f"{p} {name} R^2 = {r2:.4f}" for r2, p, name in poor[:3])
+    def warn_if_worse(self, stacklevel: int) -> None:
+        """One ``UserWarning`` if :attr:`comparison` says that the formula is worse than its network, with the worst edges."""
+        if self.comparison is None or not self.comparison.worse:
+            return
+        splines = set(self.splines())
+        fits = sorted((fit.r2, place, fit.name) for place, fit in self.fits.items() if place not in splines)
+        poor = ", ".join(f"{place} {name} R^2 = {r2:.5f}" for r2, place, name in fits[:3])
+        warnings.warn(f"symbolic: {self.comparison}; the worst fits of edges (layer, o, i): {poor}", stacklevel=stacklevel + 1)
 
     @torch.no_grad()
     def formula(self, names: Sequence[Any] | None = None, *, digits: int | None = None) -> Formulas:
         """A sympy expression for each output.
 
-        Numbers are rounded in the formula as a whole, after constants were moved through the network. A number within half a unit
-        of the last digit of a simple one becomes that: an integer, a fraction, a multiple of pi, ``sqrt(2)`` and the like
+        Numbers are rounded in the formula as a whole, after constants were moved through the network. A number within half a
+        unit of the last digit of a simple one becomes that: an integer, a fraction, a multiple of pi, ``sqrt(2)`` and the like
         (:mod:`efficient_kan.symbolic.constants`). Terms that are smaller than that unit at all samples are dropped.
 
         Args:
@@ -267,7 +266,7 @@ class SymbolicKAN(nn.Module):
         digits = None if digits is None else _checks.integer(digits, "digits", 1)
         left = self.splines()
         expected = "functions for all edges: fix() them, or lower r2_threshold"
-        _checks.require(not left, "formula", expected, f"splines at (layer, o, i) = {str(left[:5])[1:-1]}" + " ..." * (len(left) > 5))
+        _checks.require(not left, "formula", expected, f"splines at (layer, o, i) = {left}")
         from efficient_kan.symbolic.expression import Samples
 
         real = [type(symbol)(symbol.name, real=True) for symbol in symbols]  # which sympy simplifies further
@@ -289,6 +288,6 @@ def refuse(function: Function, place: Place) -> ValueError:
     """The error for a function that an edge cannot become."""
     kind = f"defined on {function.domain}" if function.branch is None else "with poles"
     return ValueError(
-        f"edge (layer, o, i) = {place}: expected a function whose arguments lie in its domain at all samples, without a pole between "
-        f"them, got {function.name!r}, {kind}"
+        f"edge (layer, o, i) = {place}: expected a function whose arguments lie in its domain at all samples, without a pole "
+        f"between them, got {function.name!r}, {kind}"
     )

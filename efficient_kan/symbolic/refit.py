@@ -1,7 +1,7 @@
 r"""Fitting all numbers of a symbolic network to data at once.
 
-Without splines there are few numbers and all derivatives are products of those of single functions, so Levenberg-Marquardt steps
-with the exact Jacobian are taken: they find constants to rounding where the formula is right. With splines it is LBFGS.
+Without splines there are few numbers and all derivatives are products of those of single functions, so Levenberg-Marquardt
+steps with the exact Jacobian are taken: they find constants to rounding where the formula is right. With splines it is LBFGS.
 
 Shape legend: ``B`` samples, ``O`` outputs of the network, ``P`` numbers that are fitted.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from efficient_kan.symbolic import canonical
-from efficient_kan.symbolic.affine import evaluate, inside
+from efficient_kan.symbolic.affine import evaluate, inside, wide_gaps
 from efficient_kan.symbolic.layer import SymbolicLayer
 
 _CHUNK = 2**22  # elements of a part of the Jacobian
@@ -59,7 +59,7 @@ def in_domain(layers: Sequence[SymbolicLayer], x: Tensor) -> bool:
     for layer in layers:
         for name, (_, t, values, _) in layer.terms(x, evaluate).items():
             ordered = t.T.sort(1).values
-            if not bool(inside(layer.library[name], ordered, ordered).all() & values.isfinite().all()):
+            if not bool(inside(layer.library[name], ordered, wide_gaps(ordered)).all() & values.isfinite().all()):
                 return False
         x = layer(x)
     return True
@@ -119,7 +119,7 @@ def _jacobian(layers: Sequence[SymbolicLayer], x: Tensor) -> tuple[Tensor, Tenso
     columns: list[Tensor] = []
     for layer, samples, found in zip(reversed(layers), reversed(inputs), reversed(terms), strict=True):
         below = x.new_zeros(B, O, layer.in_features)
-        parts = []
+        parts: list[Tensor] = []
         for edges, _, values, slope in found.values():
             o, i = edges // layer.in_features, edges % layer.in_features
             a, b = layer.affine[0, o, i], layer.affine[1, o, i]
@@ -127,7 +127,8 @@ def _jacobian(layers: Sequence[SymbolicLayer], x: Tensor) -> tuple[Tensor, Tenso
             inner = outer * torch.where(slope.isfinite(), a * slope, 0.0).unsqueeze(1)
             parts += [outer * values.unsqueeze(1), inner * samples[:, i].unsqueeze(1), inner]
             below.index_add_(2, i, inner * b)
-        columns = [*parts, node, *columns]
+        parts.append(node)
+        columns[:0] = parts
         node = below
     return x, torch.cat(columns, 2).flatten(0, 1)
 
@@ -147,7 +148,9 @@ def _move(layers: Sequence[SymbolicLayer], step: Tensor) -> None:
 def _lbfgs(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, steps: int) -> None:
     model = nn.Sequential(*layers)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=steps, tolerance_grad=1e-14, tolerance_change=1e-16, history_size=50, line_search_fn="strong_wolfe")  # fmt: skip
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=steps, tolerance_grad=1e-14, tolerance_change=1e-16, history_size=50, line_search_fn="strong_wolfe"
+    )
     best, kept = torch.inf, [p.detach().clone() for p in parameters]
 
     def closure() -> Tensor:

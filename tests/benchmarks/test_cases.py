@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks import kinds, presets, tasks
-from benchmarks.kinds import dominates, predict, sources
+from benchmarks.kinds import dominates, get_kind, predict, sources
 from benchmarks.kinds.memory import Memory
 from benchmarks.kinds.sparsity import Sparsity
-from benchmarks.run import forecast
+from benchmarks.run import archive, forecast
+from benchmarks.run.history import History
 from benchmarks.schema import meaning, rows
 from benchmarks.schema.cases import Case, Point, case_key
 from benchmarks.study import phase
@@ -106,6 +107,7 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
         "sparsity",
         "head_cost",
         "images",
+        "tabular",
     }
     for case in cases:
         get_arm(case.arm)
@@ -119,7 +121,8 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
         }
         found: dict[Point, set[str]] = {}
         for case in speeds:
-            found.setdefault(case.point, set()).add(case.arm)
+            if case.name is None:
+                found.setdefault(case.point, set()).add(case.arm)
         assert all(arms <= there for there in found.values())
         assert {case.process for case in speeds} >= {0, 1, 2}
     own = [case for case in speeds if case.arm == case.baseline]
@@ -349,13 +352,82 @@ def test_a_forecast_skips_what_a_predicted_failure_rules_out() -> None:
     expected = forecast.forecast(hasty)
     assert [one.status for one in expected] == ["ok", "timeout", "skipped_by_frontier"]
     assert expected[1].seconds == hasty[1].timeout_s
-    (hopeless,) = forecast.forecast([large.model_copy(update={"timeout_s": forecast.seconds(large) / 5})])
-    assert (hopeless.status, hopeless.seconds) == ("timeout", 0)
+    patient = larger.model_copy(update={"timeout_s": 1.5 * forecast.seconds(larger)})
+    assert [one.status for one in forecast.forecast([*hasty[:2], patient])] == ["ok", "timeout", "ok"]
+
+
+def test_stored_rows_of_near_cases_correct_a_prediction(tmp_path: Path) -> None:
+    def memory(batch: int, arm: str = "cox_de_boor") -> Case:
+        return Case(kind="memory", arm=arm, point=Point(batch=batch, layers=(8, 8), grid_size=5), modes=("step",))
+
+    near, far = memory(64), memory(4096)
+    kind, facts = get_kind("memory"), {"status": "ok", "simulated": []}
+    measured = ((near, 3.0, 5 * (kind.peak_bytes(near) or 0)), (far, 1.0, 1))
+    records = [
+        facts | {"case": one.model_dump(mode="json"), "wall_s": times * kind.seconds(one), "memory": [{"peak_bytes": peak}]}
+        for one, times, peak in measured
+    ]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / archive.ROWS).write_text("".join(json.dumps(record) + "\n" for record in records))
+    known = History.of([tmp_path])
+    assert known.seconds(near) == pytest.approx(3.0 * History().seconds(near), rel=0.05)
+    between = memory(80)
+    assert 2.5 < known.seconds(between) / History().seconds(between) < 3.0
+    assert known.seconds(memory(64, "gemm_bound")) == History().seconds(memory(64, "gemm_bound"))
+    peaks = [one.peak_bytes(near) for one in (known, History())]
+    assert peaks[0] is not None and peaks[1] is not None and 3 < peaks[0] / peaks[1] <= 5
+
+
+def test_a_limit_follows_the_predicted_time_where_the_section_is_patient() -> None:
+    cases = [case for case in presets.expand(presets.load("default")) if case.kind in ("speed", "memory")]
+    least = {"speed": 30, "memory": 600}
+    for case in cases:
+        follows = 10 * get_kind(case.kind).seconds(case)
+        assert case.timeout_s == pytest.approx(max(least[case.kind], min(follows, 3600)), rel=0.01)
+    assert {case.timeout_s for case in cases} > set(least.values())
+
+
+def test_arms_a_hundred_times_slower_are_timed_in_one_process_with_few_pairs() -> None:
+    cases = presets.expand(presets.load("default"), ["speed"])
+    slow = [case for case in cases if case.budget_s == 0]
+    assert {case.arm for case in slow} >= {"pykan[default]", "pykan[nosave]"}
+    assert {(case.process, case.blocks) for case in slow} == {(0, 2)}
+    assert {case.arm for case in cases if case.process == 2} >= {"efficient_kan", "pykan[speed]", "cox_de_boor"}
+
+
+def test_the_default_preset_is_predicted_to_leave_no_hole_and_to_end_in_time() -> None:
+    cases = presets.expand(presets.override(presets.load("default"), device="cpu"))
+    expected = forecast.forecast(cases, 14 * 2**30)  # of a machine with two cores and 16 GiB
+    assert [one.case.label for one in expected if one.status != "ok"] == []
+    minutes: dict[str, float] = {}
+    for one in expected:
+        kind = get_kind(one.case.kind)
+        minutes[kind.name] = minutes.get(kind.name, 0.0) + one.seconds / 60 / (1 if kind.timed else 2)
+    assert minutes["speed"] + minutes["memory"] < 42
+    assert sum(minutes.values()) < 75
+
+
+def test_named_points_are_measured_where_the_section_says_so() -> None:
+    preset = presets.load("default")
+    wide = [case for case in presets.expand(preset) if case.name == "wide layers" and case.kind in ("speed", "memory")]
+    assert {case.kind for case in wide} == {"speed", "memory"}
+    assert {case.arm for case in wide} == {
+        "efficient_kan",
+        "pykan[speed]",
+        "cox_de_boor",
+        "gemm_bound",
+        "mlp[width]",
+        "mlp[params]",
+    }
+    (memory,) = preset.sections("memory")
+    asked = preset.model_copy(update={"memory": memory.model_copy(update={"named": ("nosuch",)})})
+    with pytest.raises(ValueError, match=r"named: expected names of \[\[named\]\] points \(wide layers, .*\), got 'nosuch'"):
+        presets.expand(asked, ["memory"])
 
 
 @pytest.mark.parametrize("name", ["smoke", "default"])
 def test_no_time_limit_rules_out_a_memory_that_figures_show(name: str) -> None:
-    shown = [case for case in presets.expand(presets.load(name), ["memory"]) if case.axes and case.point.width < 1024]
+    shown = [case for case in presets.expand(presets.load(name), ["memory"]) if case.axes]
     assert {"efficient_kan", "pykan[default]", "pykan[speed]"} <= {case.arm for case in shown}
     assert [case.label for case in shown if 1.5 * forecast.seconds(case) > case.timeout_s] == []
 

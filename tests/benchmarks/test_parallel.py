@@ -369,7 +369,7 @@ def test_without_slurm_the_sentence_says_so(tmp_path: Path, monkeypatch: pytest.
     ("table", "timeout", "status", "code"),
     [
         ("[dask]\nparts = 2\nworkers = 2\n", 60, "4 ok", 0),
-        # So short that nothing is tried, which saves starting what measures.
+        # Shorter than any case: what a queue measures may fail too.
         ("[slurm]\nparts = 2\nminutes = 10\nlocal = true\n", 0.001, "2 skipped_by_frontier, 2 timeout", 1),
     ],
     ids=["dask", "submitit"],

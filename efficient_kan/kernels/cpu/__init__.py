@@ -2,7 +2,6 @@
 
 import torch
 
-from efficient_kan.kernels.cpu import small
 from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
 from efficient_kan.kernels.cpu.autograd import fold as fold
@@ -18,6 +17,8 @@ from efficient_kan.kernels.cpu.dispatch import takes_unfolded as takes_unfolded
 from efficient_kan.kernels.cpu.network import explain_network as explain_network
 from efficient_kan.kernels.cpu.network import network as network
 from efficient_kan.kernels.cpu.network import takes_network as takes_network
+from efficient_kan.kernels.cpu.penalties import of_network
+from efficient_kan.kernels.cpu.products import by_sample
 
 
 def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
@@ -35,6 +36,9 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     for penalty in (SampleL1(), SampleStd()) if penalties else ():
         y, value = layer.forward_with_penalty(x, penalty)
         (y.sum() + value).backward()
-    small.forward(REAL[dtype])
-    small.backward(REAL[dtype])
+    by_sample.forward(spline_order, REAL[dtype])
+    by_sample.backward(spline_order, REAL[dtype])
+    if penalties:
+        of_network.evaluate(REAL[dtype])
+        of_network.add_gradients(REAL[dtype])
     openmp.warm_up()

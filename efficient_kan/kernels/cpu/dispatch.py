@@ -18,7 +18,7 @@ from efficient_kan import _tracing
 from efficient_kan.kernels import LayerInputs, Parameters
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, WIDTH
 
-_ORDERS = range(1, 6)
+ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.float64)
 TYPES = (Tensor, nn.Parameter, FakeTensor)
 
@@ -31,7 +31,7 @@ def takes(inputs: LayerInputs) -> bool:
     x, base, knots, weight, order = inputs
     if _tracing.observed():
         return False
-    if order not in _ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
+    if order not in ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
     if base is not None and (type(base) not in TYPES or base.dtype != x.dtype):
         return False

@@ -1,8 +1,8 @@
-"""A network of small layers as one node of autograd's graph, computed by :mod:`efficient_kan.kernels.cpu.small`.
+"""A network of small layers as one node of autograd's graph, penalty included, computed by `products.by_sample`.
 
-A step of a small network is bound by calls: some 150 µs a layer, of Python and of torch. Here they are one call forward and
-one backward. Chosen by shapes alone (:func:`takes_network`), since its rounding differs from that of layers one by one;
-derivatives of higher order are those of the kernel `native`.
+A step of a small network is bound by calls: some 150 µs a layer, of Python and of torch. Here it is one node, and a compiled
+call a layer forward and one backward. Chosen by shapes alone (:func:`takes_network`), since its rounding differs from that of
+layers one by one; derivatives of higher order are those of the kernel `native`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cpu import dispatch, small
+from efficient_kan.kernels.cpu import dispatch
 from efficient_kan.kernels.cpu.codegen.jit import REAL, stored
+from efficient_kan.kernels.cpu.common.spans import tables
+from efficient_kan.kernels.cpu.penalties import of_network
+from efficient_kan.kernels.cpu.penalties.of_network import Described
+from efficient_kan.kernels.cpu.products import by_sample
 
 # Features of an input, widths, and products of a pass (samples, inputs, features, outputs) up to which this is faster.
 _FEATURES, _WIDTH, _PRODUCTS = 32, 64, 6_000_000
@@ -37,17 +41,32 @@ class _Sizes(NamedTuple):
 
     products: int  # for a sample
     small: bool
-    forward_room: int
-    backward_room: int
-    outputs: int
 
 
 @lru_cache(maxsize=256)
 def _sizes(shapes: tuple[Shape, ...]) -> _Sizes:
-    fits = all(t - k <= _FEATURES and i <= _WIDTH and o <= _WIDTH for i, o, t, k in shapes)
+    fits = all(t - k <= _FEATURES and i <= _WIDTH and o <= _WIDTH and k in dispatch.ORDERS for i, o, t, k in shapes)
     chained = all(before[1] == after[0] for before, after in itertools.pairwise(shapes))
-    rooms = [small.room_length(shapes, backward=backward) for backward in (False, True)]
-    return _Sizes(sum(i * o * (t - k) for i, o, t, k in shapes), fits and chained, rooms[0], rooms[1], shapes[-1][1])
+    return _Sizes(sum(i * o * (t - k) for i, o, t, k in shapes), fits and chained)
+
+
+class _Scratch(NamedTuple):
+    """Of a network at so many samples."""
+
+    layouts: tuple[tuple[int, ...], ...]
+    statistics: tuple[int, ...]  # where those of layers start, in one tensor; at last the penalty's total
+    hidden: tuple[int, ...]  # the same of outputs of layers but the last; at last how many numbers
+    length: int  # of scratch memory, in numbers
+
+
+@lru_cache(maxsize=1024)
+def _scratch(batch: int, shapes: tuple[Shape, ...], size: int) -> _Scratch:
+    """What a pass needs memory for."""
+    layouts, bytes_ = zip(*(by_sample.layout(batch, *shape, size) for shape in shapes), strict=True)
+    lengths = [by_sample.statistics_length(shape[0], layout[5]) for shape, layout in zip(shapes, layouts, strict=True)]
+    hidden = itertools.accumulate((batch * shape[1] for shape in shapes[:-1]), initial=0)
+    statistics = itertools.accumulate(lengths, initial=0)
+    return _Scratch(tuple(layouts), tuple(statistics), tuple(hidden), max(bytes_) // size)
 
 
 def takes_network(batch: int, shapes: Sequence[Shape]) -> bool:
@@ -64,8 +83,10 @@ def explain_network(batch: int, shapes: Sequence[Shape]) -> str:
     return f"cpu: {which} ({products:,} products; in one pass: {limits}; kernels.set_whole_networks(False) for layers)"
 
 
-def network(x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequence[int]) -> Tensor | None:
-    """The outputs ``(..., O)`` of a network whose base activations are SiLU, or None where this is not for it."""
+def network(
+    x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequence[int], penalty: object = None
+) -> tuple[Tensor, Tensor | None] | None:
+    """The outputs ``(..., O)`` of a network whose base activations are SiLU, and a penalty; None where this is not for it."""
     dtype, dense = x.dtype, type(x) in dispatch.TYPES and x.layout is torch.strided and not x.is_nested
     if not dense or dtype not in REAL or x.dim() == 0:
         return None
@@ -73,86 +94,196 @@ def network(x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequen
         return None
     graph, real, described = x.requires_grad, stored(x), []
     flat: list[Tensor | None] = []
-    numbers: list[int] = []
+    addresses: list[int] = []
     for layer, order in zip(layers, orders, strict=True):
         grid, _, _, mask, _, _ = layer
         assert grid is not None and mask is not None
         if mask.requires_grad or grid.requires_grad:
             return None
         outputs, inputs = mask.shape
-        shape = inputs, outputs, grid.shape[1], order
-        described.append(shape)
-        numbers += shape
+        described.append((inputs, outputs, grid.shape[1], order))
         for tensor in layer:
             if tensor is None:
-                numbers.append(0)
+                addresses.append(0)
             elif tensor.dtype is not dtype or not tensor.is_contiguous() or type(tensor) not in dispatch.TYPES:
                 return None
             elif not real:
-                graph, numbers = graph or tensor.requires_grad, [*numbers, 0]
+                graph = graph or tensor.requires_grad
             elif tensor.is_cpu:
                 graph = graph or tensor.requires_grad
-                numbers.append(tensor.data_ptr())
+                addresses.append(tensor.data_ptr())
             else:
                 return None
         flat += layer
-        numbers += small.NO_GRADIENTS
     shapes = tuple(described)
-    *leading, width = x.shape
-    if width != shapes[0][0] or not takes_network(math.prod(leading), shapes):
+    flat_already = x.dim() == 2
+    batch, width = x.shape if flat_already else (math.prod(x.shape[:-1]), x.shape[-1])
+    if width != shapes[0][0] or not takes_network(batch, shapes):
         return None
-    samples = x if len(leading) == 1 else x.reshape(-1, width)
+    found = None if penalty is None else of_network.described(penalty)
+    if penalty is not None and (found is None or batch < found.least):
+        return None
+    samples = x if flat_already else x.reshape(-1, width)
     samples = samples if samples.is_contiguous() else samples.contiguous()
     if graph and torch.is_grad_enabled():
-        y: Tensor = _node(samples, shapes, numbers, *flat)  # type: ignore[no-untyped-call]
+        result = _node(samples, shapes, penalty, found, addresses, *flat)  # type: ignore[no-untyped-call]
+        y, loss = result if found is not None else (result, None)
     else:
-        y = _forward(samples, shapes, numbers, None)
-    return y if len(leading) == 1 else y.view(*leading, y.shape[1])
+        y, loss, *_ = _forward(samples, shapes, found, flat, addresses, keeps=False)
+    return y if flat_already else y.view(*x.shape[:-1], y.shape[1]), loss
 
 
-def _forward(x: Tensor, shapes: tuple[Shape, ...], numbers: list[int], kept: Tensor | None) -> Tensor:
-    sizes = _sizes(shapes)
-    y, room = x.new_empty((x.shape[0], sizes.outputs)), x.new_empty(sizes.forward_room)
+class _Computed(NamedTuple):
+    """What a pass forward leaves."""
+
+    y: Tensor | None
+    loss: Tensor | None
+    hidden: Tensor  # outputs of layers but the last, one after the other
+    made: list[tuple[Tensor, Tensor]]  # tables of knots
+    statistics: Tensor | None
+
+
+def _forward(
+    x: Tensor, shapes: tuple[Shape, ...], penalty: Described | None, flat: Sequence[Tensor | None], addresses: list[int], *,
+    keeps: bool,
+) -> _Computed:  # fmt: skip
+    """The pass forward; ``keeps`` what the pass back needs."""
+    batch, size = x.shape[0], x.element_size()
+    layouts, places, hidden, length = _scratch(batch, shapes, size)
+    made = [tables(flat[n * _TENSORS], shape[3]) for n, shape in enumerate(shapes)]  # type: ignore[arg-type]
+    y, room = x.new_empty((batch, shapes[-1][1])), x.new_empty(length if keeps else length + hidden[-1])
+    kept = x.new_empty(hidden[-1]) if keeps else room
+    statistics, loss = None, None
+    if penalty is not None:
+        statistics, loss = x.new_zeros(places[-1] + 1, dtype=torch.float64), x.new_empty(())
     if stored(x):
-        plan = array("q", numbers)
-        places = x.data_ptr(), y.data_ptr(), 0 if kept is None else kept.data_ptr(), room.data_ptr()
-        small.forward(REAL[x.dtype])(plan.buffer_info()[0], len(shapes), *places, x.shape[0])
-    return y
+        real, scratch = REAL[x.dtype], room.data_ptr()
+        values = [x.data_ptr(), *_places(kept.data_ptr() if keeps else scratch + length * size, size, hidden), y.data_ptr()]
+        of_statistics = 0 if statistics is None else statistics.data_ptr()
+        kind, numbers = _kind(penalty), []
+        for n, (guide, table) in enumerate(made):
+            grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
+            numbers += values[n], values[n + 1], grid, guide.data_ptr(), table.data_ptr(), *parameters, 0, 0, 0, 0, 0, 0
+            numbers += of_statistics + 8 * places[n], kind, scratch, *layouts[n]
+        _run(by_sample.forward, numbers, shapes, real)
+        if penalty is not None and loss is not None:
+            records = _penalised(penalty, shapes, batch, addresses, of_statistics, loss.data_ptr(), size)
+            of_network.evaluate(real)(records.buffer_info()[0], len(shapes))
+    return _Computed(y, loss, kept, made, statistics)
+
+
+def _places(first: int, size: int, hidden: Sequence[int]) -> list[int]:
+    """The addresses of outputs of layers but the last."""
+    return [first + start * size for start in hidden[:-1]]
+
+
+def _run(function: Any, numbers: list[int], shapes: tuple[Shape, ...], real: Any) -> None:
+    """Compiled passes through layers: one call for as many as are of one order, one after the other."""
+    records, first = array("q", numbers), 0
+    place, length, order = records.buffer_info()[0], 8 * len(by_sample.Layer._fields), shapes[0][3]
+    if all(shape[3] == order for shape in shapes):
+        function(order, real)(place, len(shapes))
+        return
+    for order, group in itertools.groupby(shape[3] for shape in shapes):
+        count = len(list(group))
+        function(order, real)(place + first * length, count)
+        first += count
+
+
+def _kind(penalty: Described | None) -> int:
+    """What the pass through a layer takes of values of edges."""
+    return 0 if penalty is None or penalty.kind == of_network.WEIGHT_L1 else penalty.kind
+
+
+def _penalised(
+    penalty: Described, shapes: tuple[Shape, ...], batch: int, addresses: Sequence[int], statistics: int, loss: int, size: int,
+    gradients: Sequence[Sequence[int]] = (),
+) -> array[int]:  # fmt: skip
+    """Records of the penalty of all layers; ``gradients`` are those of coefficients, scalers and base weights."""
+    layouts, places, _, _ = _scratch(batch, shapes, size)
+    numbers: list[int] = []
+    for n, (inputs, outputs, knots, order) in enumerate(shapes):
+        grid, coefficients, scaler, mask, base, _ = addresses[n * _TENSORS : (n + 1) * _TENSORS]
+        numbers += penalty.kind, penalty.options.buffer_info()[0], statistics + 8 * places[n], statistics + 8 * places[-1], loss
+        numbers += grid, coefficients, scaler, mask, base, *(gradients[n] if gradients else (0, 0, 0))
+        numbers += batch, inputs, outputs, knots, layouts[n][5], order
+    return array("q", numbers)
+
+
+def _of_weights(penalty: Described) -> bool:
+    """Whether a penalty has terms without values of edges."""
+    _, _, coef, coefdiff, _, _ = penalty.options
+    return penalty.kind == of_network.WEIGHT_L1 or bool(coef or coefdiff)
+
+
+class _Saved(NamedTuple):
+    """What the pass back needs beside the tensors that autograd keeps."""
+
+    shapes: tuple[Shape, ...]
+    penalty: Any
+    described: Described | None
+    computed: _Computed
+
+
+def _backward(
+    saved: _Saved, x: Tensor, flat: Sequence[Tensor | None], grad: Tensor, of_loss: Tensor | None, needs_x: bool,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
+    """The gradients of the samples and of all tensors of layers."""
+    shapes, penalty, (_, _, kept, made, of_values) = saved.shapes, saved.described, saved.computed
+    batch, size, real = x.shape[0], x.element_size(), REAL[x.dtype]
+    layouts, places, hidden, length = _scratch(batch, shapes, size)
+    found: list[Tensor | None] = [None] * len(flat)
+    for n in range(0, len(flat), _TENSORS):
+        if True in needs[n : n + _TENSORS]:
+            for m in (1, 2, 4, 5):
+                parameter = flat[n + m]
+                found[n + m] = None if parameter is None else torch.empty_like(parameter)
+    of_x, of_hidden, room = torch.empty_like(x) if needs_x else None, torch.empty_like(kept), x.new_empty(length)
+    if stored(x):
+        addresses, of_parameters = _addresses(flat), _addresses(found)
+        values = [x.data_ptr(), *_places(kept.data_ptr(), size, hidden)]
+        targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden.data_ptr(), size, hidden), grad.data_ptr()]
+        statistics, loss, scratch = _addresses([of_values, of_loss, room])
+        kind, numbers, gradients = _kind(penalty), [], []
+        for n in range(len(shapes) - 1, -1, -1):
+            grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
+            _, of_coefficients, of_scaler, _, of_base, of_bias = of_parameters[n * _TENSORS : (n + 1) * _TENSORS]
+            guide, table = made[n]
+            gradients.append((of_coefficients, of_scaler, of_base))
+            numbers += values[n], targets[n + 1], grid, guide.data_ptr(), table.data_ptr(), *parameters
+            numbers += targets[n], of_coefficients, of_scaler, of_base, of_bias, loss
+            numbers += statistics + 8 * places[n], kind, scratch, *layouts[n]
+        _run(by_sample.backward, numbers, shapes[::-1], real)
+        if penalty is not None and _of_weights(penalty):
+            records = _penalised(penalty, shapes, batch, addresses, statistics, loss, size, gradients[::-1])
+            of_network.add_gradients(real)(records.buffer_info()[0], len(shapes))
+    return [of_x, *found]
 
 
 class _Network(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shapes: tuple[Shape, ...], numbers: list[int], *flat: Tensor | None) -> Tensor:
-        kept = x.new_empty(small.kept_length(x.shape[0], shapes))
-        ctx.save_for_backward(x, kept, *flat)
-        ctx.shapes = shapes
-        return _forward(x, shapes, numbers, kept)
+    def forward(
+        ctx: Any, x: Tensor, shapes: tuple[Shape, ...], penalty: object, described: Described | None, addresses: list[int],
+        *flat: Tensor | None,
+    ) -> Any:  # fmt: skip
+        computed = _forward(x, shapes, described, flat, addresses, keeps=True)
+        y, loss = computed.y, computed.loss
+        ctx.save_for_backward(x, *flat)
+        # Without outputs: those would keep this node, and it them.
+        ctx.saved = _Saved(shapes, penalty, described, computed._replace(y=None, loss=None))
+        return y if loss is None else (y, loss)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, kept, *flat = ctx.saved_tensors
-        needs_x, _, _, *needs = ctx.needs_input_grad
-        shapes, grad = ctx.shapes, grad.contiguous()
-        if torch.is_grad_enabled() or dispatch.transformed(grad):
-            return _differentiable(x, flat, shapes, grad, needs_x, needs)
-        found: list[Tensor | None] = []
-        numbers: list[int] = []
-        for n, shape in enumerate(shapes):
-            of_layer = flat[n * _TENSORS : (n + 1) * _TENSORS]
-            _, spline_weight, scaler, _, base_weight, bias = of_layer
-            numbers += shape
-            numbers += _addresses(of_layer)
-            gradients: list[Tensor | None] = [None] * 4
-            if any(needs[n * _TENSORS : (n + 1) * _TENSORS]):
-                gradients = [None if p is None else torch.empty_like(p) for p in (spline_weight, scaler, base_weight, bias)]
-            numbers += _addresses(gradients)
-            found += None, gradients[0], gradients[1], None, gradients[2], gradients[3]
-        of_x, room = torch.empty_like(x) if needs_x else None, x.new_empty(_sizes(shapes).backward_room)
-        if stored(x):
-            plan = array("q", numbers)
-            places = kept.data_ptr(), grad.data_ptr(), 0 if of_x is None else of_x.data_ptr(), room.data_ptr()
-            small.backward(REAL[x.dtype])(plan.buffer_info()[0], len(shapes), *places, x.shape[0])
-        return of_x, None, None, *found
+    def backward(ctx: Any, grad: Tensor, of_loss: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        saved, tensors = ctx.saved, ctx.saved_tensors
+        needs_x, _, _, _, _, *needs = ctx.needs_input_grad
+        x, *flat = tensors
+        if torch.is_grad_enabled() or dispatch.transformed(grad) or (of_loss is not None and dispatch.transformed(of_loss)):
+            grads = [grad] if of_loss is None else [grad, of_loss]
+            return _differentiable(x, flat, saved.shapes, saved.penalty, grads, needs_x, needs)
+        of_x, *found = _backward(saved, x, flat, grad.contiguous(), of_loss, needs_x, needs)
+        return of_x, None, None, None, None, *found
 
 
 # Function.apply looks for transforms of torch.func first, which takes as long as some operations; there are none here.
@@ -163,28 +294,42 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     return [0 if tensor is None or type(tensor) is FakeTensor else tensor.data_ptr() for tensor in tensors]
 
 
+class _OnNative(NamedTuple):
+    """A layer's tensors as penalties read them."""
+
+    kernel: str
+    in_features: int
+    out_features: int
+    spline_weight: Tensor
+    spline_scaler: Tensor | None
+    edge_mask: Tensor
+    base_weight: Tensor
+    layer_inputs: LayerInputs
+
+
 def _differentiable(
-    x: Tensor,
-    flat: Sequence[Tensor | None],
-    shapes: tuple[Shape, ...],
-    grad: Tensor,
-    needs_x: bool,
+    x: Tensor, flat: Sequence[Tensor | None], shapes: tuple[Shape, ...], penalty: Any, grads: list[Tensor], needs_x: bool,
     needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients by operations that can be differentiated again, or transformed: those of `native`, layer by layer."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, so that each gradient is with respect to its own argument alone.
         x = x.view_as(x)
         flat = [None if tensor is None else tensor.view_as(tensor) for tensor in flat]
-        y = x
+        y, losses = x, []
         for n, shape in enumerate(shapes):
             grid, spline_weight, scaler, mask, base_weight, bias = flat[n * _TENSORS : (n + 1) * _TENSORS]
             assert grid is not None and spline_weight is not None and mask is not None and base_weight is not None
             weight = kernels.fold("native", spline_weight, scaler, mask, base_weight)
-            y = native.spline_linear(LayerInputs(y, None, grid, weight, shape[3]))
+            inputs = LayerInputs(y, None, grid, weight, shape[3])
+            if penalty is not None:
+                layer = _OnNative("native", shape[0], shape[1], spline_weight, scaler, mask, base_weight, inputs)
+                losses.append(penalty.layer_loss(layer, inputs))
+            y = native.spline_linear(inputs)
             y = y if bias is None else y + bias
+        results = [y, torch.stack(losses).sum()] if losses else [y]
         wanted = [tensor for tensor, needed in zip([x, *flat], [needs_x, *needs], strict=True) if needed and tensor is not None]
-        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=again))
+        found = iter(torch.autograd.grad(results, wanted, grads, create_graph=again, allow_unused=True, materialize_grads=True))
     of_x = next(found) if needs_x else None
-    return of_x, None, None, *[next(found) if needed else None for needed in needs]
+    return of_x, None, None, None, None, *[next(found) if needed else None for needed in needs]

@@ -210,4 +210,4 @@ def addresses(*tensors: torch.Tensor | None) -> tuple[int, ...]:
 
 def stored(tensor: torch.Tensor) -> bool:
     """Whether there are numbers to write: fake tensors and those on ``meta`` have a shape alone."""
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+    return (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter) and tensor.is_cpu

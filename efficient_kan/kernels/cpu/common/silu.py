@@ -38,45 +38,55 @@ def exponential(itemsize: int) -> Exponential:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _two_to_the(_: Any, exponent: Any) -> Any:
-    """2**n of moderate n by its bits: float32 from int32, float64 from int64."""
-    single = exponent == types.int32
-    signature = (types.float32 if single else types.float64)(exponent)
+def _scaled(_: Any, value: Any, rounded: Any) -> Any:
+    """``value * 2**n``, where the last bits of ``rounded``, the rounding number and ``n``, are those of ``n``.
+
+    By integers, in two steps, since ``2**n`` itself may be out of range; conversions and signed shifts have no vectors of
+    64-bit numbers on many processors.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        (n,) = args
-        bias, shift, real = (127, 23, ir.FloatType()) if single else (1023, 52, ir.DoubleType())
-        return builder.bitcast(builder.shl(builder.add(n, n.type(bias)), n.type(shift)), real)
+        value, rounded = args
+        single = signature.args[0] == types.float32
+        integer, shift, bias = (ir.IntType(32), 23, 127) if single else (ir.IntType(64), 52, 1023)
+        real, low = value.type, integer(2 ** (shift - 1) - 1)
+        bits = builder.and_(builder.bitcast(rounded, integer), low)
+        n = builder.add(bits, integer(4 * bias))  # the rounding number ends in zeros: negative n have wrapped
+        n = builder.and_(n, low)
+        half = builder.lshr(n, integer(1))
+        parts = [builder.sub(half, integer(2 * bias)), builder.sub(builder.sub(n, half), integer(2 * bias))]
+        for part in parts:
+            power = builder.shl(builder.add(part, integer(bias)), integer(shift))
+            value = builder.fmul(value, builder.bitcast(power, real))
+        return value
 
-    return signature, generate
+    return value(value, rounded), generate
 
 
 @inlined
 def _exp32(x: Any) -> Any:
     real, of = type(x), _SINGLE
     x = min(max(x, real(of.range[0])), real(of.range[1]))
-    n = (x * real(1 / math.log(2)) + real(of.rounding)) - real(of.rounding)
+    rounded = x * real(1 / math.log(2)) + real(of.rounding)
+    n = rounded - real(of.rounding)
     r = x - n * real(of.high) - n * real(of.low)
     series = real(of.series[7])
     for power in range(6, -1, -1):
         series = series * r + real(of.series[power])
-    whole = np.int32(n)
-    half = whole >> np.int32(1)  # 2**n itself may be out of range
-    return series * _two_to_the(np.int32(half)) * _two_to_the(np.int32(whole - half))
+    return _scaled(series, rounded)
 
 
 @inlined
 def _exp64(x: Any) -> Any:
     of = _DOUBLE
     x = min(max(x, of.range[0]), of.range[1])
-    n = (x * (1 / math.log(2)) + of.rounding) - of.rounding
+    rounded = x * (1 / math.log(2)) + of.rounding
+    n = rounded - of.rounding
     r = x - n * of.high - n * of.low
     series = of.series[13]
     for power in range(12, -1, -1):
         series = series * r + of.series[power]
-    whole = np.int64(n)
-    half = whole >> 1
-    return series * _two_to_the(half) * _two_to_the(whole - half)
+    return _scaled(series, rounded)
 
 
 def sigmoid(x: Any) -> Any:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from numba import literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from efficient_kan.kernels.cpu.codegen.jit import (
     at,
@@ -46,6 +46,7 @@ from efficient_kan.kernels.cpu.common.transpose import transpose
 
 _Made = TypeVar("_Made")
 
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 _BLOCK = 2**14  # knots that are worked on together
 
 
@@ -291,17 +292,19 @@ def remembered(make: Callable[[Tensor, int], _Made]) -> Callable[[Tensor, int], 
     They are compared with a copy, because a tensor may be written to without its version telling. Fake ones hold none, and
     where everything that is made is fake, nothing is kept for a tensor that is not.
     """
-    made = WeakTensorKeyDictionary()
+    made: dict[int, tuple[ReferenceType[Tensor], int, Tensor, _Made]] = {}
 
     def remembering(knots: Tensor, order: int) -> _Made:
-        if stored(knots) and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        held = stored(knots)
+        if held and torch._C._len_torch_dispatch_stack() > 0 and torch._C._get_dispatch_mode(_FAKE) is not None:
             return make(knots, order)
-        found = made.get(knots)
-        if found is None or found[0] != order or (stored(knots) and not torch.equal(found[1], knots)):
-            with torch.inference_mode(False):  # it may be needed for gradients later
-                made[knots] = found = (order, knots.clone(), make(knots, order))
-        result: _Made = found[2]
-        return result
+        key = id(knots)
+        found = made.get(key)
+        if found is not None and found[0]() is knots and found[1] == order and (not held or torch.equal(found[2], knots)):
+            return found[3]
+        with torch.inference_mode(False):  # it may be needed for gradients later
+            made[key] = found = ref(knots, lambda _: made.pop(key, None)), order, knots.clone(), make(knots, order)
+        return found[3]
 
     return remembering
 

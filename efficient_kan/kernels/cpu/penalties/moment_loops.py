@@ -21,7 +21,7 @@ from efficient_kan.kernels.cpu.codegen.simd import INDEX, Emitter, real_of
 _DOUBLE = ir.DoubleType()
 
 
-class _Wide(Emitter):
+class Wide(Emitter):
     """Works in float64 on numbers of either type."""
 
     def __init__(self, builder: Any, pointer: Any) -> None:
@@ -67,7 +67,7 @@ def span_moments(_: Any, s: Any, s_stride: Any, count: Any, mean: Any, scatter: 
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         s, s_stride, count, mean, scatter, _ = args
-        emit = _Wide(builder, signature.args[0])
+        emit = Wide(builder, signature.args[0])
         step, lanes = INDEX(emit.lanes), ir.Constant(ir.VectorType(INDEX, emit.lanes), list(range(emit.lanes)))
         rows = [emit.further(s, builder.mul(s_stride, INDEX(a))) for a in range(k + 1)]
 
@@ -116,7 +116,7 @@ class _Span:
 
     def __init__(self, builder: Any, signature: Any, edge: Any, order: int) -> None:
         self.rows, self.base, row, inside, self.origin, self.stride = cgutils.unpack_tuple(builder, edge, 6)
-        self.emit, self.order = _Wide(builder, signature.types[0]), order
+        self.emit, self.order = Wide(builder, signature.types[0]), order
         self.inside = self.emit.spread(inside)
         self.table = [[self.emit.spread_of(row, 2 + p * (order + 1) + r) for r in range(order + 1)] for p in range(order + 1)]
 
@@ -234,7 +234,7 @@ def pull_form(_: Any, s: Any, s_stride: Any, count: Any, row: Any, form: Any, of
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         s, s_stride, count, row, form, of_x, of_base, _ = args
-        emit = _Wide(builder, signature.args[0])
+        emit = Wide(builder, signature.args[0])
         entries = [[emit.spread_at(form, a * (k + 2) + e) for e in range(k + 2)] for a in range(k + 1)]
         scale = emit.spread_of(row, 1)
         with cgutils.for_range_slice(builder, INDEX(0), count, INDEX(emit.lanes), intp=INDEX) as (b, _):

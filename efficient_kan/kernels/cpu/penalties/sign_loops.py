@@ -16,7 +16,7 @@ from efficient_kan.kernels.cpu.codegen.simd import INDEX, Emitter, real_of
 from efficient_kan.kernels.cpu.products.span_loops import Chains, evaluated, for_few, polynomials, slopes
 
 
-def _signed(emit: Emitter, magnitude: Any, value: Any) -> Any:
+def signed(emit: Emitter, magnitude: Any, value: Any) -> Any:
     """``magnitude * sign(value)``, zero where ``value`` is zero or NaN; ``magnitude`` of any sign."""
     bits = ir.VectorType(ir.IntType(8 * emit.size), emit.lanes)
     mask = ir.Constant(bits, [1 << (8 * emit.size - 1)] * emit.lanes)
@@ -48,7 +48,7 @@ def sum_signs(
 
             def sign(b: Any) -> list[Any]:
                 phi = emit.plus(emit.times(emit.spread_at(active, b), last), evaluated(emit, p, emit.spread_at(s, b), 0))
-                return [_signed(emit, unit, phi)]
+                return [signed(emit, unit, phi)]
 
             chains = Chains(emit, k, 1)
             chains.over(count, [emit.place(s, builder.mul(s_stride, INDEX(n))) for n in range(k)], active, sign)
@@ -86,7 +86,7 @@ def pull_signs(
             def products(b: Any) -> tuple[Any, Any]:
                 place, value, to_x, to_base = emit.spread_at(s, b), emit.spread_at(active, b), emit.zero, emit.zero
                 for n in range(wide):
-                    sign = _signed(emit, of[n], emit.plus(emit.times(value, last[n]), evaluated(emit, p, place, n)))
+                    sign = signed(emit, of[n], emit.plus(emit.times(value, last[n]), evaluated(emit, p, place, n)))
                     to_x = emit.plus(to_x, emit.times(sign, evaluated(emit, slope, place, n)))
                     to_base = emit.plus(to_base, emit.times(sign, last[n]))
                 return to_x, to_base
