@@ -49,7 +49,7 @@ def test_the_next_preset_has_the_missing_seeds_of_the_undecided_families_alone()
     ]
     written = seeds.next_preset(text, standing, RULE)
     assert written is not None
-    assert "first_seed = 1005\nseeds = 5\n" in written
+    assert "first_seed = 2005\nseeds = 5\n" in written
     assert 'tasks = ["ellipeinc", "ellipj", "kv", "iv", "yv", "sph21"]' in written
     assert seeds.next_preset(text, [Standing("real", 20, "undecided", 0)], RULE) is None
     with pytest.raises(ValueError, match="preset: expected a line for tasks, got none"):
@@ -63,7 +63,7 @@ def test_a_next_preset_loads_and_continues_the_seeds(tmp_path: Any) -> None:
     path = tmp_path / "next.toml"
     path.write_text(written, encoding="utf-8")
     cases = presets.expand(presets.load(str(path)), ["sparsity"])
-    assert {case.sweep.seeds for case in cases if case.sweep} == {(1005, 1006, 1007, 1008, 1009)}
+    assert {case.sweep.seeds for case in cases if case.sweep} == {(2005, 2006, 2007, 2008, 2009)}
     first = presets.expand(presets.load("confirm"), ["sparsity"])
     same = [
         {"task": c.sweep.task, "penalty": c.sweep.penalty, "strengths": c.sweep.strengths} for c in (*first, *cases) if c.sweep
