@@ -34,11 +34,16 @@ def penalties(job: Job) -> None:
 def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
     """Measure the wanted cases of the presets. Raises `Cut` when the time is nearly over."""
     name, cases = declared(job)
-    cases = [case for case in cases if wanted(case)]
+    run(job, name, [case for case in cases if wanted(case)])
+
+
+def run(job: Job, name: str, cases: list[Case], on_row: Callable[[Row], object] = lambda row: None) -> None:
+    """Measure `cases` as those of the preset `name`; `on_row` gets each row too. Raises `Cut` when the time is nearly over."""
     folder = job.scratch / "rows"
     counts: Counter[str] = Counter()
 
-    def on_row(row: Row) -> None:
+    def add(row: Row) -> None:
+        on_row(row)
         if not counts:  # its environment is that of all of them
             files.append(job.raw / files.ENVIRONMENTS, (folder / "raw" / files.ENVIRONMENTS).read_text(encoding="utf-8"))
         files.append(job.raw / files.ROWS, row.model_dump_json() + "\n")
@@ -50,7 +55,7 @@ def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
             raise Cut(f"{len(cases) - counts.total()} cases were not begun")
 
     jobs = 2 if job.dry_run and len(cases) > _FEW else 1  # what measures takes seconds to start
-    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=on_row)
+    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=add)
 
 
 def declared(job: Job) -> tuple[str, list[Case]]:

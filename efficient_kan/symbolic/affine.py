@@ -21,11 +21,12 @@ from torch import Tensor
 from efficient_kan.symbolic.library import Function
 
 _BINS = 129
-_STARTS = 4
+_STARTS = 5
+_SLOW = 1.5  # |b| of starts that vary little over the range
 _STEPS = 60
 _CONVERGED = 1e-9  # relative decrease of the cost
 _ROUNDING = 1e-30  # a cost that is 0
-_GIVEN_UP = 1e9  # damping at which no step lowers the cost
+_DAMPING = 1e-15, 1e9  # the least; where no step lowers the cost
 _ELEMENTS = 2**21  # of one tensor (F, Q, N)
 _GAP = 0.05  # share of the range without samples, in which a pole may lie
 _TYPICAL_GAPS = 8.0  # ... and as many times the typical distance of samples
@@ -67,14 +68,17 @@ def inside(function: Function, t: Tensor, gaps: Tensor) -> Tensor:
 
 
 def evaluate(function: Function, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The function and its derivative at ``t``."""
+    """The function and its derivative at ``t``, by differences where torch has no derivative, as of Bessel functions."""
     with torch.enable_grad():
         leaf = t.detach().requires_grad_()
         values = function.torch(leaf)
-        if not values.requires_grad:
-            return values, torch.zeros_like(t)
-        (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
-    return values.detach(), torch.zeros_like(t) if slope is None else slope
+        slope = None
+        if values.requires_grad:
+            (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    if slope is None:
+        step = torch.finfo(t.dtype).eps ** (1 / 3) * (1 + t.abs())
+        slope = (function.torch(t + step) - function.torch(t - step)) / (2 * step)
+    return values.detach(), slope
 
 
 def wide_gaps(u: Tensor) -> Tensor:
@@ -155,8 +159,8 @@ class _Problem:
             slack = torch.where(better, new_slack, slack)
             gradient = torch.where(better, new_gradient, gradient)
             curvature = torch.where(better, new_curvature, curvature)
-            damping = torch.where(better, damping * 0.1, damping * 10).clamp(1e-15, _GIVEN_UP)
-            moving |= ~better & (damping < _GIVEN_UP) & (cost > _ROUNDING) & cost.isfinite()
+            damping = torch.where(better, damping * 0.1, damping * 10).clamp(*_DAMPING)
+            moving |= ~better & (damping < _DAMPING[1]) & (cost > _ROUNDING) & cost.isfinite()
             result[:, active] = torch.stack((b, c, cost))
             going = moving.any(1)
             if not bool(going.any()):
@@ -180,7 +184,7 @@ class _Problem:
         return b, c, torch.stack((c - b.abs() - low, high - c - b.abs()))
 
     def _model(self, b: Tensor, c: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the functions ``active``: cost ``1 - R^2``, gradient ``(2, F, Q)``, Gauss-Newton curvature ``(3, F, Q)``."""
+        """Of the functions ``active``: cost ``1 - R^2``, gradient ``(2, F, Q)``, Gauss-Newton matrix ``(3, F, Q)``."""
         t = b.unsqueeze(-1) * self.u + c.unsqueeze(-1)
         functions = [self.functions[k] for k in active.tolist()]
         valid = torch.stack([inside(function, t[k], self.gaps) for k, function in enumerate(functions)])
@@ -206,8 +210,8 @@ class _Problem:
 
 
 def _starts(u: Tensor, z: Tensor, functions: Sequence[Function]) -> Tensor:
-    """``(2, F, E, S)``: the best ``(b, c)`` of the grid, each of another ``|b|``."""
-    b, c, blocks = _grid(u)
+    """``(2, F, E, S)``: the best ``(b, c)`` of each part of the grid."""
+    b, c, part = _grid(u)
     weight, mean = _binned(u, z)
     centres = torch.linspace(-1, 1, _BINS, dtype=u.dtype, device=u.device)
     t = b.unsqueeze(1) * centres + c.unsqueeze(1)  # shape: (K, bins)
@@ -226,38 +230,28 @@ def _starts(u: Tensor, z: Tensor, functions: Sequence[Function]) -> Tensor:
         if function.branch is not None:
             poles = (function.branch(t).diff(dim=1) != 0).to(u.dtype)
             score = torch.where((~passable).to(u.dtype) @ poles.T > 0, -1.0, score)
-        chosen = _best_of_groups(score, blocks)
+        chosen = torch.stack([score.masked_fill(part != number, -math.inf).argmax(1) for number in range(_STARTS)], 1)
         found.append(torch.stack((b[chosen], c[chosen])))
     return torch.stack(found, dim=1)
 
 
-def _grid(like: Tensor) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """``b, c`` ``(K,)``, and of what they consist: blocks of so many groups of so many points with equal ``|b|``."""
+def _grid(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``b, c`` ``(K,)`` and of each point the number of its part of the plane, of which each gives one start.
+
+    Parts keep starts apart: far out the functions' asymptotes, powers mostly, fit alike along whole curves of ``(b, c)``.
+    """
     size = torch.logspace(math.log10(0.05), math.log10(50), 24, dtype=like.dtype, device=like.device)
     within = torch.linspace(-1, 1, 33, dtype=like.dtype, device=like.device)
     beyond = 1 + torch.logspace(-3, 1, 8, dtype=like.dtype, device=like.device)
-    zero = torch.cat((within, beyond, -beyond))
     # Where the argument is zero, inside the range of u and beyond, for both signs of b.
-    b = torch.stack((size, -size), 1).unsqueeze(-1).expand(-1, -1, len(zero))
-    c = -b * zero
+    zero = torch.cat((within, beyond, -beyond)).repeat(2 * len(size))
+    b = torch.stack((size, -size), 1).flatten().repeat_interleave(len(within) + 2 * len(beyond))
+    part = torch.where(b.abs() <= _SLOW, torch.where(zero <= 0, 0, 1), torch.where(zero.abs() <= 1, 2, 3))
     # Of waves, equal steps of frequency and phase.
-    frequency = torch.linspace(0.5, 42, 84, dtype=like.dtype, device=like.device).unsqueeze(1)
-    phase = torch.arange(8, dtype=like.dtype, device=like.device) * (math.pi / 4)
-    waves = frequency.expand(-1, len(phase)), phase.expand(len(frequency), -1)
-    blocks = [(len(size), 2 * len(zero)), (len(frequency), len(phase))]
-    return torch.cat((b.flatten(), waves[0].flatten())), torch.cat((c.flatten(), waves[1].flatten())), blocks
-
-
-def _best_of_groups(score: Tensor, blocks: list[tuple[int, int]]) -> Tensor:
-    """``(E, S)``: the points of the grid with the best scores ``(E, K)`` of their groups."""
-    values, places, first = [], [], 0
-    for groups, members in blocks:
-        best = score[:, first : first + groups * members].view(len(score), groups, members).max(-1)
-        values.append(best.values)
-        places.append(best.indices + first + torch.arange(groups, device=score.device) * members)
-        first += groups * members
-    top = torch.cat(values, 1).topk(_STARTS, dim=1).indices
-    return torch.cat(places, 1).gather(1, top)
+    frequency = torch.linspace(0.5, 42, 84, dtype=like.dtype, device=like.device).repeat_interleave(8)
+    phase = (torch.arange(8, dtype=like.dtype, device=like.device) * (math.pi / 4)).repeat(84)
+    waves = torch.full_like(part[: len(phase)], 4)
+    return torch.cat((b, frequency)), torch.cat((-b * zero, phase)), torch.cat((part, waves))
 
 
 def _binned(u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

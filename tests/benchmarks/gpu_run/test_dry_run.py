@@ -131,10 +131,10 @@ def test_the_first_use_check_and_the_tests_ran_interpreted(out: Path) -> None:
 
 def test_rows_are_ordinary_ones_of_a_cpu_with_the_commit_from_outside(run: Dry) -> None:
     rows = load_rows(run.folder)
-    assert {row.status for row in rows} == {"ok"} and {row.preset for row in rows} == {"gpu-dry-run"}
+    assert {row.status for row in rows} == {"ok"} and {row.preset for row in rows} == {"gpu-dry-run", "gpu-study-dry-run"}
     assert {row.case.point.device for row in rows} == {"cpu"} and {row.commit for row in rows} == {f"{COMMIT}+dirty"}
     kinds = {(row.case.kind, row.case.penalty) for row in rows}
-    assert {("speed", "none"), ("memory", "none"), ("penalty_cost", "sample_l1")} == kinds
+    assert {("speed", "none"), ("memory", "none"), ("penalty_cost", "sample_l1"), ("sparsity", "none")} == kinds
     assert {row.case.point.matmul for row in rows} == {"ieee", "bf16"}
     assert {row.case.arm for row in rows} == run.arms
     assert {row.run_id for row in rows} == set(load_environments(run.folder))
