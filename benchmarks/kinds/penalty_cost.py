@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.kinds import predict, timing
 from benchmarks.kinds.design import Preset, asked_points
-from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.kinds.kind import SIZES, Kind, Shown, of_one_arm
 from benchmarks.schema.cases import Case, Penalty, Point
 
 
@@ -40,6 +40,7 @@ def _at(preset: Preset, cost: PenaltyCost, point: Point) -> Iterator[Case]:
         yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
 
 
+_NOTE = "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values."
 KIND = Kind(
     name="penalty_cost",
     about="time of a step with a penalty against the step without",
@@ -59,4 +60,16 @@ KIND = Kind(
     conditions=timing.CONDITIONS,
     tables="benchmarks.report.tables:of_penalty_cost",
     figures="benchmarks.report.figures:penalty_figures",
+    part="speed",
+    compared="time ratio",
+    grouped=("equivalence",),
+    shown=(
+        Shown(
+            30,
+            "penalty_cost",
+            "What a penalty costs",
+            ("penalty_cost",),
+            note=_NOTE,
+        ),
+    ),
 )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from benchmarks.kinds import predict, timing
 from benchmarks.kinds.design import AtPoints, Preset, measured, place_of, point_at
-from benchmarks.kinds.kind import SIZES, Kind, at_least
+from benchmarks.kinds.kind import SIZES, Kind, Shown, at_least
 from benchmarks.schema.cases import Case, Mode
 
 
@@ -57,4 +57,10 @@ KIND = Kind(
     conditions=timing.CONDITIONS,
     tables="benchmarks.report.tables:of_speed",
     figures="benchmarks.report.figures:scaling_figures",
+    part="speed",
+    compared="time ratio",
+    summarised=True,
+    gives_floor=True,
+    grouped=("overall", "equivalence"),
+    shown=(Shown(0, "ratio", "Time compared with `efficient_kan`"), Shown(80, "time", "Time", ("time",))),
 )

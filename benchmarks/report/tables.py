@@ -72,15 +72,18 @@ class Table:
 def summary(data: Data) -> Table:
     """Every arm at the centre points: times, ratio of the most complete mode, peak memory."""
     keys = [*POINT, "arm"]
-    cases = data.cases[data.cases["kind"].isin(["speed", "memory"])]
-    cases = centre(data.settings.beside(cases, data.speed))
-    cases = cases[cases["penalty"] == "none"]
+    cases = centre(data.settings.beside(data.summarised, data.speed))
     frame = cases.groupby(keys, sort=False).agg(
         division=("division", "first"),
         parameter_count=("parameter_count", "max"),
         status=("status", lambda statuses: ", ".join(sorted(set(statuses)))),
     )
-    peaks = cases[cases["kind"] == "memory"].groupby(keys)["status"].first().rename("memory_status")
+    peaks = (
+        cases[cases["case_key"].isin(data.memory["case_key"] if len(data.memory) else ())]
+        .groupby(keys)["status"]
+        .first()
+        .rename("memory_status")
+    )
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = data.settings.beside(plain_memory(data), data.speed)
     for mode in MODES:
