@@ -111,7 +111,7 @@ def tests(session: nox.Session) -> None:
     """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
-    workers = ["-n", "logical", "--maxprocesses", "4"]
+    workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup"]
     marks = ["-m", "not slow and not harness and not browser and not gpu and not cluster"]
     single = {"OMP_NUM_THREADS": "1"}
     if not session.posargs:  # a few chosen tests compile what they need

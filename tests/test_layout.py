@@ -105,7 +105,7 @@ def test_compilers_are_imported_in_their_own_rooms_alone() -> None:
 
 def test_matplotlib_is_imported_by_the_drawings_alone() -> None:
     users = {file.name for file in (ROOT / "efficient_kan").rglob("*.py") if "matplotlib" in imported(file)}
-    typed = {"network.py", "plot.py"}  # for annotations
+    typed = {"network.py", "picture.py", "plot.py"}  # for annotations
     assert users - typed == {"_drawing.py", "_panels.py"}
 
 

@@ -188,9 +188,7 @@ def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
     return resolve(name, inputs).spline_linear(inputs)
 
 
-def network(
-    layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None
-) -> tuple[Tensor, Tensor | None] | None:
+def network(layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor | None] | None:
     """Outputs and the penalty, if there is one, of layers whose calls are their ``forward`` alone, in one pass.
 
     None where layers are computed one by one.

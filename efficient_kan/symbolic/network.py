@@ -23,6 +23,8 @@ from efficient_kan.symbolic.layer import SPLINE, SymbolicLayer
 from efficient_kan.symbolic.library import Function, resolve
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from efficient_kan.network import KAN
     from efficient_kan.symbolic.formula import Formulas
 
@@ -228,6 +230,26 @@ class SymbolicKAN(nn.Module):
             network = self._network[0].to(x.device, x.dtype)
             self.comparison = compare(self(x), network(x), y)
         return self.comparison
+
+    def plot(
+        self,
+        x: Tensor,
+        *,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        title: str | None = None,
+        max_edges: int = 64,
+        beta: float = 3.0,
+        figure: Any = None,
+    ) -> Figure:
+        """A picture of the network as :meth:`KAN.plot` draws it; edges that are functions are red and have the function's name.
+
+        Edges that are ``0`` are left out. Arguments and errors are those of :meth:`KAN.plot`.
+        """
+        from efficient_kan.symbolic.picture import draw
+
+        names = {"input_names": input_names, "output_names": output_names}
+        return draw(self, x, **names, title=title, max_edges=max_edges, beta=beta, figure=figure)
 
     def warn_if_worse(self, stacklevel: int) -> None:
         """One ``UserWarning`` if :attr:`comparison` says that the formula is worse than its network, with the worst edges."""

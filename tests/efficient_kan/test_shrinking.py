@@ -219,7 +219,7 @@ def test_bad_networks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"layers\[1\]\.spline_weight: expected finite"):
         kan.shrink()
     with pytest.raises(ValueError, match=r"layers\[0\]: expected a mask with values"):
-        KAN([2, 3, 1], device="meta").shrink()
+        network([2, 3, 1]).to("meta").shrink()
     with pytest.raises(ValueError, match="inputs: expected a bool"):
         network([2, 1]).shrink(inputs=1)  # type: ignore[arg-type]
     kan = KAN.from_layers([KANLinear(3, 1, base_activation=lambda: nn.PReLU(3), kernel="native")])

@@ -160,7 +160,8 @@ def _forward(
         real, scratch = REAL[x.dtype], room.data_ptr()
         values = [x.data_ptr(), *_places(kept.data_ptr() if keeps else scratch + length * size, size, hidden), y.data_ptr()]
         of_statistics = 0 if statistics is None else statistics.data_ptr()
-        kind, numbers = _kind(penalty), []
+        kind = _kind(penalty)
+        numbers: list[int] = []
         for n, (guide, table) in enumerate(made):
             grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
             numbers += values[n], values[n + 1], grid, guide.data_ptr(), table.data_ptr(), *parameters, 0, 0, 0, 0, 0, 0
@@ -245,7 +246,8 @@ def _backward(
         values = [x.data_ptr(), *_places(kept.data_ptr(), size, hidden)]
         targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden.data_ptr(), size, hidden), grad.data_ptr()]
         statistics, loss, scratch = _addresses([of_values, of_loss, room])
-        kind, numbers, gradients = _kind(penalty), [], []
+        kind, gradients = _kind(penalty), []
+        numbers: list[int] = []
         for n in range(len(shapes) - 1, -1, -1):
             grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
             _, of_coefficients, of_scaler, _, of_base, of_bias = of_parameters[n * _TENSORS : (n + 1) * _TENSORS]
