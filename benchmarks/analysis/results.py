@@ -241,7 +241,8 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per memory case and mode, `penalty` included. A failed case has a line with NaN bytes per mode.
 
     `simulated_peak_bytes` is the peak of the `simulated` case of the same arm, point, penalty and mode that follows the point's
-    own device, and `simulated_case_key` names that case; NaN and None if there is none.
+    own device, and `simulated_case_key` names that case; NaN and None if there is none. `outside_bytes` is what the call took
+    outside torch's allocator, by the resident set.
     """
     lines: list[dict[str, Any]] = []
     names = [name for name in MemorySeries.model_fields if name not in ("mode", "sampled_rss")]
@@ -261,10 +262,21 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
                 dict.fromkeys(names, math.nan)
                 if series is None
                 else series.model_dump(exclude={"sampled_rss"}) | {"workspace_bytes": series.workspace_bytes}
-            )
+            ) | {"outside_bytes": _outside(series)}
             peak, key = simulated.get((*_simulated_as(row), mode), (math.nan, None))
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": peak, "simulated_case_key": key})
     return pd.DataFrame(lines)
+
+
+def _outside(series: MemorySeries | None) -> float:
+    """Pages that a call on a CPU took for anything but tensors: how much more the resident set grew than the tensors did.
+
+    It holds what libraries and kernels allocate by themselves and Python's objects, and pages that are touched for the first
+    time; below 0 the call found pages that were free already. NaN where the resident set was not watched.
+    """
+    if series is None or series.rss_peak_bytes is None or series.rss_before_bytes is None:
+        return math.nan
+    return series.rss_peak_bytes - series.rss_before_bytes - series.gradient_bytes - series.activation_bytes
 
 
 def _simulated_as(row: Row) -> tuple[object, ...]:

@@ -40,6 +40,8 @@ _NOTE = (
     "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and what "
     "`memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
     "whole process, libraries included: subtract the resident set before the call."
+    " What a call takes outside the allocator, for the buffers of libraries and kernels and for Python's objects, is estimated"
+    " by how much more the resident set grew than the tensors did: pages, and rather rough where little is allocated."
 )
 KIND = Kind(
     name="memory",

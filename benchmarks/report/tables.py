@@ -22,6 +22,7 @@ _PARTS = {
     "input": "inputs",
     "activation": "rest of the peak: activations, workspace",
     "workspace": "workspace of cuBLAS",
+    "outside": "outside the allocator, by RSS",
     "rss_before": "RSS before",
     "rss_peak": "RSS peak",
     "sampled_rss_peak": "sampled RSS peak",
@@ -184,7 +185,7 @@ def memory(data: Data) -> Table:
         f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
     }
     for part, heading in _PARTS.items():
-        if part == "workspace" and frame["workspace_bytes"].isna().all():
+        if part in ("workspace", "outside") and frame[f"{part}_bytes"].isna().all():
             continue
         view[f"{heading} (MiB)"] = numbers(frame[f"{part}_bytes"].astype(float) / 2**20)
     return Table("memory", frame, view | {"status": list(frame["status"])})
