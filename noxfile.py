@@ -111,7 +111,7 @@ def tests(session: nox.Session) -> None:
     """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
-    workers = ["-n", "logical", "--maxprocesses", "4"]
+    workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup"]
     marks = ["-m", "not slow and not harness and not browser and not gpu and not cluster"]
     single = {"OMP_NUM_THREADS": "1"}
     if not session.posargs:  # a few chosen tests compile what they need
@@ -246,7 +246,7 @@ def micro(session: nox.Session) -> None:
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     before = target.stat().st_mtime_ns if target.exists() else None
-    session.run("pytest", "benchmarks/micro", f"--benchmark-json={target.resolve()}", *rest)
+    session.run("pytest", "benchmarks/dev/micro", f"--benchmark-json={target.resolve()}", *rest)
     untimed = {"--benchmark-disable", "--collect-only", "--co"} & set(rest)
     if not untimed and (not target.exists() or target.stat().st_mtime_ns == before):
         session.error(f"nothing was measured: {target} was not written")
@@ -256,7 +256,7 @@ def micro(session: nox.Session) -> None:
 def bars(session: nox.Session) -> None:
     """Print how the CPU kernels stand against bare products and other implementations: `nox -s bars -- [--threads 2]`."""
     install(session, "bench")
-    session.run("python", "-m", "benchmarks.bars", *session.posargs)
+    session.run("python", "-m", "benchmarks.dev.bars", *session.posargs)
 
 
 @nox.session(default=False)
@@ -268,9 +268,9 @@ def compare(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def wheel(session: nox.Session) -> None:
-    """Build the wheel, install it with torch alone, import it away from the checkout and train with it."""
+    """Build the wheel, install it with torch alone, import it away from the checkout, train with it; check what PyPI shows."""
     built = Path(session.create_tmp()).resolve()
-    for old in built.glob("*.whl"):
+    for old in [*built.glob("*.whl"), *built.glob("*.tar.gz")]:
         old.unlink()
     session.run("python", "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", str(built))
     session.install(*map(str, built.glob("*.whl")), "--force-reinstall", "--no-deps")
@@ -279,3 +279,6 @@ def wheel(session: nox.Session) -> None:
         # torch warns on import when numpy is absent, and absent it must be here; so must numba, whose absence is told once.
         expected = ("-W", "ignore:Failed to initialize NumPy", "-W", "ignore:efficient_kan:RuntimeWarning")
         session.run("python", "-W", "error", *expected, "-c", TRAIN_FROM_WHEEL)
+    install(session, "release", package=False)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(built))
+    session.run("twine", "check", "--strict", *map(str, [*built.glob("*.whl"), *built.glob("*.tar.gz")]))

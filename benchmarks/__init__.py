@@ -1,4 +1,5 @@
 """The benchmark suite: `python -m benchmarks run|plan|report|compare|export`.
 
-`presets -> cases -> runner -> worker (gate -> measure) -> rows -> results -> stats -> report`. Only the worker imports torch.
+`presets -> cases -> run (worker: gate -> measure) -> rows -> analysis -> report`. Only the worker and `dev` import torch.
+README.md lists the rooms.
 """

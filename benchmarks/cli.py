@@ -14,16 +14,18 @@ import cyclopts
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import archive, environment, forecast, limits, merge, rows, runner, usage
-from benchmarks.cases import Case
 from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
-from benchmarks.interrupt import Terminated, heeding_sigterm
 from benchmarks.kinds import get_kind
-from benchmarks.plugins import load_plugin
-from benchmarks.rows import Row, Status
-from benchmarks.selection import Selection
-from benchmarks.store import Locked, Unwritable
+from benchmarks.run import archive, forecast, limits, merge, runner, usage
+from benchmarks.run.history import History
+from benchmarks.run.interrupt import Terminated, heeding_sigterm
+from benchmarks.run.plugins import load_plugin
+from benchmarks.run.selection import Selection
+from benchmarks.run.store import Locked, Unwritable
+from benchmarks.schema import environment, rows
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Row, Status
 
 app = cyclopts.App(
     name="benchmarks",
@@ -49,7 +51,7 @@ def plan(selection: Selection = _EVERYTHING) -> None:
     print(f"preset {preset.name}: {preset.about}")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
-    expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None)
+    expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None, History.stored())
     print(f"{'case key':<22}{'predicted peak':>15}{'predicted time':>15}  {'predicted end':<20}case")
     for one in expected:
         peak = "?" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.1f} MiB"
@@ -288,8 +290,8 @@ def migrate(*, out: Path = Path("reports"), drop_superseded: bool = False) -> No
     drop_superseded
         Also remove rows that a newer one of the same case replaces; git keeps them, so they must be committed.
     """
-    from benchmarks.migrate import compact
-    from benchmarks.migrate import migrate as migrate_rows
+    from benchmarks.dev.migrate import compact
+    from benchmarks.dev.migrate import migrate as migrate_rows
     from benchmarks.report.machines import reports
 
     for folder in reports(out):
@@ -409,8 +411,8 @@ def compare(
     across_machines
         Compare cells of different machines, one in each folder.
     """
-    from benchmarks import compare_text
-    from benchmarks.compare import compare as compare_folders
+    from benchmarks.analysis.compare import compare as compare_folders
+    from benchmarks.report import comparison as compare_text
 
     comparison = compare_folders(old, new, memory_tolerance=memory_tolerance, across_machines=across_machines)
     if csv is not None:
@@ -433,7 +435,7 @@ def export(file: Path, *, out: Path = Path("reports")) -> None:
     out
         Folder of a report, or of the reports of several machines.
     """
-    from benchmarks.export import export as export_rows
+    from benchmarks.analysis.export import export as export_rows
     from benchmarks.report.machines import reports
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

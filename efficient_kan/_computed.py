@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from efficient_kan import _checks
+from efficient_kan import _checks, _sharding
 
 _BY_HOOK = "a hook computes it, of torch.nn.utils.prune or the old weight_norm"
 
@@ -28,9 +28,10 @@ def assign(layer: nn.Module, name: str, value: Tensor, *, label: str | None = No
     parameter = layer._parameters.get(name)
     if parameter is not None:
         if parameter.shape == value.shape:
-            parameter.copy_(value)
+            parameter.copy_(_sharding.distributed_like(value, parameter))
         else:
-            layer._parameters[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+            # Contiguous, as torch.optim.LBFGS needs its gradient to be.
+            layer._parameters[name] = nn.Parameter(value.contiguous(), requires_grad=parameter.requires_grad)
         return
     if not parametrize.is_parametrized(layer, name):
         _assign_pruned(layer, name, value, label)

@@ -15,6 +15,7 @@ GROUP_HELP = (
     "group: expected ranks that hold the same network, got different ones; "
     "pass group=None where every rank has a network of its own"
 )
+_ALONE = "pass group=None where one rank alone calls; how long the others are waited for is the timeout= of the process group"
 # Bytes of a tensor that a fingerprint looks at together; each takes 24 for a moment.
 _PIECE = 2**22
 
@@ -44,7 +45,8 @@ def gathered(prepare: Callable[[], tuple[Tensor, tuple[Any, ...]]], state: Itera
         group: see :func:`active`.
 
     Raises:
-        ValueError: on every rank, if ``prepare`` raises on one, or ranks differ in settings, state, features or dtype.
+        ValueError: on every rank, if ``prepare`` raises on one, or ranks differ in settings, state, features or dtype; on those
+            that call, if others do not within the group's time limit.
     """
     if not active(group):
         return prepare()[0]
@@ -55,9 +57,13 @@ def gathered(prepare: Callable[[], tuple[Tensor, tuple[Any, ...]]], state: Itera
     except ValueError as error:  # the other ranks wait for this one
         problem = error
     what = None if problem is None else str(problem)
-    mine = (what, settings, (str(x.dtype), x.shape[-1], tuple(_fingerprint(tensor) for tensor in state)), x.shape[0])
+    prints = tuple(_fingerprint(tensor) for tensor in state) if problem is None else ()
+    mine = (what, settings, (str(x.dtype), x.shape[-1], prints), x.shape[0])
     everyone: list[Any] = [None] * dist.get_world_size(_group(group))
-    dist.all_gather_object(everyone, mine, group=_group(group))
+    try:
+        dist.all_gather_object(everyone, mine, group=_group(group))
+    except RuntimeError as error:  # another rank never called, or is gone
+        raise ValueError(f"group: expected a call on every rank, got no answer from some ({error}); {_ALONE}") from error
     if problem is not None:
         raise problem
     for rank, (found, *_) in enumerate(everyone):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from efficient_kan import _checks, _computed, _distributed, grid_update
+from efficient_kan import _checks, _computed, _distributed, _sharding, grid_update
 from efficient_kan._device import autocast_off
-from efficient_kan.change import Change, change_between
+from efficient_kan.change import Change, change_between, output_weights
 
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
@@ -52,12 +52,12 @@ def update(
             _checks.number(max_change, "max_change", 0.0)
         return check_fit(fit), margin, max_change
 
-    x = samples(layers, x, settings, group)
+    x = samples(layers, x, settings, group, name)
     notes: list[_Note] = []
     snapshot = _computed.Snapshot(list(layers))
     with autocast_off(x):
         try:
-            before = _outputs(layers, x, name)
+            before, weights = _outputs(layers, x, name), output_weights(layers[-1])
             for number, layer in enumerate(layers):
                 notes += [_Note(number, text) for text in _update_layer(layer, x, margin, fit, max_change)]
                 _distributed.broadcast((layer.grid, *layer.parameters()), group)
@@ -65,13 +65,13 @@ def update(
         except BaseException:
             snapshot.restore()
             raise
-    _tell("update_grid", notes, name, change_between(before, x, len(layers)))
+    _tell("update_grid", notes, name, change_between(before, x, len(layers), weights))
 
 
 def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, group: Any, name: str) -> list[KANLinear]:
     """Copies of ``layers`` with ``grid_size`` intervals; see ``KAN.refine``. Arguments as for :func:`update`."""
     group = group if fit == "samples" else None
-    x = samples(layers, x, lambda: (check_fit(fit), _checks.integer(grid_size, "grid_size", 1)), group)
+    x = samples(layers, x, lambda: (check_fit(fit), _checks.integer(grid_size, "grid_size", 1)), group, name)
     refined, y = [], x
     with autocast_off(x):
         before = _outputs(layers, x, name)
@@ -88,11 +88,13 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
             refined.append(copy)
             y = layer(y)
         after = _outputs(refined, x, name)
-    _tell("refine", [], name, change_between(before, after, len(layers)))
+    _tell("refine", [], name, change_between(before, after, len(layers), output_weights(layers[-1])))
     return refined
 
 
-def samples(layers: Sequence[KANLinear], x: Tensor, settings: Callable[[], tuple[Any, ...]], group: Any) -> Tensor:
+def samples(
+    layers: Sequence[KANLinear], x: Tensor, settings: Callable[[], tuple[Any, ...]], group: Any, name: str = "layers[{}]"
+) -> Tensor:
     """``x`` as a matrix ``(B, I)``, checked, of all ranks of the ``group``.
 
     ``settings`` checks the other arguments and returns those that must be the same on all ranks.
@@ -100,6 +102,7 @@ def samples(layers: Sequence[KANLinear], x: Tensor, settings: Callable[[], tuple
 
     def prepare() -> tuple[Tensor, tuple[Any, ...]]:
         checked = settings()
+        _sharding.require_writable(layers, f"{name}." if name else "")
         layers[0]._check_input(x)
         # Under autocast any dtype may come.
         return x.detach().reshape(-1, x.shape[-1]).to(layers[0].base_weight.dtype), checked

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from efficient_kan import _checks
+from efficient_kan._device import autocast_off
+
+if TYPE_CHECKING:
+    from efficient_kan.linear import KANLinear
 
 # From the median of outputs' magnitudes to the largest one, as of a thousand normal samples.
 _TYPICAL = 5.0
@@ -26,10 +30,12 @@ class Change(NamedTuple):
         return f"{size}; its standard deviation is {self.deviation:.2g}"
 
 
-def change_between(before: Tensor, after: Tensor, layers: int) -> Change | None:
+def change_between(before: Tensor, after: Tensor, layers: int, weights: Tensor) -> Change | None:
     """The change of the output that changes most for its deviation, from outputs ``(B, O)`` of so many ``layers``.
 
-    ``None`` if none changes beyond rounding, or where there are no values to look at.
+    ``None`` if none changes beyond rounding, or where there are no values to look at. An output's rounding is that of its own
+    size, or of the largest output's, in proportion to the sizes ``weights`` ``(O,)`` of what is summed up (see
+    :func:`output_weights`): terms that cancel round like the terms, and small weights hide nothing behind large ones.
     """
     if not _checks.has_values(before) or before.numel() == 0:
         return None
@@ -40,8 +46,11 @@ def change_between(before: Tensor, after: Tensor, layers: int) -> Change | None:
     difference = after - before
     largest = difference.abs().amax(0)
     # Of each sample: some far from the others, whose outputs are large, must not hide a change at these.
-    size = before.abs().amax(1, keepdim=True)
+    own = before.abs()
+    size = own.amax(1, keepdim=True)
     size = torch.maximum(size, _TYPICAL * size.median())
+    own = torch.maximum(own, _TYPICAL * own.median(dim=0).values)
+    size = torch.maximum(own, size * (weights / torch.where(weights.max() > 0, weights.max(), 1.0)).to(own.dtype))
     moved = ~(difference.abs() <= rounding * size).all(0)
     if not bool(moved.any()):
         return None
@@ -50,6 +59,12 @@ def change_between(before: Tensor, after: Tensor, layers: int) -> Change | None:
     deviation = before.std(0)
     output = int(torch.where(moved, rms / (deviation + torch.finfo(before.dtype).tiny), -1.0).argmax())
     return Change(output, float(rms[output]), float(largest[output]), float(deviation[output]))
+
+
+def output_weights(layer: KANLinear) -> Tensor:
+    """Mean absolute weight of all bases and base activations that a layer's outputs sum up: ``(O,)``."""
+    with autocast_off(layer.grid):  # which refuses to join tensors of float16 on a CPU
+        return at_least_float32(layer.folded_weight().detach()).flatten(1).abs().mean(1)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

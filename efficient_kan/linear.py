@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from efficient_kan import _calls, _checks, _computed, adaptation, kernels, state
+from efficient_kan import _calls, _checks, _computed, _sharding, adaptation, kernels, state
 from efficient_kan.basis import bspline_basis
 from efficient_kan.fit import fit_coefficients
 from efficient_kan.kernels import LayerInputs, Parameters, check_kernel
@@ -74,6 +75,7 @@ class KANLinear(nn.Module):
     grid: Tensor
     edge_mask: Tensor
     _bias_added = False  # by pruning or by a state dict, so that a state dict without one takes it away
+    _sharded = False  # a parameter was a DTensor: one that is none now may be what a pass puts together for itself
 
     def __init__(
         self,
@@ -129,9 +131,13 @@ class KANLinear(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights anew and restore the uniform grid and the full mask.
 
+        Parameters that are DTensors, as after ``fully_shard``, get what the first rank draws.
+
         Raises:
             ValueError: if a parameter is computed in a way that cannot give its initial value; nothing is changed then.
         """
+        if not _sharding.is_dtensor(self.base_weight):
+            _sharding.require_writable([self], "")
         known = generator is None or isinstance(generator, torch.Generator)
         _checks.require(known, "generator", "a torch.Generator or None", generator)
         grid = self._initial_grid()
@@ -149,7 +155,7 @@ class KANLinear(nn.Module):
         if self.bias is not None:
             values["bias"] = torch.zeros_like(self.bias)
         _computed.assign_all(self, {name: value.to(self.base_weight.dtype) for name, value in values.items()})
-        self.grid.copy_(grid.expand_as(self.grid))
+        self.grid.copy_(_sharding.distributed_like(grid.expand_as(self.grid), self.grid))
         self.edge_mask.fill_(1.0)
 
     def _initial_grid(self) -> Tensor:
@@ -181,7 +187,7 @@ class KANLinear(nn.Module):
             update_grid: adapt the grid to ``x`` first, see :meth:`update_grid`.
         """
         if isinstance(x, fx.Proxy):  # whose arguments may all be symbols
-            return self._call_of(x, update_grid)
+            return cast(Tensor, _calls.call_of(self, x, update_grid))
         if update_grid is not False and _is_set(update_grid):
             self.update_grid(x)
         grid, parameters = self._tensors()
@@ -250,6 +256,8 @@ class KANLinear(nn.Module):
     def layer_inputs(self, x: Tensor) -> LayerInputs:
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
         grid, parameters = self._tensors()
+        if _sharding.is_dtensor(parameters[3]):
+            _sharding.require_readable(self)
         return self._inputs(*self._samples(x, grid, parameters[3]), grid, parameters)
 
     def _samples(self, x: Tensor, grid: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -257,7 +265,8 @@ class KANLinear(nn.Module):
         dtype = weight.dtype
         # What there is most often, without a call: a small layer's time is that of calls.
         usual = type(x) is Tensor and x.dtype is dtype is grid.dtype and x.layout is torch.strided and x.device == weight.device
-        if usual and not x.is_nested and x.dim() == 2 and not _traced() and x.shape[1] == self.in_features:
+        usual = usual and type(weight) is nn.Parameter and not x.is_nested
+        if usual and x.dim() == 2 and not _traced() and x.shape[1] == self.in_features:
             flat = x
         else:
             self._check_input(x)
@@ -275,12 +284,15 @@ class KANLinear(nn.Module):
     def _tensors(self) -> tuple[Tensor, tuple[Tensor, Tensor | None, Tensor, Tensor]]:
         """The knots and the parameters of edges, past the look-up of attributes that a small layer's time would be."""
         own, buffers = self._parameters, self._buffers
-        if "spline_weight" in own and "base_weight" in own and "grid" in buffers and "edge_mask" in buffers:
+        usual = "spline_weight" in own and "base_weight" in own and "grid" in buffers and "edge_mask" in buffers
+        if usual and own["base_weight"].dim() == 2:  # type: ignore[union-attr]  # else a rank's part of it
             scaler = own.get("spline_scaler")
             scaler = self.spline_scaler if scaler is None else scaler
             parameters = own["spline_weight"], scaler, buffers["edge_mask"], own["base_weight"]
             return buffers["grid"], parameters  # type: ignore[return-value]
-        # Some are computed, by parametrizations or hooks.
+        # Some are computed, by parametrizations or hooks, or taken apart.
+        if not _sharding.is_dtensor(self.grid):
+            _sharding.require_readable(self)
         return self.grid, (self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
 
     def tensors(self) -> tuple[Tensor | None, ...] | None:
@@ -289,7 +301,7 @@ class KANLinear(nn.Module):
         activation = self._modules["base_activation"]
         if activation is None or not _calls.is_forward_alone(activation, nn.SiLU):
             return None
-        if "spline_weight" not in own or "base_weight" not in own:
+        if "spline_weight" not in own or "base_weight" not in own or own["base_weight"].dim() != 2:  # type: ignore[union-attr]
             return self.grid, *self._tensors()[1], self.bias
         scaler = own["spline_scaler"] if "spline_scaler" in own else others["spline_scaler"]
         bias = own["bias"] if "bias" in own else others["bias"]
@@ -303,6 +315,7 @@ class KANLinear(nn.Module):
 
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
+        _sharding.require_readable(self)
         return kernels.fold("native", self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
 
     def _plus_bias(self, y: Tensor) -> Tensor:
@@ -329,8 +342,23 @@ class KANLinear(nn.Module):
         """A copy with ``grid_size`` intervals that computes the same function; see :meth:`KAN.refine`."""
         return adaptation.refine([self], x, grid_size, fit=fit, group=group, name="")[0]
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a file; see :meth:`KAN.save`."""
+        from efficient_kan.files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> KANLinear:
+        """The layer that :meth:`save` wrote to ``path``; see :meth:`KAN.load`."""
+        from efficient_kan.files import load
+
+        return load(cls, path, device)
+
     def _check_input(self, x: Tensor) -> None:
         weight = self.base_weight
+        if type(weight) is not nn.Parameter and _sharding.is_dtensor(weight) and not _sharding.is_dtensor(x):
+            _sharding.require_readable(self)
         usual = isinstance(x, Tensor) and x.dtype == weight.dtype and x.layout == torch.strided and x.device == weight.device
         if usual and not x.is_nested and x.dim() >= 1 and (_traced() or x.shape[-1] == self.in_features):
             return
@@ -342,16 +370,6 @@ class KANLinear(nn.Module):
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if not cast:
             _checks.same_dtype(x, "x", dtype)
-
-    def _call_of(self, x: fx.Proxy, update_grid: bool) -> Any:
-        """A call of this layer as a whole in a graph of ``torch.fx``, whose symbols have no shape or dtype to check."""
-        path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        if not path:
-            raise NotImplementedError(
-                "torch.fx: a KANLinear is one node of a graph and cannot be its root; trace a module that contains it, such as "
-                "torch.nn.Sequential(layer)"
-            )
-        return x.tracer.create_proxy("call_module", path, (x,), {} if update_grid is False else {"update_grid": update_grid})
 
     def __prepare_scriptable__(self) -> KANLinear:
         raise NotImplementedError(
@@ -369,8 +387,15 @@ class KANLinear(nn.Module):
     def add_bias(self, values: Tensor, requires_grad: bool = True) -> None:
         """Give a layer without bias one of these values ``(out_features,)``: what pruned networks and their states need."""
         _checks.require(self.bias is None, "bias", "none before", self.bias)
+        _sharding.require_writable([self], "")
         self.bias = nn.Parameter(values.detach().clone(), requires_grad=requires_grad)
         self._bias_added = True
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of every module; what sharded this layer before is remembered."""
+        super().register_parameter(name, param)
+        if _sharding.is_dtensor(param):
+            self._sharded = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "grid" and "grid" in self._buffers:
@@ -383,8 +408,11 @@ class KANLinear(nn.Module):
             del destination[prefix + "edge_mask"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
-        loadable = state.loadable(self, state_dict, prefix, assign=metadata.get("assign_to_params_buffers", False))
+        assign = metadata.get("assign_to_params_buffers", False)
+        loadable = state.loadable(self, state_dict, prefix, assign=assign)
         super()._load_from_state_dict(loadable, prefix, metadata, *args)
+        if assign:  # no shards are left then
+            self._sharded = any(map(_sharding.is_dtensor, self._parameters.values()))
 
     def extra_repr(self) -> str:
         return (

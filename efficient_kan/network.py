@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,12 @@ from efficient_kan.adaptation import Fit
 from efficient_kan.linear import KANLinear
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from efficient_kan.penalties import Penalty
+    from efficient_kan.shrinking import Shrunk
+    from efficient_kan.symbolic import Candidate, SymbolicKAN
+    from efficient_kan.symbolic.arguments import Edges, Library
 
 
 class KAN(nn.Module):
@@ -224,11 +230,12 @@ class KAN(nn.Module):
             max_change: with ``fit="function"``, the largest change of a layer's outputs, relative to their deviation, that
                 moving knots may make; ``float("inf")`` lets all knots move that samples ask for.
             group: of ``torch.distributed``, where that is initialised: the samples of all its ranks are used, and all get the
-                same grids, so every rank must call this, with the same network. ``None``: this rank alone.
+                same grids, so every rank must call this, with the same network. Those that call wait for the others as long as
+                the group's ``timeout`` allows, by default 10 minutes with nccl and 30 with gloo. ``None``: this rank alone.
 
         Raises:
             ValueError: if there is no sample, one is not finite, or coefficients are computed (``torch.nn.utils.parametrize``,
-                ``prune``) in a way that cannot give the new ones.
+                ``prune``) in a way that cannot give the new ones, or sharded (``fully_shard``, ``DTensor``).
         """
         adaptation.update(self.kan_layers, x, margin=margin, fit=fit, max_change=max_change, group=group, name="layers[{}]")
 
@@ -269,6 +276,177 @@ class KAN(nn.Module):
         pruned, moved = pruning.prune(self, x, threshold, group)
         pruning.warn_of(pruned, moved, stacklevel=2)
         return pruned
+
+    def shrink(self, *, inputs: bool = True) -> Shrunk[KAN]:
+        """A smaller copy that computes the same outputs: without the nodes that masks have cut off, inputs among them.
+
+        Removed are nodes that no path of unmasked edges leads to from an input, and nodes from which none leads to an output.
+        The former are constant: what they passed on goes into biases, which are created where there is none. All outputs
+        stay; one that depends on no input is its bias. If none does, a node of each row stays, too, without edges.
+
+        Args:
+            inputs: whether inputs are removed, too. If not, the copy takes the same ``x``.
+
+        Returns:
+            ``(network, nodes)``: the copy, and for each row of nodes, from the inputs to the outputs, the numbers of those that
+            are left. ``network(x[..., nodes[0]])`` is ``self(x)`` to rounding.
+
+        Raises:
+            ValueError: if parameters are not finite, or computed in a way that cannot give the ones that are left; if the base
+                activation has parameters for each input, or there are no values, as on ``meta``.
+
+        A ``UserWarning`` says by how much the function changed, if by more than rounding: hooks or a subclass's own ``forward``
+        may depend on what is removed. ::
+
+            small, nodes = kan.prune(x).shrink()
+            y = small(x[:, nodes[0]])
+        """
+        from efficient_kan.shrinking import shrink
+
+        return shrink(self, inputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file that :meth:`load` makes it of again, with the same outputs bit for bit.
+
+        The file is of safetensors and holds no code: architecture (of each layer its arguments, grid, mask, base activation by
+        name), parameters, which of them are frozen, and the mode. It does not hold hooks, gradients or an optimiser's state.
+        The same network gives the same bytes, and ``path`` always holds a whole file. Needs the extra ``files``; the format
+        is described in :mod:`efficient_kan.files`.
+
+        Raises:
+            ImportError: if safetensors is not installed.
+            ValueError: if a file cannot hold the network as it is: a subclass, layers of one, a base activation that is not
+                torch's own, computed parameters, parameters that layers share, further modules; or if ``path`` is no name of a
+                file in an existing folder.
+        """
+        from efficient_kan.files import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str | None = None) -> KAN:
+        """The network that :meth:`save` wrote to ``path``, on ``device`` (torch's default one if ``None``).
+
+        Raises:
+            ImportError: if safetensors is not installed.
+            ValueError: if the file is another one than :meth:`save` writes, is damaged, or of a format that only a later
+                version of this package knows.
+        """
+        from efficient_kan.files import load
+
+        return load(cls, path, device)
+
+    def plot(
+        self,
+        x: Tensor,
+        *,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        title: str | None = None,
+        max_edges: int = 64,
+        beta: float = 3.0,
+        figure: Any = None,
+    ) -> Figure:
+        """A picture of the network as in the KAN paper: inputs below, outputs above, a curve for every edge.
+
+        A curve spans the values of its input at the samples; each panel has a vertical scale of its own. Edges are drawn the
+        darker the more important they are (:meth:`importance`, at this rank's samples): with strength ``tanh(beta * score /
+        largest score of the layer)``. Masked edges are left out. A layer of more than ``max_edges`` edges shows the strongest
+        ones that lead to nodes which are shown, and a line of the picture says what is left out. Needs the extra ``plot``.
+
+        Args:
+            x: samples ``(..., n_0)``, at least two.
+            input_names, output_names: ``x[0]``, ``x[1]``, ... and ``y[0]``, ... if ``None``.
+            title: above the picture.
+            max_edges: of a layer, >= 1.
+            beta: how fast unimportant edges fade, >= 0.
+            figure: a figure of matplotlib to draw into; a new one if ``None``. No other state of matplotlib is changed.
+
+        Returns:
+            The figure, which notebooks show; ``figure.savefig("kan.png")`` writes it.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+            ValueError: if an argument is out of its range, or as :meth:`importance`.
+        """
+        from efficient_kan.plot import plot
+
+        names = {"input_names": input_names, "output_names": output_names}
+        return plot(self, x, **names, title=title, max_edges=max_edges, beta=beta, figure=figure)
+
+    def plot_edges(self, layer: int, x: Tensor | None = None, **options: Any) -> Figure:
+        """The edges of ``layers[layer]`` as a grid of panels, see :func:`efficient_kan.plot.plot_edges`.
+
+        ``x`` are samples ``(..., n_0)`` of the network's inputs; without them curves are drawn over the layer's grid.
+        """
+        from efficient_kan.plot import plot_edges_of
+
+        return plot_edges_of(self, layer, x, **options)
+
+    def suggest(
+        self, x: Tensor, layer: int, o: int, i: int, *, library: Library = None, weight_simple: float = 0.8
+    ) -> list[Candidate]:
+        """Functions that an edge may become, best first, each fitted as ``a f(b x + c) + d`` to the edge at the samples.
+
+        Args:
+            x: samples ``(..., n_0)``, at least ten.
+            layer, o, i: the edge, from input ``i`` of the layer to its output ``o``.
+            library, weight_simple: see :meth:`symbolic`.
+
+        Returns:
+            :class:`~efficient_kan.symbolic.Candidate` objects: name, ``a, b, c, d``, R^2, error at points held out, complexity
+            and score.
+
+        Raises:
+            ValueError: if there is no such edge, or samples or options are out of their ranges.
+        """
+        from efficient_kan.symbolic.build import suggest
+
+        return suggest(self, x, (layer, o, i), library, weight_simple)
+
+    def symbolic(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        library: Library = None,
+        functions: Edges | None = None,
+        automatic: bool = True,
+        weight_simple: float = 0.8,
+        r2_threshold: float = 0.0,
+        steps: int = 200,
+    ) -> SymbolicKAN:
+        r"""A network of functions with names in place of splines: edges :math:`a f(b x + c) + d` (KAN paper, section 2.5.1).
+
+        All functions of the library are fitted to all edges at the samples, and each edge becomes the one with the best score,
+        which weighs complexity against fit (:mod:`efficient_kan.symbolic.choice`). Fits whose arguments leave the function's
+        domain, or have a pole between samples, do not count. Pruned edges become 0; this network is not changed. Prune first:
+        an edge without importance gets a function, too.
+
+        With targets the numbers are then refitted to these, and functions exchanged where another one gives a better formula.
+
+        A ``UserWarning`` with the figures says if the formula is worse than its network: if its error at the targets is larger
+        by a tenth, or, without targets, if it deviates from the network by more than 1 % of the outputs' deviation.
+
+        Args:
+            x: samples ``(..., n_0)``, at least ten.
+            y: targets ``(..., n_L)``.
+            library: names and :class:`~efficient_kan.symbolic.Function` objects; ``None`` for all of
+                :data:`~efficient_kan.symbolic.LIBRARY`.
+            functions: functions of edges ``(layer, o, i)`` chosen by hand.
+            automatic: whether other edges become functions; if not, they stay splines.
+            weight_simple: weight of complexity against fit, in [0, 1].
+            r2_threshold: edges that no function fits with this R^2 stay splines.
+            steps: of the refit, see :meth:`SymbolicKAN.refit`.
+
+        Raises:
+            ValueError: if an argument is out of its range; if a function chosen by hand has no fit within its domain.
+        """
+        from efficient_kan.symbolic.build import symbolic
+
+        made = symbolic(self, x, y, library, functions, automatic, weight_simple, r2_threshold, steps)
+        made.warn_if_worse(stacklevel=2)
+        return made
 
     @classmethod
     def from_pykan(cls, model: Any) -> KAN:

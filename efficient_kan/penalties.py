@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from efficient_kan import _checks
+from efficient_kan import _checks, _sharding
 from efficient_kan.kernels import LayerInputs, resolve
 from efficient_kan.knots import interior_of
 
@@ -163,6 +163,7 @@ class WeightL1:
     def edge_norms(self, layer: KANLinear, x: Tensor | None = None) -> Tensor:
         """``n`` of one layer: ``(O, I)``. ``x`` is not used."""
         _check_layer(layer)
+        _sharding.require_readable(layer)
         # One operation, which makes no tensor of absolute values, neither here nor backward.
         norms: Tensor = torch.linalg.vector_norm(layer.spline_weight, 1, dim=-1) / layer.spline_weight.shape[-1]
         if self.fold_scale and layer.spline_scaler is not None:

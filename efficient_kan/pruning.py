@@ -6,6 +6,7 @@ Shape legend: ``B`` samples, ``O`` outputs and ``I`` inputs of a layer; scores a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from efficient_kan import _checks, _distributed, adaptation
 from efficient_kan._computed import assign, copied
 from efficient_kan._device import autocast_off
-from efficient_kan.change import Change, at_least_float32, change_between
+from efficient_kan.change import Change, at_least_float32, change_between, output_weights
 from efficient_kan.kernels import resolve
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
     deviations, spreads = [], []
     with autocast_off(x):
         for n, layer in enumerate(kan.kan_layers):
-            _check_parameters(layer, n)
+            check_parameters(layer, f"layers[{n}]")
             y = layer(x)  # first, since hooks of the layer may compute its weights
             inputs = layer.layer_inputs(x)
             sigma = resolve(layer.kernel, inputs).edge_std(inputs)
@@ -71,6 +72,13 @@ def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
             deviations.append(at_least_float32(sigma))
             spreads.append(spread)
             x = y
+    scores = attributed(deviations, spreads)
+    _distributed.broadcast(scores, group)  # ranks on other processors round in other ways
+    return scores
+
+
+def attributed(deviations: Sequence[Tensor], spreads: Sequence[Tensor]) -> list[Tensor]:
+    """The scores of :func:`importance` from the deviations of edges ``(O, I)`` and of outputs ``(O,)`` of each layer."""
     node = torch.full_like(spreads[-1], 1 / spreads[-1].numel())
     scores: list[Tensor] = []
     for n in reversed(range(len(spreads))):
@@ -78,7 +86,6 @@ def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
         _checks.finite(edge, f"layers[{n}], scores at these samples")
         node = edge.sum(0)
         scores.insert(0, edge)
-    _distributed.broadcast(scores, group)  # ranks on other processors round in other ways
     return scores
 
 
@@ -111,7 +118,7 @@ def prune(kan: KAN, x: Tensor, threshold: float, group: Any = "world") -> tuple[
         for layer in pruned.kan_layers:
             after = layer(after)
     _checks.finite(after, "outputs of the pruned network at these samples")
-    return pruned, change_between(before, after, len(scores))
+    return pruned, change_between(before, after, len(scores), output_weights(kan.kan_layers[-1]))
 
 
 def warn_of(pruned: KAN, moved: Change | None, stacklevel: int) -> None:
@@ -174,11 +181,12 @@ def _samples(kan: KAN, x: Tensor, group: Any, threshold: float = 0.0) -> Tensor:
     return samples
 
 
-def _check_parameters(layer: KANLinear, n: int) -> None:
+def check_parameters(layer: KANLinear, label: str) -> None:
+    """Raise ``ValueError`` unless all numbers of a layer, ``label`` in messages, are finite."""
     for name in ("base_weight", "spline_weight", "spline_scaler", "bias", "grid", "edge_mask"):
         values = getattr(layer, name)
         if values is not None:
-            _checks.finite(values, f"layers[{n}].{name}")
+            _checks.finite(values, f"{label}.{name}")
 
 
 def _check_network(kan: KAN) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from efficient_kan import _checks
+from efficient_kan import _checks, _sharding
 from efficient_kan.linear import KANLinear
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def to_pykan(kan: KAN, ckpt_path: str | None = None) -> Any:
         ImportError: if pykan, or a package that it needs and does not declare, is not installed.
         ValueError: if the base activation or the dtype has no counterpart in pykan.
     """
+    _checks.require(hasattr(kan, "kan_layers"), "kan", "a KAN", type(kan))
+    _sharding.require_writable(kan.kan_layers)
     try:
         from efficient_kan._pykan_model import Model
     except ImportError as error:
@@ -101,7 +103,6 @@ def to_pykan(kan: KAN, ckpt_path: str | None = None) -> Any:
 
     folder = ckpt_path is None or (isinstance(ckpt_path, (str, os.PathLike)) and str(ckpt_path) != "")
     _checks.require(folder, "ckpt_path", "the name of a folder, or None", ckpt_path)
-    _checks.require(hasattr(kan, "kan_layers"), "kan", "a KAN", type(kan))
     layers = kan.kan_layers
     dtype = layers[0].base_weight.dtype
     _checks.require(dtype in (torch.float32, torch.float64), "kan", "float32 or float64, whose knots pykan can hold", dtype)
@@ -164,12 +165,14 @@ def _warn_of_change(layer: KANLinear, twin: Any, bias: Tensor, name: str) -> Non
     x = torch.lerp(grid[:, 0], grid[:, -1], 1.1 * (steps % 1) - 0.05)
     edges = scale * coef2curve(x, grid, coefficients, twin.k) + base * twin.base_fun(x).unsqueeze(-1)
     expected = (mask * edges).sum(1) + offset
-    largest = float((ours(x) - expected).abs().max())
-    size = float(expected.abs().max())
+    # Of each output: that of a large one must not hide that a small one changes.
+    differences, sizes = (ours(x) - expected).abs().amax(0), expected.abs().amax(0)
+    output = int(torch.where(differences > 0, differences / sizes, differences).argmax())
+    largest, size = float(differences[output]), float(sizes[output])
     if not largest <= _PROBE_ROUNDING * size:
         repeated = bool((grid.diff(dim=1) <= 0).any())
         reason = "it has repeated knots, where pykan's bases are all zero" if repeated else "its numbers were rounded"
-        warnings.warn(f"{name} changes by up to {largest:.2g}, its outputs reaching {size:.2g}: {reason}", stacklevel=4)
+        warnings.warn(f"{name} changes by up to {largest:.2g}, an output that reaches {size:.2g}: {reason}", stacklevel=4)
 
 
 def _parameter(source: Tensor) -> nn.Parameter:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficient_kan import _checks
-from efficient_kan._computed import assign
+from efficient_kan import _checks, _sharding
+from efficient_kan._computed import assign, copied
 from efficient_kan.network import KAN
+from efficient_kan.shrinking import Shrunk
 
 if TYPE_CHECKING:
     from efficient_kan.penalties import Penalty
@@ -146,9 +147,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features of the last stage, all of them >= 0. Raises ValueError if `x` is no batch of images for it."""
-        # Tracing would turn the shapes into constants; another first module may take what it likes.
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if type(self.conv1) is nn.Conv2d and not tracing:
+        # Another first module may take what it likes.
+        if type(self.conv1) is nn.Conv2d and not _traced():
             self._check_images(x)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):
@@ -319,6 +319,7 @@ class ResNetKAN(nn.Module):
         The features are those of evaluation (running statistics, no dropout), whatever mode the network is in; it stays in that
         mode. ``margin`` and further ``options`` are those of :meth:`KAN.update_grid`. Raises ValueError without a KAN.
         """
+        _sharding.require_writable(self.head.kan.kan_layers, "head.net.layers[{}].")
         modes = {module: module.training for module in self.backbone.modules()}
         self.backbone.eval()
         try:
@@ -328,11 +329,26 @@ class ResNetKAN(nn.Module):
                 module.training = training
         self.head.update_grid(features, margin, **options)
 
+    def shrink(self) -> Shrunk[ResNetKAN]:
+        """A copy whose KAN has no cut-off nodes, see :meth:`KAN.shrink`; it takes all features, as the backbone gives them.
+
+        Raises ValueError without a KAN.
+        """
+        kan = self.head.kan
+        smaller, nodes = kan.shrink(inputs=False)
+        return Shrunk(cast("ResNetKAN", copied(self, {id(kan): smaller})), nodes)
+
     def _features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbone(x)
-        ok = isinstance(features, Tensor) and features.dim() == 2 and features.shape[1] == self.head.in_features
+        matrix = isinstance(features, Tensor) and features.dim() == 2
+        ok = matrix and (_traced() or features.shape[1] == self.head.in_features)
         _checks.require(ok, "backbone", f"features (B, {self.head.in_features})", getattr(features, "shape", type(features)))
         return features
+
+
+def _traced() -> bool:
+    """Whether TorchScript traces, which turns the shapes that Python looks at into constants, and warns of it."""
+    return torch._C._get_tracing_state() is not None
 
 
 # Keywords of torchvision's constructors -> what stands for them here.

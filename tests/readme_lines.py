@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cli, usage
+from benchmarks import cli
 from benchmarks.images.command import Network, Plan, settings_of
+from benchmarks.run import usage
 
 ROOT = Path(__file__).parent.parent
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -195,7 +196,7 @@ _KNOWN: dict[tuple[str, ...], Callable[[Sequence[str]], None]] = {
     ("python", "-m", "pip", "install"): _install,
     ("pip", "install"): _install,
     ("nox",): _nox,
-    ("python", "-m", "benchmarks.bars"): _bars,
+    ("python", "-m", "benchmarks.dev.bars"): _bars,
     ("python", "-m", "benchmarks"): _suite,
     ("python", "-m", "reference.environments"): _environments,
     ("git", "clone"): _cloned,

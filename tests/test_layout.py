@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("efficient_kan", {"reference", "benchmarks", "tests", "pandas", "matplotlib"}),
+        ("efficient_kan", {"reference", "benchmarks", "tests", "pandas"}),
         ("reference", {"benchmarks", "tests"}),
         ("benchmarks/report", {"torch", "kan", "efficient_kan"}),
     ],
@@ -41,6 +42,60 @@ def test_import_boundaries(folder: str, forbidden: set[str]) -> None:
     assert {str(file): imported(file) & forbidden for file in files if imported(file) & forbidden} == {}
 
 
+# The rooms of the benchmarks from the lowest to the highest: a module imports from its own layer and from those below. The
+# longest name that fits a module is its place, so single modules of a room may stand lower or higher than the room.
+LAYERS = (
+    ("benchmarks", "benchmarks.schema", "benchmarks.tasks", "benchmarks.analysis.stats"),
+    ("benchmarks.images.labels", "benchmarks.images.forecast", "benchmarks.study"),
+    ("benchmarks.kinds",),
+    ("benchmarks.presets", "benchmarks.measure"),
+    ("benchmarks.images",),
+    ("benchmarks.run",),
+    ("benchmarks.parallel", "benchmarks.gpu_run", "benchmarks.images.command"),
+    ("benchmarks.analysis",),
+    ("benchmarks.report",),
+    ("benchmarks.dev",),
+    ("benchmarks.cli", "benchmarks.__main__"),
+)
+UPWARD = {
+    # Whether a kind has precisions of products is the kind's to say, and a case checks its point when it is made.
+    ("benchmarks.schema.cases", "benchmarks.kinds"),
+}
+
+
+def _layer(module: str) -> int:
+    found = [(len(name), level) for level, names in enumerate(LAYERS) for name in names if f"{module}.".startswith(f"{name}.")]
+    return max(found)[1]
+
+
+def _modules_of_the_benchmarks() -> dict[str, Path]:
+    files = sorted((ROOT / "benchmarks").rglob("*.py"))
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def _imported_modules(path: Path, known: Collection[str]) -> set[str]:
+    """The modules of `known` that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            one_each = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= one_each & set(known) or {node.module}
+    return names & set(known)
+
+
+def test_the_rooms_of_the_benchmarks_import_one_way() -> None:
+    modules = _modules_of_the_benchmarks()
+    edges = {(name, target) for name, path in modules.items() for target in _imported_modules(path, modules)}
+    assert len(edges) > 100
+    assert sorted(edge for edge in edges - UPWARD if _layer(edge[0]) < _layer(edge[1])) == []
+
+
+def test_the_root_of_the_benchmarks_holds_the_command_line_alone() -> None:
+    assert {file.name for file in (ROOT / "benchmarks").glob("*.py")} == {"__init__.py", "__main__.py", "cli.py"}
+
+
 def test_compilers_are_imported_in_their_own_rooms_alone() -> None:
     room = ROOT / "efficient_kan" / "kernels" / "cpu"
     users = [f for f in (ROOT / "efficient_kan").rglob("*.py") if imported(f) & {"numba", "llvmlite"}]
@@ -48,9 +103,21 @@ def test_compilers_are_imported_in_their_own_rooms_alone() -> None:
     assert [str(f) for f in users if not f.is_relative_to(room)] == []
 
 
+def test_matplotlib_is_imported_by_the_drawings_alone() -> None:
+    users = {file.name for file in (ROOT / "efficient_kan").rglob("*.py") if "matplotlib" in imported(file)}
+    typed = {"network.py", "picture.py", "plot.py"}  # for annotations
+    assert users - typed == {"_drawing.py", "_panels.py"}
+
+
 @pytest.mark.parametrize(
     "module",
-    ["benchmarks.cli", "benchmarks.runner", "benchmarks.compare_text", "benchmarks.export", "benchmarks.parallel.node"],
+    [
+        "benchmarks.cli",
+        "benchmarks.run.runner",
+        "benchmarks.report.comparison",
+        "benchmarks.analysis.export",
+        "benchmarks.parallel.node",
+    ],
 )
 def test_parents_never_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'kan' in sys.modules)"
@@ -58,13 +125,14 @@ def test_parents_never_import_torch(module: str) -> None:
 
 
 def test_the_package_imports_without_its_optional_dependencies() -> None:
-    optional = ("kan", "numba", "triton", "pandas", "matplotlib", "scipy")
+    optional = ("kan", "numba", "triton", "pandas", "matplotlib", "scipy", "safetensors", "sklearn", "sympy")
     code = f"import sys, efficient_kan; sys.exit(any(name in sys.modules for name in {optional}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_public_names_are_frozen() -> None:
-    assert efficient_kan.__all__ == ["KAN", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "WeightL1"]
+    expected = ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
+    assert efficient_kan.__all__ == expected
     assert all(hasattr(efficient_kan, name) for name in efficient_kan.__all__)
 
 

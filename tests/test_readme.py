@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive
 from benchmarks.report.machines import folders
+from benchmarks.run import archive
 from tests.readme_lines import ROOT, blocks, check, commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

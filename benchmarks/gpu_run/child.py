@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from benchmarks.gpu_run.stages import CUT, Cut, Job
-from benchmarks.worker import die_with_parent
+from benchmarks.run.worker import die_with_parent
 
 
 def main(function: str, text: str) -> int:

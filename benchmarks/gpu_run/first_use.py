@@ -17,7 +17,7 @@ from itertools import product
 
 from benchmarks.gpu_run import files
 from benchmarks.gpu_run.stages import Job
-from benchmarks.sources import ROOT
+from benchmarks.schema.meaning import ROOT
 
 ORDERS = (3, 5, 4, 2, 1)  # the usual one first, then those that compile longest
 # Precision -> dtype of the weights, and how float32 numbers are multiplied.

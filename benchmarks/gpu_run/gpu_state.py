@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import nvml
+from benchmarks.schema import nvml
 
 
 def used(name: str) -> torch.device:

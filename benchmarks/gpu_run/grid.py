@@ -1,4 +1,4 @@
-"""The presets of a GPU as ordinary rows, by the ordinary runner: the centre first, so that a run that is cut has it.
+"""The presets of the run as ordinary rows, by the ordinary runner: the centre first, so that a run that is cut has it.
 
 The runner works in the scratch folder; rows and environments are added to the results as they come.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from benchmarks import presets, runner
-from benchmarks.cases import Case
+from benchmarks import presets
 from benchmarks.gpu_run import files
 from benchmarks.gpu_run.stages import Cut, Job
 from benchmarks.kinds import get_kind
 from benchmarks.presets import Preset
-from benchmarks.rows import Row
+from benchmarks.run import runner
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Row
 
-PRESETS = ("gpu", "gpu-precisions")
 _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 
 
@@ -33,11 +33,16 @@ def penalties(job: Job) -> None:
 def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
     """Measure the wanted cases of the presets. Raises `Cut` when the time is nearly over."""
     name, cases = declared(job)
-    cases = [case for case in cases if wanted(case)]
+    run(job, name, [case for case in cases if wanted(case)])
+
+
+def run(job: Job, name: str, cases: list[Case], on_row: Callable[[Row], object] = lambda row: None) -> None:
+    """Measure `cases` as those of the preset `name`; `on_row` gets each row too. Raises `Cut` when the time is nearly over."""
     folder = job.scratch / "rows"
     counts: Counter[str] = Counter()
 
-    def on_row(row: Row) -> None:
+    def add(row: Row) -> None:
+        on_row(row)
         if not counts:  # its environment is that of all of them
             files.append(job.raw / files.ENVIRONMENTS, (folder / "raw" / files.ENVIRONMENTS).read_text(encoding="utf-8"))
         files.append(job.raw / files.ROWS, row.model_dump_json() + "\n")
@@ -49,7 +54,7 @@ def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
             raise Cut(f"{len(cases) - counts.total()} cases were not begun")
 
     jobs = 2 if job.dry_run else 1
-    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=on_row)
+    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=add)
 
 
 def declared(job: Job) -> tuple[str, list[Case]]:
@@ -57,10 +62,10 @@ def declared(job: Job) -> tuple[str, list[Case]]:
 
     A dry run has cases of the same kinds and arms, small and few, under another name.
     """
-    chosen = [presets.load(name) for name in PRESETS]
+    chosen = [presets.load(name) for name in job.presets]
     if job.dry_run:
-        return f"{PRESETS[0]}-dry-run", ordered([_small(preset) for preset in chosen])
-    return PRESETS[0], ordered([presets.override(preset, device=job.device) for preset in chosen])
+        return f"{chosen[0].name}-dry-run", ordered([_small(preset) for preset in chosen])
+    return chosen[0].name, ordered([presets.override(preset, device=job.device) for preset in chosen])
 
 
 def _small(preset: Preset) -> Preset:

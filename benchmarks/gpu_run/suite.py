@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from benchmarks.gpu_run import files
 from benchmarks.gpu_run.stages import Job
-from benchmarks.sources import ROOT
+from benchmarks.schema.meaning import ROOT
 
 _FEW = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}  # there are workers enough
 _TESTS = ("tests/efficient_kan/test_gpu.py", "-m", "gpu")

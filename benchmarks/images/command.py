@@ -11,8 +11,8 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import usage
 from benchmarks.images.labels import Task
+from benchmarks.run import usage
 
 if TYPE_CHECKING:
     from benchmarks.images.metrics import Metrics
@@ -156,9 +156,9 @@ class Plan:
 
 def settings_of(data: Data, network: Network, plan: Plan) -> Settings:
     """Return the settings that these words mean. Raises ValueError if one is unknown or out of its range."""
-    from benchmarks.environment import resolve_device
     from benchmarks.images.offline import OFFLINE
     from benchmarks.images.settings import Settings
+    from benchmarks.schema.environment import resolve_device
 
     _check(data, network, plan, workable=data.data in OFFLINE)
     tiny = data.data in OFFLINE and data.data != "tissue"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Backbone, Case
-from benchmarks.images.records import HeadCost
 from benchmarks.measure import memory, speed, workload
+from benchmarks.schema.cases import Backbone, Case
+from benchmarks.schema.images import HeadCost
 from efficient_kan.resnet import Head, ResNet
 from reference.arm import get_arm
 

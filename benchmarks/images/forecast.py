@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.cases import Backbone, Case
+from benchmarks.schema.cases import Backbone, Case
 
 # Data set -> images, and side of an image where no size is set.
 _SETS = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.cases import Case
 from benchmarks.images import cost
 from benchmarks.images import study as images_study
-from benchmarks.rows import Outcome
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Outcome
 
 
 def head_cost(case: Case) -> Outcome:

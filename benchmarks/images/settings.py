@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from benchmarks.cases import Penalty, Record
 from benchmarks.images.labels import Task
 from benchmarks.images.offline import OFFLINE, offline
 from benchmarks.images.sets import ImageSet
 from benchmarks.images.trees import HyperKvasir, KvasirV2, OnProblems
-from benchmarks.wrong import wrong
+from benchmarks.schema.cases import Penalty, Record
+from benchmarks.schema.wrong import wrong
 
 HeadName = Literal["linear", "mlp", "kan"]
 NormalizeName = Literal["none", "layer", "tanh", "batch"]

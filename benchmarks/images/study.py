@@ -22,15 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks import sources
-from benchmarks.cases import Case, ImageStudy, Penalty
 from benchmarks.images import metrics
-from benchmarks.images.records import HeadRun, ImageResult
 from benchmarks.images.sets import ImageSet
 from benchmarks.images.settings import HeadName, Settings
 from benchmarks.images.training import PENALTIES, Training, follow_features, head
 from benchmarks.images.transforms import plain_batches
+from benchmarks.kinds import sources
 from benchmarks.kinds.images import FOLDERS
+from benchmarks.schema.cases import Case, ImageStudy, Penalty
+from benchmarks.schema.images import HeadRun, ImageResult
 from efficient_kan.resnet import Head
 from reference.arm import Unsupported
 

@@ -5,16 +5,18 @@ A kind of your own is registered by a plugin: `benchmarks.kinds.register(Kind(..
 
 from __future__ import annotations
 
-from benchmarks.cases import Case
-from benchmarks.kinds import frontier, head_cost, images, memory, penalty_cost, simulated, sparsity, speed
+from benchmarks.kinds import frontier, head_cost, images, memory, penalty_cost, simulated, sparsity, speed, tabular
 from benchmarks.kinds.kind import Kind as Kind
 from benchmarks.kinds.kind import Section as Section
+from benchmarks.schema.cases import Case
 
 # In the order in which a run measures them.
 _KINDS: dict[str, Kind] = {
-    module.KIND.name: module.KIND for module in (speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images)
+    module.KIND.name: module.KIND
+    for module in (speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular)
 }
 BUILT_IN = frozenset(_KINDS)
+STOPS_LARGER = ("oom", "killed", "timeout")
 
 
 def names() -> list[str]:
@@ -52,6 +54,16 @@ def register(kind: Kind) -> None:
     if kind.name in _KINDS:
         raise ValueError(f"kind: expected a new name, got {kind.name!r}, which is taken")
     _KINDS[kind.name] = kind
+
+
+def rules_out(smaller: Case, status: str, case: Case) -> bool:
+    """Whether `smaller`, which ended in `status`, shows that `case` is in vain.
+
+    Lack of memory rules out whatever asks for more. A time limit rules out only cases whose own is no longer.
+    """
+    if status not in STOPS_LARGER or not dominates(case, smaller):
+        return False
+    return status != "timeout" or case.timeout_s <= smaller.timeout_s
 
 
 def dominates(case: Case, smaller: Case) -> bool:

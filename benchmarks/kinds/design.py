@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from benchmarks.cases import Axis, Matmul, Point, Record
 from benchmarks.kinds.kind import Section
+from benchmarks.schema.cases import Axis, Matmul, Point, Record
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 S = TypeVar("S", bound=Record)
@@ -48,6 +48,14 @@ class Lines(Record):
     matmul: Matmuls = ()
 
 
+class Corners(Record):
+    """Values of which all combinations are corners; none: the ends of the line."""
+
+    batch: tuple[int, ...] = ()
+    width: tuple[int, ...] = ()
+    grid: tuple[int, ...] = ()
+
+
 class Named(Record):
     """A point of its own, such as a case that somebody published; memory is measured and simulated there."""
 
@@ -70,6 +78,7 @@ class Preset(Record):
     design: Literal["lines", "lines+corners", "lines+product", "product"] = "lines"
     centre: Centre
     lines: Lines = Lines()
+    corners: Corners = Field(default_factory=lambda: Corners(), description="where they are not the ends of the lines")
     named: tuple[Named, ...] = ()
     asked: dict[Axis, tuple[int, ...]] = Field(
         default_factory=dict, description="values named by the user: every kind that has the axis is measured at all of them"
@@ -96,11 +105,31 @@ Placed = tuple[Point, tuple[Axis, ...]]
 
 
 class AtPoints(Section):
-    """A section that is measured at all points for `arms`, for `centre_arms` at the centre, and if `named` at named points."""
+    """A section that is measured at all points for `arms`, for `centre_arms` at the centre.
+
+    `named` says at which of the named points too (true: all), and `named_arms` for which arms (none: all of them). Who asks for
+    sizes of his own gets none of the points that are listed.
+    """
 
     arms: tuple[str, ...]
     centre_arms: tuple[str, ...] = ()
-    named: bool = False
+    named: bool | tuple[str, ...] = False
+    named_arms: tuple[str, ...] = ()
+
+    def at_named(self, preset: Preset) -> Iterator[tuple[str, Point, str]]:
+        """The named points of the section, each with its arms.
+
+        Raises ValueError if it names a point that the preset lacks.
+        """
+        known = dict(named_points(preset))
+        chosen = self.named if isinstance(self.named, tuple) else tuple(known) if self.named else ()
+        if preset.asked and self.named is not True:
+            return
+        if unknown := [name for name in chosen if name not in known]:
+            raise ValueError(f"named: expected names of [[named]] points ({', '.join(known) or 'none'}), got {unknown[0]!r}")
+        for name in chosen:
+            for arm in dict.fromkeys(self.named_arms or (*self.arms, *self.centre_arms)):
+                yield name, known[name], arm
 
 
 def points(preset: Preset) -> Iterator[Placed]:
@@ -129,7 +158,8 @@ def points(preset: Preset) -> Iterator[Placed]:
                 yield point_at(preset.centre, at | {axis: value}), (axis,)
     sizes: tuple[Axis, ...] = ("batch", "width", "grid")
     if preset.design == "lines+corners":
-        for corner in product(*(sorted({values[axis][0], values[axis][-1]}) for axis in sizes)):
+        ends = [sorted({*getattr(preset.corners, axis)} or {values[axis][0], values[axis][-1]}) for axis in sizes]
+        for corner in product(*ends):
             yield point_at(preset.centre, at | dict(zip(sizes, corner, strict=True))), ()
     if preset.design == "lines+product":
         for combination in product(*(values[axis] for axis in sizes)):

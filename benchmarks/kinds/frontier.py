@@ -7,11 +7,10 @@ from itertools import product
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Case
-from benchmarks.kinds import simulated
+from benchmarks.kinds import predict, simulated
 from benchmarks.kinds.design import Preset, asked_points
 from benchmarks.kinds.kind import SIZES, Kind, Section, of_one_arm
+from benchmarks.schema.cases import Case
 
 _PEAKS_PER_CAPACITY = 6  # that a search asks for
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Axis, Backbone, Case, Point
 from benchmarks.images import forecast
+from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, along
 from benchmarks.kinds.kind import SIZES, Kind, Section
+from benchmarks.schema.cases import Axis, Backbone, Case, Point
 
 _HEAD_FIELDS: Mapping[Axis, str] = {"batch": "batch", "grid": "grid", "order": "spline_order"}
 

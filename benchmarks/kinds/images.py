@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Axis, Backbone, Case, ImageStudy, Penalty, Point
 from benchmarks.images import forecast
 from benchmarks.images.labels import KVASIR_V2, task_classes
+from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, along
 from benchmarks.kinds.kind import Kind, Section
+from benchmarks.schema.cases import Axis, Backbone, Case, ImageStudy, Penalty, Point
 
 Head = Literal["linear", "mlp", "kan"]
 Preparation = Literal["none", "layer", "tanh", "batch", "update_grid"]

@@ -11,7 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.cases import Axis, Case, Record
+from pydantic import Field
+
+from benchmarks.schema.cases import Axis, Case, Record
 
 if TYPE_CHECKING:
     from benchmarks.kinds.design import Preset
@@ -20,13 +22,21 @@ if TYPE_CHECKING:
 class Section(Record):
     """Base of what a preset declares for a kind."""
 
-    def override(self, *, processes: int | None, width: Sequence[int] | None) -> Self:
+    patience: float = Field(
+        default=0.0,
+        ge=0,
+        description="a case may take as many times its predicted time, up to an hour, where that is more than `timeout_s`",
+    )
+
+    def override(self, *, processes: int | None, width: Sequence[int] | None, device: str | None = None) -> Self:
         """Return the section as the command line changes it. Values that it does not have change nothing."""
         changed: dict[str, object] = {}
         if processes is not None and "processes" in type(self).model_fields:
             changed["processes"] = processes
         if width is not None and "widths" in type(self).model_fields:
             changed["widths"] = tuple(dict.fromkeys(width))
+        if device is not None and "device" in type(self).model_fields:
+            changed["device"] = "centre"  # which the device is of
         return self.model_copy(update=changed)
 
     def everywhere(self, arms: Collection[str]) -> Self:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Case, Mode
-from benchmarks.kinds.design import AtPoints, Preset, measured, named_points
+from benchmarks.kinds import predict
+from benchmarks.kinds.design import AtPoints, Preset, measured
 from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.schema.cases import Case, Mode
 
-_WATCHED = 40  # times as long: pykan's loop over edges, an operator at a time, with every allocation and operator recorded
+_CALLS = 6  # that a case makes of each mode: unwatched, while the resident set is watched, and recorded
 
 
 class Memory(AtPoints):
@@ -27,16 +26,14 @@ def cases(preset: Preset, memory: Memory) -> Iterator[Case]:
     shared = memory.model_dump(include={"modes", "timeout_s"}) | {"kind": "memory", "seed": preset.centre.seed}
     for point, arm, axes in measured(preset, memory):
         yield Case(arm=arm, point=point, axes=axes, **shared)
-    for name, point in named_points(preset) if memory.named else ():
-        for arm in dict.fromkeys((*memory.arms, *memory.centre_arms)):
-            yield Case(arm=arm, point=point, name=name, **shared)
+    for name, point, arm in memory.at_named(preset):
+        yield Case(arm=arm, point=point, name=name, **shared)
 
 
 def seconds(case: Case) -> float:
     """Return the predicted time: a call is watched in several ways."""
-    edges = sum(i * o for i, o in pairwise(case.point.layers))
-    watched = 10 * predict.step_seconds(case.arm, case) + _WATCHED * predict.edge_seconds(case.arm) * edges
-    return sum(0.2 + watched * predict.SHARE[mode] for mode in case.modes)
+    step = _CALLS * predict.step_seconds(case.arm, case) + 2 * predict.WATCHED_S * predict.operators(case.arm, case)
+    return sum(0.2 + step * predict.SHARE[mode] for mode in case.modes)
 
 
 KIND = Kind(

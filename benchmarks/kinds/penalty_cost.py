@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from benchmarks import predict
-from benchmarks.cases import Case, Penalty, Point
-from benchmarks.kinds import timing
+from benchmarks.kinds import predict, timing
 from benchmarks.kinds.design import Preset, asked_points
 from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.schema.cases import Case, Penalty, Point
 
 
 class PenaltyCost(timing.Timing):

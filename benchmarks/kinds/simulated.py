@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import predict
-from benchmarks.cases import Case
-from benchmarks.kinds.design import Preset, measured, named_points
+from benchmarks.kinds import predict
+from benchmarks.kinds.design import Preset, measured
 from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
 from benchmarks.kinds.memory import Memory
+from benchmarks.schema.cases import Case
 
 SOURCES = tuple(f"benchmarks.measure.{name}" for name in ("peaks", "simulate", "meta", "shortcuts", "live"))
 LACKING = {"processes": "measures each cell in one process", "matmul": "computes float32 products in float32"}
@@ -23,7 +23,7 @@ class Simulated(Memory):
     The lines are simulated as on their own device, to stand beside what is measured there, the named points as on a GPU.
     """
 
-    named: bool = True
+    named: bool | tuple[str, ...] = True
 
 
 def cases(preset: Preset, simulated: Simulated) -> Iterator[Case]:
@@ -32,9 +32,8 @@ def cases(preset: Preset, simulated: Simulated) -> Iterator[Case]:
     own = _ON_CUDA if preset.centre.device.startswith("cuda") else {}
     for point, arm, axes in measured(preset, simulated):
         yield Case(arm=arm, point=point, axes=axes, **shared | own)
-    for name, point in named_points(preset) if simulated.named else ():
-        for arm in dict.fromkeys((*simulated.arms, *simulated.centre_arms)):
-            yield Case(arm=arm, point=point, name=name, **shared | _ON_CUDA)
+    for name, point, arm in simulated.at_named(preset):
+        yield Case(arm=arm, point=point, name=name, **shared | _ON_CUDA)
 
 
 def of_policy(case: Case, _: str) -> tuple[object, ...]:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from benchmarks import predict
-from benchmarks.cases import Case, Mode
-from benchmarks.kinds import timing
-from benchmarks.kinds.design import AtPoints, Preset, measured, named_points, place_of, point_at
+from benchmarks.kinds import predict, timing
+from benchmarks.kinds.design import AtPoints, Preset, measured, place_of, point_at
 from benchmarks.kinds.kind import SIZES, Kind, at_least
+from benchmarks.schema.cases import Case, Mode
 
 
 class Speed(timing.Timing, AtPoints):
@@ -28,10 +27,9 @@ def cases(preset: Preset, speed: Speed) -> Iterator[Case]:
     for process in range(speed.processes):
         for point, arm, axes in measured(preset, speed):
             modes = (speed.centre_modes if point == centre else ()) or speed.modes
-            yield Case(arm=arm, point=point, axes=axes, process=process, **shared | {"modes": modes})
-        for name, point in named_points(preset) if speed.named else ():
-            for arm in speed.arms:
-                yield Case(arm=arm, point=point, name=name, process=process, **shared)
+            yield from speed.effort(Case(arm=arm, point=point, axes=axes, process=process, **shared | {"modes": modes}))
+        for name, point, arm in speed.at_named(preset):
+            yield from speed.effort(Case(arm=arm, point=point, name=name, process=process, **shared))
 
 
 def dominates(case: Case, smaller: Case) -> bool:

@@ -6,11 +6,11 @@ import importlib
 
 import torch
 
-from benchmarks.cases import Case
 from benchmarks.kinds import get_kind
 from benchmarks.kinds.kind import resolved
 from benchmarks.measure import gate
-from benchmarks.rows import Outcome
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Outcome
 from efficient_kan import kernels
 from reference.arm import get_arm
 

@@ -38,11 +38,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Matmul, Penalty, Point
+from benchmarks.kinds.sources import text_hash
 from benchmarks.measure.precision import UNIT, products
 from benchmarks.measure.workload import Data
-from benchmarks.rows import Gate, GateError
-from benchmarks.sources import text_hash
+from benchmarks.schema.cases import Matmul, Penalty, Point
+from benchmarks.schema.rows import Gate, GateError
 from efficient_kan import KAN, knots
 from reference.arm import Arm, get_arm
 

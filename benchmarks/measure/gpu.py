@@ -12,9 +12,9 @@ from typing import Self
 
 import torch
 
-from benchmarks import nvml
 from benchmarks.measure.workload import Data
-from benchmarks.rows import GpuReading, GpuTiming
+from benchmarks.schema import nvml
+from benchmarks.schema.rows import GpuReading, GpuTiming
 
 _SHARE = 8  # copies may take one part in so many of the free memory
 _ALIGNED = 512  # bytes, as the allocator hands them out: kernels read aligned rows in another way

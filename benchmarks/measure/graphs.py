@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.measure.speed import Clock
 from benchmarks.measure.workload import TrainingStep
-from benchmarks.rows import SpeedSeries
+from benchmarks.schema.rows import SpeedSeries
 
 Call = Callable[[], None]
 _BLOCKS = 2  # replays vary little

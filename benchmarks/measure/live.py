@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 
@@ -73,6 +74,21 @@ class LiveStorages(TorchDispatchMode):
         finally:
             self._paused = former
 
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Look at no operator for a while, which costs pykan's loops more than they take themselves.
+
+        The storages of all new tensors that Python holds at the end count. What a graph alone holds is not found: the block
+        must leave none.
+        """
+        foreign = [one for one in map(Tensor.untyped_storage, _held_by_python()) if one._cdata not in self._sizes]
+        with _disable_current_modes():
+            yield
+        known = {storage._cdata for storage in foreign}
+        for tensor in _held_by_python():
+            if tensor.untyped_storage()._cdata not in known:
+                self._count(tensor)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then count what it gave out."""
         result = func(*args, **(kwargs or {}))
@@ -100,6 +116,13 @@ class LiveStorages(TorchDispatchMode):
     def _forget(self, key: int, _: object) -> None:
         self.bytes -= self._sizes.pop(key)
         del self._watched[key]
+
+
+def _held_by_python() -> list[Tensor]:
+    """The dense tensors that Python objects refer to."""
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+    return [one for one in tensors if one.layout == torch.strided and not one.is_meta]
 
 
 def tensors_of(module: torch.nn.Module) -> list[Tensor]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
 from torch._C._profiler import RecordScope, _EventType
 
-from benchmarks.cases import Mode
+from benchmarks.schema.cases import Mode
 
 _WINDOW = "benchmarks.window."
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.cases import Policy
 from benchmarks.measure.live import LiveStorages, promoted_copies
+from benchmarks.schema.cases import Policy
 
 # Sizes, strides and dtypes of the results, and whether they come as one tensor, by operator and signature; None: not to reuse.
 _Made = tuple[type | None, tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]] | None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import gc
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from benchmarks.cases import Case, Mode
 from benchmarks.measure import frontier, memory, simulate, workload
 from benchmarks.measure.live import LiveStorages
-from benchmarks.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
+from benchmarks.schema.cases import Case, Mode
+from benchmarks.schema.rows import FrontierPoint, MemorySeries, Outcome, SimulatedSeries
 from efficient_kan import KAN
 from reference.arm import Arm, get_arm
 
@@ -20,11 +21,12 @@ from reference.arm import Arm, get_arm
 class _Live:
     """All that is live when the measured call starts: data, network, optimiser state and what the arm keeps between calls."""
 
-    def __init__(self, arm: Arm, case: Case, mode: Mode, source: KAN) -> None:
+    def __init__(self, arm: Arm, case: Case, mode: Mode, source: KAN, storages: LiveStorages | None = None) -> None:
         self.data = workload.data(case.point, case.seed)
         self.module: nn.Module = arm.build(source)
         self.call = workload.call(arm, self.module, self.data, mode, case.penalty, matmul=case.point.matmul)
-        self.call()  # creates the optimiser's state
+        with storages.unwatched() if storages and mode != "forward" else nullcontext():  # which leaves its graph
+            self.call()  # creates the optimiser's state
         for parameter in self.module.parameters():
             parameter.grad = None
 
@@ -123,8 +125,9 @@ def _cuda_memory(arm: Arm, case: Case) -> tuple[int, tuple[MemorySeries, ...]]:
     return count, tuple(series)
 
 
-# The profiler keeps about a kilobyte for each allocation: of a call with more operators, gigabytes for megabytes of tensors.
-_RECORDED_OPERATORS = 500_000
+# The profiler keeps about a kilobyte for each allocation: for a call with more operators, gigabytes for megabytes of tensors,
+# and reading them takes longer than looking at each operator.
+_RECORDED_OPERATORS = 200_000
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def _live_storages(arm: Arm, case: Case, mode: Mode, source: list[KAN]) -> _Watc
     The list is emptied, so that the network dies once it is copied: what the builder saw of it would count as alive.
     """
     with LiveStorages() as storages:
-        alive = _Live(arm, case, mode, source.pop())
+        alive = _Live(arm, case, mode, source.pop(), storages)
         gc.collect()
         storages.reset_peak()
         alive.call()

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from benchmarks.cases import Matmul, Point
+from benchmarks.schema.cases import Matmul, Point
 from reference.arm import Unsupported
 
 UNIT: dict[Matmul, float] = {"ieee": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8}

@@ -22,11 +22,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Mode, Penalty, Point, Policy
 from benchmarks.measure import shortcuts, workload
 from benchmarks.measure.live import tensors_of
 from benchmarks.measure.memory import Peak
 from benchmarks.measure.meta import MetaStorages
+from benchmarks.schema.cases import Mode, Penalty, Point, Policy
 from efficient_kan import KAN, KANLinear
 from efficient_kan._device import meta_stands_for
 from reference.arm import Arm, Unsupported

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 
-from benchmarks.cases import Mode
-from benchmarks.rows import SpeedSeries
+from benchmarks.schema.cases import Mode
+from benchmarks.schema.rows import SpeedSeries
 
 Call = Callable[[], None]
 _LONG_NS = 20_000_000  # a call of this length is not changed by the caches that the other side left

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from benchmarks.cases import Case, Mode
 from benchmarks.measure import gate, gpu, graphs, speed, workload
-from benchmarks.rows import Outcome, SpeedSeries
+from benchmarks.schema.cases import Case, Mode
+from benchmarks.schema.rows import Outcome, SpeedSeries
 from reference.arm import Arm, get_arm
 
 

@@ -11,8 +11,8 @@ from itertools import cycle
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Matmul, Mode, Penalty, Point
 from benchmarks.measure.precision import products
+from benchmarks.schema.cases import Matmul, Mode, Penalty, Point
 from efficient_kan import KAN, KANLinear
 from reference.arm import Arm
 

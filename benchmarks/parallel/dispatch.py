@@ -13,15 +13,16 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from benchmarks import archive, environment, merge
-from benchmarks.cases import Case, case_key
+from benchmarks.kinds.sources import source_hash, versions
 from benchmarks.parallel.options import Dask, Slurm
 from benchmarks.parallel.order import ENDED, Ended, Order, orders
-from benchmarks.parts import Part
-from benchmarks.rows import FINAL, Environment, Row, Status
-from benchmarks.selection import Selected, Selection
-from benchmarks.sources import source_hash, versions
-from benchmarks.store import Store
+from benchmarks.run import archive, merge
+from benchmarks.run.parts import Part
+from benchmarks.run.selection import Selected, Selection
+from benchmarks.run.store import Store
+from benchmarks.schema import environment
+from benchmarks.schema.cases import Case, case_key
+from benchmarks.schema.rows import FINAL, Environment, Row, Status
 from reference.arm import get_arm
 
 _POLL_S = 1.0
@@ -85,7 +86,7 @@ def run(
 ) -> Dispatched:
     """Measure what is selected in parts, as `options` say, and merge it into `out`; `on_end` is told of each job that ended.
 
-    Raises `benchmarks.store.Locked` if a run writes to `out`, ValueError if the queue is not there or refuses, or a case needs
+    Raises `store.Locked` if a run writes to `out`, ValueError if the queue is not there or refuses, or a case needs
     more cores than a job has.
     """
     needed = max((case.point.threads for case in selected.cases), default=1)

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import environment, limits, merge, runner, usage
-from benchmarks.interrupt import Terminated, heeding_sigterm
 from benchmarks.parallel.order import CLAIM, ENDED, Ended, Order
-from benchmarks.rows import Row
-from benchmarks.sources import ROOT
-from benchmarks.store import Locked, Unwritable
-from benchmarks.worker import die_with_parent
+from benchmarks.run import limits, merge, runner, usage
+from benchmarks.run.interrupt import Terminated, heeding_sigterm
+from benchmarks.run.store import Locked, Unwritable
+from benchmarks.run.worker import die_with_parent
+from benchmarks.schema import environment
+from benchmarks.schema.meaning import ROOT
+from benchmarks.schema.rows import Row
 
 LOG, ORDER = "log.txt", "order.json"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from benchmarks.cases import Record
-from benchmarks.wrong import wrong
+from benchmarks.schema.cases import Record
+from benchmarks.schema.wrong import wrong
 
 
 class Shared(Record):

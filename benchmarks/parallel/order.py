@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, limits, parts, presets
-from benchmarks.cases import Case, Record
-from benchmarks.merge import PARTS
-from benchmarks.selection import Selected, Selection
-from benchmarks.sources import source_hash
+from benchmarks import presets
+from benchmarks.kinds.sources import source_hash
+from benchmarks.run import limits, parts
+from benchmarks.run.merge import PARTS
+from benchmarks.run.selection import Selected, Selection
+from benchmarks.schema import environment
+from benchmarks.schema.cases import Case, Record
 
 _TRAVEL_AS_TEXT = ("preset", "plugin", "part")
 CLAIM, ENDED = "claimed", "ended.json"

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.parallel.node import measure
 from benchmarks.parallel.options import Slurm
-from benchmarks.sources import ROOT
+from benchmarks.schema.meaning import ROOT
 
 _ALIVE = {
     *("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"),

@@ -1,10 +1,11 @@
 """Declared experiments: a TOML file becomes a list of cases.
 
 Every preset has a centre point and values along five axes: batch, width, grid size, spline order and depth. Its points are the
-lines through the centre (`design = "lines"`), these and the corners of batch, width and grid size (`"lines+corners"`), these
-and all combinations of batch, width and grid size (`"lines+product"`), or all combinations of all axes (`"product"`). `arms`
-are measured at all points, `centre_arms` at the centre only. Time and memory are measured in every precision of products that
-the centre's `matmul` names at all points, in those of the lines' `matmul` at the centre only.
+lines through the centre (`design = "lines"`), these and the corners of batch, width and grid size (`"lines+corners"`: the ends
+of the lines, or what `[corners]` says), these and all combinations of batch, width and grid size (`"lines+product"`), or all
+combinations of all axes (`"product"`). `arms` are measured at all points, `centre_arms` at the centre only. Time and memory are
+measured in every precision of products that the centre's `matmul` names at all points, in those of the lines' `matmul` at the
+centre only.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError, create_model
 
 from benchmarks import kinds
-from benchmarks.cases import Axis, Case, Matmul
-from benchmarks.environment import resolve_device
 from benchmarks.kinds import Section
-from benchmarks.kinds.design import CENTRE, Centre, Lines, place_of, point_at
+from benchmarks.kinds.design import CENTRE, Centre, Corners, Lines, place_of, point_at
 from benchmarks.kinds.design import Preset as Preset
-from benchmarks.wrong import wrong
+from benchmarks.schema.cases import Axis, Case, Matmul
+from benchmarks.schema.environment import resolve_device
+from benchmarks.schema.wrong import wrong
 
 FOLDER = Path(__file__).parent
+_LONGEST_S = 3600.0  # what patience ends at
 
 
 def schema() -> type[Preset]:
@@ -88,7 +90,7 @@ def override(
     Raises ValueError if a value is not positive, `device` is neither auto, cpu nor cuda, with or without a number, or `matmul`
     is no precision that products of this dtype, on this device, are computed in.
     """
-    centre, lines = preset.centre.model_dump(), preset.lines.model_dump()
+    centre, lines, corners = preset.centre.model_dump(), preset.lines.model_dump(), preset.corners.model_dump()
     given: dict[Axis, Sequence[int] | None] = {"batch": batch, "width": width, "grid": grid, "order": order, "depth": depth}
     for axis, values in given.items():
         if values is None:
@@ -96,6 +98,7 @@ def override(
         if not values or min(values) < 1:
             raise ValueError(f"{axis}: expected positive whole numbers, got {', '.join(map(str, values)) or 'none'}")
         lines[axis] = tuple(values)
+        corners |= {axis: ()} if axis in corners else {}
         if centre[CENTRE[axis]] not in values:
             centre[CENTRE[axis]] = sorted(values)[len(values) // 2]
     for name, number in (("threads", threads), ("processes", processes)):
@@ -111,8 +114,15 @@ def override(
     elif centre["dtype"] == "float64":
         centre["matmul"], lines["matmul"] = ("ieee",), ()  # the dtype was asked for, the preset's precisions were not
     asked = {axis: tuple(dict.fromkeys(values)) for axis, values in given.items() if values is not None}
-    changed = {"centre": Centre(**centre), "lines": Lines(**lines), "asked": preset.asked | asked}
-    return _with_sections(preset.model_copy(update=changed), lambda section: section.override(processes=processes, width=width))
+    changed = {
+        "centre": Centre(**centre),
+        "lines": Lines(**lines),
+        "corners": Corners(**corners),
+        "asked": preset.asked | asked,
+    }
+    return _with_sections(
+        preset.model_copy(update=changed), lambda section: section.override(processes=processes, width=width, device=device)
+    )
 
 
 def _with_sections(preset: Preset, change: Callable[[Section], Section]) -> Preset:
@@ -176,9 +186,15 @@ def _in_precisions(preset: Preset, case: Case) -> Iterator[Case]:
 def _cases(preset: Preset) -> Iterator[Case]:
     """Each kind's own cases first: what a section of another kind adds to them is often there already."""
     sections = [(kind, section) for kind in kinds.every() for section in preset.sections(kind.name)]
-    made = [(kind.name, case) for kind, section in sections for case in kind.cases(preset, section)]
+    made = [(kind.name, _given_time(case, section)) for kind, section in sections for case in kind.cases(preset, section)]
     yield from (case for name, case in made if case.kind == name)
     yield from (case for name, case in made if case.kind != name)
+
+
+def _given_time(case: Case, section: Section) -> Case:
+    """Return `case` with a time limit that follows its predicted time, where its section asks for that."""
+    follows = min(_LONGEST_S, section.patience * kinds.get_kind(case.kind).seconds(case))
+    return case.model_copy(update={"timeout_s": max(case.timeout_s, round(follows, 1))})
 
 
 def _order(case: Case) -> tuple[object, ...]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import kinds
+from benchmarks.analysis import data as stored
 from benchmarks.kinds.kind import resolved
-from benchmarks.report import data as stored
 from benchmarks.report import figures, findings, gpu, html, machines, page, provenance, reproducibility, sparsity, tables
 from benchmarks.report.ids import table_id
 

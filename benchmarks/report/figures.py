@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import kinds
+from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, Line, families, slug, with_baseline
 from benchmarks.kinds.kind import resolved
-from benchmarks.report import capacity, images, penalties, scaling, sparsity_figures, style, tables
+from benchmarks.report import capacity, images, penalties, scaling, sparsity_axes, sparsity_figures, style, tables
 from benchmarks.report.cells import code
-from benchmarks.report.data import AXES, POINT, Data, Line, families, slug, with_baseline
 from benchmarks.report.ids import table_id
 from benchmarks.report.sparsity import Study
 
@@ -149,7 +149,7 @@ def resident_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
     if frame.empty:
         return
     frame = frame[(frame["mode"] == "step") & (frame["penalty"] == "none")]
-    frame = frame[(frame["arm"] == tables.BASELINE) | frame["arm"].str.startswith("pykan")]
+    frame = frame[(frame["arm"] == BASELINE) | frame["arm"].str.startswith("pykan")]
     for setting, part in frame.groupby("setting", sort=True):
         arms = part.groupby(POINT)["arm"].transform("nunique")
         size = part["batch"] * part["width"] * part["width"] * part["depth"]
@@ -308,8 +308,12 @@ def _parameters(drawn: pd.DataFrame) -> str:
     return f"Parameters of the heads: {named}."
 
 
-def study_figures(_: object, studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
-    """The figures of each study."""
+def study_figures(data: Data, studies: Sequence[Study], folder: Path) -> Iterator[Entry]:
+    """The effect over the axes first, then the figures of each study."""
+    for stem, figure, drawn, caption, base in sparsity_axes.figures(data):
+        name = f"{stem}-{slug(base)}"
+        style.save(figure, drawn, folder, name)
+        yield Entry("sparsity", name, f"{caption} Setting: {base}.")
     for study in studies:
         for stem, figure, drawn, caption in sparsity_figures.draw_all(study):
             name = f"{stem}-{slug(study.setting)}"

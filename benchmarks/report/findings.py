@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from benchmarks.analysis.data import BASELINE, POINT, Data
 from benchmarks.report import sparsity
 from benchmarks.report.cells import code, number
-from benchmarks.report.data import POINT, Data
 from benchmarks.report.ids import table_id
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES
-from benchmarks.report.tables import BASELINE, Table
+from benchmarks.report.tables import Table
 
 _VERDICTS = ("slower", "within noise", "faster")
 
@@ -159,12 +159,17 @@ def _job(table: Table) -> Iterator[str]:
         "Does L1 on the weights do the job of L1 on the samples? Test error at equal numbers of edges, against that with L1 on "
         f"the samples{of}. {_table(table.name)}"
     ]
-    for record, effect in zip(frame[main].to_dict("records"), sparsity.percent(frame[main]), strict=True):
-        counts = "" if pd.isna(record["tasks"]) else f" (tasks × seeds: {record['tasks']:.0f} × {record['seeds']:.0f})"
+    shown = frame[main]
+    effects = zip(sparsity.percent(shown), sparsity.percent(shown, "tasks_low", "tasks_high"), strict=True)
+    for record, (effect, over) in zip(shown.to_dict("records"), effects, strict=True):
+        if pd.isna(record["tasks"]):
+            lines.append(f"{record['family']}: **{record['verdict']}**")
+            continue
         beside = record["reference_against_none"]
         lines.append(
-            f"{record['family']}: **{record['verdict']}**"
-            + (f", {effect}{counts}" if counts else "")
+            f"{record['family']} ({'confirmatory' if record['confirmatory'] else 'exploratory'}): **{record['verdict']}** on "
+            f"these tasks, {effect}; **{record['verdict_tasks']}** for tasks like these, {over.partition('(')[2][:-1]} % "
+            f"(tasks × seeds: {record['tasks']:.0f} × {record['seeds']:.0f})"
             + (f"; L1 on the samples against no penalty: {beside}" if beside != "–" else "")
         )
     yield "\n  - ".join(lines)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.data import slug
 from benchmarks.report import gpu_figure, style
 from benchmarks.report.cells import View, code, number, numbers, scientific
-from benchmarks.report.data import slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.tables import Origin, Table
 

@@ -15,7 +15,7 @@ import matplotlib as mpl
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from benchmarks.report.data import Data, machines
+from benchmarks.analysis.data import Data, machines
 from benchmarks.report.provenance import Source
 from benchmarks.report.sparsity import Study
 from benchmarks.report.style import looks

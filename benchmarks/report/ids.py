@@ -25,6 +25,7 @@ FIGURES: Mapping[str, int] = {
     "images": 15,
     "sparsity_trade_off_plain": 16,
     "gpu_kernels": 17,
+    "sparsity_axes": 30,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
@@ -53,8 +54,22 @@ TABLES: Mapping[str, tuple[int, str]] = {
     ),
     "sparsity_cross_check": (19, "pykan itself against this package's form of its penalty."),
     "sparsity_declared": (20, "The tasks of the study, as declared."),
+    "sparsity_rates": (
+        30,
+        "What sparsity is wanted for, as rates of networks with 95 % Wilson intervals: the exact structure, the exact formula "
+        "by each fitter, all irrelevant inputs cut off, the declared errors at the true size.",
+    ),
+    "sparsity_axes": (
+        31,
+        "Where the verdict turns: L1 on the weights against that on the samples along each axis (*: centre).",
+    ),
     "images": (12, "Heads on images: held-out scores over seeds, beside the published ones of HyperKvasir."),
     "published": (13, "Published baselines of HyperKvasir's 23 classes."),
+    "tabular": (
+        26,
+        "Estimators on data sets that ship with scikit-learn, under one nested cross-validation: mean score (R squared or "
+        "accuracy) and loss (mean squared error over the variance, or log loss) on outer folds.",
+    ),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),
     "gpu_stages": (21, "The stages of the run on the GPU and how each of them ended."),
     "gpu_ceilings": (22, "What was measured of the GPU itself: the ceilings that shares refer to."),

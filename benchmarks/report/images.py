@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from benchmarks.analysis.data import Data, newest_lines
+from benchmarks.analysis.stats import paired_ratio
 from benchmarks.report.cells import code, number, numbers, parts_of
-from benchmarks.report.data import Data, newest_lines
 from benchmarks.report.style import BLUE, GREY, VERMILION, WIDTH_INCHES, Look
 from benchmarks.report.tables import Table
-from benchmarks.stats import paired_ratio
 
 HEADS = {"linear": Look(GREY, ">"), "mlp": Look(VERMILION, "s"), "kan": Look(BLUE, "o")}
 _GROUP = ["setting", "data", "task", "fold", "scope", "backbone", "head", "preparation", "penalty", "strength"]

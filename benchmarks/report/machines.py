@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.archive import holds_rows
-from benchmarks.merge import PARTS
-from benchmarks.report import data
+from benchmarks.analysis import data
 from benchmarks.report.cells import markdown
 from benchmarks.report.html import Part
 from benchmarks.report.provenance import Source
+from benchmarks.run.archive import holds_rows
+from benchmarks.run.merge import PARTS
 
 _NOT_RESULTS = ("smoke", "micro")  # what trial runs write beside the reports
 _SHOWN = ("time_ratio", "memory", "sparsity_effects")  # of these kinds the first figure is on the page

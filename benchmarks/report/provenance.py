@@ -12,11 +12,11 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmarks.report.data import POINT, Data, centre, slug
+from benchmarks.analysis.data import BASELINE, POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_id
-from benchmarks.report.tables import BASELINE, Origin, Table
-from benchmarks.rows import SCHEMA_VERSION, Row
+from benchmarks.report.tables import Origin, Table
+from benchmarks.schema.rows import SCHEMA_VERSION, Row
 
 # Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
 _GROUPED = {
@@ -191,7 +191,7 @@ def _of_the_study(data: Data, name: str) -> pd.DataFrame:
     """The networks that a figure or table of the study is made of: this package's in its setting, in a cross-check all."""
     frame = data.sparsity[data.sparsity["status"] != "unsupported"]
     kind, _, setting = name.partition("-")
-    if setting:
+    if setting and kind != "sparsity_axes":  # which is of all settings on lines through one
         frame = frame[frame["setting"].map(slug) == setting]
     return frame if kind == "sparsity_cross_check" else frame[frame["arm"] == BASELINE]
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from benchmarks import kinds
-from benchmarks.cases import Case, Point
+from benchmarks.analysis.data import AXES, BASELINE, Data, package_versions
 from benchmarks.report.cells import code, markdown, number
-from benchmarks.report.data import AXES, Data, package_versions
 from benchmarks.report.provenance import Source, rows_hash
-from benchmarks.report.tables import BASELINE
-from benchmarks.rows import SCHEMA_VERSION, Environment, Row
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import SCHEMA_VERSION, Environment, Row
 
 
 def reproducibility(data: Data, sources: Iterable[Source]) -> str:
@@ -177,9 +176,9 @@ def _statistics(data: Data) -> str:
     if not data.sparsity.empty:
         seeds = data.sparsity["seed"].nunique()
         lines.append(
-            f"Sparsity study: interquartile means over {seeds} seeds, and over the tasks of a family, with 95 % percentile "
-            "intervals from a bootstrap stratified by task; p-values from sign flips, corrected by Holm's method. The rule "
-            "that makes verdicts of them is benchmarks/study/RULE.md."
+            f"Sparsity study, up to {seeds} seeds: means over the tasks of a family of means over seeds. Student's intervals "
+            "and p-values of the same statistic, over seeds with tasks fixed and over tasks; rates with Wilson's intervals. "
+            "The rule that makes verdicts of them is benchmarks/study/RULE.md."
         )
     return _list(lines)
 

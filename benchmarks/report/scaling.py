@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from benchmarks.report.data import Line
+from benchmarks.analysis.data import Line
 from benchmarks.report.style import GREY, WIDTH_INCHES, Look, log_axis, log_axis_apart, looks
 
 MODES = {

@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks import tasks
+from benchmarks.analysis.data import Data, slug
 from benchmarks.report.cells import View, code, numbers, text_of
-from benchmarks.report.data import Data, slug
 from benchmarks.report.tables import Table
+from benchmarks.study import phase, rates, verdict
 from benchmarks.study import rule as rules
-from benchmarks.study import verdict
-from benchmarks.study.penalties import PAIRS, PENALTIES
-from benchmarks.study.statistics import interquartile_mean
+from benchmarks.study.penalties import PAIRS, known
+from benchmarks.study.penalties import own as own_norm
 
 LABELS = {
     "none": "no penalty",
@@ -34,19 +34,26 @@ _GRID = 25  # places along the curve of a family
 def label(penalty: str) -> str:
     """A penalty in words."""
     norm, plus, entropy = penalty.partition("+")
-    return LABELS[norm] + (f" {plus} {entropy}" if plus else "")
+    outside = own_norm(norm)
+    return (outside.text if outside else LABELS.get(norm, norm)) + (f" {plus} {entropy}" if plus else "")
 
 
 @dataclass(frozen=True)
 class Study:
-    """The study of one setting. `runs` are all networks with their areas, `choices` one for each penalty, task and seed."""
+    """The study of one setting. `runs` are all networks with their areas, `choices` those at the chosen strengths.
+
+    `confirmatory` says whether they are of the confirmatory study, by benchmarks/study/RULE.md.
+    """
 
     setting: str
+    confirmatory: bool
     rule: rules.Rule = field(repr=False)
     runs: pd.DataFrame = field(repr=False)
     choices: pd.DataFrame = field(repr=False)
     verdicts: pd.DataFrame = field(repr=False)
+    short: pd.DataFrame = field(repr=False)
     against_none: pd.DataFrame = field(repr=False)
+    rates: pd.DataFrame = field(repr=False)
     ends: pd.DataFrame = field(repr=False)
     cross_check: pd.DataFrame = field(repr=False)
     original: pd.DataFrame = field(repr=False)
@@ -54,7 +61,7 @@ class Study:
     @property
     def penalties(self) -> list[str]:
         """Those that were run, in the order of the study."""
-        return [name for name in PENALTIES if name in set(self.runs["penalty"])]
+        return [name for name in known() if name in set(self.runs["penalty"])]
 
     @property
     def tasks(self) -> list[str]:
@@ -68,6 +75,23 @@ class Study:
         """Those that were run, in the order of the rule."""
         return [name for name in self.rule.families if name in set(self.runs["family"])]
 
+    @property
+    def converging(self) -> bool:
+        """Whether refits could go on until they converge, as the rule wants."""
+        return bool(self.runs["place"].iloc[0]["refit"] > 1)
+
+    @property
+    def phase(self) -> str:
+        """Which kind of study this is, and why, in a sentence."""
+        if self.confirmatory:
+            return "Confirmatory: fresh tasks and seeds, in the setting that the rule declares."
+        former = (
+            ""
+            if self.converging
+            else " Its refits have one short round, as under the former rule, which favours L1 on the samples."
+        )
+        return f"Exploratory: its tasks, seeds or setting are not those of the confirmatory study.{former}"
+
     def failed(self, part: pd.DataFrame | None = None) -> str:
         """'3 of 120 runs failed' of the networks, or of a part of them."""
         part = self.runs if part is None else part
@@ -75,26 +99,51 @@ class Study:
 
 
 def studies(data: Data) -> list[Study]:
-    """The study of each setting that has rows of it."""
+    """The study of each setting that has rows of it; of settings on lines through a centre that of the centre alone.
+
+    The others are in `benchmarks.report.sparsity_axes`.
+    """
     if data.sparsity.empty:
         return []
-    return [_study(str(setting), part) for setting, part in data.sparsity.groupby("setting", sort=True)]
+    shown = centres(data)
+    return [_study(str(name), part) for name, part in data.sparsity.groupby("setting", sort=True) if name in shown]
+
+
+def centres(data: Data) -> set[str]:
+    """The settings that are no place on a line through another: three or more of one base lie on such lines."""
+    ran = data.sparsity[data.sparsity["status"] != "unsupported"]
+    first = ran.drop_duplicates("setting")
+    bases = {
+        name: data.settings.bases[data.settings.names[key]]
+        for name, key in first[["setting", "case_key"]].itertuples(index=False)
+    }
+    found: set[str] = set()
+    for base in dict.fromkeys(bases.values()):
+        own_ = first[first["setting"].map(bases) == base]
+        middle = phase.centre(ran.loc[ran["setting"].isin(own_["setting"]), "place"])
+        names = own_[["setting", "place"]].itertuples(index=False, name=None)
+        found |= {name for name, place in names if len(own_) < 3 or not phase.line_of(place, middle)}
+    return found
 
 
 def _study(setting: str, frame: pd.DataFrame) -> Study:
     rule = rules.load()
     every = verdict.with_areas(frame, rule)
-    own = every["arm"] == "efficient_kan"
-    runs, original = every[own], every[~own]
-    choices = verdict.chosen(runs)
-    names = [name for name in PENALTIES if name in set(runs["penalty"])]
+    of_ours = every["arm"] == "efficient_kan"
+    runs, original = every[of_ours], every[~of_ours]
+    choices = verdict.chosen(runs, rule)
+    names = [name for name in known() if name in set(runs["penalty"])]
+    confirmatory = bool(len(runs)) and bool(runs["confirmatory"].all())
     return Study(
         setting=setting,
+        confirmatory=confirmatory,
         rule=rule,
         runs=runs,
         choices=choices,
-        verdicts=verdict.verdicts(choices, rule),
+        verdicts=verdict.verdicts(choices, rule, confirmatory=confirmatory),
+        short=verdict.verdicts(choices, rule, column="short_area"),
         against_none=verdict.against_none(choices, names, rule),
+        rates=rates.rates(choices, rule),
         ends=verdict.ends(runs, rule),
         cross_check=verdict.cross_check(runs, original, rule),
         original=original,
@@ -103,7 +152,7 @@ def _study(setting: str, frame: pd.DataFrame) -> Study:
 
 @dataclass(frozen=True)
 class Band:
-    """A curve: interquartile means `y` over seeds, or tasks and seeds, at `x`, with the ends of their intervals."""
+    """A curve: means `y` over tasks of means over seeds, at `x`, with the ends of their intervals."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -114,10 +163,10 @@ class Band:
 def band(x: NDArray[np.float64], tasks_: Sequence[NDArray[np.float64]], name: str) -> Band:
     """The band of one array `(seeds, x)` for each task. Bootstrap within tasks, drawn from a generator seeded by `name`."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    drawn = [task[rng.integers(0, len(task), (_RESAMPLES, len(task)))] for task in tasks_]
-    spread = interquartile_mean(np.concatenate(drawn, axis=1).swapaxes(1, 2))
-    low, high = np.quantile(spread, [0.025, 0.975], axis=0)
-    return Band(x, interquartile_mean(np.concatenate(tasks_).T), low, high)
+    drawn = [task[rng.integers(0, len(task), (_RESAMPLES, len(task)))].mean(1) for task in tasks_]
+    low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975], axis=0)
+    value = np.mean([task.mean(0) for task in tasks_], axis=0)
+    return Band(x, value, np.minimum(low, value), np.maximum(high, value))
 
 
 def log_errors(part: pd.DataFrame, curve: str, rule: rules.Rule) -> NDArray[np.float64]:
@@ -184,7 +233,7 @@ def agreement_band(study: Study, penalty: str, pair: tuple[str, str]) -> Band | 
 
 def tables(study: Study, *, named: bool = False) -> Iterator[Table]:
     """All tables of the study, in the order of the page; `named` after the setting, where there are several."""
-    for table in (_verdicts, _against_none, _by_task, _ends, _cross_check, _declared):
+    for table in (_verdicts, _rates, _against_none, _by_task, _ends, _cross_check, _declared):
         made = table(study)
         if named and not made.frame.empty:
             frame = made.frame.copy()
@@ -193,19 +242,16 @@ def tables(study: Study, *, named: bool = False) -> Iterator[Table]:
         yield replace(made, name=f"{made.name}-{slug(study.setting)}") if named else made
 
 
-def percent(frame: pd.DataFrame) -> list[str]:
+def percent(frame: pd.DataFrame, low: str = "effect_low", high: str = "effect_high") -> list[str]:
     """'+12 % (+3 to +22)' of each effect."""
-    ends = frame[["effect", "effect_low", "effect_high"]].itertuples(index=False, name=None)
-    return ["–" if pd.isna(value) else f"{_change(value)} % ({_change(low)} to {_change(high)})" for value, low, high in ends]
+    ends = frame[["effect", low, high]].itertuples(index=False, name=None)
+    return ["–" if pd.isna(value) else f"{_change(value)} % ({_change(a)} to {_change(b)})" for value, a, b in ends]
 
 
 def _change(effect: float) -> str:
+    if math.isinf(effect):
+        return "−100" if effect < 0 else "∞"
     return f"{100 * math.expm1(effect):+.1f}"
-
-
-def _chance(frame: pd.DataFrame) -> list[str]:
-    ends = frame[["improvement", "improvement_low", "improvement_high"]].itertuples(index=False, name=None)
-    return ["–" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in ends]
 
 
 def _p(values: Iterable[float]) -> list[str]:
@@ -218,23 +264,50 @@ def _verdicts(study: Study) -> Table:
         return Table("sparsity_verdict", pd.DataFrame(), {})
     helps = {(line["family"], line["candidate"]): line["verdict"] for line in study.against_none.to_dict("records")}
     beside = [helps.get((line["family"], line["reference"]), "–") for line in frame.to_dict("records")]
+    leaves = frame[["without_one_low", "without_one_high"]].itertuples(index=False, name=None)
     view: View = {
         "family": list(frame["family"]),
         "penalty": [label(name) for name in frame["candidate"]],
         "compared with": [label(name) for name in frame["reference"]],
-        "error at equal edges (95 %)": percent(frame),
-        "p worse": _p(frame["p_worse"]),
-        "p within margin": _p(frame["p_within"]),
+        "error at equal edges, these tasks": percent(frame),
+        "verdict, these tasks": [_bold(text) for text in frame["verdict"]],
+        "interval over tasks": percent(frame, "tasks_low", "tasks_high"),
+        "verdict, tasks like these": [_bold(text) for text in frame["verdict_tasks"]],
+        "p worse, p adequate": [", ".join(pair) for pair in zip(_p(frame["p_worse"]), _p(frame["p_adequate"]), strict=True)],
+        "leaving one task out": ["–" if pd.isna(a) else f"{_change(a)} to {_change(b)} %" for a, b in leaves],
+        "after the short refit": percent(study.short) if "effect" in study.short else ["–"] * len(frame),
         "tasks × seeds": _units(frame),
-        "verdict": [f"**{text}**" for text in frame["verdict"]],
         "the reference against no penalty": beside,
-    }
+        "": ["" if pd.isna(sure) else f"confirmatory, {100 * c:.2f} %" if sure else f"exploratory, {100 * c:.0f} %"
+             for sure, c in zip(frame["confirmatory"], frame["confidence"], strict=True)],
+    }  # fmt: skip
     ratios = {f"error_ratio{end}": np.exp(frame[f"effect{end}"]) for end in ("", "_low", "_high")}
+    ratios |= {f"error_ratio_tasks{end}": np.exp(frame[f"tasks{end}"]) for end in ("_low", "_high")}
     return Table("sparsity_verdict", frame.assign(**ratios, reference_against_none=beside), view)
+
+
+def _bold(text: str) -> str:
+    return text if text == verdict.NO_ROWS else f"**{text}**"
 
 
 def _units(frame: pd.DataFrame) -> list[str]:
     return ["–" if pd.isna(t) else f"{t:.0f} × {s:.0f}" for t, s in zip(frame["tasks"], frame["seeds"], strict=True)]
+
+
+def _rates(study: Study) -> Table:
+    """Rates of what people want sparsity for: one line a penalty, one column a measure."""
+    frame = study.rates
+    if frame.empty:
+        return Table("sparsity_rates", frame, {})
+    heads = [f"{measure} ({by})" if by else measure for measure, by in zip(frame["measure"], frame["by"], strict=True)]
+    cells: dict[tuple[str, str], str] = {}
+    for head, line in zip(heads, frame.to_dict("records"), strict=True):
+        ends = f"{100 * line['rate_low']:.0f} to {100 * line['rate_high']:.0f}"
+        cells[line["penalty"], head] = f"{100 * line['rate']:.0f} % ({ends}), {line['successes']} of {line['networks']}"
+    names = [name for name in study.penalties if name in set(frame["penalty"])]
+    view: View = {"penalty": [label(name) for name in names]}
+    view |= {head: [cells.get((name, head), "–") for name in names] for head in dict.fromkeys(heads)}
+    return Table("sparsity_rates", frame, view)
 
 
 def _against_none(study: Study) -> Table:
@@ -245,47 +318,72 @@ def _against_none(study: Study) -> Table:
         "family": list(frame["family"]),
         "penalty": [label(name) for name in frame["candidate"]],
         "error against no penalty (95 %)": percent(frame),
-        "probability of improvement (95 %)": _chance(frame),
+        "interval over tasks (95 %)": percent(frame, "tasks_low", "tasks_high"),
         "p worse": _p(frame["p_worse"]),
         "p better": _p(frame["p_better"]),
         "tasks × seeds": _units(frame),
-        "verdict": list(frame["verdict"]),
+        "verdict, these tasks": list(frame["verdict"]),
     }
     return Table("sparsity_penalties", frame, view)
 
 
 def _by_task(study: Study) -> Table:
-    """Medians over seeds of the choices, per task and penalty."""
+    """Medians over seeds of the choices, per task and penalty; errors along the curve are geometric means."""
     levels = [f"edges_{level:g}" for level in study.rule.levels]
-    known = set(study.runs.loc[study.runs["exact_structure"].notna(), "task"])
+    true = set(study.runs.loc[study.runs["exact_structure"].notna(), "task"])
     choices = study.choices.assign(
         # A choice that failed has no structure to judge, and is no success.
         exact=[
-            float(bool(value) and not lost) if task in known else math.nan
+            float(bool(value) and not lost) if task in true else math.nan
             for task, value, lost in study.choices[["task", "exact_structure", "failed"]].itertuples(index=False)
         ],
         auc=study.choices["relevance_auc"].astype(float),
         total=[counts[-1] for counts in study.choices["edge_counts"]],
         error=np.exp(study.choices["test_area"]),
+        error_short=np.exp(study.choices["short_area"]),
+        agrees=(study.choices["own_strength"] == study.choices["strength"]).astype(float),
+        refits=[_share(found) for found in study.choices["converged"]],
         error_before=np.exp(study.choices["before_area"]),
         effective=np.exp(study.choices["entropy"].astype(float)),
         unpruned=study.choices["test_error"].astype(float),
         dead=study.choices["dead_edges"].astype(float),
     )
-    medians = [*levels, "strength", "error", "error_before", "unpruned", "dead", "effective", "auc", "total"]
+    medians = [*levels, "strength", "error", "error_short", "error_before", "unpruned", "dead", "effective", "auc", "total"]
     groups = choices.groupby(["task", "penalty"])
     frame = (
-        groups[medians].median().join(groups.agg(family=("family", "first"), exact=("exact", "mean"), seeds=("seed", "size")))
+        groups[medians]
+        .median()
+        .join(
+            groups.agg(
+                family=("family", "first"),
+                exact=("exact", "mean"),
+                agrees=("agrees", "mean"),
+                refits=("refits", "mean"),
+                no_choice=("no_choice", "any"),
+                seeds=("seed", "size"),
+            )
+        )
     )
-    counts = study.runs.groupby(["task", "penalty"]).agg(runs=("failed", "size"), failed=("failed", "sum"))
+    counts = study.runs.groupby(["task", "penalty"]).agg(
+        runs=("failed", "size"), failed=("failed", "sum"), collapsed=("collapsed", "sum")
+    )
     order = {name: rank for rank, name in enumerate([*study.tasks, *study.penalties])}
     frame = frame.join(counts).reset_index()
+    ends = study.runs.groupby("penalty")["strength"].agg(["min", "max"])
+    low, high = (frame["penalty"].map(ends[end]) for end in ("min", "max"))
+    frame = frame.assign(at_end=(low < high) & ((frame["strength"] == low) | (frame["strength"] == high)))
     frame = frame.sort_values(["task", "penalty"], key=lambda names: names.map(order)).reset_index(drop=True)
     view: View = {
         "task": code(frame["task"]),
         "penalty": [label(name) for name in frame["penalty"]],
-        "strength": [f"{value:.3g}" for value in frame["strength"]],
+        "strength": [
+            "none: all collapsed" if lost else f"{value:.3g}{' (an end)' * end}"
+            for value, lost, end in zip(frame["strength"], frame["no_choice"], frame["at_end"], strict=True)
+        ],
+        "seeds that choose it": [f"{100 * value:.0f} %" for value in frame["agrees"]],
         "error along the curve": numbers(frame["error"]),
+        "after the short refit": numbers(frame["error_short"]),
+        "refits converged": ["–" if pd.isna(share) else f"{100 * share:.0f} %" for share in frame["refits"]],
         "before the refit": numbers(frame["error_before"]),
         "unpruned": numbers(frame["unpruned"]),
     }
@@ -296,9 +394,14 @@ def _by_task(study: Study) -> Table:
         "effective edges": numbers(frame["effective"]),
         "exact structure": ["–" if pd.isna(share) else f"{100 * share:.0f} %" for share in frame["exact"]],
         "AUC of relevance": ["–" if pd.isna(value) else f"{value:.2f}" for value in frame["auc"]],
+        "collapsed runs": [_of(part, total) for part, total in zip(frame["collapsed"], frame["runs"], strict=True)],
         "failed runs": [_of(part, total) for part, total in zip(frame["failed"], frame["runs"], strict=True)],
     }
     return Table("sparsity_tasks", frame, view)
+
+
+def _share(found: object) -> float:
+    return float(np.mean(found)) if isinstance(found, tuple) and found else math.nan
 
 
 def _of(part: float, total: float) -> str:
@@ -350,8 +453,8 @@ def _cross_check(study: Study) -> Table:
 
 def _declared(study: Study) -> Table:
     """The tasks as declared."""
-    known = {task.name: task for task in tasks.all_tasks()}
-    found = [known[name] for name in study.tasks if name in known]
+    declared = {task.name: task for task in tasks.all_tasks()}
+    found = [declared[name] for name in study.tasks if name in declared]
     frame = pd.DataFrame(
         {
             "task": [task.name for task in found],
@@ -375,6 +478,8 @@ def _declared(study: Study) -> Table:
     return Table("sparsity_declared", frame, view)
 
 
-def of_studies(_: object, studies: Sequence[Study]) -> list[Table]:
+def of_studies(data: Data, studies: Sequence[Study]) -> list[Table]:
     """The tables of the kind."""
-    return [table for study in studies for table in tables(study, named=len(studies) > 1)]
+    from benchmarks.report import sparsity_axes  # which is made of what is here
+
+    return [*sparsity_axes.tables(data), *(table for study in studies for table in tables(study, named=len(studies) > 1))]

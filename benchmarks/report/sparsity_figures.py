@@ -48,7 +48,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
     """Every figure of the study with the stem of its file, what it draws and its caption."""
     failed = study.failed()
     seeds = f"{study.runs['seed'].nunique()} seeds; {failed}"
-    bands = "Lines are interquartile means over tasks and seeds, bands 95 % bootstrap intervals"
+    bands = "Lines are means over tasks and seeds of the logarithm, bands 95 % bootstrap intervals over seeds"
     chosen = "each penalty at the strength that its validation set chose"
     for name, penalties in (("", _with_entropy(study)), ("plain", _without_entropy(study))):
         if len(penalties) < 2:
@@ -68,8 +68,8 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             effects(study),
             study.against_none,
             "What each penalty does to the test error at equal edge counts, after the refit, against training without one: "
-            "left of 1 it helps. Hollow: without the entropy term. Interquartile means over tasks and seeds, 95 % bootstrap "
-            f"intervals ({seeds}).",
+            "left of 1 it helps. Hollow: without the entropy term. Means over tasks and seeds, 95 % intervals over seeds "
+            f"({seeds}).",
         )
     figure, drawn = by_task(study, _with_entropy(study))
     yield (
@@ -77,7 +77,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         f"Test error after the refit against edges left, task by task, penalties with their entropy term: {chosen}. Lines are "
-        f"interquartile means over seeds, bands 95 % bootstrap intervals, left out for no penalty ({seeds}).",
+        f"geometric means over seeds, bands 95 % bootstrap intervals, left out for no penalty ({seeds}).",
     )
     figure, drawn = sweep(study)
     yield (
@@ -172,12 +172,12 @@ def effects(study: Study) -> Figure:
     order = list(dict.fromkeys(frame["candidate"]))
     families = [name for name in study.families if name in set(frame["family"])]
     figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.75), layout="constrained")
-    grid = figure.subplots(1, len(families), squeeze=False, sharey=True)
+    grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True)
     for axes, family in zip(grid[0], families, strict=True):
         axes.axvline(1, color=GREY, linewidth=0.8)
         for line in frame[frame["family"] == family].to_dict("records"):
             chosen, place = look(line["candidate"]), order.index(line["candidate"])
-            low, value, high = (math.exp(line[name]) for name in ("effect_low", "effect", "effect_high"))
+            low, value, high = (_shown(line[name]) for name in ("effect_low", "effect", "effect_high"))
             axes.hlines(place, low, high, color=chosen.colour, linewidth=1.2)
             filled = "full" if line["candidate"].endswith(ENTROPY) else "none"
             axes.plot(value, place, chosen.marker, color=chosen.colour, fillstyle=filled)
@@ -191,6 +191,11 @@ def effects(study: Study) -> Figure:
     grid[0, 0].set_yticks(range(len(order)), [label(name) for name in order])
     grid[0, 0].set_ylim(len(order) - 0.5, -0.5)
     return figure
+
+
+def _shown(effect: float) -> float:
+    """A ratio that an axis can show: an unbounded end of an interval, as of a single seed, is drawn at 100 times."""
+    return math.exp(min(max(effect, -math.log(100)), math.log(100)))
 
 
 def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:

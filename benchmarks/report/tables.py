@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.analysis.data import BASELINE, POINT, Data, centre
 from benchmarks.report.cells import View, code, csv, intervals, markdown, number, numbers, scientific, text_of
-from benchmarks.report.data import POINT, Data, centre
 from benchmarks.report.ids import table_caption, table_id
 from benchmarks.report.latex import latex
 from benchmarks.report.scaling import MODES
 
-BASELINE = "efficient_kan"
 _PARTS = {
     "parameter": "parameters and buffers",
     "gradient": "gradients",

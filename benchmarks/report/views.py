@@ -10,11 +10,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from benchmarks.analysis.data import BASELINE, Data, families, with_baseline
 from benchmarks.report import sparsity, tables
-from benchmarks.report.data import Data, families, with_baseline
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES, X_LABELS
-from benchmarks.report.tables import BASELINE
 from benchmarks.study.penalties import ENTROPY
 
 

@@ -21,7 +21,7 @@ def rank_correlation(first: Sequence[Tensor], second: Sequence[Tensor]) -> NDArr
     weight = np.zeros_like(total)
     broken = np.zeros(total.shape, dtype=bool)
     for a, b in zip(first, second, strict=True):
-        values = np.stack([one.double().flatten(2).numpy() for one in (a, b)])
+        values = np.stack([one.double().flatten(2).cpu().numpy() for one in (a, b)])
         edges = values.shape[-1]
         broken |= ~np.isfinite(values).all((0, 3))
         if edges < 3:

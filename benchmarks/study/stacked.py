@@ -1,31 +1,29 @@
 """Many small KANs of one shape at once: what they compute, the norms of their edges, their importance.
 
 A step of one tiny network is all overhead. Here ``S`` seeds with ``N`` networks each share every operation; networks of a seed
-see the same samples, whose first-layer features are constant in training and expanded once. The tests prove that each member
-computes what `efficient_kan.KAN` does, and trains to the same weights.
+see the same samples on the same knots, whose first-layer features are constant in training and expanded once. The tests prove
+that each member computes what `efficient_kan.KAN` does, and trains to the same weights.
 
-Shape legend: ``S`` seeds, ``N`` networks a seed, ``B`` samples, ``I`` inputs and ``O`` outputs of a layer, ``G`` intervals,
-``M = G + 6`` features of an input: its ``G + 3`` cubic B-splines between two rows that count for nothing, and its SiLU. Samples
-come last in memory.
+Shape legend: ``S`` seeds, ``N`` networks a seed, ``B`` samples, ``I`` inputs and ``O`` outputs of a layer, ``M`` features of an
+input, see `expansion`. Samples come last in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.study.penalties import NORMS, Norm
-from efficient_kan import KAN
+from benchmarks.study import penalties
+from benchmarks.study.expansion import Grid
+from benchmarks.study.moments import Moments
+from efficient_kan import KAN, KANLinear
 
-ORDER = 3
-PADDED = ORDER + 3  # features of an input beyond its intervals
-_RANKS = torch.arange(1 - ORDER, 2).unsqueeze(-1)  # the rows of the bases that are non-zero in interval 0
 _STD_OFFSET = 0.1  # pykan's, of the inputs' deviation in its penalty
 _SPREAD_OFFSET = 1e-4  # pykan's, of the outputs' deviation in its importance
+_WEIGHTS = ("base_weight", "spline_weight", "spline_scaler", "edge_mask")
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Layer:
     """Weights of one layer of all networks, named as in `KANLinear`."""
 
     base_weight: Tensor  # shape: (S, N, O, I)
-    spline_weight: Tensor  # shape: (S, N, O, I, G+3)
+    spline_weight: Tensor  # shape: (S, N, O, I, G+k)
     spline_scaler: Tensor  # shape: (S, N, O, I)
     edge_mask: Tensor  # shape: (S, N, O, I)
 
@@ -44,45 +42,27 @@ class Layer:
         return torch.cat((none, self.spline_weight * scale, none, (self.base_weight * self.edge_mask).unsqueeze(-1)), dim=-1)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The uniform knots that all inputs of all networks share."""
-
-    size: int
-    low: float = -1.0
-    high: float = 1.0
-
-    @property
-    def step(self) -> float:
-        """Distance of two knots."""
-        return (self.high - self.low) / self.size
-
-
 class Stack:
-    """`S` x `N` networks. `layers` hold their weights, `grid` their knots."""
+    """`S` x `N` networks. `layers` hold their weights, `grids` the knots of each layer."""
 
-    def __init__(self, layers: Sequence[Layer], grid: Grid) -> None:
+    def __init__(self, layers: Sequence[Layer], grids: Sequence[Grid]) -> None:
         self.layers = list(layers)
-        self.grid = grid
+        self.grids = tuple(grids)
 
     @classmethod
     def of(cls, networks: Sequence[Sequence[KAN]]) -> Stack:
-        """Stack networks of one shape, first index the seed. Raises ValueError if they are not plain cubic ones."""
+        """Stack networks of one shape, first index the seed. Raises ValueError if they are not plain, or their knots differ."""
         first = networks[0][0]
-        for kan in (kan for row in networks for kan in row):
-            for layer in kan.kan_layers:
-                if layer.spline_order != ORDER or layer.spline_scaler is None or layer.bias is not None:
-                    raise ValueError("networks: expected cubic splines with a standalone scale and no bias, got others")
-        layers = []
+        layers, grids = [], []
         for n in range(len(first.kan_layers)):
             rows = [[kan.kan_layers[n] for kan in row] for row in networks]
+            grids.append(_grid_of(rows))
             stacked = {
                 name: torch.stack([torch.stack([getattr(layer, name).detach() for layer in row]) for row in rows])
-                for name in ("base_weight", "spline_weight", "spline_scaler", "edge_mask")
+                for name in _WEIGHTS
             }
             layers.append(Layer(**stacked))
-        head = first.kan_layers[0]
-        return cls(layers, Grid(head.grid_size, *head.grid_range))
+        return cls(layers, grids)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -97,49 +77,86 @@ class Stack:
     def select(self, indices: Tensor) -> Stack:
         """A stack of copies of the networks `indices` `(n,)` of each seed."""
         return Stack(
-            [Layer(*(tensor.index_select(1, indices) for tensor in vars(one).values())) for one in self.layers], self.grid
+            [Layer(*(tensor.index_select(1, indices) for tensor in vars(one).values())) for one in self.layers], self.grids
         )
+
+    def put(self, indices: Tensor, other: Stack, which: Tensor) -> None:
+        """Take over the networks of `other` into the places `indices` `(n,)` where `which` `(S, n)` says so."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            for name, tensor in vars(mine).items():
+                chosen = which.view(*which.shape, *(1,) * (tensor.dim() - 2))
+                tensor[:, indices] = torch.where(chosen, getattr(theirs, name), tensor[:, indices])
+
+    def network(self, s: int, n: int) -> KAN:
+        """The network of seed `s` and number `n` as one of the package."""
+        layers = []
+        for layer, grid in zip(self.layers, self.grids, strict=True):
+            weight = layer.base_weight[s, n]
+            outputs, inputs = weight.shape
+            like = {"device": weight.device, "dtype": weight.dtype}
+            own = KANLinear(inputs, outputs, grid.size, grid.order, grid_range=(grid.low, grid.high), **like)
+            with torch.no_grad():
+                for name in _WEIGHTS:
+                    getattr(own, name).copy_(getattr(layer, name)[s, n])
+                if grid.knots is not None:
+                    own.grid.copy_(grid.knots[s])
+            layers.append(own)
+        return KAN.from_layers(layers)
+
+    @classmethod
+    def joined(cls, stacks: Sequence[Stack]) -> Stack:
+        """The networks of several stacks of the same seeds, one after the other."""
+        layers = [
+            Layer(**{name: torch.cat([getattr(one, name) for one in parts], 1) for name in _WEIGHTS})
+            for parts in zip(*(stack.layers for stack in stacks), strict=True)
+        ]
+        return cls(layers, stacks[0].grids)
 
     def features(self, x: Tensor) -> Tensor:
         """First-layer features `(S, I, M, B)` of samples `x` `(S, I, B)`."""
-        expanded: Tensor = _expand(x, self.grid)
-        return expanded
+        return self.grids[0].expand(x)
 
     def forward(self, features: Tensor) -> Tensor:
         """Outputs `(S, N, O, B)` at the samples with these first-layer `features`."""
         for n, layer in enumerate(self.layers):
             y = _apply(layer, features, first=n == 0)
             if n + 1 < len(self.layers):
-                features = _expand(y, self.grid)
+                features = self.grids[n + 1].expand(y)
         return y
 
-    def forward_with_norms(self, features: Tensor, norm: Norm, moments: Moments) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_norms(self, features: Tensor, norm: str, moments: Moments) -> tuple[Tensor, list[Tensor]]:
         """Outputs and the edge norms `(S, N, O, I)` of every layer; `moments` are those of the first layer's `features`."""
         norms = []
         x: Tensor | None = None
+        own = penalties.own(norm)
         for n, layer in enumerate(self.layers):
             if norm in ("weight_l1", "folded_l1"):
                 norms.append(weight_norms(layer, folded=norm == "folded_l1"))
+                y = _apply(layer, features, first=n == 0)
+            elif own is not None and not own.samples:
+                norms.append(own.norms(layer, None))
                 y = _apply(layer, features, first=n == 0)
             elif n == 0 and norm == "sample_std":
                 norms.append(moments.deviations(layer.folded_weight()) / (moments.spread + _STD_OFFSET))
                 y = _apply(layer, features, first=True)
             else:
-                edges = _edges(layer, features, first=n == 0)
-                if norm == "sample_l1":
+                edges = edge_values(layer, features, first=n == 0)
+                if own is not None:
+                    norms.append(own.norms(layer, edges))
+                elif norm == "sample_l1":
                     norms.append(_sample_l1(edges))
                 else:
                     assert x is not None
                     norms.append(edges.std(-1).movedim(-2, -1) / (x.std(-1).unsqueeze(-2) + _STD_OFFSET))
                 y = _apply(layer, features, first=True) if n == 0 else edges.sum(-3)
             if n + 1 < len(self.layers):
-                x, features = y, _expand(y, self.grid)
+                x, features = y, self.grids[n + 1].expand(y)
         return y, norms
 
     @torch.no_grad()
     def all_norms(self, features: Tensor, moments: Moments) -> dict[str, list[Tensor]]:
         """Every norm of the study, by name, and "importance"; each `(S, N, O, I)` a layer."""
-        found: dict[str, list[Tensor]] = {norm: self.forward_with_norms(features, norm, moments)[1] for norm in NORMS}
+        found: dict[str, list[Tensor]] = {norm: self.forward_with_norms(features, norm, moments)[1] for norm in penalties.NORMS}
         return found | {"importance": self.importance(features, moments)}
 
     @torch.no_grad()
@@ -150,10 +167,10 @@ class Stack:
             if n == 0:
                 deviations.append(moments.deviations(layer.folded_weight()))
             else:
-                deviations.append(_edges(layer, features, first=False).std(-1).movedim(-2, -1))
+                deviations.append(edge_values(layer, features, first=False).std(-1).movedim(-2, -1))
             y = _apply(layer, features, first=n == 0)
             spreads.append(y.std(-1))
-            features = _expand(y, self.grid) if n + 1 < len(self.layers) else features
+            features = self.grids[n + 1].expand(y) if n + 1 < len(self.layers) else features
         node = torch.full_like(spreads[-1], 1 / spreads[-1].shape[-1])
         scores: list[Tensor] = []
         for sigma, spread in zip(reversed(deviations), reversed(spreads), strict=True):
@@ -163,27 +180,21 @@ class Stack:
         return scores
 
 
-class Moments:
-    """Covariance of the constant first-layer features, so that a deviation costs no pass over the samples.
-
-    In float64, and with the mean coefficient of a spline taken out: the bases sum to one on the grid, where all first-layer
-    samples are, so it adds nothing to a variance and would cancel only to rounding.
-    """
-
-    def __init__(self, x: Tensor, features: Tensor) -> None:
-        centred = features.double() - features.double().mean(-1, keepdim=True)
-        self.covariance = centred @ centred.mT / (features.shape[-1] - 1)  # shape: (S, I, M, M)
-        self.spread = x.std(-1)[:, None, None, :]  # shape: (S, 1, 1, I)
-
-    def deviations(self, weight: Tensor) -> Tensor:
-        """Deviation of every edge with folded weights `(S, N, O, I, M)`: `(S, N, O, I)`."""
-        s, n, o, i, m = weight.shape
-        vectors = weight.double().permute(0, 3, 1, 2, 4).reshape(s, i, n * o, m)
-        splines = vectors[..., 1:-2]
-        vectors = torch.cat((vectors[..., :1], splines - splines.mean(-1, keepdim=True), vectors[..., -2:]), dim=-1)
-        variance = ((vectors @ self.covariance) * vectors).sum(-1).clamp(min=0)
-        found = torch.where(variance > 0, torch.where(variance > 0, variance, 1.0).sqrt(), 0.0)
-        return found.view(s, i, n, o).permute(0, 2, 3, 1).to(weight.dtype)
+def _grid_of(rows: Sequence[Sequence[KANLinear]]) -> Grid:
+    """The knots of a layer. Raises ValueError unless its networks are plain, and those of a seed share their knots."""
+    first = rows[0][0]
+    for layer in (layer for row in rows for layer in row):
+        if layer.spline_order != first.spline_order or layer.spline_scaler is None or layer.bias is not None:
+            raise ValueError("networks: expected splines of one order with a standalone scale and no bias, got others")
+    low, high = first.grid_range
+    uniform = first.uniform_grid(first.grid.device, first.grid.dtype)
+    rounding = 8 * torch.finfo(uniform.dtype).eps * max(abs(low), abs(high), high - low)
+    if all((layer.grid - uniform).abs().max() <= rounding for row in rows for layer in row):
+        return Grid(first.grid_size, low, high, first.spline_order)
+    knots = torch.stack([row[0].grid.detach() for row in rows])  # shape: (S, I, T)
+    if any(not torch.equal(layer.grid, own) for row, own in zip(rows, knots, strict=True) for layer in row):
+        raise ValueError("networks: expected those of a seed on the same knots, got others")
+    return Grid(first.grid_size, low, high, first.spline_order, knots)
 
 
 def weight_norms(layer: Layer, *, folded: bool) -> Tensor:
@@ -212,7 +223,7 @@ def _apply(layer: Layer, features: Tensor, *, first: bool) -> Tensor:
     return y.view(s, n, o, -1)
 
 
-def _edges(layer: Layer, features: Tensor, *, first: bool) -> Tensor:
+def edge_values(layer: Layer, features: Tensor, *, first: bool) -> Tensor:
     """Values of every edge at every sample, `(S, N, I, O, B)`."""
     weight = layer.folded_weight()
     s, n, o, i, m = weight.shape
@@ -222,54 +233,13 @@ def _edges(layer: Layer, features: Tensor, *, first: bool) -> Tensor:
     return weight.transpose(2, 3) @ features
 
 
-class _Expand(torch.autograd.Function):
-    """Features of every value: `(..., B) -> (..., M, B)`.
-
-    On uniform knots the four cubic bases that can be non-zero are fixed polynomials of the place within the interval. They are
-    written to their rows; those of bases that do not exist go to the first or the last but one, which all weights leave out.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
-        place = torch.add(ORDER - grid.low / grid.step, x, alpha=1 / grid.step).clamp_(-1, grid.size + 2 * ORDER)
-        cell = place.floor()
-        t = place.sub_(cell)
-        which = _RANKS + cell.nan_to_num_(-1.0).long().unsqueeze(-2)
-        which.clamp_(0, grid.size + ORDER + 1)
-        rest, square = 1 - t, t * t
-        values = x.new_empty((*x.shape[:-1], ORDER + 1, x.shape[-1]))
-        first, second, third, last = values.unbind(-2)
-        torch.mul(rest, rest, out=first).mul_(rest).div_(6)
-        torch.mul(square, t, out=last).div_(6)
-        torch.mul(square, t / 2 - 1, out=second).add_(2 / 3)
-        torch.sub(1 - first, second, out=third).sub_(last)
-        features = x.new_zeros((*x.shape[:-1], grid.size + PADDED, x.shape[-1])).scatter_(-2, which, values)
-        gate = torch.sigmoid(x)
-        torch.mul(x, gate, out=features[..., -1, :])
-        if ctx.needs_input_grad[0]:
-            torch.mul(rest, rest, out=first).mul_(-0.5 / grid.step)
-            torch.mul(square, 0.5 / grid.step, out=last)
-            torch.mul(t, (1.5 * t).sub_(2), out=second).div_(grid.step)
-            torch.add(first, second, out=third).add_(last).neg_()
-            ctx.save_for_backward(which, values, x.mul(1 - gate).add_(1).mul_(gate))
-        return features
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        which, slopes, of_silu = ctx.saved_tensors
-        return grad.gather(-2, which).mul_(slopes).sum(-2).addcmul_(grad[..., -1, :], of_silu), None
-
-
-def _expand(x: Tensor, grid: Grid) -> Tensor:
-    features: Tensor = _Expand.apply(x, grid)  # type: ignore[no-untyped-call]
-    return features
-
-
-def initial(layers: Sequence[int], grid_size: int, seeds: Sequence[int], dtype: torch.dtype) -> Iterator[KAN]:
-    """The network that every run of a seed starts from, one for each of `seeds`."""
+def initial(
+    layers: Sequence[int], grid_size: int, seeds: Sequence[int], dtype: torch.dtype, *, order: int = 3, task: int = 0
+) -> Iterator[KAN]:
+    """The network that every run of a seed starts from, one for each of `seeds`; `task` gives each task weights of its own."""
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        yield KAN(list(layers), grid_size, ORDER, generator=generator, dtype=torch.float64).to(dtype)
+        generator = torch.Generator().manual_seed((task << 32) + seed)
+        yield KAN(list(layers), grid_size, order, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def error(outputs: Tensor, targets: Tensor) -> Tensor:

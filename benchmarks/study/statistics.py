@@ -1,4 +1,4 @@
-"""Statistics over tasks and seeds (Agarwal et al., *Deep RL at the edge of the statistical precipice*, NeurIPS 2021).
+"""Statistics over tasks and seeds: the mean over tasks of means over seeds, its intervals and tests; curves and rates.
 
 Values are given as one array of seeds for each task; tasks may have different numbers of seeds. Every random draw comes from a
 generator that the caller gives.
@@ -8,13 +8,82 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
-from benchmarks.stats import Interval
+from benchmarks.analysis.stats import Interval
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate of a mean with its standard error and the degrees of freedom of Student's t.
+
+    An `error` of NaN says that it cannot be told, as from a single seed; then every interval is unbounded.
+    """
+
+    value: float
+    error: float
+    freedom: float
+
+    def interval(self, confidence: float) -> Interval:
+        """Student's interval."""
+        if math.isnan(self.error):
+            return Interval(self.value, -math.inf, math.inf)
+        width = self.error * float(stats.t.ppf((1 + confidence) / 2, self.freedom)) if self.error > 0 else 0.0
+        return Interval(self.value, self.value - width, self.value + width)
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value for a mean above `bound`: of the same statistic as the interval."""
+        if math.isnan(self.error):
+            return 1.0
+        if self.error == 0:
+            return 0.0 if self.value > bound else 1.0
+        return float(stats.t.sf((self.value - bound) / self.error, self.freedom))
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p-value for a mean below `bound`."""
+        return Estimate(-self.value, self.error, self.freedom).p_above(-bound)
+
+
+def over_seeds(tasks: Sequence[ArrayLike]) -> Estimate:
+    """Mean over tasks of the mean over seeds, tasks fixed and seeds random: degrees of freedom by Welch and Satterthwaite."""
+    values = _checked(tasks)
+    parts = np.array([task.var(ddof=1) / task.size if task.size > 1 else math.nan for task in values]) / len(values) ** 2
+    degrees = np.array([max(task.size - 1, 1) for task in values])
+    total = float(parts.sum())
+    freedom = total**2 / float((parts**2 / degrees).sum()) if total > 0 else math.inf
+    return Estimate(_mean(values), math.sqrt(total) if not math.isnan(total) else math.nan, freedom)
+
+
+def over_tasks(tasks: Sequence[ArrayLike]) -> Estimate:
+    """The same mean with tasks a sample of others like them: the spread of their means holds that of seeds too."""
+    values = _checked(tasks)
+    means = np.array([task.mean() for task in values])
+    error = float(means.std(ddof=1)) / math.sqrt(means.size) if means.size > 1 else math.nan
+    return Estimate(_mean(values), error, max(means.size - 1, 1))
+
+
+def without_one(tasks: Sequence[ArrayLike]) -> tuple[float, float]:
+    """The smallest and the largest mean when each task is left out in turn; of a single task its mean."""
+    means = [float(task.mean()) for task in _checked(tasks)]
+    if len(means) == 1:
+        return means[0], means[0]
+    left = [(math.fsum(means) - mean) / (len(means) - 1) for mean in means]
+    return min(left), max(left)
+
+
+def wilson(successes: int, total: int, confidence: float = 0.95) -> Interval:
+    """A rate with Wilson's score interval. Raises ValueError unless 0 <= successes <= total and there is one."""
+    if not 0 <= successes <= total or total < 1:
+        raise ValueError(f"successes: expected 0 to total, and a total of at least 1, got {successes} of {total}")
+    found = stats.binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    rate = successes / total
+    return Interval(rate, min(float(found.low), rate), max(float(found.high), rate))
 
 
 def interquartile_mean(values: ArrayLike) -> Array:
@@ -44,31 +113,6 @@ def bootstrap_interval(
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def sign_flip_p(differences: Sequence[ArrayLike], rng: np.random.Generator, *, resamples: int = 10_000) -> float:
-    """One-sided p-value for differences above zero: how often flipped signs give as large a mean.
-
-    The mean, because flipping the outer quarters leaves an interquartile mean as it is: few differences, however clear, could
-    never have a small p-value. The identity counts as one of the flips, so that the value is never zero. Where all differences
-    are zero it is one.
-    """
-    values = np.concatenate(_checked(differences))
-    # Rounding of equal sums must not turn a tie into a win.
-    seen = float(values.mean()) - 1e-12 * float(np.abs(values).max(initial=0.0))
-    signs = rng.choice((-1.0, 1.0), (resamples, values.size))
-    return float((1 + (signs @ values / values.size >= seen).sum()) / (1 + resamples))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values, in the order given (Holm 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    corrected = [0.0] * len(order)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
-
-
 def probability_of_improvement(
     candidate: Sequence[ArrayLike],
     reference: Sequence[ArrayLike],
@@ -95,6 +139,10 @@ def _wins(a: Array, b: Array) -> Array:
     a, b = a[..., :, None], b[..., None, :]
     result: Array = ((a < b) + (a == b) / 2).mean((-2, -1))
     return result
+
+
+def _mean(values: Sequence[Array]) -> float:
+    return math.fsum(float(task.mean()) for task in values) / len(values)
 
 
 def _checked(tasks: Sequence[ArrayLike]) -> list[Array]:

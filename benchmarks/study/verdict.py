@@ -1,56 +1,47 @@
 """From the rows of the study to its verdict, by the declared rule. Everything here is arithmetic on a sparsity frame.
 
-A *run* is one trained network; a *choice* is the run with the smallest validation area of its penalty, task and seed.
+A *run* is one trained network; the *choices* of a penalty on a task are its runs at the one strength that validation chose.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks import tasks
-from benchmarks.stats import Interval
 from benchmarks.study import statistics
+from benchmarks.study.curves import area, fewest_edges, start_of, true_size
 from benchmarks.study.penalties import parse
 from benchmarks.study.rule import Rule
+from benchmarks.study.statistics import Estimate
 
 UNIT = ["task", "seed"]
-
-
-def area(counts: Sequence[int], errors: Sequence[float | None], rule: Rule) -> float:
-    """Mean of ln(error) over ln(edges), by the trapezoidal rule; errors clipped as declared, a missing one at the ceiling."""
-    values = np.array([rule.ceiling if error is None else error for error in errors], dtype=float)
-    logs = np.log(np.clip(np.nan_to_num(values, nan=rule.ceiling), rule.floor, rule.ceiling))
-    places = np.log(np.asarray(counts, dtype=float))
-    if len(places) < 2:
-        return float(logs[0])
-    return float(np.trapezoid(logs, places) / (places[-1] - places[0]))
-
-
-def fewest_edges(counts: Sequence[int], errors: Sequence[float | None], level: float) -> float:
-    """The fewest edges whose error is at most `level`; infinity if no count reaches it."""
-    reached = [count for count, error in zip(counts, errors, strict=True) if error is not None and error <= level]
-    return float(min(reached, default=math.inf))
+NO_ROWS, UNDECIDED = "no rows", "undecided"
 
 
 def with_areas(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """Add to a sparsity frame: family, `validation_area`, `test_area`, `failed`, and `edges_<level>` for each level.
+    """Add to a sparsity frame: family, areas, `true_size`, `failed`, `collapsed`, and `edges_<level>` for each level.
 
-    Cases that could not be run at all (a package is missing) have no runs and are left out; failed ones have the area of the
-    ceiling.
+    `short_area` is that of the test errors after the first round of the refit. Cases that could not be run at all (a package is
+    missing) have no runs and are left out; failed ones have the area of the ceiling.
     """
     frame = frame[frame["status"] != "unsupported"]
     failed = (frame["status"] != "ok") | frame["diverged"].fillna(True).astype(bool)
-    curves = {"validation_area": "validation", "test_area": "test", "before_area": "before"}
-    made = {
+    known = {task.name: task for task in tasks.all_tasks()}
+    starts = {name: start_of(known.get(name), rule) for name in set(frame["task"])}
+    short = [one or whole for one, whole in zip(_column(frame, "short_test"), frame["test"], strict=True)]
+    curves: dict[str, Any] = {
+        "validation_area": frame["validation"], "test_area": frame["test"], "before_area": frame["before"], "short_area": short,
+    }  # fmt: skip
+    made: dict[str, Any] = {
         name: [
-            area(counts, [None] * len(counts) if lost else errors, rule)
-            for counts, errors, lost in zip(frame["edge_counts"], frame[curve], failed, strict=True)
+            area(counts, [None] * len(counts) if lost else errors, rule, starts[task])
+            for counts, errors, lost, task in zip(frame["edge_counts"], curve, failed, frame["task"], strict=True)
         ]
         for name, curve in curves.items()
     }
@@ -61,21 +52,43 @@ def with_areas(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         ]
         for level in rule.levels
     }
-    families = [tasks.get_task(name).family if name in _known() else "unknown" for name in frame["task"]]
-    return frame.assign(**made, failed=failed, family=families)
+    trained = pd.to_numeric(pd.Series(_column(frame, "train_error"), frame.index), errors="coerce")
+    families = [known[name].family if name in known else "unknown" for name in frame["task"]]
+    collapsed = ~failed & (trained > rule.collapsed) & (frame["penalty"] != "none")
+    sizes = {name: true_size(known[name]) if name in known else None for name in set(frame["task"])}
+    made |= {"true_size": [sizes[name] or math.nan for name in frame["task"]]}
+    return frame.assign(**made, failed=failed, collapsed=collapsed, family=families)
 
 
-def _known() -> set[str]:
-    return {task.name for task in tasks.all_tasks()}
+def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+    return list(frame[name]) if name in frame else [None] * len(frame)
 
 
-def chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The choice of each penalty, task and seed; of equal areas the weaker strength. `strengths` and `failures` are counted."""
-    keys = ["penalty", *UNIT]
-    ranked = runs.assign(order=runs["validation_area"].where(~runs["failed"], math.inf))
-    best = ranked.sort_values([*keys, "order", "strength"], kind="stable").drop_duplicates(keys)
-    counted = runs.groupby(keys).agg(strengths=("strength", "size"), failures=("failed", "sum")).reset_index()
-    return best.drop(columns="order").merge(counted, on=keys, validate="one_to_one")
+def chosen(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """The runs of each penalty and task at its one strength: that of the smallest mean validation area over all seeds.
+
+    A strength at which a network collapsed, or that lacks a seed, is no choice; of equals the weaker one is taken. Where a
+    penalty has no strength left, its weakest counts at the ceiling and as failed. Added are `strengths` and `failures` of the
+    penalty, task and seed, `no_choice`, and `own_strength`, which the seed's own validation would have chosen.
+    """
+    parts = []
+    for _, part in runs.groupby(["penalty", "task"], sort=False):
+        by_strength = part.groupby("strength", sort=True).agg(
+            seeds=("seed", "nunique"), area=("validation_area", "mean"), collapsed=("collapsed", "any")
+        )
+        fit = by_strength[(by_strength["seeds"] == part["seed"].nunique()) & ~by_strength["collapsed"]]
+        strength = fit["area"].idxmin() if len(fit) else by_strength.index[0]
+        taken = part[part["strength"] == strength].copy()
+        ranked = part.assign(order=part["validation_area"].where(~part["collapsed"] & ~part["failed"], math.inf))
+        own = ranked.sort_values(["seed", "order", "strength"], kind="stable").drop_duplicates("seed").set_index("seed")
+        counted = part.groupby("seed").agg(strengths=("strength", "size"), failures=("failed", "sum"))
+        taken = taken.join(counted, on="seed").assign(own_strength=taken["seed"].map(own["strength"]), no_choice=not len(fit))
+        if not len(fit):
+            at = math.log(rule.ceiling)
+            areas = dict.fromkeys(("validation_area", "test_area", "before_area", "short_area"), at)
+            taken = taken.assign(failed=True, **areas)
+        parts.append(taken)
+    return pd.concat(parts, ignore_index=True) if parts else runs
 
 
 def paired(choices: pd.DataFrame, candidate: str, reference: str, column: str = "test_area") -> pd.DataFrame:
@@ -86,105 +99,100 @@ def paired(choices: pd.DataFrame, candidate: str, reference: str, column: str = 
     return both.assign(d=both[f"{column}_candidate"] - both[f"{column}_reference"])
 
 
+def word(low: float, high: float, margin: float) -> str:
+    """The verdict of an interval [low, high] of ln(ratio): the first that applies, see RULE.md."""
+    if low > margin:
+        return "worse"
+    if high < -margin:
+        return "better"
+    return "adequate" if high < margin else UNDECIDED
+
+
 @dataclass(frozen=True)
-class _Compared:
-    """One comparison in one family before correction."""
+class Compared:
+    """One comparison in one family: the estimate with tasks fixed and with tasks a sample of others like them."""
 
     family: str
     candidate: str
     reference: str
     tasks: int
     seeds: int
-    effect: Interval
-    improvement: Interval
-    p_worse: float
-    p_within: float
+    these: Estimate
+    like_these: Estimate
+    without_one: tuple[float, float]
+
+    def line(self, seeds_confidence: float, tasks_confidence: float) -> dict[str, object]:
+        """As a line of a table."""
+        these, others = self.these.interval(seeds_confidence), self.like_these.interval(tasks_confidence)
+        line: dict[str, object] = {name: getattr(self, name) for name in ("family", "candidate", "reference", "tasks", "seeds")}
+        line |= {"effect": these.value, "effect_low": these.low, "effect_high": these.high}
+        line |= {"tasks_low": others.low, "tasks_high": others.high}
+        line |= dict(zip(("without_one_low", "without_one_high"), self.without_one, strict=True))
+        return line | {"confidence": seeds_confidence, "tasks_confidence": tasks_confidence}
 
 
-def verdicts(choices: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """One line per family and comparison: effect with interval, corrected p-values and the verdict of RULE.md."""
-    found = []
-    for comparison in rule.comparison:
-        for family in rule.families:
-            found.append(_compare(choices, family, comparison.candidate, comparison.reference, math.log1p(rule.margin), rule))
-    present = [one for one in found if isinstance(one, _Compared)]
-    worse, within = (statistics.holm([getattr(one, name) for one in present]) for name in ("p_worse", "p_within"))
-    lines = []
-    for one, p_worse, p_within in zip(present, worse, within, strict=True):
-        lines.append(_line(one) | {"p_worse": p_worse, "p_within": p_within, "verdict": _judge(one, p_worse, p_within, rule)})
-    for family, candidate, reference in (one for one in found if not isinstance(one, _Compared)):
-        lines.append({"family": family, "candidate": candidate, "reference": reference, "verdict": "no rows"})
-    return pd.DataFrame(lines)
-
-
-def against_none(choices: pd.DataFrame, penalties: Sequence[str], rule: Rule) -> pd.DataFrame:
-    """One line per family and penalty: whether it helps against no penalty, by the same arithmetic with margin 0."""
-    found = [
-        _compare(choices, family, name, "none", 0.0, rule) for name in penalties if name != "none" for family in rule.families
-    ]
-    present = [one for one in found if isinstance(one, _Compared)]
-    worse, better = (statistics.holm([getattr(one, name) for one in present]) for name in ("p_worse", "p_within"))
-    lines = []
-    for one, p_worse, p_better in zip(present, worse, better, strict=True):
-        change = 100 * abs(math.expm1(one.effect.value))
-        if one.effect.high < 0 and p_better < rule.alpha:
-            verdict = f"helps by {change:.0f} %"
-        elif one.effect.low > 0 and p_worse < rule.alpha:
-            verdict = f"harms by {change:.0f} %"
-        else:
-            verdict = f"undecided at {one.seeds} seeds"
-        lines.append(_line(one) | {"p_worse": p_worse, "p_better": p_better, "verdict": verdict})
-    return pd.DataFrame(lines)
-
-
-def _compare(
-    choices: pd.DataFrame, family: str, candidate: str, reference: str, margin: float, rule: Rule
-) -> _Compared | tuple[str, str, str]:
-    pairs = paired(choices[choices["family"] == family], candidate, reference)
+def compare(choices: pd.DataFrame, family: str, candidate: str, reference: str, column: str = "test_area") -> Compared | None:
+    """Compare two penalties in a family; None without a task and seed that both have."""
+    pairs = paired(choices[choices["family"] == family], candidate, reference, column)
     if pairs.empty:
-        return family, candidate, reference
-    groups = [part for _, part in pairs.groupby("task", sort=True)]
-    differences = [part["d"].to_numpy() for part in groups]
-    # Seeded by what is compared: the numbers are the same beside whatever other comparisons are made.
-    seeds = [rule.seed, zlib.crc32(f"{family}/{candidate}/{reference}/{margin:g}".encode())]
-    rng = np.random.default_rng(seeds)
-    return _Compared(
+        return None
+    differences = [part["d"].to_numpy() for _, part in pairs.groupby("task", sort=True)]
+    return Compared(
         family=family,
         candidate=candidate,
         reference=reference,
-        tasks=len(groups),
-        seeds=int(pairs.groupby("task").size().min()),
-        effect=statistics.bootstrap_interval(differences, rng, confidence=rule.confidence, resamples=rule.resamples),
-        improvement=statistics.probability_of_improvement(
-            [part["test_area_candidate"].to_numpy() for part in groups],
-            [part["test_area_reference"].to_numpy() for part in groups],
-            rng,
-            confidence=rule.confidence,
-        ),
-        p_worse=statistics.sign_flip_p(differences, rng, resamples=rule.resamples),
-        p_within=statistics.sign_flip_p([margin - d for d in differences], rng, resamples=rule.resamples),
+        tasks=len(differences),
+        seeds=min(len(one) for one in differences),
+        these=statistics.over_seeds(differences),
+        like_these=statistics.over_tasks(differences),
+        without_one=statistics.without_one(differences),
     )
 
 
-def _line(one: _Compared) -> dict[str, object]:
-    line: dict[str, object] = {name: getattr(one, name) for name in ("family", "candidate", "reference", "tasks", "seeds")}
-    line |= {"effect": one.effect.value, "effect_low": one.effect.low, "effect_high": one.effect.high}
-    return line | {
-        "improvement": one.improvement.value,
-        "improvement_low": one.improvement.low,
-        "improvement_high": one.improvement.high,
-    }
+def verdicts(choices: pd.DataFrame, rule: Rule, *, confirmatory: bool = False, column: str = "test_area") -> pd.DataFrame:
+    """One line per family and comparison: effect with intervals, p-values of the same statistics, and both verdicts of RULE.md.
+
+    Where `confirmatory`, the intervals of the first comparison have the confidence that the rule corrects.
+    """
+    margin, lines = math.log1p(rule.margin), []
+    for rank, (comparison, family) in enumerate((c, f) for c in rule.comparison for f in rule.families):
+        corrected = confirmatory and rank < len(rule.families)
+        found = compare(choices, family, comparison.candidate, comparison.reference, column)
+        if found is None:
+            lines.append({"family": family, **comparison.model_dump(), "verdict": NO_ROWS, "verdict_tasks": NO_ROWS})
+            continue
+        line = found.line(
+            rule.seeds_confidence if corrected else rule.exploratory_confidence,
+            rule.tasks_confidence if corrected else rule.exploratory_confidence,
+        )
+        for ending, estimate in (("", found.these), ("_tasks", found.like_these)):
+            line |= {f"p_worse{ending}": estimate.p_above(margin), f"p_adequate{ending}": estimate.p_below(margin)}
+        line |= {"verdict": word(_number(line["effect_low"]), _number(line["effect_high"]), margin)}
+        line |= {"verdict_tasks": word(_number(line["tasks_low"]), _number(line["tasks_high"]), margin)}
+        lines.append(line | {"confirmatory": corrected})
+    return pd.DataFrame(lines)
 
 
-def _judge(one: _Compared, p_worse: float, p_within: float, rule: Rule) -> str:
-    effect, percent = one.effect, 100 * abs(math.expm1(one.effect.value))
-    if effect.high < math.log1p(rule.margin) and p_within < rule.alpha:
-        if effect.high < 0:
-            return f"adequate (better by {percent:.0f} %)"
-        return f"adequate (worse by {percent:.0f} %, within the margin)" if effect.low > 0 else "adequate"
-    if effect.low > 0 and p_worse < rule.alpha:
-        return f"worse by {percent:.0f} %"
-    return f"undecided at {one.seeds} seeds"
+def _number(value: object) -> float:
+    assert isinstance(value, float)
+    return value
+
+
+def against_none(choices: pd.DataFrame, penalties: Sequence[str], rule: Rule) -> pd.DataFrame:
+    """One line per family and penalty: whether it helps against none on these tasks, by the same arithmetic with margin 0."""
+    lines = []
+    for name, family in ((name, family) for name in penalties if name != "none" for family in rule.families):
+        found = compare(choices, family, name, "none")
+        if found is None:
+            continue
+        confidence = rule.exploratory_confidence
+        line = found.line(confidence, confidence)
+        change = 100 * abs(math.expm1(found.these.value))
+        judged = word(_number(line["effect_low"]), _number(line["effect_high"]), 0.0)
+        texts = {"better": f"helps by {change:.0f} %", "worse": f"harms by {change:.0f} %"}
+        p_values = {"p_worse": found.these.p_above(0.0), "p_better": found.these.p_below(0.0)}
+        lines.append(line | p_values | {"verdict": texts.get(judged, f"undecided at {found.seeds} seeds")})
+    return pd.DataFrame(lines)
 
 
 def ends(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
@@ -202,8 +210,7 @@ def ends(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
         )
         both = weak.index.intersection(plain.index)
         change = np.log(weak.loc[both, "test_error"].astype(float) / plain.loc[both, "test_error"].astype(float)).abs().median()
-        sums = [[(norms or {}).get(norm) for norms in side["norms"]] for side in (strong.loc[both], plain.loc[both])]
-        share = (pd.Series(sums[0], dtype=float) / pd.Series(sums[1], dtype=float)).median()
+        share = shares(strong.loc[both], plain.loc[both], str(norm)).median()
         lines.append(
             {
                 "penalty": penalty,
@@ -220,6 +227,12 @@ def ends(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def shares(part: pd.DataFrame, plain: pd.DataFrame, norm: str) -> pd.Series:
+    """The penalty's own L1 term of each run over that of the run without penalty in the same line of `plain`."""
+    sums = [[(norms or {}).get(norm) for norms in side["norms"]] for side in (part, plain)]
+    return pd.Series(sums[0], dtype=float) / pd.Series(sums[1], dtype=float)
+
+
 def cross_check(own: pd.DataFrame, original: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """pykan's runs beside ours at the same task, seed and strength: one line per task with the difference of areas."""
     lines = []
@@ -227,8 +240,7 @@ def cross_check(own: pd.DataFrame, original: pd.DataFrame, rule: Rule) -> pd.Dat
     both = original.merge(own, on=[*keys, "penalty"], suffixes=("_pykan", "_ours"))
     for task, part in both.groupby("task", sort=True):
         d = (part["test_area_pykan"] - part["test_area_ours"]).to_numpy()
-        rng = np.random.default_rng([rule.seed, zlib.crc32(f"cross-check/{task}".encode())])
-        found = statistics.bootstrap_interval([d], rng, confidence=rule.confidence, resamples=rule.resamples)
+        found = statistics.over_seeds([d]).interval(rule.exploratory_confidence)
         equal = max(abs(found.low), abs(found.high)) < math.log1p(rule.cross_check.tolerance)
         lines.append(
             {

@@ -7,9 +7,10 @@ regression target has mean 0 and deviation 1 over the training set, a classifica
 from __future__ import annotations
 
 import importlib.util
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -21,6 +22,9 @@ Array = NDArray[np.float64]
 # A network without its weights: an input is its number, a node is the tuple of what feeds it. `((0, 1),)` is an output fed by
 # one hidden node that sees inputs 0 and 1. Nodes of a layer have no order.
 Structure = tuple["int | Structure", ...]
+# A structure whose every edge names the function on it: a node is the tuple of (function, what feeds it). Names are those of
+# `benchmarks.study.formulas`; a function stands for all of its affine changes, inside and outside.
+Expression = tuple[tuple[str, "int | Expression"], ...]
 
 
 class Missing(Exception):
@@ -100,6 +104,20 @@ class Task(ABC):
         return None
 
     @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """The same with the functions on its edges: all that are right, none if they are not known."""
+        return ()
+
+    @property
+    def most_training(self) -> float:
+        """As many training samples as there are beside those of the other parts."""
+        return math.inf
+
+    def with_training(self, samples: int) -> Task:
+        """The task with another number of training samples; those of the other parts stay as many."""
+        return replace(self, sizes=replace(self.sizes, train=samples))
+
+    @property
     def packages(self) -> tuple[str, ...]:
         """Distributions whose version decides the samples, beside numpy and scipy."""
         return ()
@@ -113,13 +131,15 @@ class Formula(Task):
     """A function of variables drawn uniformly from `ranges`, then `irrelevant` inputs that it does not depend on.
 
     `formula` takes the variables one by one, each (B,), and returns (B,). Inputs of the network are the variables moved to
-    [-1, 1] by the ends of their ranges.
+    [-1, 1] by the ends of their ranges. `feeds` are the expressions of its smallest network, all of one structure;
+    a `structure` alone leaves the functions open.
     """
 
     formula: Callable[..., Array]
     ranges: tuple[tuple[float, float], ...]
     irrelevant: int = 0
     structure: Structure | None = None
+    feeds: tuple[Expression, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -131,7 +151,11 @@ class Formula(Task):
 
     @property
     def truth(self) -> Structure | None:
-        return self.structure
+        return bare(self.feeds[0]) if self.feeds else self.structure
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        return self.feeds
 
     def draw(self, seed: int) -> Split:
         x = self._generator(seed).uniform(-1, 1, (self.sizes.total, self.inputs))
@@ -142,7 +166,8 @@ class Formula(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Task):
-    """Real samples: `load` returns all x (N, I) and y (N,); `requires` maps modules that it imports to distributions.
+    """Real samples: `load` returns all x (N, I) and y (N,); `requires` maps modules that it imports to distributions. N is
+    `rows` if that is given, else at least those of the three parts.
 
     A seed draws which samples belong to which part. Inputs are moved to [-1, 1] by the extremes of the training part, and
     what lies beyond in the other parts is cut off.
@@ -151,6 +176,11 @@ class DataSet(Task):
     load: Callable[[], tuple[Array, Array]]
     features: int
     requires: Mapping[str, str]
+    rows: int = 0
+
+    @property
+    def most_training(self) -> float:
+        return max(self.rows - self.sizes.validation - self.sizes.test, self.sizes.train)
 
     @property
     def inputs(self) -> int:
@@ -188,6 +218,11 @@ def _split(x: Array, y: Array | NDArray[np.int64], sizes: Sizes) -> Split:
     return Split(train, validation, test)
 
 
+def bare(expression: Expression) -> Structure:
+    """The structure of an expression."""
+    return tuple(feed if isinstance(feed, int) else bare(feed) for _, feed in expression)
+
+
 def edges_of(structure: Structure) -> int:
     """Number of edges of a structure."""
     return sum(1 if isinstance(node, int) else 1 + edges_of(node) for node in structure)
@@ -222,6 +257,7 @@ def _grounded(structure: Structure) -> bool:
 
 
 _TASKS: dict[str, Task] = {}
+_OWN: set[str] = set()
 
 
 def register(*tasks: Task) -> None:
@@ -230,6 +266,17 @@ def register(*tasks: Task) -> None:
         if task.name in _TASKS:
             raise ValueError(f"task: expected a new name, got {task.name!r}, which exists")
         _TASKS[task.name] = task
+
+
+def register_own(*tasks: Task) -> None:
+    """Add the tasks of this package."""
+    register(*tasks)
+    _OWN.update(task.name for task in tasks)
+
+
+def added() -> tuple[Task, ...]:
+    """The tasks that came from elsewhere than this package."""
+    return tuple(task for name, task in _TASKS.items() if name not in _OWN)
 
 
 def get_task(name: str) -> Task:

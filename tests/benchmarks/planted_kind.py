@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.cases import Case
 from benchmarks.kinds import Kind, Section, register
 from benchmarks.kinds.design import Preset, place_of, point_at
-from benchmarks.rows import Outcome
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Outcome
 
 
 class Rounding(Section):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive
-from benchmarks.rows import SCHEMA_VERSION
-from benchmarks.store import Store
+from benchmarks.run import archive
+from benchmarks.run.store import Store
+from benchmarks.schema.rows import SCHEMA_VERSION
 
 
 def row(key: str, run: str = "r1") -> str:

@@ -2,7 +2,7 @@
 
 import time
 
-from benchmarks import bars
+from benchmarks.dev import bars
 
 
 def test_a_call_that_takes_four_times_as_long_is_found_so() -> None:

@@ -16,12 +16,12 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from benchmarks import archive
+from benchmarks.analysis.results import load_rows
 from benchmarks.report import frames, render
 from benchmarks.report.machines import folders
 from benchmarks.report.quote import filled, unfounded, unmarked
-from benchmarks.results import load_rows
-from benchmarks.rows import SCHEMA_VERSION
+from benchmarks.run import archive
+from benchmarks.schema.rows import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, child, interrupt, limits, results, runner, usage
-from benchmarks.cases import Case, Point
-from benchmarks.child import Server
+from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.report import machines as machines  # imported before nobody, who cannot read all of Python, asks for it
-from benchmarks.rows import Outcome
-from benchmarks.store import Store, Unwritable
+from benchmarks.run import archive, child, interrupt, limits, runner, usage
+from benchmarks.run.child import Server
+from benchmarks.run.store import Store, Unwritable
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import Outcome
 from tests.benchmarks.test_archive import unreadable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import child, runner
-from benchmarks.cases import Case, Point
-from benchmarks.rows import Outcome
+from benchmarks.run import child, runner
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 POINT = Point(batch=8, layers=(2, 2), grid_size=2, device="cuda")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, Point
 from benchmarks.measure import gate, workload
-from benchmarks.worker import Job, measure
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Point
 from efficient_kan import KAN
 from efficient_kan.knots import extend, interior_of
 from reference import ours

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import environment, nvml
-from benchmarks.cases import Case, Point
 from benchmarks.measure import case as measured_case
 from benchmarks.measure import gpu, graphs, memory, peaks, speed, workload
-from benchmarks.rows import GpuReading, MemorySeries, SpeedSeries
+from benchmarks.schema import environment, nvml
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import GpuReading, MemorySeries, SpeedSeries
 from efficient_kan.kernels.cuda import check
 from reference.arm import get_arm
 

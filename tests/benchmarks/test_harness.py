@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, presets, results, runner
-from benchmarks.cases import Case, Mode, Point
-from benchmarks.plugins import load_plugin
+from benchmarks import presets
+from benchmarks.analysis import results
+from benchmarks.run import archive, runner
+from benchmarks.run.plugins import load_plugin
+from benchmarks.schema.cases import Case, Mode, Point
 from reference import arm as arms
 
 ROOT = Path(__file__).resolve().parents[2]

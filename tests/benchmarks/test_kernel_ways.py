@@ -7,7 +7,7 @@ import random
 
 import torch
 
-from benchmarks import kernel_ways
+from benchmarks.dev import kernel_ways
 
 
 def test_shapes_are_within_the_bounds_and_repeat_with_their_seed() -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import environment, kinds, presets, results, usage
-from benchmarks.cases import Case, Point
+from benchmarks import kinds, presets
+from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.kinds.kind import Section, resolved
-from benchmarks.rows import Row
-from benchmarks.sources import ROOT
-from benchmarks.store import Store
+from benchmarks.run import usage
+from benchmarks.run.store import Store
+from benchmarks.schema import environment
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.meaning import ROOT
+from benchmarks.schema.rows import Row
 
 PLANTED = Path(__file__).with_name("planted_kind.py")
 KEY = re.compile(r"^([0-9a-f]{20})", re.MULTILINE)

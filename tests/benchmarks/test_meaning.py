@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import meaning, sources
-from benchmarks.cases import Case, Point
-from benchmarks.meaning import PACKAGES
+from benchmarks.kinds import sources
+from benchmarks.schema import meaning
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.meaning import PACKAGES
 
 CASE = Case(
     kind="speed",
@@ -138,6 +139,14 @@ def test_the_same_name_from_another_module_counts(tmp_path: Path) -> None:
     assert imported("true") != imported("floor")
 
 
+def test_the_order_of_imports_follows_what_modules_compute(tmp_path: Path) -> None:
+    def using(halves: str, floors: str) -> str:
+        text = f"from reference import {', '.join(sorted((halves, floors)))}\nuse = 1\n"
+        return of(text, root=tmp_path / "r", others={f"reference.{halves}": HALF, f"reference.{floors}": TAIL})
+
+    assert using("a", "b") == using("b", "a") == using("c", "a")
+
+
 def test_what_another_module_computes_counts(tmp_path: Path) -> None:
     def using(content: str) -> str:
         return of(USER.format(package="reference", module="part"), root=tmp_path / "r", others={"reference.part": content})
@@ -167,8 +176,8 @@ def test_relative_imports_are_those_of_the_absolute_name(tmp_path: Path) -> None
 def copied(tmp_path: Path) -> Path:
     """A copy of this repository's packages."""
     for package in PACKAGES:
-        for file in (sources.ROOT / package).rglob("*.py"):
-            copy = tmp_path / file.relative_to(sources.ROOT)
+        for file in (meaning.ROOT / package).rglob("*.py"):
+            copy = tmp_path / file.relative_to(meaning.ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
     sources.forget()

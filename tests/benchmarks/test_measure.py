@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import worker
-from benchmarks.cases import Case, Point
+from benchmarks.analysis.stats import Interval, paired_ratio
 from benchmarks.measure import memory, speed
 from benchmarks.measure import peaks as measured_case
-from benchmarks.plugins import load_plugin
-from benchmarks.stats import Interval, paired_ratio
-from benchmarks.worker import Job, measure
+from benchmarks.run import worker
+from benchmarks.run.plugins import load_plugin
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Point
 from efficient_kan import KAN
 from reference import arm as arms
 

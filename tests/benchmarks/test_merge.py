@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import archive, merge, results, usage
-from benchmarks.cases import Case, Point
+from benchmarks.analysis import data, results
 from benchmarks.cli import app
-from benchmarks.report import data
-from benchmarks.rows import Environment, Row
-from benchmarks.store import Locked, Store
+from benchmarks.run import archive, merge, usage
+from benchmarks.run.store import Locked, Store
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import Environment, Row
 
 
 def case(batch: int, process: int = 0) -> Case:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, results, runner, sources
-from benchmarks.cases import Case, Point
-from benchmarks.meaning import PACKAGES
-from benchmarks.migrate import compact, migrate
-from benchmarks.rows import Environment, Row
+from benchmarks.analysis import results
+from benchmarks.dev.migrate import compact, migrate
+from benchmarks.kinds import sources
+from benchmarks.run import archive, runner
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.meaning import PACKAGES, ROOT
+from benchmarks.schema.rows import Environment, Row
 
 CASE = Case(
     kind="memory", arm="mlp[width]", point=Point(batch=8, layers=(2, 2), grid_size=2), modes=("step",), timeout_s=1, seed=1
@@ -26,10 +28,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with this one's packages, in place of this one."""
     root = tmp_path / "repository"
     for package in PACKAGES:
-        shutil.copytree(sources.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "ROOT", root)
-    monkeypatch.setattr("benchmarks.environment.ROOT", root)
-    monkeypatch.setattr("benchmarks.environment.git_commit.__defaults__", (root,))
+    monkeypatch.setattr("benchmarks.schema.environment.ROOT", root)
+    monkeypatch.setattr("benchmarks.dev.migrate.ROOT", root)
+    monkeypatch.setattr("benchmarks.schema.environment.git_commit.__defaults__", (root,))
     git(root, "init", "-q")
     commit(root)
     return root
@@ -86,7 +89,7 @@ def stored(out: Path, run: str, at: str, key: str = "old key", case: Case = CASE
 def test_a_row_is_kept_after_tidying_and_superseded_after_a_change(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.environment.machine", lambda: "here")
+    monkeypatch.setattr("benchmarks.schema.environment.machine", lambda: "here")
     out = tmp_path / "out"
     stored(out, "run", commit(repository))
     file = repository / ARM

@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import limits, merge, parts, results, runner, usage
-from benchmarks.child import Server
+from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.parallel import dispatch, node, options, slurm
 from benchmarks.parallel.order import CLAIM, ENDED, Ended, Order, orders
-from benchmarks.rows import Outcome
-from benchmarks.selection import Selection
+from benchmarks.run import limits, merge, parts, runner, usage
+from benchmarks.run.child import Server
+from benchmarks.run.selection import Selection
+from benchmarks.schema.rows import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = """
@@ -45,13 +46,13 @@ arms = ["mlp[width]"]
 modes = ["inference"]
 timeout_s = 60
 """
-PLUGIN = "from benchmarks.cases import Case\n"
+PLUGIN = "from benchmarks.schema.cases import Case\n"
 
 
 @pytest.fixture
 def selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
     """A plan with a plugin, which is not run here: a process runs one file of a name, and all nodes of a test are this one."""
-    monkeypatch.setattr("benchmarks.selection.load_plugin", lambda path: None)
+    monkeypatch.setattr("benchmarks.run.selection.load_plugin", lambda path: None)
     (tmp_path / "lines.toml").write_text(PRESET)
     (tmp_path / "further.py").write_text(PLUGIN)
     return Selection(preset=str(tmp_path / "lines.toml"), device="cpu", plugin=tmp_path / "further.py", threads=1)
@@ -368,7 +369,7 @@ def test_without_slurm_the_sentence_says_so(tmp_path: Path, monkeypatch: pytest.
     ("table", "timeout", "status", "code"),
     [
         ("[dask]\nparts = 2\nworkers = 2\n", 60, "4 ok", 0),
-        # So short that nothing is tried, which saves starting what measures.
+        # Shorter than any case: what a queue measures may fail too.
         ("[slurm]\nparts = 2\nminutes = 10\nlocal = true\n", 0.001, "2 skipped_by_frontier, 2 timeout", 1),
     ],
     ids=["dask", "submitit"],

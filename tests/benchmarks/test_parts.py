@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import forecast, parts, presets, results, runner, usage
-from benchmarks.cases import Case
-from benchmarks.child import Server
+from benchmarks import presets
+from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.kinds import dominates
-from benchmarks.parts import Part
-from benchmarks.rows import Outcome
+from benchmarks.run import forecast, parts, runner, usage
+from benchmarks.run.child import Server
+from benchmarks.run.parts import Part
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Outcome
 
 COUNTS = (1, 2, 4, 16, 1000)
 

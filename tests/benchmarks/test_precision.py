@@ -14,9 +14,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.cases import Case, Matmul, Point
 from benchmarks.measure import gate, precision, workload
-from benchmarks.worker import Job, measure
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Matmul, Point
 from efficient_kan import KAN
 from reference.arm import Unsupported, get_arm
 
@@ -104,8 +104,8 @@ def test_the_products_of_a_gpu_are_what_torch_and_our_kernels_are_told(
         torch.set_float32_matmul_precision(before)
         precision.choose(POINT.model_copy(update={"device": "cuda:0", "matmul": matmul}))
         assert torch.get_float32_matmul_precision() == chosen
-        launch = pytest.importorskip("efficient_kan.kernels.cuda.launch")
-        assert launch.precision(torch.float32) == ("tf32" if matmul == "tf32" else "ieee")
+        tiles = pytest.importorskip("efficient_kan.kernels.cuda.tiles")
+        assert tiles.precision(torch.float32) == ("tf32" if matmul == "tf32" else "ieee")
 
 
 @pytest.mark.parametrize("mode", ["inference", "forward", "forward_backward", "step"])

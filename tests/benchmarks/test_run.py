@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, forecast, presets, results, runner, sources, usage
-from benchmarks.cases import Case, Point
-from benchmarks.child import Server, variables
+from benchmarks import presets
+from benchmarks.analysis import results
 from benchmarks.cli import app
-from benchmarks.kinds import dominates
-from benchmarks.plugins import load_plugin
-from benchmarks.rows import Outcome
-from benchmarks.store import Locked, Store
+from benchmarks.kinds import dominates, sources
+from benchmarks.run import archive, runner, usage
+from benchmarks.run.child import Server, variables
+from benchmarks.run.plugins import load_plugin
+from benchmarks.run.store import Locked, Store
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import Outcome
 from reference import arm as arms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def test_a_memory_case_that_may_need_more_than_its_share_runs_alone_with_all_of_
 
     monkeypatch.setattr(runner.Run, "_measure", measured)
     monkeypatch.setattr(runner, "_available_bytes", lambda: 16 * 2**30)
-    monkeypatch.setattr(forecast, "peak_bytes", lambda one: one.point.batch * 2**30)
+    monkeypatch.setattr(runner.History, "peak_bytes", lambda _, one: one.point.batch * 2**30)
     cases = [case("mlp[width]", batch=gib) for gib in (2, 64, 4, 5)]
     runner.run("test", cases, tmp_path / "two", jobs=2)
     assert shares == {2: 2, 4: 2, 5: 1, 64: 1}
@@ -116,13 +117,12 @@ def test_a_memory_case_that_may_need_more_than_its_share_runs_alone_with_all_of_
     assert set(shares.values()) == {1}
 
 
-def test_a_memory_case_that_would_take_hours_is_a_timeout_at_once(tmp_path: Path) -> None:
-    wide = Point(batch=256, layers=(1024, 1024, 1024), grid_size=5)
-    hours = Case(kind="memory", arm="pykan[nosave]", point=wide, modes=("step",), timeout_s=600)
-    assert runner.run("test", [hours], tmp_path) == {"timeout": 1}
-    (row,) = results.load_rows(tmp_path)
-    assert re.fullmatch(r"not tried: predicted to take \d+ s, the limit is 600 s", row.reason)
-    assert row.wall_s == 0
+def test_a_time_limit_rules_out_only_what_may_take_no_longer(tmp_path: Path, planted: Path) -> None:
+    cases = [case("hang", timeout_s=2.0), case("hang", batch=16, timeout_s=2.0), case("hang", batch=32, timeout_s=2.5)]
+    counts = runner.run("test", cases, tmp_path, plugin=planted)
+    assert counts == {"timeout": 2, "skipped_by_frontier": 1}
+    (skipped,) = (row for row in results.load_rows(tmp_path) if row.status == "skipped_by_frontier")
+    assert skipped.case.point.batch == 16
 
 
 def test_a_failure_of_an_earlier_run_rules_out_what_is_larger_too(tmp_path: Path, planted: Path) -> None:
@@ -314,7 +314,8 @@ def test_plan_prints_cases_and_runs_nothing(capsys: pytest.CaptureFixture[str]) 
     [
         (
             ["--preset", "nope"],
-            "preset: expected one of default, gpu, gpu-precisions, kernels, paper, smoke, or a .toml file, got 'nope'",
+            "preset: expected one of confirm, default, gpu, gpu-precisions, gpu-study, kernels, paper, pilot, smoke, "
+            "or a .toml file, got 'nope'",
         ),
         (["--arms", "pykan"], "arm: expected one of efficient_kan, efficient_kan[native], pykan[default], pykan[nosave]"),
         (["--arms", "pykan[speed]", "inkan[compiled]"], "arms: expected what preset smoke measures"),

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks import kinds, presets
-from benchmarks.cases import Case
 from benchmarks.presets.axes import OPTIONS, lacking
-from benchmarks.selection import Selected, Selection
+from benchmarks.run.selection import Selected, Selection
+from benchmarks.schema.cases import Case
 
 KINDS = kinds.names()
 # Options that say which cases there are; any other one changes cases, and belongs into `CHANGING` and `axes.OPTIONS`.

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 
-from benchmarks.cases import Case, Mode, Penalty, Point, Policy
 from benchmarks.measure import memory, shortcuts, simulate, workload
 from benchmarks.measure import peaks as measured
 from benchmarks.measure.frontier import largest_batch
 from benchmarks.measure.live import LiveStorages
 from benchmarks.measure.meta import MetaStorages
-from benchmarks.worker import Job, measure
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Mode, Penalty, Point, Policy
 from efficient_kan import KAN, kernels
 from efficient_kan._device import device_type, meta_stands_for
 from efficient_kan.kernels import native

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import small_layers
+from benchmarks.dev import small_layers
 from efficient_kan import KAN
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import small_networks
+from benchmarks.dev import small_networks
 from efficient_kan import KAN
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bars, cli, usage
+from benchmarks import cli
+from benchmarks.dev import bars
+from benchmarks.run import usage
 from efficient_kan import KAN
 from reference import environments
 

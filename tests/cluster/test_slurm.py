@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import archive, limits, merge, results
-from benchmarks.rows import Row
+from benchmarks.analysis import results
+from benchmarks.run import archive, limits, merge
+from benchmarks.schema.rows import Row
 from tests.cluster.service import Cluster, missing, slurm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(missing()), reason=missing())]

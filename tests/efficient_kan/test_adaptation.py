@@ -332,3 +332,56 @@ def test_coefficients_that_are_not_finite_are_refused(call: Callable[[KAN, Tenso
     with pytest.raises(ValueError, match=r"^layers\[1\].spline_weight: expected finite values, got 1 NaN"):
         call(kan, 3 * uniform(500, 1))
     assert all(torch.equal(layer.grid, grid) for layer, grid in zip(kan.kan_layers, grids, strict=True))
+
+
+def one_output_large(factor: float, order: int = 3) -> KAN:
+    """The first output is a multiple of base activations, the other one has splines of order one."""
+    kan = KAN([2, 2], 10, order, kernel="native", scale_noise=5.0, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        kan.kan_layers[0].spline_weight[0] = 0
+        kan.kan_layers[0].base_weight[0] = factor
+        kan.kan_layers[0].base_weight[1] = 1e-3
+        kan.kan_layers[0].spline_scaler[1, 1] = 1e-3  # type: ignore[index]  # so that pruning removes the edge
+    return kan
+
+
+CHANGES: dict[str, Callable[[KAN, Tensor], KAN]] = {
+    "update_grid": lambda kan, x: kan.update_grid(x**3, fit="samples") or kan,  # type: ignore[func-returns-value]
+    "refine": lambda kan, x: kan.refine(2, x),
+    "prune": lambda kan, x: kan.prune(x, 3e-2),
+}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e5, 1e9])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_large_output_does_not_hide_that_a_small_one_changes(name: str, factor: float) -> None:
+    kan, x = one_output_large(factor), uniform(500, 1)
+    found: list[KAN] = []
+    before = kan(x if name != "update_grid" else x**3)
+    said = messages(lambda: found.append(CHANGES[name](kan, x)))
+    moved = found[0](x if name != "update_grid" else x**3) - before
+    assert len(said) == 1
+    size = re.search(r"output 1 changes by (\S+) \(RMS over the samples\)", said[0])
+    assert size is not None, said[0]
+    assert float(size[1]) == pytest.approx(float(moved.detach()[:, 1].square().mean().sqrt()), rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_is_no_change_of_small_outputs_and_of_those_that_cancel(seed: int, dtype: torch.dtype) -> None:
+    """Output 1 is small, output 2 is what is left of large terms, output 3 has no edges."""
+    source = torch.Generator().manual_seed(seed)
+    kan = KAN([2, 8, 4], 5, kernel="native", scale_noise=5.0, generator=source, dtype=dtype)
+    x = uniform(500, seed, dtype)
+    layer = kan.kan_layers[1]
+    with torch.no_grad():
+        for weight in (layer.spline_weight, layer.base_weight):
+            weight[1] *= 1e-6
+        first = kan.kan_layers[0]
+        for weight in (first.spline_weight, first.base_weight, first.spline_scaler):
+            weight[4:] = weight[:4]  # type: ignore[index]  # so that hidden nodes are equal in pairs
+        layer.spline_weight[2, 4:], layer.base_weight[2, 4:] = -layer.spline_weight[2, :4], -layer.base_weight[2, :4]
+        layer.spline_scaler[2, 4:] = (1 + 1e-3) * layer.spline_scaler[2, :4]  # type: ignore[index]
+        layer.edge_mask[3] = 0
+    assert messages(lambda: kan.refine(17, x)) == []
+    assert messages(lambda: kan.prune(x, 0.0)) in ([], ["prune: node 3 at depth 2 has no incoming edges"])

@@ -23,7 +23,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="triton is not installed")
 
 from efficient_kan.kernels import cuda
-from efficient_kan.kernels.cuda import check, launch, model, support
+from efficient_kan.kernels.cuda import check, model, products, shares, support
 from tests.efficient_kan.interpreted_cuda import PRODUCT, UNITS, double, excess, make, results
 
 orders = pytest.mark.parametrize("k", [1, 2, 3, 4, 5], ids="k{}".format)
@@ -110,7 +110,7 @@ def test_the_first_use_check_passes_without_a_warning(dtype: torch.dtype, k: int
 
 def test_results_repeat_bit_by_bit() -> None:
     inputs = moved(make(9000, 20, 30, 3, "adapted"), "cuda")
-    assert launch.weight_grad_shares(9000, torch.Size((8, 20, 30)))[0] > 1
+    assert shares.of_weight_grad(9000, torch.Size((8, 20, 30)))[0] > 1
     first, second = results(cuda, inputs), results(cuda, inputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -128,8 +128,8 @@ def test_offsets_beyond_32_bits() -> None:
     grad = torch.zeros(B, 2, device="cuda")
     grad[-70:] = 1.0
     weight = large.weight.permute(2, 1, 0).contiguous()
-    of_x, _ = launch.input_grad(x, None, large.knots, weight, grad, 3)
-    expected, _ = launch.input_grad(x[-70:].contiguous(), None, large.knots, weight, grad[-70:].contiguous(), 3)
+    of_x, _ = products.input_grad(x, None, large.knots, weight, grad, 3)
+    expected, _ = products.input_grad(x[-70:].contiguous(), None, large.knots, weight, grad[-70:].contiguous(), 3)
     torch.testing.assert_close(of_x[-70:], expected, rtol=0, atol=0)
 
 

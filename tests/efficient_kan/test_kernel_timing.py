@@ -131,9 +131,9 @@ def test_bare_products_have_the_operations_of_the_layers() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_kinds_are_those_of_the_kernels() -> None:
-    from efficient_kan.kernels.cuda import launch, model
+    from efficient_kan.kernels.cuda import model, tiles
 
     assert tuple(problems.KERNELS) == tuple(model.KERNELS) and tuple(problems.KINDS) == model.KINDS
     for kind, (dtype, _) in problems.KINDS.items():
         with problems.products(kind):
-            assert launch.kind(dtype) == kind
+            assert tiles.kind(dtype) == kind

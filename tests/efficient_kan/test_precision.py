@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from efficient_kan import KAN, SampleL1, SampleStd, WeightL1
+from efficient_kan import KAN, KANConv2d, SampleL1, SampleStd, WeightL1
 from efficient_kan._precision import widest
 from efficient_kan.kernels import resolve
+from efficient_kan.plot import edge_curves
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -72,6 +73,29 @@ def _basis() -> list[Tensor]:
     return [layer.b_splines(samples()), layer.curve2coeff(samples(), y)]
 
 
+def _shrunk() -> list[Tensor]:
+    kan = network()
+    kan.kan_layers[0].edge_mask[1] = 0
+    kan.kan_layers[1].edge_mask[:, 2] = 0
+    return _tensors(kan.shrink().network)
+
+
+def _convolved() -> list[Tensor]:
+    conv = KANConv2d(2, 4, 3, padding=1, groups=2, kernel="native", generator=torch.Generator().manual_seed(0))
+    x = samples().reshape(-1)[:1152].view(4, 2, 12, 12)
+    conv.update_grid(x)
+    y, loss = conv.forward_with_penalty(x, SampleStd())
+    return [y.detach(), loss.detach(), *conv.refine(7, x).state_dict().values()]
+
+
+def _drawn() -> list[Tensor]:
+    kan, x = network(), samples()
+    curves = edge_curves(kan.kan_layers[0], x.amin(0), x.amax(0), [(0, 0), (2, 1)], torch.ones(5, 3))
+    kan.plot(x)
+    kan.plot_edges(1, x)
+    return [torch.tensor(curve.values, dtype=torch.float32) for curve in curves]
+
+
 CASES: dict[str, Callable[[], list[Tensor]]] = {
     "construct": _construct,
     "update_grid": _update,
@@ -83,6 +107,9 @@ CASES: dict[str, Callable[[], list[Tensor]]] = {
     "importance": lambda: network().importance(samples()),
     "prune": lambda: _tensors(network().prune(samples(), 0.1)),
     "basis": _basis,
+    "shrink": _shrunk,
+    "convolution": _convolved,
+    "plot": _drawn,
     "SampleL1": lambda: _penalty(SampleL1()),
     "SampleStd": lambda: _penalty(SampleStd()),
     "WeightL1": lambda: _penalty(WeightL1()),

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy.interpolate import BSpline
 
-from benchmarks.cases import Point
 from benchmarks.measure import gate, workload
+from benchmarks.schema.cases import Point
 from efficient_kan import KAN
 from reference import cox_de_boor, mlp
 from reference.arm import ARMS, PENALTIES, Arm, Unsupported, get_arm, register

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.cases import Point
 from benchmarks.measure import gate, workload
+from benchmarks.schema.cases import Point
 from efficient_kan import KAN
 from reference import environments, pykan_0_0_5
 from reference.arm import ARMS, Unsupported, get_arm
@@ -176,7 +176,7 @@ def test_pykan_0_0_5_refuses_what_it_cannot_hold(monkeypatch: pytest.MonkeyPatch
 _GATE = """
 import importlib.metadata, json, sys
 import kan, torch
-from benchmarks.cases import Point
+from benchmarks.schema.cases import Point
 from benchmarks.measure import gate, workload
 from reference.arm import get_arm
 

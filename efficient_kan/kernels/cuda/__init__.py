@@ -46,9 +46,9 @@ def for_auto() -> ModuleType:
 
 def explain(inputs: LayerInputs) -> str:
     """Which kernels compute these inputs' product under ``auto``, and why."""
-    from efficient_kan.kernels.cuda import launch, model
+    from efficient_kan.kernels.cuda import model, tiles
 
-    return model.explained(model.sizes_of(inputs), launch.kind(inputs.weight.dtype))
+    return model.explained(model.sizes_of(inputs), tiles.kind(inputs.weight.dtype))
 
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
@@ -145,9 +145,9 @@ def _layout(dtype: torch.dtype) -> tuple[int, int, int]:
     """
     if torch.compiler.is_compiling():  # which cannot trace how products are computed; the launch puts weights in order
         return (2, 1, 0)
-    from efficient_kan.kernels.cuda import launch
+    from efficient_kan.kernels.cuda import tiles
 
-    return (2, 0, 1) if launch.kind(dtype) == "tf32" else (2, 1, 0)
+    return (2, 0, 1) if tiles.kind(dtype) == "tf32" else (2, 1, 0)
 
 
 def _prepared(

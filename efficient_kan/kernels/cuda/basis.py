@@ -76,6 +76,15 @@ def select(first, local, m, K: tl.constexpr):
 
 
 @triton.jit
+def spread(first, local, features, AXIS: tl.constexpr, K: tl.constexpr):
+    """The entries of ``local`` that belong to ``features``, along the new axis ``AXIS`` of a tile; other axes broadcast."""
+    blocks = ()
+    for r in tl.static_range(K + 1):
+        blocks = blocks + (tl.expand_dims(local[r], AXIS),)
+    return select(tl.expand_dims(first, AXIS), blocks, features, K)
+
+
+@triton.jit
 def _sigmoid(x, FAST: tl.constexpr):
     if FAST:
         result = quotient(1.0, 1.0 + tl.exp(-x), FAST)
@@ -88,6 +97,16 @@ def _sigmoid(x, FAST: tl.constexpr):
 def silu(x, dtype: tl.constexpr, FAST: tl.constexpr):
     """SiLU of ``x``, rounded to ``dtype``; float32."""
     return (x * _sigmoid(x, FAST)).to(dtype).to(tl.float32)
+
+
+@triton.jit
+def base_activation(x, pointers, ok, dtype: tl.constexpr, SILU: tl.constexpr, FAST: tl.constexpr):
+    """The base activation of samples, float32: SiLU of ``x`` rounded to ``dtype``, or what ``pointers`` lead to."""
+    if SILU:
+        base = silu(x, dtype, FAST)
+    else:
+        base = tl.load(pointers, mask=ok, other=0.0).to(tl.float32)
+    return base
 
 
 @triton.jit

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cuda import launch
+from efficient_kan.kernels.cuda import norms, products, tiles
 
 FACTOR = 4.0
 _MOST = 0.9
@@ -52,7 +52,7 @@ def failure(device: torch.device, order: int, dtype: torch.dtype) -> str | None:
     """Why the kernels must not be used there, or ``None``; a warning says so once."""
     if device.type != "cuda":
         return None  # the interpreter: the tests are the check
-    return _failure(device, order, dtype, launch.precision(dtype))
+    return _failure(device, order, dtype, tiles.precision(dtype))
 
 
 _verdicts: dict[tuple[torch.device, int, torch.dtype, str], str | None] = {}
@@ -162,16 +162,16 @@ def by_launches(inputs: LayerInputs, grad: Tensor, with_edges: bool) -> dict[str
 
     weight = weight.permute(2, 1, 0).contiguous()
     # TF32 has weights the other way round.
-    turned = weight.mT.contiguous().mT if launch.kind(weight.dtype) == "tf32" else weight
+    turned = weight.mT.contiguous().mT if tiles.kind(weight.dtype) == "tf32" else weight
     found = {
-        "y": launch.forward(x, base, knots, turned, order),
-        **of("y", launch.input_grad(x, base, knots, weight, grad, order), launch.weight_grad(x, base, knots, grad, order)),
+        "y": products.forward(x, base, knots, turned, order),
+        **of("y", products.input_grad(x, base, knots, weight, grad, order), products.weight_grad(x, base, knots, grad, order)),
     }
     if with_edges:
         scale = torch.full(weight.shape[1:], 1 / len(x), device=x.device)
-        of_inputs = launch.edge_l1_input_grad(x, base, knots, weight, scale, order)
-        of_weight = launch.edge_l1_weight_grad(x, base, knots, weight, scale, order)
-        found |= {"edge_l1": launch.edge_l1(x, base, knots, weight, order).T, **of("edge_l1", of_inputs, of_weight)}
+        of_inputs = norms.edge_l1_input_grad(x, base, knots, weight, scale, order)
+        of_weight = norms.edge_l1_weight_grad(x, base, knots, weight, scale, order)
+        found |= {"edge_l1": norms.edge_l1(x, base, knots, weight, order).T, **of("edge_l1", of_inputs, of_weight)}
     return found
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from efficient_kan.kernels.cuda.launch import Tiles
 from efficient_kan.kernels.cuda.sass import Loop, share
+from efficient_kan.kernels.cuda.tiles import Tiles
 
 KERNELS = ("forward", "input_grad", "weight_grad")
 LOCAL = ("local_forward", "local_input_grad", "local_weight_grad")

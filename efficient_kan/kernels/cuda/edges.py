@@ -15,44 +15,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from efficient_kan.kernels.cuda.basis import dot, local_basis, select, silu, silu_slope, slopes_of
-
-
-@triton.jit
-def _combine(weights, first, local, step, M, picked_ok, K: tl.constexpr):
-    """``sum_r local[r] * W[first + r]`` over the bases that exist, ``(samples, outputs)``.
-
-    ``weights`` points to basis 0 of the outputs, ``(1, outputs)``, and ``step`` leads to the next basis.
-    """
-    total = tl.zeros((first.shape[0], weights.shape[1]), dtype=tl.float32)
-    for r in tl.static_range(K + 1):
-        m = (first + r)[:, None]
-        row = tl.load(weights + m.to(tl.int64) * step, mask=(m >= 0) & (m < M - 1) & picked_ok, other=0.0)
-        total += local[r][:, None] * row.to(tl.float32)
-    return total
-
-
-@triton.jit
-def _combine_both(weights, first, values, slopes, step, M, picked_ok, K: tl.constexpr):
-    """:func:`_combine` of ``values`` and of ``slopes``, which share their picks."""
-    y = tl.zeros((first.shape[0], weights.shape[1]), dtype=tl.float32)
-    slope = tl.zeros((first.shape[0], weights.shape[1]), dtype=tl.float32)
-    for r in tl.static_range(K + 1):
-        m = (first + r)[:, None]
-        row = tl.load(weights + m.to(tl.int64) * step, mask=(m >= 0) & (m < M - 1) & picked_ok, other=0.0).to(tl.float32)
-        y += values[r][:, None] * row
-        slope += slopes[r][:, None] * row
-    return y, slope
-
-
-@triton.jit
-def _base(x, pointers, row_ok, dtype: tl.constexpr, SILU: tl.constexpr):
-    """The base activation of a run of samples, computed or loaded."""
-    if SILU:
-        base = silu(x, dtype, False)
-    else:
-        base = tl.load(pointers, mask=row_ok, other=0.0).to(tl.float32)
-    return base
+from efficient_kan.kernels.cuda.basis import base_activation, dot, slopes_of, spread
+from efficient_kan.kernels.cuda.picks import bases_at, edge_values, picked, store_input_grad
+from efficient_kan.kernels.cuda.places import run_of_input
 
 
 @triton.jit
@@ -87,21 +52,16 @@ def edge_l1(
     pid = pid // tiles
     i = pid % I
     part = (pid // I).to(tl.int64)
-    out_ok = outs < O
-    step = tl.cast(I, tl.int64) * O
+    out_ok = (outs < O)[None, :]
     weights = weight_ptr + tl.cast(i, tl.int64) * O + outs[None, :]
-    of_base = tl.load(weights + (M - 1) * step, mask=out_ok[None, :], other=0.0).to(tl.float32)
+    of_base = tl.load(weights + (M - 1) * tl.cast(I, tl.int64) * O, mask=out_ok, other=0.0).to(tl.float32)
+    pointers, sizes = (x_ptr, base_ptr, knots_ptr), (B, I, O, M, T)
     total = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
     for start in range(0, share, BLOCK_B):
         rows = part * share + start + tl.arange(0, BLOCK_B)
-        row_ok = rows < B
-        x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-        base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
-        knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-        first, values, _ = local_basis(x, knots, T, K, STEPS, False)
-        y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)
-        total += tl.where(row_ok[:, None], tl.abs(y), 0.0)
-    tl.store(out_ptr + (part * I + i) * O + outs, tl.sum(total, axis=0), mask=out_ok)
+        y, _, _, _ = edge_values(pointers, weights, of_base, rows, i, sizes, out_ok, K, STEPS, SILU, True)
+        total += tl.where((rows < B)[:, None], tl.abs(y), 0.0)
+    tl.store(out_ptr + (part * I + i) * O + outs, tl.sum(total, axis=0), mask=outs < O)
 
 
 @triton.jit(do_not_specialize=["B", "M", "T"])
@@ -128,15 +88,12 @@ def edge_l1_input_grad(
 
     ``scale`` is ``(I, O)`` float32: the gradient of each norm divided by the number of samples.
     """
-    pid = tl.program_id(0)
-    i = pid % I
-    rows = (pid // I).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    row_ok = rows < B
+    i, rows = run_of_input(I, BLOCK_B)
+    row_ok, at = rows < B, rows * I + i
     step = tl.cast(I, tl.int64) * O
-    x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-    base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
-    knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-    first, values, ratios = local_basis(x, knots, T, K, STEPS, False)
+    x = tl.load(x_ptr + at, mask=row_ok, other=0.0)
+    base = base_activation(x, base_ptr + at, row_ok, weight_ptr.dtype.element_ty, SILU, False)
+    first, values, ratios = bases_at(x, knots_ptr, i, T, K, STEPS)
     slopes = slopes_of(ratios, K)
     of_x = tl.zeros_like(x)
     of_base = tl.zeros_like(x)
@@ -146,15 +103,12 @@ def edge_l1_input_grad(
         weights = weight_ptr + tl.cast(i, tl.int64) * O + outs[None, :]
         weight = tl.load(weights + (M - 1) * step, mask=out_ok, other=0.0).to(tl.float32)
         scale = tl.load(scale_ptr + tl.cast(i, tl.int64) * O + outs[None, :], mask=out_ok, other=0.0)
-        y, slope = _combine_both(weights, first, values, slopes, step, M, out_ok, K)
-        pulled = _sign(y + base[:, None] * weight) * scale
+        totals = (base[:, None] * weight, tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32))
+        y, slope = picked(totals, weights, first, (values, slopes), step, M, out_ok, K, False)
+        pulled = _sign(y) * scale
         of_base += tl.sum(pulled * weight, axis=1)
         of_x += tl.sum(pulled * slope, axis=1)
-    if SILU:
-        of_x += of_base * silu_slope(x, False)
-    else:
-        tl.store(grad_base_ptr + rows * I + i, of_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
-    tl.store(grad_x_ptr + rows * I + i, of_x, mask=row_ok)
+    store_input_grad(grad_x_ptr, grad_base_ptr, x, of_x, of_base, at, row_ok, SILU)
 
 
 @triton.jit(do_not_specialize=["B", "M", "T"])
@@ -191,28 +145,21 @@ def edge_l1_weight_grad(
     pid = pid // m_tiles
     i = pid % I
     part = (pid // I).to(tl.int64)
-    out_ok = outs < O
+    out_ok = (outs < O)[None, :]
     dtype = weight_ptr.dtype.element_ty
     step = tl.cast(I, tl.int64) * O
-    column = tl.cast(i, tl.int64) * O
-    weights = weight_ptr + column + outs[None, :]
-    of_base = tl.load(weights + (M - 1) * step, mask=out_ok[None, :], other=0.0).to(tl.float32)
+    column = tl.cast(i, tl.int64) * O + outs[None, :]
+    weights = weight_ptr + column
+    of_base = tl.load(weights + (M - 1) * step, mask=out_ok, other=0.0).to(tl.float32)
+    pointers, sizes = (x_ptr, base_ptr, knots_ptr), (B, I, O, M, T)
     acc = tl.zeros((BLOCK_M, BLOCK_O), dtype=tl.float32)
     for start in range(0, share, BLOCK_B):
         rows = part * share + start + tl.arange(0, BLOCK_B)
-        row_ok = rows < B
-        x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-        base = _base(x, base_ptr + rows * I + i, row_ok, weight_ptr.dtype.element_ty, SILU)
-        knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-        first, values, _ = local_basis(x, knots, T, K, STEPS, False)
-        y = base[:, None] * of_base + _combine(weights, first, values, step, M, out_ok[None, :], K)
-        sign = tl.where(row_ok[:, None], _sign(y), 0.0).to(dtype)
-        columns = ()
-        for r in tl.static_range(K + 1):
-            columns = columns + (values[r][:, None],)
-        phi = select(first[:, None], columns, features[None, :], K)
+        y, base, first, values = edge_values(pointers, weights, of_base, rows, i, sizes, out_ok, K, STEPS, SILU, True)
+        sign = tl.where((rows < B)[:, None], _sign(y), 0.0).to(dtype)
+        phi = spread(first, values, features[None, :], 1, K)
         phi = tl.where(features[None, :] == M - 1, base[:, None], phi).to(dtype)
         acc = dot(tl.trans(phi), sign, acc, PRECISION)
-    scale = tl.load(scale_ptr + column + outs, mask=out_ok, other=0.0)
-    at = (part * M + features[:, None]) * step + column + outs[None, :]
-    tl.store(out_ptr + at, acc * scale[None, :], mask=(features < M)[:, None] & out_ok[None, :])
+    scale = tl.load(scale_ptr + column, mask=out_ok, other=0.0)
+    at = (part * M + features[:, None]) * step + column
+    tl.store(out_ptr + at, acc * scale, mask=(features < M)[:, None] & out_ok)

@@ -15,26 +15,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from efficient_kan.kernels.cuda.basis import dot, local_basis, select, silu
+from efficient_kan.kernels.cuda.basis import base_activation, dot, local_basis, select
 from efficient_kan.kernels.cuda.cardinal import cardinal, spacings, uniform
+from efficient_kan.kernels.cuda.places import output_tile, store_outputs
 
 
 @triton.jit
 def _products(
     acc,
-    x_ptr,
-    base_ptr,
-    knots_ptr,
-    weight_ptr,
-    rows,
-    outs,
-    first_input,
-    last_input,
-    B,
-    I,
-    O,
-    M,
-    T,
+    pointers,
+    part,
+    sizes,
     K: tl.constexpr,
     STEPS: tl.constexpr,
     SILU: tl.constexpr,
@@ -44,7 +35,10 @@ def _products(
     BLOCK_I: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``acc`` and the products of inputs ``first_input`` to ``last_input``, the latter excluded."""
+    """``acc`` and the products of a part: samples, outputs, and the inputs from its third member to its last, excluded."""
+    rows, outs, first_input, last_input = part
+    x_ptr, base_ptr, knots_ptr, weight_ptr = pointers
+    B, I, O, M, T = sizes
     row_ok, out_ok = rows < B, outs < O
     dtype = weight_ptr.dtype.element_ty
     step = tl.cast(I, tl.int64) * O
@@ -79,7 +73,7 @@ def _products(
                 weight = tl.load(weights, mask=weight_ok, other=0.0)
                 acc = dot(phi, weight, acc, PRECISION)
                 weights += step
-        base = silu(x, dtype, FAST) if SILU else tl.load(base_ptr + at, mask=tile_ok, other=0.0)
+        base = base_activation(x, base_ptr + at, tile_ok, dtype, SILU, FAST)
         weight = tl.load(weights, mask=weight_ok, other=0.0)
         acc = dot(base.to(dtype), weight, acc, PRECISION)
         if PRECISION == "ieee" and dtype == tl.float32:
@@ -116,33 +110,19 @@ def forward(
 
     Weights lie ``(M, I, O)`` or, with ``OUTPUTS_FIRST``, ``(M, O, I)``. Uniform knots take ``BLOCK_EVEN`` inputs at a time.
     """
-    o_tiles, b_tiles = tl.cdiv(O, BLOCK_O), tl.cdiv(B, BLOCK_B)
-    pid = tl.program_id(0)
-    outs = (pid % o_tiles) * BLOCK_O + tl.arange(0, BLOCK_O)
-    pid = pid // o_tiles
-    rows = (pid % b_tiles).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    part = pid // b_tiles
+    rows, outs, part = output_tile(B, O, BLOCK_B, BLOCK_O)
     start = part * share
     end = tl.minimum(start + share, I)
     acc = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
     even = uniform(knots_ptr, start, end, T, STEPS) if EVEN else False
+    pointers, sizes = (x_ptr, base_ptr, knots_ptr, weight_ptr), (B, I, O, M, T)
     for way in tl.static_range(2):
         if even == (way == 0):
             acc = _products(
                 acc,
-                x_ptr,
-                base_ptr,
-                knots_ptr,
-                weight_ptr,
-                rows,
-                outs,
-                start,
-                end,
-                B,
-                I,
-                O,
-                M,
-                T,
+                pointers,
+                (rows, outs, start, end),
+                sizes,
                 K,
                 STEPS,
                 SILU,
@@ -152,5 +132,4 @@ def forward(
                 BLOCK_EVEN if way == 0 else BLOCK_I,
                 PRECISION,
             )
-    at = (part * tl.cast(B, tl.int64) + rows)[:, None] * O + outs[None, :]
-    tl.store(y_ptr + at, acc.to(y_ptr.dtype.element_ty), mask=(rows < B)[:, None] & (outs < O)[None, :])
+    store_outputs(y_ptr, acc, part, rows, outs, B, O)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from efficient_kan.kernels.cuda.basis import dot, local_basis, select, silu, silu_slope, slopes_of
+from efficient_kan.kernels.cuda.basis import base_activation, dot, local_basis, silu_slope, slopes_of, spread
 from efficient_kan.kernels.cuda.cardinal import cardinal, cardinal_slope, spacings, uniform
 
 
@@ -104,10 +104,7 @@ def input_grad(
         else:
             first, _, ratios = local_basis(x, knots[None, :] + tl.zeros_like(x).to(tl.int32), T, K, STEPS, FAST)
             slopes = slopes_of(ratios, K)
-            blocks = ()
-            for r in tl.static_range(K + 1):
-                blocks = blocks + (slopes[r][:, None, :],)
-            slope = select(first[:, None, :], blocks, features[None, :, None], K)
+            slope = spread(first, slopes, features[None, :, None], 1, K)
             grad_x += tl.sum(pulled * slope, axis=1)
     tl.store(grad_x_ptr + at, grad_x, mask=tile_ok)
 
@@ -115,18 +112,13 @@ def input_grad(
 @triton.jit
 def _feature_products(
     acc,
-    x_ptr,
-    knots_ptr,
-    grad_ptr,
+    pointers,
     rows0,
     share,
     cols,
     features,
     outs,
-    B,
-    I,
-    O,
-    T,
+    sizes,
     K: tl.constexpr,
     STEPS: tl.constexpr,
     UNIFORM: tl.constexpr,
@@ -135,6 +127,8 @@ def _feature_products(
     PRECISION: tl.constexpr,
 ):
     """``acc`` and ``sum_b Phi[b, i, m] dy[b, o]`` over ``share`` samples from ``rows0``, ``(features * inputs, outputs)``."""
+    x_ptr, knots_ptr, grad_ptr = pointers
+    B, I, O, T = sizes
     WIDTH: tl.constexpr = features.shape[0] * cols.shape[0]
     dtype = grad_ptr.dtype.element_ty
     col_ok, out_ok = cols < I, outs < O
@@ -151,10 +145,7 @@ def _feature_products(
             phi = cardinal(v[None, :, :] - features.to(tl.float32)[:, None, None], K)
         else:
             first, values, _ = local_basis(x, knots[:, None] + tl.zeros_like(x).to(tl.int32), T, K, STEPS, FAST)
-            blocks = ()
-            for r in tl.static_range(K + 1):
-                blocks = blocks + (values[r][None, :, :],)
-            phi = select(first[None, :, :], blocks, features[:, None, None], K)
+            phi = spread(first, values, features[:, None, None], 0, K)
         phi = tl.reshape(phi, (WIDTH, BLOCK_B)).to(dtype)
         grad = tl.load(grad_ptr + rows[:, None] * O + outs[None, :], mask=row_ok[:, None] & out_ok[None, :], other=0.0)
         acc = dot(phi, grad, acc, PRECISION)
@@ -187,10 +178,8 @@ def _base_products(
         row_ok = rows < B
         ok = row_ok[:, None] & col_ok[None, :]
         at = rows[:, None] * I + cols[None, :]
-        if SILU:
-            base = silu(tl.load(x_ptr + at, mask=ok, other=0.0), dtype, FAST)
-        else:
-            base = tl.load(base_ptr + at, mask=ok, other=0.0)
+        x = tl.load(x_ptr + at, mask=ok, other=0.0)
+        base = base_activation(x, base_ptr + at, ok, dtype, SILU, FAST)
         grad = tl.load(grad_ptr + rows[:, None] * O + outs[None, :], mask=row_ok[:, None] & out_ok[None, :], other=0.0)
         acc = dot(tl.trans(base.to(dtype)), grad, acc, PRECISION)
     return acc
@@ -251,49 +240,14 @@ def weight_grad(
         cols = i0 + tl.arange(0, BLOCK_I)
         features = m0 + tl.arange(0, BLOCK_M)
         even = uniform(knots_ptr, i0, tl.minimum(i0 + BLOCK_I, I), T, STEPS) if EVEN else False
+        pointers, sizes = (x_ptr, knots_ptr, grad_ptr), (B, I, O, T)
         if even:  # in one call, as in the forward, the compiler takes some registers more
             acc = _feature_products(
-                acc,
-                x_ptr,
-                knots_ptr,
-                grad_ptr,
-                rows0,
-                share,
-                cols,
-                features,
-                outs,
-                B,
-                I,
-                O,
-                T,
-                K,
-                STEPS,
-                True,
-                FAST,
-                BLOCK_B,
-                PRECISION,
+                acc, pointers, rows0, share, cols, features, outs, sizes, K, STEPS, True, FAST, BLOCK_B, PRECISION
             )
         else:
             acc = _feature_products(
-                acc,
-                x_ptr,
-                knots_ptr,
-                grad_ptr,
-                rows0,
-                share,
-                cols,
-                features,
-                outs,
-                B,
-                I,
-                O,
-                T,
-                K,
-                STEPS,
-                False,
-                FAST,
-                BLOCK_B,
-                PRECISION,
+                acc, pointers, rows0, share, cols, features, outs, sizes, K, STEPS, False, FAST, BLOCK_B, PRECISION
             )
     at = (part * M + m[:, None]) * I * O + i.to(tl.int64)[:, None] * O + outs[None, :]
     tl.store(out_ptr + at, acc, mask=((m < end) & (i < I))[:, None] & (outs < O)[None, :])

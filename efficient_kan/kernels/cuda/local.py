@@ -14,22 +14,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from efficient_kan.kernels.cuda.basis import local_basis, silu, silu_slope, slopes_of
-
-
-@triton.jit
-def _gathered(total, weights, first, factors, step, M, out_ok, K: tl.constexpr):
-    """``total``, ``(samples, outputs)``, and ``sum_r factors[r] * W[first + r]`` over the bases that exist.
-
-    ``weights`` points to basis 0 of the outputs, ``(1, outputs)``, and ``step`` leads to the next basis.
-    """
-    for r in tl.static_range(K + 1):
-        m = first + r
-        exists = (m >= 0) & (m < M - 1)
-        factor = tl.where(exists, factors[r], 0.0)
-        row = tl.load(weights + (tl.where(exists, m, 0).to(tl.int64) * step)[:, None], mask=out_ok, other=0.0)
-        total += factor[:, None] * row
-    return total
+from efficient_kan.kernels.cuda.basis import slopes_of
+from efficient_kan.kernels.cuda.picks import bases_at, edge_values, picked, store_input_grad
+from efficient_kan.kernels.cuda.places import output_tile, run_of_input, store_outputs
 
 
 @triton.jit(do_not_specialize=["B", "M", "T"])
@@ -55,28 +42,16 @@ def forward(
 
     Each edge's products are summed up before they are added: rounding errors of one long sum would grow with its length.
     """
-    o_tiles, b_tiles = tl.cdiv(O, BLOCK_O), tl.cdiv(B, BLOCK_B)
-    pid = tl.program_id(0)
-    outs = (pid % o_tiles) * BLOCK_O + tl.arange(0, BLOCK_O)
-    pid = pid // o_tiles
-    rows = (pid % b_tiles).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    part = pid // b_tiles
-    row_ok, out_ok = rows < B, (outs < O)[None, :]
-    step = tl.cast(I, tl.int64) * O
+    rows, outs, part = output_tile(B, O, BLOCK_B, BLOCK_O)
+    out_ok = (outs < O)[None, :]
     acc = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
     for i in range(part * share, tl.minimum((part + 1) * share, I)):
-        x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-        if SILU:
-            base = silu(x, tl.float32, False)
-        else:
-            base = tl.load(base_ptr + rows * I + i, mask=row_ok, other=0.0).to(tl.float32)
-        knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-        first, values, _ = local_basis(x, knots, T, K, STEPS, False)
         weights = weight_ptr + tl.cast(i, tl.int64) * O + outs[None, :]
-        edge = base[:, None] * tl.load(weights + (M - 1) * step, mask=out_ok, other=0.0)
-        acc += _gathered(edge, weights, first, values, step, M, out_ok, K)
-    at = (part * tl.cast(B, tl.int64) + rows)[:, None] * O + outs[None, :]
-    tl.store(y_ptr + at, acc, mask=row_ok[:, None] & out_ok)
+        of_base = tl.load(weights + (M - 1) * tl.cast(I, tl.int64) * O, mask=out_ok, other=0.0)
+        pointers, sizes = (x_ptr, base_ptr, knots_ptr), (B, I, O, M, T)
+        edge, _, _, _ = edge_values(pointers, weights, of_base, rows, i, sizes, out_ok, K, STEPS, SILU, False)
+        acc += edge
+    store_outputs(y_ptr, acc, part, rows, outs, B, O)
 
 
 @triton.jit(do_not_specialize=["B", "M", "T"])
@@ -99,14 +74,11 @@ def input_grad(
     BLOCK_O: tl.constexpr,
 ):
     """``dx`` of a run of samples of one input and, without ``SILU``, the gradient of its base activation."""
-    pid = tl.program_id(0)
-    i = pid % I
-    rows = (pid // I).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    row_ok = rows < B
+    i, rows = run_of_input(I, BLOCK_B)
+    row_ok, at = rows < B, rows * I + i
     step = tl.cast(I, tl.int64) * O
-    x = tl.load(x_ptr + rows * I + i, mask=row_ok, other=0.0)
-    knots = knots_ptr + tl.cast(i, tl.int64) * T + tl.zeros_like(x).to(tl.int32)
-    first, _, ratios = local_basis(x, knots, T, K, STEPS, False)
+    x = tl.load(x_ptr + at, mask=row_ok, other=0.0)
+    first, _, ratios = bases_at(x, knots_ptr, i, T, K, STEPS)
     slopes = slopes_of(ratios, K)
     of_x = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
     of_base = tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32)
@@ -116,14 +88,10 @@ def input_grad(
         weights = weight_ptr + tl.cast(i, tl.int64) * O + outs[None, :]
         grad = tl.load(grad_ptr + rows[:, None] * O + outs[None, :], mask=row_ok[:, None] & out_ok, other=0.0)
         of_base += grad * tl.load(weights + (M - 1) * step, mask=out_ok, other=0.0)
-        slope = _gathered(tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32), weights, first, slopes, step, M, out_ok, K)
-        of_x += grad * slope
-    grad_x, grad_base = tl.sum(of_x, axis=1), tl.sum(of_base, axis=1)
-    if SILU:
-        grad_x += grad_base * silu_slope(x, False)
-    else:
-        tl.store(grad_base_ptr + rows * I + i, grad_base.to(grad_base_ptr.dtype.element_ty), mask=row_ok)
-    tl.store(grad_x_ptr + rows * I + i, grad_x, mask=row_ok)
+        slope = picked((tl.zeros((BLOCK_B, BLOCK_O), dtype=tl.float32),), weights, first, (slopes,), step, M, out_ok, K, False)
+        of_x += grad * slope[0]
+    of_x, of_base = tl.sum(of_x, axis=1), tl.sum(of_base, axis=1)
+    store_input_grad(grad_x_ptr, grad_base_ptr, x, of_x, of_base, at, row_ok, SILU)
 
 
 @triton.jit

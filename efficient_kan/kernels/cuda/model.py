@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 
 from efficient_kan.kernels import LayerInputs
-from efficient_kan.kernels.cuda import launch, native_work, support
+from efficient_kan.kernels.cuda import native_work, shares, support, tiles
 from efficient_kan.kernels.cuda.roofline import CHIPS, work
 
 FORWARD, INPUT_GRAD, WEIGHT_GRAD = 1, 2, 4
@@ -83,7 +83,7 @@ def by_native(inputs: LayerInputs) -> int:
     if torch.compiler.is_compiling():
         return 0
     sizes = sizes_of(inputs)
-    kind = launch.kind(inputs.weight.dtype)
+    kind = tiles.kind(inputs.weight.dtype)
     found = {name: times(name, sizes, kind) for name in KERNELS}
     return sum(KERNELS[name] for name, each in found.items() if each.native < each.ours)
 
@@ -179,7 +179,7 @@ def _ours(kernel: str, sizes: Sizes, kind: str) -> float:
         _, clocks = support.clocks(kernel, O, M, order)
         runs = -(-max(B, 1) // _LOCAL_SAMPLES) * _LOCAL_SAMPLES
         return max(need, runs * I * clocks / (support.MULTIPROCESSORS * support.CLOCK))
-    t = launch.tiles(kernel, O, order, kind, wide=True)
+    t = tiles.of_kernel(kernel, O, order, kind, wide=True)
     full = {name: -(-length // t.blocks[block]) for name, length, block in _tiled(kernel, sizes) if block in t.blocks}
     padded = 2.0 * max(B, 1) * I * M * O
     for name, length, block in _tiled(kernel, sizes):
@@ -187,9 +187,9 @@ def _ours(kernel: str, sizes: Sizes, kind: str) -> float:
             padded *= full[name] * t.blocks[block] / length
     programs = math.prod(full.values())
     if kernel == "weight_grad":
-        programs *= launch.weight_grad_shares(B, torch.Size((M, I, O)))[0]
+        programs *= shares.of_weight_grad(B, torch.Size((M, I, O)))[0]
     elif kernel == "forward":
-        programs *= launch.input_shares(I, programs, B * O)[0]
+        programs *= shares.of_inputs(I, programs, B * O)[0]
     idle = -(-programs // support.MULTIPROCESSORS) * support.MULTIPROCESSORS / programs
     share = _SHARES[kernel, kind][O > 64]
     products = padded / (_RATES[kind] * 1e12)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cuda import check, launch, model
+from efficient_kan.kernels.cuda import check, launch, model, norms, products, shares
 
 _LAYER = "Tensor x, Tensor? base, Tensor knots, Tensor weight"
 
@@ -27,7 +27,7 @@ def linear(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order:
     """``y`` ``(B, O)`` from weights ``(M, I, O)``."""
     if by_native & model.FORWARD or check.failure(x.device, order, weight.dtype):
         return native.spline_linear(_native_inputs(x, base, knots, weight, order))
-    return launch.forward(x, base, knots, weight, order)
+    return products.forward(x, base, knots, weight, order)
 
 
 @torch.library.custom_op(
@@ -42,7 +42,7 @@ def linear_input_grad(
     if by_native & model.INPUT_GRAD or check.failure(x.device, order, weight.dtype):
         of_x, of_base, _ = _native_grads("linear", x, base, knots, weight, grad, order, True, False)
         return of_x, of_base
-    return launch.input_grad(x, base, knots, weight, grad, order)
+    return products.input_grad(x, base, knots, weight, grad, order)
 
 
 @torch.library.custom_op(
@@ -54,19 +54,19 @@ def linear_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tens
     """Shares of the gradient of the weights, ``(shares, M, I, O)`` float32."""
     if by_native & model.WEIGHT_GRAD or check.failure(x.device, order, grad.dtype):
         weight = grad.new_empty(knots.shape[1] - order, x.shape[1], grad.shape[1])
-        count, _ = launch.weight_grad_shares(x.shape[0], weight.shape)
+        count, _ = shares.of_weight_grad(x.shape[0], weight.shape)
         found = _native_grads("linear", x, base, knots, weight, grad, order, False, True)[2]
         return _as_shares(found, count)
-    return launch.weight_grad(x, base, knots, grad, order)
+    return products.weight_grad(x, base, knots, grad, order)
 
 
 @torch.library.custom_op("efficient_kan::cuda_edge_l1", mutates_args=(), schema=f"({_LAYER}, int order) -> Tensor")
 def edge_l1(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
     """The norms, ``(I, O)`` float32."""
     if check.failure(x.device, order, weight.dtype):
-        norms = native.edge_l1(_native_inputs(x, base, knots, weight, order))
-        return norms.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    return launch.edge_l1(x, base, knots, weight, order)
+        found = native.edge_l1(_native_inputs(x, base, knots, weight, order))
+        return found.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return norms.edge_l1(x, base, knots, weight, order)
 
 
 @torch.library.custom_op(
@@ -80,7 +80,7 @@ def edge_l1_input_grad(
         grad = scale.T * x.shape[0]
         of_x, of_base, _ = _native_grads("edge_l1", x, base, knots, weight, grad, order, True, False)
         return of_x, of_base
-    return launch.edge_l1_input_grad(x, base, knots, weight, scale, order)
+    return norms.edge_l1_input_grad(x, base, knots, weight, scale, order)
 
 
 @torch.library.custom_op(
@@ -89,10 +89,10 @@ def edge_l1_input_grad(
 def edge_l1_weight_grad(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, scale: Tensor, order: int) -> Tensor:
     """Shares of the gradient of the weights, ``(shares, M, I, O)`` float32."""
     if check.failure(x.device, order, weight.dtype):
-        count, _ = launch.edge_l1_weight_grad_shares(x.shape[0], weight.shape)
+        count, _ = shares.of_edge_l1_weight_grad(x.shape[0], weight.shape)
         grad = scale.T * x.shape[0]
         return _as_shares(_native_grads("edge_l1", x, base, knots, weight, grad, order, False, True)[2], count)
-    return launch.edge_l1_weight_grad(x, base, knots, weight, scale, order)
+    return norms.edge_l1_weight_grad(x, base, knots, weight, scale, order)
 
 
 @linear.register_fake
@@ -115,7 +115,7 @@ def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, grad: Tenso
 @linear_weight_grad.register_fake
 def _(x: Tensor, base: Tensor | None, knots: Tensor, grad: Tensor, order: int, by_native: int) -> Tensor:
     size = torch.Size((knots.shape[1] - order, x.shape[1], grad.shape[1]))
-    return x.new_empty(launch.weight_grad_shares(x.shape[0], size)[0], *size)
+    return x.new_empty(shares.of_weight_grad(x.shape[0], size)[0], *size)
 
 
 @edge_l1.register_fake
@@ -125,7 +125,7 @@ def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int)
 
 @edge_l1_weight_grad.register_fake
 def _(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, scale: Tensor, order: int) -> Tensor:
-    count, _ = launch.edge_l1_weight_grad_shares(x.shape[0], weight.shape)
+    count, _ = shares.of_edge_l1_weight_grad(x.shape[0], weight.shape)
     return x.new_empty(count, *weight.shape)
 
 

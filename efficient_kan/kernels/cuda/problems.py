@@ -43,15 +43,15 @@ class Problem:
 
     def ours(self, kernel: str) -> Tensor:
         """By our kernel, as a step of training gives it its tensors."""
-        from efficient_kan.kernels.cuda import launch, ops
+        from efficient_kan.kernels.cuda import ops, products
 
         x, base, knots, weight, order = self._prepared
         match kernel:
             case "forward":
-                return launch.forward(x, base, knots, weight, order)
+                return products.forward(x, base, knots, weight, order)
             case "input_grad":
-                return launch.input_grad(x, base, knots, weight, self.grad, order)[0]
-        return ops._sum(launch.weight_grad(x, base, knots, self.grad, order)).to(weight.dtype).permute(2, 1, 0)
+                return products.input_grad(x, base, knots, weight, self.grad, order)[0]
+        return ops._sum(products.weight_grad(x, base, knots, self.grad, order)).to(weight.dtype).permute(2, 1, 0)
 
     @cached_property
     def _prepared(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor, int]:

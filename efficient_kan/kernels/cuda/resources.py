@@ -30,7 +30,7 @@ except ImportError as error:
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from efficient_kan.kernels.cuda import ORDERS, counted, edges, launch, linear, linear_grads, local, roofline, sass
+from efficient_kan.kernels.cuda import ORDERS, counted, edges, linear, linear_grads, local, roofline, sass, tiles
 
 ARCHITECTURES = {80: "A100", 90: "H100, H200", 100: "B200"}
 _GRID, _LARGE_GRID = 5, 64
@@ -105,10 +105,10 @@ def compiled(variant: Variant) -> Resources:
     """Compile a kernel down to machine code, read the assembler's report and count instructions."""
     function = _KERNELS[variant.kernel]
     pointer, precision, kind = _PRECISIONS[variant.precision]
-    tiles = launch.tiles(variant.kernel, variant.outputs, variant.order, kind, wide=variant.sm == _HOPPER)
+    t = tiles.of_kernel(variant.kernel, variant.outputs, variant.order, kind, wide=variant.sm == _HOPPER)
     knots = (_LARGE_GRID if variant.kernel in counted.LOCAL else _GRID) + 2 * variant.order + 1
     rough = kind != "float32"
-    constants = {"K": variant.order, "STEPS": launch.steps(knots), "SILU": True, "PRECISION": precision, **tiles.blocks}
+    constants = {"K": variant.order, "STEPS": tiles.steps(knots), "SILU": True, "PRECISION": precision, **t.blocks}
     constants |= {"EVEN": rough, "FAST": rough, "OUTPUTS_FIRST": kind == "tf32"}
     signature: dict[str, str] = {}
     values: dict[tuple[int, ...], Any] = {}
@@ -122,7 +122,7 @@ def compiled(variant: Variant) -> Resources:
         if name not in (function.do_not_specialize or ()):
             attributes[number,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
-    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "maxnreg": launch.REGISTERS}
+    options = {"num_warps": t.num_warps, "num_stages": t.num_stages, "maxnreg": tiles.REGISTERS}
     with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(io.StringIO()) as log:
         triton.knobs.nvidia.dump_ptxas_log = True
         triton.knobs.compilation.always_compile = True
@@ -133,14 +133,14 @@ def compiled(variant: Variant) -> Resources:
         raise RuntimeError(f"the assembler reported nothing about {variant}: {log.getvalue()!r}")
     shares: tuple[float | None, float | None] = (None, None)
     if variant.kernel in (*counted.KERNELS, *counted.LOCAL) and variant.sm in sass.PEAKS:
-        code, peak = sass.loops(sass.disassembled(binary.asm["cubin"]), tiles.num_warps, kind), sass.PEAKS[variant.sm][kind]
+        code, peak = sass.loops(sass.disassembled(binary.asm["cubin"]), t.num_warps, kind), sass.PEAKS[variant.sm][kind]
         if variant.kernel in counted.LOCAL:
-            shares = None, counted.local_share(variant.kernel, code, tiles, variant.outputs, variant.order, peak)
+            shares = None, counted.local_share(variant.kernel, code, t, variant.outputs, variant.order, peak)
         else:
             problem = counted.Problem(256, variant.outputs, _GRID + variant.order + 1)
-            shares = counted.shares(variant.kernel, code, tiles, problem, kind, peak)
+            shares = counted.shares(variant.kernel, code, t, problem, kind, peak)
     memory = binary.metadata.shared, getattr(binary.metadata, "tmem_size", 0) or 0
-    return Resources(int(registers[1]), int(spills[1]), int(spills[2]), *memory, tiles.num_warps, *shares)
+    return Resources(int(registers[1]), int(spills[1]), int(spills[2]), *memory, t.num_warps, *shares)
 
 
 def read(path: Path) -> dict[Variant, Resources]:

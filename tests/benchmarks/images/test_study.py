@@ -14,15 +14,16 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from benchmarks import presets, results, sources
-from benchmarks.cases import Backbone, Case, ImageStudy, Point
+from benchmarks import presets
+from benchmarks.analysis import results
 from benchmarks.images import cost, forecast, study
 from benchmarks.images.offline import offline
-from benchmarks.kinds import images
+from benchmarks.kinds import images, sources
 from benchmarks.kinds.images import Images
 from benchmarks.report import images as report
 from benchmarks.report import render
-from benchmarks.sources import ROOT
+from benchmarks.schema.cases import Backbone, Case, ImageStudy, Point
+from benchmarks.schema.meaning import ROOT
 from reference.arm import Unsupported
 
 SMALL = Backbone(stem="small", width=1 / 16)

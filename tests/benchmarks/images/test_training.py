@@ -23,7 +23,7 @@ from benchmarks.images.settings import RECIPES, Settings, equal_width, kan_param
 from benchmarks.images.training import Training, build, follow_features
 from benchmarks.images.transforms import Order, Transform, Views, plain_batches, training_batches
 from benchmarks.images.trees import HyperKvasir
-from benchmarks.sources import ROOT
+from benchmarks.schema.meaning import ROOT
 from efficient_kan.resnet import Head, Normalize
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.cases import Case, Point, Sweep
 from benchmarks.report import render
-from benchmarks.rows import Environment, Gate, GateError, MemorySeries, Row, SparsityResult, SparsityRun, SpeedSeries
+from benchmarks.schema.cases import Case, Point, Sweep
+from benchmarks.schema.rows import Environment, Gate, GateError, MemorySeries, Row, SparsityResult, SparsityRun, SpeedSeries
 from benchmarks.study.penalties import NORMS, PAIRS
 
 FACTORS = {"efficient_kan": 1.0, "pykan[default]": 11.0, "pykan[speed]": 5.0, "cox_de_boor": 2.2, "mlp[width]": 0.3}

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import cli
-from benchmarks.cases import Case
-from benchmarks.compare import CELL, Comparison, compare
-from benchmarks.rows import Environment, MemorySeries, Row, SimulatedSeries, SpeedSeries
+from benchmarks.analysis.compare import CELL, Comparison, compare
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import Environment, MemorySeries, Row, SimulatedSeries, SpeedSeries
 
 SEEDS = range(20)
 ARMS = {"efficient_kan": 1.0, "pykan[speed]": 5.0, "cox_de_boor": 2.2, "gemm_bound": 0.3}

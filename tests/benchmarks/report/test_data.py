@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.report import cells, data, tables
-from benchmarks.rows import GpuReading, GpuTiming, SpeedSeries
+from benchmarks.analysis import data
+from benchmarks.report import cells, tables
+from benchmarks.schema.cases import Case
+from benchmarks.schema.rows import GpuReading, GpuTiming, SpeedSeries
 
 Times = Callable[..., tuple[Any, ...]]
 

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import cli, results
-from benchmarks.cases import Case
-from benchmarks.export import export
+from benchmarks import cli
+from benchmarks.analysis import results
+from benchmarks.analysis.export import export
 from benchmarks.kinds import is_paired
+from benchmarks.schema.cases import Case
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.cases import Case, Point
-from benchmarks.report import capacity, data, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
-from benchmarks.rows import FrontierPoint, MemorySeries, SimulatedSeries, Status
+from benchmarks.analysis import data
+from benchmarks.report import capacity, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
+from benchmarks.schema.cases import Case, Point
+from benchmarks.schema.rows import FrontierPoint, MemorySeries, SimulatedSeries, Status
 from reference.arm import ARMS
 
 

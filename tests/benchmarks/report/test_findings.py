@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.report import cells, data, findings, render, tables
+from benchmarks.analysis import data
+from benchmarks.report import cells, findings, render, tables
+from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
 
@@ -51,7 +52,8 @@ def test_the_verdict_of_the_study_is_among_the_findings(rendered: Path) -> None:
     assert not main.empty
     for line in main.to_dict("records"):
         effect, low, high = (f"{100 * math.expm1(line[end]):+.1f}" for end in ("effect", "effect_low", "effect_high"))
-        assert f"  - {line['family']}: **{line['verdict']}**, {effect} % ({low} to {high})" in verdicts
+        words = f"**{line['verdict']}** on these tasks, {effect} % ({low} to {high})"
+        assert f"  - {line['family']} (exploratory): {words}; **{line['verdict_tasks']}** for tasks like these" in verdicts
 
 
 @pytest.mark.usefixtures("_unpainted")

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.report import data, render, sparsity, views
+from benchmarks.analysis import data
+from benchmarks.report import render, sparsity, views
+from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import environment
-from benchmarks.cases import Case
 from benchmarks.cli import _place, _recorded
 from benchmarks.report import machines, render
+from benchmarks.schema import environment
+from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
 

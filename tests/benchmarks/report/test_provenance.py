@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.cases import Case
+from benchmarks.analysis import data
 from benchmarks.cli import app
-from benchmarks.report import cite, data, ids, provenance, render
+from benchmarks.report import cite, ids, provenance, render
+from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
 

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from benchmarks import kinds
-from benchmarks.cases import Backbone, Case, ImageStudy, Point, Sweep
-from benchmarks.report import data as stored
+from benchmarks.analysis import data as stored
+from benchmarks.analysis.settings import conditions_of, slug
 from benchmarks.report import frames, render
 from benchmarks.report.cite import cite
 from benchmarks.report.quote import count, filled
-from benchmarks.report.settings import conditions_of, slug
+from benchmarks.schema.cases import Backbone, Case, ImageStudy, Point, Sweep
 
 POINT = Point(batch=128, layers=(8, 8, 1), grid_size=5)
 SWEEP = Sweep(
@@ -50,7 +50,14 @@ def changed(case: Case, path: str) -> Case:
 
 def other(path: str, value: Any) -> Any:
     """Another value of the same type."""
-    named = {"policy": "cuda", "stem": "small" if value == "imagenet" else "imagenet", "baseline": "cox_de_boor"}
+    named = {
+        "optimiser": "lbfgs",
+        "refit_tolerance": 0.5,
+        "options": (("mine", 1),),
+        "policy": "cuda",
+        "stem": "small" if value == "imagenet" else "imagenet",
+        "baseline": "cox_de_boor",
+    }
     if path in named:
         return named[path]
     if path == "capacities_gib":
@@ -62,9 +69,9 @@ def other(path: str, value: Any) -> Any:
 
 def fields(kind: str) -> list[str]:
     """The conditions of a kind whose value another can take the place of: parts that its cases do not have stay None."""
-    from benchmarks.report.settings import _flat
+    from benchmarks.analysis.settings import _flat
 
-    flat = dict(_flat(case_of(kind).model_dump()))
+    flat = dict(_flat(case_of(kind)))
     hidden = {"sweep", "images", "backbone"}
     seen = conditions_of(type("R", (), {"case": case_of(kind)})())  # type: ignore[arg-type]
     return [name for name in seen if name not in hidden and (flat[name] is not None or name in ("baseline",))]

@@ -8,12 +8,14 @@ import torch
 from scipy import stats
 
 from benchmarks import tasks
-from benchmarks.cases import Case, Point, Sweep
-from benchmarks.study import original, stacked, sweep
+from benchmarks.run.worker import Job, measure
+from benchmarks.schema.cases import Case, Point, Sweep
+from benchmarks.study import original, stacked, sweep, training
 from benchmarks.study.agreement import rank_correlation
 from benchmarks.study.penalties import NORMS, PAIRS
+from benchmarks.study.samples import Data
+from benchmarks.study.training import Samples
 from benchmarks.tasks.base import DataSet, Sizes
-from benchmarks.worker import Job, measure
 from efficient_kan import KAN
 from reference.arm import Unsupported
 
@@ -66,11 +68,11 @@ def test_a_curve_is_that_of_the_packages_pruned_network() -> None:
     """Without refits, from the package's own importance and forward."""
     chosen = case(strengths=(0.0,), penalty="none", seeds=(5,), refit_steps=0, edge_counts=(2, 10, 25))
     (run,) = sweep.run(chosen).runs
-    data = sweep._Data(tasks.get_task("exp_sin"), (5,), torch.float32)
-    (kan,) = stacked.initial(chosen.point.layers, 5, (5,), torch.float32)
+    task = tasks.get_task("exp_sin")
+    data = Data.drawn(task, (5,), torch.float32)
+    (kan,) = stacked.initial(chosen.point.layers, 5, (5,), torch.float32, task=task.seed)
     stack = stacked.Stack.of([[kan]])
-    features = stack.features(data.train[0])
-    sweep.training.train(stack, features, stacked.Moments(data.train[0], features), data.train[1], steps=150)
+    training.train(stack, Samples.of(stack, *data.train), steps=150)
     for layer, own in zip(kan.kan_layers, stack.layers, strict=True):
         for name in ("base_weight", "spline_weight", "spline_scaler"):
             getattr(layer, name).data = getattr(own, name)[0, 0]
@@ -87,9 +89,9 @@ def test_a_curve_is_that_of_the_packages_pruned_network() -> None:
 
 
 def test_a_classification_is_scaled_by_the_entropy_of_its_classes() -> None:
-    (run,) = sweep.run(case("wine", "none", strengths=(0.0,), seeds=(0,), edge_counts=(1, 48))).runs
+    (run,) = sweep.run(case("wine", "none", strengths=(0.0,), seeds=(0,), edge_counts=(3, 48))).runs
     assert run.test[-1] is not None and run.test[-1] < 0.6
-    data = sweep._Data(tasks.get_task("wine"), (0,), torch.float32)
+    data = Data.drawn(tasks.get_task("wine"), (0,), torch.float32)
     assert float(data.scale[0]) == pytest.approx(stats.entropy(np.bincount(tasks.get_task("wine").draw(0).train.y)))
     assert run.exact_structure is None and run.relevance_auc is None
 
@@ -113,8 +115,12 @@ def test_pykan_itself_lands_on_our_curve() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="point: expected cubic"):
-        sweep.run(case().model_copy(update={"point": Point(batch=7, layers=(4, 5, 1), grid_size=5)}))
+    with pytest.raises(ValueError, match="point: expected 4 inputs and 1 outputs of exp_sin"):
+        sweep.run(case().model_copy(update={"point": Point(batch=320, layers=(3, 5, 1), grid_size=5)}))
+    with pytest.raises(ValueError, match="edge_counts: expected all 25 edges last, got 20"):
+        sweep.run(case(edge_counts=(3, 20)))
+    with pytest.raises(ValueError, match="minibatch: expected at most the 320 samples, got 999"):
+        sweep.run(case(minibatch=999))
     outcome = measure(Job(case=case(arm="pykan[speed]")))
     assert outcome.status == "unsupported"
     assert "trained for the cross-check alone" in outcome.reason
@@ -145,3 +151,44 @@ def test_the_rank_correlation_is_scipys_within_layers() -> None:
     flat = [torch.ones(1, 1, 3, 4)]
     assert np.isnan(rank_correlation(flat, first[:1])[0, 0])
     assert np.isnan(rank_correlation([first[0] * float("nan")], first[:1])[0, 0])
+
+
+def test_a_refit_to_convergence_keeps_the_short_one_beside_it() -> None:
+    once = sweep.run(case(strengths=(1e-3,), seeds=(0,), steps=60)).runs[0]
+    more = sweep.run(case(strengths=(1e-3,), seeds=(0,), steps=60, refit_rounds=3, refit_tolerance=0.02)).runs[0]
+    assert (once.short_test, once.rounds, once.converged) == ((), (), ())
+    assert more.short_test == once.test and more.short_validation == once.validation, "the first round is the short refit"
+    assert len(more.rounds) == len(more.converged) == 4 and set(more.rounds) <= {2, 3}
+    assert all((rounds == 3) or done for rounds, done in zip(more.rounds, more.converged, strict=True))
+    assert more.test[-1] is not None and more.short_test[-1] is not None and more.test[-1] < more.short_test[-1]
+
+
+def test_structure_dead_inputs_and_formula_are_those_of_the_network_at_the_true_size() -> None:
+    found = sweep.run(case(strengths=(1e-2, 10.0), seeds=(0,), steps=300, edge_counts=(3, 25), formulas=True)).runs
+    assert found[0].exact_structure is not None and found[0].dead_inputs in (0.0, 0.5, 1.0)
+    assert bool(found[0].formula) != bool(found[1].formula), "formulas are tried at the chosen strength alone"
+    chosen = found[0] if found[0].formula else found[1]
+    assert chosen.exact_structure or not any(chosen.formula.values()), "of another structure no formula is right"
+    plain = sweep.run(case("wine", "none", strengths=(0.0,), seeds=(0,), steps=5, edge_counts=(3, 48))).runs[0]
+    assert plain.dead_inputs is None and plain.formula == {}
+
+
+def test_more_samples_other_widths_orders_and_depths_are_trained() -> None:
+    chosen = tasks.get_task("exp_sin")
+    for changes in ({"batch": 100}, {"layers": (4, 3, 1)}, {"layers": (4, 5, 5, 1)}, {"grid_size": 3}, {"spline_order": 2}):
+        point = Point(**{"batch": chosen.sizes.train, "layers": chosen.layers, "grid_size": 5} | changes)
+        edges = sum(i * o for i, o in zip(point.layers, point.layers[1:], strict=False))
+        one = case(strengths=(1e-3,), seeds=(0,), steps=5, refit_steps=2, edge_counts=(3, edges))
+        (run,) = sweep.run(one.model_copy(update={"point": point})).runs
+        assert not run.diverged and run.test[-1] is not None
+
+
+def test_lbfgs_trains_with_grid_updates_and_is_pruned_and_refitted_on_its_own_knots() -> None:
+    one = case(strengths=(1e-4, 1e-2), seeds=(0, 1), steps=6, refit_steps=5, optimiser="lbfgs", edge_counts=(3, 25))
+    found = sweep.run(one).runs
+    assert [(run.seed, run.strength) for run in found] == [(0, 1e-4), (0, 1e-2), (1, 1e-4), (1, 1e-2)]
+    assert all(run.test_error is not None and run.test_error < 0.3 for run in found if run.strength == 1e-4)
+    assert found[0].test != found[2].test
+    state = torch.random.get_rng_state()
+    sweep.run(one.model_copy(update={"sweep": one.sweep.model_copy(update={"seeds": (0,), "steps": 1})}))  # type: ignore[union-attr]
+    assert torch.equal(torch.random.get_rng_state(), state), "pykan's optimiser seeds torch, and must not ours"

@@ -170,4 +170,5 @@ def _forget() -> None:
     _lost_openmp = _lost_openmp or threads > _python_threads
 
 
-os.register_at_fork(before=_count, after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(before=_count, after_in_child=_forget)

@@ -1,0 +1,1 @@
+"""What stored rows say: medians, ratios, intervals, and how two folders differ."""

@@ -1,0 +1,1 @@
+"""Commands for who changes a kernel or the suite itself: bars, micro-benchmarks and new keys for stored rows."""

@@ -1,0 +1,1 @@
+"""Measuring a plan: the parent, its processes, the store of rows, and parts for several machines."""

@@ -1,0 +1,50 @@
+"""What people want sparsity for, as rates per penalty: the exact structure, the exact formula, dead inputs, few edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from benchmarks.study.rule import Rule
+from benchmarks.study.statistics import wilson
+
+
+def rates(choices: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """One line per penalty and measure with the rate, its Wilson interval and the number of networks.
+
+    - `exact structure`, of the tasks whose smallest network is known; a choice that failed is no success;
+    - `exact formula` by each fitter, of the networks whose edges were fitted;
+    - `dead inputs`: all irrelevant inputs cut off by pruning to the true size, where that is known;
+    - `error L at the true size`: pruned to as many edges as the smallest network has, or fewer, and refitted it has at most L.
+    """
+    lines = [line for penalty, part in choices.groupby("penalty", sort=False) for line in _of(str(penalty), part, rule)]
+    return pd.DataFrame(lines)
+
+
+def _of(penalty: str, part: pd.DataFrame, rule: Rule) -> Iterator[dict[str, object]]:
+    known = part[part["task"].isin(set(part.loc[part["exact_structure"].notna(), "task"]))]
+    right = [bool(exact) and not lost for exact, lost in zip(known["exact_structure"], known["failed"], strict=True)]
+    yield from _line(penalty, "exact structure", "", right)
+    formulas = [found or {} for found in part["formula"]] if "formula" in part else []
+    for fitter in dict.fromkeys(name for found in formulas for name in found):
+        yield from _line(penalty, "exact formula", fitter, [found[fitter] for found in formulas if fitter in found])
+    if "dead_inputs" in part:
+        yield from _line(penalty, "dead inputs", "", [share == 1 for share in part["dead_inputs"] if not _missing(share)])
+    for level in rule.levels:
+        sizes = zip(known[f"edges_{level:g}"], known["true_size"], strict=True)
+        yield from _line(penalty, f"error {level:g} at the true size", "", [edges <= size for edges, size in sizes])
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _line(penalty: str, measure: str, by: str, successes: list[bool]) -> Iterator[dict[str, object]]:
+    if successes:
+        found = wilson(sum(successes), len(successes))
+        yield {
+            "penalty": penalty, "measure": measure, "by": by, "successes": sum(successes), "networks": len(successes),
+            "rate": found.value, "rate_low": found.low, "rate_high": found.high,
+        }  # fmt: skip

@@ -1,0 +1,110 @@
+"""`python -m benchmarks.study.seeds OUT [PRESET]`: which families of the confirmatory study are decided, and what to run next.
+
+It prints where each family stands and, if one needs another look, writes `OUT/next.toml`: the preset `confirm` with the missing
+seeds of the undecided families' tasks alone. `python -m benchmarks run --preset OUT/next.toml --out OUT` measures them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks import presets, tasks
+from benchmarks.analysis import results
+from benchmarks.study import rule as rules
+from benchmarks.study import verdict
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a family stands: the `seeds` that all its tasks have, the verdict there, and the next look (0: done)."""
+
+    family: str
+    seeds: int
+    verdict: str
+    next: int
+
+    @property
+    def line(self) -> str:
+        """In words."""
+        what = f"look at {self.next} seeds next" if self.next else "done"
+        return f"{self.family}: {self.verdict or 'no verdict yet'} at {self.seeds} seeds; {what}"
+
+
+def standings(runs: pd.DataFrame, rule: rules.Rule) -> list[Standing]:
+    """Where each family stands, from the confirmatory runs with areas, by the main comparison."""
+    main = rule.comparison[0]
+    found = []
+    for family in rule.families:
+        names = [name for name in rule.confirmatory.tasks if tasks.get_task(name).family == family]
+        own = runs[runs["penalty"].isin([main.candidate, main.reference]) & runs["task"].isin(names)]
+        seeds = _complete(own, names, (main.candidate, main.reference), rule)
+        reached = [look for look in rule.looks if look <= seeds]
+        judged = ""
+        for look in reached:  # as they were looked at: a family that was decided early stays so
+            last = rule.confirmatory.first_seed + look
+            choices = verdict.chosen(own[own["seed"] < last], rule)
+            line = verdict.verdicts(choices, rule, confirmatory=True)
+            judged = str(line[(line["family"] == family)].iloc[0]["verdict"])
+            if judged != verdict.UNDECIDED:
+                found.append(Standing(family, look, judged, 0))
+                break
+        else:
+            later = [look for look in rule.looks if look > seeds]
+            found.append(Standing(family, seeds, judged, later[0] if later else 0))
+    return found
+
+
+def _complete(own: pd.DataFrame, names: list[str], penalties: tuple[str, str], rule: rules.Rule) -> int:
+    """Seeds from the first on that every task has of both penalties."""
+    groups = own.groupby(["task", "penalty"])["seed"].agg(set).to_dict() if len(own) else {}
+    every = [groups.get((name, penalty), set()) for name in names for penalty in penalties]
+    seed = rule.confirmatory.first_seed
+    while every and all(seed in one for one in every):
+        seed += 1
+    return seed - rule.confirmatory.first_seed
+
+
+def next_preset(text: str, found: list[Standing], rule: rules.Rule) -> str | None:
+    """The text of the preset `text` for the next look of the families that need one; None if none does."""
+    going = [one for one in found if one.next]
+    if not going:
+        return None
+    # Families at different looks are run in turn: the one with the fewest seeds first.
+    fewest = min(one.next for one in going)
+    now = [one for one in going if one.next == fewest]
+    names = [name for name in rule.confirmatory.tasks if tasks.get_task(name).family in {one.family for one in now}]
+    first = min(one.seeds for one in now)
+    for field, value in (
+        ("first_seed", str(rule.confirmatory.first_seed + first)),
+        ("seeds", str(fewest - first)),
+        ("tasks", "[" + ", ".join(f'"{name}"' for name in names) + "]"),
+    ):
+        pattern = rf"^{field} = (\[[^\]]*\]|\S+)$"
+        text, count = re.subn(pattern, f"{field} = {value}", text, count=1, flags=re.MULTILINE)
+        if not count:
+            raise ValueError(f"preset: expected a line for {field}, got none")
+    return text
+
+
+def main(out: str, preset: str = "confirm") -> None:
+    """Say where the families stand, and write the preset of what to run next."""
+    rule = rules.load()
+    frame = results.sparsity_frame(results.load_rows(out))
+    runs = verdict.with_areas(frame[frame["confirmatory"]], rule)
+    found = standings(runs, rule)
+    following = next_preset(presets.file(preset).read_text(encoding="utf-8"), found, rule)
+    for one in found:
+        sys.stdout.write(one.line + "\n")
+    if following is not None:
+        path = Path(out) / "next.toml"
+        path.write_text(following, encoding="utf-8")
+        sys.stdout.write(f"written: {path}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,70 @@
+"""Training on several ranks of ``torch.distributed``: gradients and losses are means over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from efficient_kan import _checks, _distributed
+
+
+class Ranks:
+    """The ranks of ``group``, see :meth:`KAN.update_grid`, which train the same network on samples of their own."""
+
+    def __init__(self, group: Any) -> None:
+        self.group, self.active = group, _distributed.active(group)
+        self._handle = None if isinstance(group, str) else group
+
+    def check(self, network: nn.Module, settings: tuple[Any, ...]) -> None:
+        """Raise ValueError, on all ranks, if they differ in the network or in ``settings``."""
+        if self.active:
+            state = (tensor for tensor in (*network.parameters(), *network.buffers()))
+            _distributed.gathered(lambda: (torch.zeros(1, 1), settings), state, self.group)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks, detached."""
+        if not self.active:
+            return value.detach()
+        total = value.detach().clone()
+        dist.all_reduce(total, group=self._handle)
+        return total / dist.get_world_size(self._handle)
+
+    def totals(self, *values: float, device: torch.device) -> list[float]:
+        """The sums over ranks."""
+        if not self.active:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(total, group=self._handle)
+        found: list[float] = total.tolist()
+        return found
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace gradients by their means over ranks, by one reduction for each dtype.
+
+        A parameter without gradient counts as one with zeros, as other ranks may have one.
+        """
+        if not self.active:
+            return
+        for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
+            group = [parameter for parameter in parameters if parameter.dtype == dtype]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+            flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+            for parameter, mean in zip(group, flat.split([p.numel() for p in group]), strict=True):
+                parameter.grad = mean.view_as(parameter).clone(memory_format=torch.preserve_format)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Let running statistics and other buffers have the first rank's values."""
+        _distributed.broadcast(tensors, self.group)
+
+
+def unwrapped(network: nn.Module, group: Any) -> tuple[nn.Module, Any]:
+    """The module inside a ``DistributedDataParallel`` and its group, or ``network`` and ``group``."""
+    if dist.is_available() and isinstance(network, nn.parallel.DistributedDataParallel):
+        default = isinstance(group, str) and group == "world"
+        _checks.require(default, "group", "'world' with a DistributedDataParallel, whose own group counts", group)
+        return network.module, network.process_group
+    return network, group

@@ -1,0 +1,104 @@
+"""When grids follow the samples or get more intervals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from efficient_kan import _checks, _distributed
+from efficient_kan.grid_update import samples_needed
+from efficient_kan.linear import KANLinear
+from efficient_kan.training.batches import Source
+
+# Samples that knots are placed by, if their number is not given and no grid needs more.
+_SAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class GridSchedule:
+    """``update_grid`` before the steps 0, ``every``, 2 ``every``, ... below ``until``, and ``refine`` before the given steps.
+
+    See :func:`efficient_kan.train`, which takes the same arguments.
+    """
+
+    every: int | None
+    until: int | None
+    refine: Mapping[int, int]
+    samples: int | None
+    options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            _checks.integer(self.every, "update_grid_every", 1)
+        if self.until is not None:
+            _checks.integer(self.until, "update_grid_until", 1)
+            _checks.require(self.every is not None, "update_grid_until", "None without update_grid_every", self.until)
+        if self.samples is not None:
+            _checks.integer(self.samples, "grid_samples", 1)
+        _checks.require(isinstance(self.refine, Mapping), "refine", "a mapping {step: grid_size}", type(self.refine))
+        for step, grid_size in self.refine.items():
+            _checks.integer(step, "refine: step", 0)
+            _checks.integer(grid_size, f"refine[{step}]", 1)
+        _checks.require(isinstance(self.options, Mapping), "grid_options", "a mapping of keywords", type(self.options))
+
+    def check(self, network: nn.Module) -> None:
+        """Raise ValueError unless ``network`` can do what is asked for."""
+        for wanted, name, argument in (
+            (self.every is not None, "update_grid", "update_grid_every"),
+            (bool(self.refine), "refine", "refine"),
+        ):
+            has = not wanted or callable(getattr(network, name, None))
+            _checks.require(has, argument, f"a network with a method {name}", type(network))
+
+    def count(self, network: nn.Module) -> int:
+        """How many samples knots are placed by; 0 if they stay."""
+        if self.every is None and not self.refine:
+            return 0
+        if self.samples is not None:
+            return self.samples
+        sizes = [0, *self.refine.values()]
+        layers = [module for module in network.modules() if isinstance(module, KANLinear)]
+        needed = [samples_needed(max(layer.grid_size, *sizes), layer.spline_order) for layer in layers]
+        return max([_SAMPLES, *needed])
+
+    def updates(self, step: int) -> bool:
+        """Whether grids follow the samples before this step."""
+        return self.every is not None and step % self.every == 0 and (self.until is None or step < self.until)
+
+    def apply(self, network: nn.Module, step: int, source: Source, group: Any) -> tuple[nn.Module, str]:
+        """The network to go on with at this step, and what there is to say of it."""
+        updates, refines = self.updates(step), step in self.refine
+        if not updates and not refines:
+            return network, ""
+        x = source.inputs(self.count(network))
+        shared = {} if isinstance(group, str) else {"group": group}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if updates:
+                self._check_samples(network, x, group)
+                cast(Any, network).update_grid(x, **self.options, **shared)
+            if refines:
+                fit = {key: value for key, value in self.options.items() if key == "fit"}
+                network = cast(Any, network).refine(self.refine[step], x, **fit, **shared)
+        notes = []
+        for warning in caught:
+            text = str(warning.message)
+            if warning.category is UserWarning and text.startswith(("update_grid: ", "refine: ")):
+                notes.append(text)
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return network, "; ".join(notes)
+
+    def _check_samples(self, network: nn.Module, x: Tensor, group: Any) -> None:
+        """Grids that silently stay would make a schedule that does nothing."""
+        if self.options.get("fit", "function") != "function" or _distributed.active(group):
+            return
+        layers = [module for module in network.modules() if isinstance(module, KANLinear)]
+        needed = max((samples_needed(layer.grid_size, layer.spline_order) for layer in layers), default=0)
+        count = x.shape[:-1].numel() if x.dim() < 4 else x.shape[0]
+        expected = f"at least {needed} samples to place knots by (of the data, or of grid_samples)"
+        _checks.require(count >= needed, "update_grid_every", expected, count)
