@@ -51,10 +51,10 @@ LAYERS = (
     ("benchmarks.presets", "benchmarks.measure"),
     ("benchmarks.images",),
     ("benchmarks.run",),
-    ("benchmarks.parallel", "benchmarks.gpu_run", "benchmarks.images.command"),
+    ("benchmarks.parallel", "benchmarks.images.command"),
     ("benchmarks.analysis",),
     ("benchmarks.report",),
-    ("benchmarks.dev",),
+    ("benchmarks.dev", "benchmarks.gpu_run", "benchmarks.study.pilot", "benchmarks.study.seeds"),
     ("benchmarks.cli", "benchmarks.__main__"),
 )
 UPWARD = {
