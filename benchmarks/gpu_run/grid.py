@@ -17,6 +17,7 @@ from benchmarks.run import runner
 from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Row
 
+_FEW = 8
 _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 
 
@@ -53,7 +54,7 @@ def run(job: Job, name: str, cases: list[Case], on_row: Callable[[Row], object] 
         if counts.total() < len(cases) and job.left() < _LAST_S:
             raise Cut(f"{len(cases) - counts.total()} cases were not begun")
 
-    jobs = 2 if job.dry_run else 1
+    jobs = 2 if job.dry_run and len(cases) > _FEW else 1  # what measures takes seconds to start
     runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=add)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from benchmarks.kinds.design import Preset
-from benchmarks.kinds.kind import Kind, Section
+from benchmarks.kinds.kind import Kind, Section, Shown
 from benchmarks.schema.cases import Case, Point
 
 # Samples, features and outputs of the data sets, all of which ship with scikit-learn.
@@ -74,6 +74,10 @@ def seconds(case: Case) -> float:
     return float(fits * (_OVERHEAD[model] + _STEP.get(model, 0.0) * told["steps"] + trees))
 
 
+_NOTE = (
+    "Every model has six candidates, chosen by the loss on the inner folds; all get the same folds. The interval is that "
+    "of a mean over folds whose training sets overlap (Nadeau and Bengio 2003), for each data set alone."
+)
 KIND = Kind(
     name="tabular",
     about="estimators on tables",
@@ -99,4 +103,13 @@ KIND = Kind(
     seconds=seconds,
     seen=frozenset({"point.batch", "point.layers", "options"}),
     tables="benchmarks.report.tabular:of_tables",
+    shown=(
+        Shown(
+            60,
+            "tabular",
+            "Estimators on tables",
+            ("tabular",),
+            note=_NOTE,
+        ),
+    ),
 )

@@ -136,8 +136,10 @@ class Selection:
         options = {name: getattr(self, name) for name in axes.OPTIONS if getattr(self, name) is not None}
         only = [kind for kind in kinds.names() if kind in (self.only or ())]
         axes.refuse(options, only)
-        if self.tasks and only and "sparsity" not in only:
-            raise ValueError(f"tasks: expected --only sparsity, whose tasks they are, or none, got --only {' '.join(only)}")
+        with_tasks = [kind.name for kind in kinds.every() if "tasks" in kind.section.model_fields]
+        if self.tasks and only and not {*with_tasks} & {*only}:
+            named = " or ".join(with_tasks)
+            raise ValueError(f"tasks: expected --only {named}, whose tasks they are, or none, got --only {' '.join(only)}")
         preset = presets.override(presets.load(self.preset), **options)
         if self.arms and preset.asked:
             preset = presets.everywhere(preset, self.arms)

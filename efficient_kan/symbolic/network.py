@@ -253,7 +253,7 @@ class SymbolicKAN(nn.Module):
         return draw(self, x, **names, title=title, max_edges=max_edges, beta=beta, figure=figure)
 
     def warn_if_worse(self, stacklevel: int) -> None:
-        """One ``UserWarning`` if the formula is worse than its network, or fits the targets as badly; see :attr:`comparison`."""
+        """One ``UserWarning`` if the formula is worse than its network or fits the targets badly; see :attr:`comparison`."""
         if self.comparison is None:
             return
         splines = set(self.splines())

@@ -155,7 +155,7 @@ def _move(layers: Sequence[SymbolicLayer], step: Tensor) -> None:
         for _, edges in layer.groups():
             flat[:3, edges] += step[place : place + 3 * len(edges)].view(3, -1)
             place += 3 * len(edges)
-        layer.bias += step[place : place + layer.out_features]
+        layer.bias.add_(step[place : place + layer.out_features])
         place += layer.out_features
 
 

@@ -209,12 +209,14 @@ def _fill(job_at: int, room: int, i: int, x: Any, n: int, needs_slopes: int, ord
     guide = at(job.guide + i * (3 + 2 * T) * size, zero)
     locate(x, at(job.grid + i * T * size, zero), guide, T, n, of.spans)
     local_bases(x, n, table, T, of, needs_slopes, literally(order))
-    for b in range(n):
-        of.active[b] = x[b] * sigmoid(x[b])
     if needs_slopes:
         for b in range(n):
             share = sigmoid(x[b])
+            of.active[b] = x[b] * share
             of.rise[b] = share * (one + x[b] * (one - share))
+    else:
+        for b in range(n):
+            of.active[b] = x[b] * sigmoid(x[b])
     for b in range(n if job.kind else 0):
         of.lack[b], of.lack_slope[b] = zero, zero
         if not order < of.spans[b] < T - order:
