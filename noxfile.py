@@ -100,6 +100,14 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/site; an unknown link, anchor or name is an error. `nox -s docs -- serve` shows it while you write."""
+    install(session, "docs")
+    command = ["serve"] if "serve" in session.posargs else ["build", "--strict", "--site-dir", str(Path("build", "site").resolve())]
+    session.run("mkdocs", *command, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def typecheck(session: nox.Session) -> None:
     """Check types with mypy --strict."""
     install(session, "typecheck")
