@@ -100,6 +100,15 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/site; unknown links, anchors and names are errors. `nox -s docs -- serve` shows it live."""
+    install(session, "docs", package=False)
+    folder = Path("build", "site").resolve()
+    command = ["serve"] if "serve" in session.posargs else ["build", "--strict", "--site-dir", str(folder)]
+    session.run("mkdocs", *command, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def typecheck(session: nox.Session) -> None:
     """Check types with mypy --strict."""
     install(session, "typecheck")

@@ -23,8 +23,9 @@ STAGES = (
     Stage("first use", "every kernel at every precision and order against native", 70, f"{_MODULE}.first_use:check", True),
     Stage("tests", "the tests that need a GPU", 100, f"{_MODULE}.suite:test", True),
     Stage("kernels", "kernels, native and bare products, as shares of the ceilings", 85, f"{_MODULE}.table:measure", True),
-    Stage("grid", "the presets, as rows", 145, f"{_MODULE}.grid:measure"),
+    Stage("grid", "the presets, as rows", 110, f"{_MODULE}.grid:measure"),
     Stage("penalties", "what a penalty costs, as rows", 35, f"{_MODULE}.grid:penalties"),
+    Stage("study", "a slice of the sparsity study, and whether a CPU gives the same verdict", 35, f"{_MODULE}.study:measure"),
 )
 PRESETS = ("gpu", "gpu-precisions")
 _AROUND_S = 20.0  # the start, and what is left to do when the last stage has ended
@@ -42,9 +43,9 @@ def gpu_run(
 ) -> None:
     """Answer everything that needs a GPU, in stages, in less than eight minutes; no git, network or nox is needed.
 
-    The stages are: measured ceilings, first use of every kernel, tests, a table of the kernels, presets as rows, and
-    penalties. One that overruns or fails does not stop the next. OUT/raw gets eight files at most, from which `report --out
-    OUT` renders. Where there is no git, the environment variable EFFICIENT_KAN_COMMIT names the commit.
+    The stages are: measured ceilings, first use of every kernel, tests, a table of the kernels, presets as rows, penalties,
+    and a slice of the sparsity study. One that overruns or fails does not stop the next. OUT/raw gets eight files at most, from
+    which `report --out OUT` renders. Where there is no git, the environment variable EFFICIENT_KAN_COMMIT names the commit.
 
     The exit status is 0 if every stage is done, 1 if not, 2 if the run could not start, 130 if it was interrupted.
 

@@ -17,6 +17,7 @@ from benchmarks.run import runner
 from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Row
 
+_FEW = 8
 _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 
 
@@ -33,11 +34,16 @@ def penalties(job: Job) -> None:
 def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
     """Measure the wanted cases of the presets. Raises `Cut` when the time is nearly over."""
     name, cases = declared(job)
-    cases = [case for case in cases if wanted(case)]
+    run(job, name, [case for case in cases if wanted(case)])
+
+
+def run(job: Job, name: str, cases: list[Case], on_row: Callable[[Row], object] = lambda row: None) -> None:
+    """Measure `cases` as those of the preset `name`; `on_row` gets each row too. Raises `Cut` when the time is nearly over."""
     folder = job.scratch / "rows"
     counts: Counter[str] = Counter()
 
-    def on_row(row: Row) -> None:
+    def add(row: Row) -> None:
+        on_row(row)
         if not counts:  # its environment is that of all of them
             files.append(job.raw / files.ENVIRONMENTS, (folder / "raw" / files.ENVIRONMENTS).read_text(encoding="utf-8"))
         files.append(job.raw / files.ROWS, row.model_dump_json() + "\n")
@@ -48,8 +54,8 @@ def _run(job: Job, wanted: Callable[[Case], bool]) -> None:
         if counts.total() < len(cases) and job.left() < _LAST_S:
             raise Cut(f"{len(cases) - counts.total()} cases were not begun")
 
-    jobs = 2 if job.dry_run else 1
-    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=on_row)
+    jobs = 2 if job.dry_run and len(cases) > _FEW else 1  # what measures takes seconds to start
+    runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=add)
 
 
 def declared(job: Job) -> tuple[str, list[Case]]:

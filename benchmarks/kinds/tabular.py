@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -22,8 +21,11 @@ SHAPES: dict[str, tuple[int, int, int]] = {
 }
 DataSet = Literal["diabetes", "breast_cancer", "wine", "digits", "iris"]
 Model = Literal["kan", "mlp", "trees", "linear"]
-# Seconds of one fit per million of samples, features, outputs and steps (kan, mlp) or trees: of one thread, roughly.
-_SECONDS = {"kan": 0.02, "mlp": 0.01, "trees": 0.02, "linear": 0.001}
+# Seconds of a fit on one thread, roughly: of what it takes at least, of each step (networks), and of each sample, feature and
+# output (trees).
+_OVERHEAD = {"kan": 0.05, "mlp": 0.03, "trees": 0.1, "linear": 0.02}
+_STEP = {"kan": 2e-3, "mlp": 5e-4}
+_TREES = 1.5e-6
 _CANDIDATES = 6
 
 
@@ -67,8 +69,9 @@ def seconds(case: Case) -> float:
     told: dict[str, Any] = dict(case.options)
     samples, features, outputs = SHAPES[told["data"]]
     fits = told["folds"] * told["repeats"] * (told["inner"] * _CANDIDATES + 1)
-    rows = case.point.batch * told["steps"] if told["model"] in ("kan", "mlp") else samples * 100
-    return float(fits * (0.05 + _SECONDS[told["model"]] * rows * features * math.sqrt(outputs) / 1e6))
+    model = told["model"]
+    trees = _TREES * samples * features * outputs if model == "trees" else 0.0
+    return float(fits * (_OVERHEAD[model] + _STEP.get(model, 0.0) * told["steps"] + trees))
 
 
 _NOTE = (

@@ -21,8 +21,8 @@ from benchmarks.study.penalties import known, parse
 def windows(runs: pd.DataFrame, rule: rules.Rule) -> dict[str, tuple[float, float]]:
     """The weakest and strongest strength to try of each penalty, from a frame of runs with areas.
 
-    Of medians over tasks and seeds, the weaker end is the largest strength up to which more than `pilot_weak` of the penalty's own
-    L1 term is kept, the stronger the smallest from which less than `pilot_strong` is; both moved out by `pilot_beyond`.
+    Of medians over tasks and seeds, the weaker end is the largest strength up to which more than `pilot_weak` of the penalty's
+    own L1 term is kept, the stronger the smallest from which less than `pilot_strong` is; both moved out by `pilot_beyond`.
     """
     plain = runs[runs["penalty"] == "none"].set_index(verdict.UNIT)
     found = {}

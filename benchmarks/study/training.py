@@ -122,19 +122,22 @@ class Refit:
     converged: Tensor  # shape: (S, N), bool
 
 
-def refit(stack: Stack, samples: Samples, *, steps: int, rounds: int, tolerance: float) -> Refit:
+def refit(
+    stack: Stack, samples: Samples, *, steps: int, rounds: int, tolerance: float, judge: Callable[[Stack], Tensor]
+) -> Refit:
     """Train without a penalty until a round, each twice as long as the last, gains less than `tolerance` of the training error.
 
-    At most `rounds` rounds, the first of `steps` steps; of every network the weights of the round with the lowest training
-    error are kept. A network's result depends on no other network of the stack. `stack` is changed.
+    At most `rounds` rounds, the first of `steps` steps; of every network the weights of the round with the lowest error by
+    `judge`, `(S, N)` of a stack, are kept: small sets are overfitted long before the training error stays. A network's result
+    depends on no other network of the stack. `stack` is changed.
     """
     every = torch.arange(stack.counts[1], device=stack.layers[0].edge_mask.device)
     train(stack, samples, steps=steps)
     short, best = stack.select(every), stack.select(every)
-    last = lowest = _error(stack, samples)
+    last, lowest = _error(stack, samples), judge(stack)
     used = torch.ones_like(last, dtype=torch.int64)
     converged = torch.zeros_like(last, dtype=torch.bool)
-    ended = ~last.isfinite() | torch.tensor(steps == 0)
+    ended = ~last.isfinite() if steps else torch.ones_like(converged)
     for number in range(1, rounds):
         places = every[~ended.all(0)]
         if not len(places):
@@ -143,13 +146,13 @@ def refit(stack: Stack, samples: Samples, *, steps: int, rounds: int, tolerance:
         train(some, samples, steps=steps * 2**number)
         found, going = _error(some, samples), ~ended[:, places]
         stack.put(places, some, going)
-        better = going & (found < lowest[:, places])
+        judged = judge(some)
+        better = going & (judged < lowest[:, places])
         best.put(places, some, better)
         still = going & (found >= (1 - tolerance) * last[:, places])
         used[:, places] += going
-        last, lowest, converged, ended = (one.clone() for one in (last, lowest, converged, ended))
         last[:, places] = torch.where(going, found, last[:, places])
-        lowest[:, places] = torch.where(better, found, lowest[:, places])
+        lowest[:, places] = torch.where(better, judged, lowest[:, places])
         converged[:, places] |= still
         ended[:, places] |= still | ~found.isfinite()
     return Refit(short, best, used, converged)

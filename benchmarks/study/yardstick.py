@@ -120,8 +120,9 @@ class Yardstick:
             found = {"before": self._error(chunk, "test")}
             sweep = self.sweep
             refit = training.refit(
-                chunk, self.samples, steps=sweep.refit_steps, rounds=sweep.refit_rounds, tolerance=sweep.refit_tolerance
-            )
+                chunk, self.samples, steps=sweep.refit_steps, rounds=sweep.refit_rounds, tolerance=sweep.refit_tolerance,
+                judge=lambda stack: self._error(stack, "validation"),
+            )  # fmt: skip
             for name in ("validation", "test"):
                 found[f"short_{name}"] = self._error(refit.short, name)
                 found[name] = self._error(refit.full, name)

@@ -63,6 +63,17 @@ def _photograph() -> tuple[Array, Array]:
     return _around(grey, 3, 7)
 
 
+@cache
+def _pictures() -> tuple[Array, Array]:
+    """Squares of 3 x 3 grey values, 4 pixels apart, of two photographs, as many of each."""
+    load = importlib.import_module("sklearn.datasets").load_sample_image
+    squares = []
+    for name in ("china.jpg", "flower.jpg"):
+        near, middle = _around(load(name).mean(2), 4, 9)
+        squares.append(np.column_stack((near, middle))[:2500])
+    return np.concatenate(squares), np.repeat([0.0, 1.0], [len(one) for one in squares])
+
+
 def _elevation() -> tuple[Array, Array]:
     file = importlib.import_module("matplotlib.cbook").get_sample_data("jacksboro_fault_dem.npz")
     return _around(np.asarray(file["elevation"], dtype=float), 8, 9)
@@ -155,6 +166,19 @@ MORE = (
         hidden=(3,),
         sizes=Sizes(train=75, validation=37, test=38),
         seed=311,
+    ),
+    DataSet(
+        name="pictures",
+        family="real",
+        text="which of two photographs a square of 3 x 3 grey values, 4 pixels apart, is from (scikit-learn)",
+        load=_pictures,
+        rows=5000,
+        features=9,
+        classes=2,
+        requires={"sklearn": "scikit-learn", "PIL": "pillow"},
+        hidden=(3,),
+        sizes=Sizes(train=320, validation=200, test=1000),
+        seed=316,
     ),
     DataSet(
         name="auto_mpg",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from efficient_kan.symbolic.formula import Formulas
 
 _REMEMBERED = 2048  # samples
+_POOR = 0.9  # R^2 of an edge
 
 
 class Edge(NamedTuple):
@@ -252,13 +253,16 @@ class SymbolicKAN(nn.Module):
         return draw(self, x, **names, title=title, max_edges=max_edges, beta=beta, figure=figure)
 
     def warn_if_worse(self, stacklevel: int) -> None:
-        """One ``UserWarning`` if :attr:`comparison` says that the formula is worse than its network, with the worst edges."""
-        if self.comparison is None or not self.comparison.worse:
+        """One ``UserWarning`` if the formula is worse than its network or fits the targets badly; see :attr:`comparison`."""
+        if self.comparison is None:
             return
         splines = set(self.splines())
-        fits = sorted((fit.r2, place, fit.name) for place, fit in self.fits.items() if place not in splines)
-        poor = ", ".join(f"{place} {name} R^2 = {r2:.5f}" for r2, place, name in fits[:3])
-        warnings.warn(f"symbolic: {self.comparison}; the worst fits of edges (layer, o, i): {poor}", stacklevel=stacklevel + 1)
+        fits = sorted((fit.r2, place, fit.name) for place, fit in self.fits.items() if place not in splines and fit.name != "0")
+        useless = bool(fits) and fits[0][0] < _POOR and self.comparison.useless
+        if self.comparison.worse or useless:
+            what = "no function of the library fits" if useless else "the worst fits of edges (layer, o, i):"
+            poor = ", ".join(f"{place} {name} R^2 = {r2:.5f}" for r2, place, name in fits[:3])
+            warnings.warn(f"symbolic: {self.comparison}; {what} {poor}", stacklevel=stacklevel + 1)
 
     @torch.no_grad()
     def formula(self, names: Sequence[Any] | None = None, *, digits: int | None = None) -> Formulas:

@@ -157,6 +157,7 @@ def test_pruned_networks_shrink_train_and_save() -> None:
     assert torch.allclose(again(x[:, nodes[0]]), small(x[:, nodes[0]]), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:refine")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_other_precisions_and_autocast(dtype: torch.dtype) -> None:
     kan = network([3, 4, 2], dtype)
@@ -164,6 +165,8 @@ def test_other_precisions_and_autocast(dtype: torch.dtype) -> None:
     x = samples(3, dtype=dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         small, nodes = kan.shrink()
+        kan.prune(x, 0.05)
+        kan.refine(7, x)
     assert {tensor.dtype for tensor in small.parameters()} == {dtype}
     before = kan(x).detach()
     assert torch.allclose(small(x[:, nodes[0]]), before, rtol=0, atol=30 * torch.finfo(dtype).eps * float(before.abs().max()))

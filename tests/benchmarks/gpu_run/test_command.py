@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.cli import app
-from benchmarks.gpu_run import command, files, grid, suite, table
+from benchmarks.gpu_run import command, files, first_use, grid, suite, table
 from benchmarks.gpu_run.stages import Cut, Job, Stage
 from benchmarks.presets import load
 from benchmarks.run import usage
 from benchmarks.schema import environment
 from benchmarks.schema.rows import Row
+from efficient_kan.kernels.cuda import interpreter
 
 
 def job(folder: Path, *, dry_run: bool = True) -> Job:
@@ -176,6 +177,27 @@ def test_a_kernel_that_is_wrong_gets_no_time(tmp_path: Path, monkeypatch: pytest
     found = table._measured(item, table.torch.device("cpu"))
     assert found["status"] == "gate_failed" and "device_ns" not in found
     assert table._measured(item._replace(precision="bf16"), table.torch.device("cpu"))["status"] == "ok"
+
+
+def test_where_no_kernel_can_be_interpreted_the_stages_of_a_dry_run_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "the interpreter of triton 3.6.0 does not run on numpy 2.5.0"
+    monkeypatch.setattr(interpreter, "fault", lambda: reason)
+    told: list[str] = []
+    monkeypatch.setattr(Job, "say", lambda self, text, log=True: told.append(text))
+    task = job(tmp_path)
+    suite.test(task)
+
+    def checked(job: Job, order: int, precision: str) -> None:
+        files.append(job.raw / files.FIRST_USE, first_use._line(job, order, precision, status="unsupported", reason=reason))
+
+    monkeypatch.setattr(first_use, "_checked", checked)
+    first_use.check(task)
+    assert told == [
+        f"none: {reason}",
+        *(f"{count} of 2 checks, not made: {reason} (interpreted, on a CPU)" for count in (1, 2)),
+    ]
 
 
 def test_tests_that_fail_fail_the_stage_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def test_two_settings_get_two_verdicts(full_run: Any, tmp_path: Path, run: Any) 
 
 def test_confirmatory_and_other_networks_of_one_setting_stand_apart(run: Any, tmp_path: Path) -> None:
     for seeds, penalty in itertools.product(
-        ((0, 1, 2), (1000, 1001, 1002)), ("none", "weight_l1+entropy", "sample_l1+entropy")
+        ((0, 1, 2), (2000, 2001, 2002)), ("none", "weight_l1+entropy", "sample_l1+entropy")
     ):
         case = confirmatory_case(penalty, seeds)
         run.add(case, sparsity=result_of(case, 1.0 if penalty == "none" else 0.5))
@@ -133,7 +133,7 @@ def test_confirmatory_and_other_networks_of_one_setting_stand_apart(run: Any, tm
 def test_places_on_lines_are_one_table_and_one_figure_and_the_centre_has_the_study(run: Any, tmp_path: Path) -> None:
     factors = {"none": 1.0, "weight_l1+entropy": 0.5, "sample_l1+entropy": 0.5}
     for penalty, factor in factors.items():
-        centre = confirmatory_case(penalty, (1000, 1001, 1002))
+        centre = confirmatory_case(penalty, (2000, 2001, 2002))
         wider = centre.model_copy(update={"point": centre.point.model_copy(update={"grid_size": 20})})
         assert centre.sweep is not None
         longer = centre.model_copy(update={"sweep": centre.sweep.model_copy(update={"steps": 3000})})

@@ -183,15 +183,31 @@ def test_a_refit_ends_when_it_gains_no_more_and_each_network_alone() -> None:
     for layer in together.layers:  # the second networks are pruned to nothing: constants, which no refit improves
         layer.edge_mask[:, 1] = 0.0
     alone = together.select(torch.tensor([0]))
-    found = training.refit(together, Samples.of(together, x, y), steps=5, rounds=4, tolerance=0.02)
+
+    def on_training(stack: Stack) -> Tensor:
+        return stacked.error(stack.forward(stack.features(x)), y)
+
+    found = training.refit(together, Samples.of(together, x, y), steps=5, rounds=4, tolerance=0.02, judge=on_training)
     assert (found.rounds[:, 1] == 2).all() and found.converged[:, 1].all()
     assert (found.rounds[:, 0] == 4).all() and not found.converged[:, 0].any()
-    single = training.refit(alone, Samples.of(alone, x, y), steps=5, rounds=4, tolerance=0.02)
+    single = training.refit(alone, Samples.of(alone, x, y), steps=5, rounds=4, tolerance=0.02, judge=on_training)
     for one, other in zip(found.full.layers, single.full.layers, strict=True):
         torch.testing.assert_close(one.spline_weight[:, 0], other.spline_weight[:, 0], rtol=1e-10, atol=1e-12)
-    errors = [stacked.error(stack.forward(stack.features(x)), y)[:, 0] for stack in (found.short, found.full)]
+    errors = [on_training(stack)[:, 0] for stack in (found.short, found.full)]
     assert (errors[1] < errors[0]).all()
-    once = training.refit(Stack.of(networks()), Samples.of(together, x, y), steps=5, rounds=1, tolerance=0.02)
+    worst_first = iter([torch.zeros(2, 3), *[torch.ones(2, 3)] * 3])
+    kept = training.refit(
+        Stack.of(networks()),
+        Samples.of(together, x, y),
+        steps=5,
+        rounds=3,
+        tolerance=0.0,
+        judge=lambda stack: next(worst_first),
+    )
+    torch.testing.assert_close(kept.full.layers[0].base_weight, kept.short.layers[0].base_weight, rtol=0, atol=0)
+    once = training.refit(
+        Stack.of(networks()), Samples.of(together, x, y), steps=5, rounds=1, tolerance=0.02, judge=on_training
+    )
     assert (once.rounds == 1).all() and not once.converged.any()
     for short, full in zip(once.short.layers, once.full.layers, strict=True):
         torch.testing.assert_close(short.spline_weight, full.spline_weight, rtol=0, atol=0)

@@ -151,3 +151,44 @@ def test_the_rank_correlation_is_scipys_within_layers() -> None:
     flat = [torch.ones(1, 1, 3, 4)]
     assert np.isnan(rank_correlation(flat, first[:1])[0, 0])
     assert np.isnan(rank_correlation([first[0] * float("nan")], first[:1])[0, 0])
+
+
+def test_a_refit_to_convergence_keeps_the_short_one_beside_it() -> None:
+    once = sweep.run(case(strengths=(1e-3,), seeds=(0,), steps=60)).runs[0]
+    more = sweep.run(case(strengths=(1e-3,), seeds=(0,), steps=60, refit_rounds=3, refit_tolerance=0.02)).runs[0]
+    assert (once.short_test, once.rounds, once.converged) == ((), (), ())
+    assert more.short_test == once.test and more.short_validation == once.validation, "the first round is the short refit"
+    assert len(more.rounds) == len(more.converged) == 4 and set(more.rounds) <= {2, 3}
+    assert all((rounds == 3) or done for rounds, done in zip(more.rounds, more.converged, strict=True))
+    assert more.test[-1] is not None and more.short_test[-1] is not None and more.test[-1] < more.short_test[-1]
+
+
+def test_structure_dead_inputs_and_formula_are_those_of_the_network_at_the_true_size() -> None:
+    found = sweep.run(case(strengths=(1e-2, 10.0), seeds=(0,), steps=300, edge_counts=(3, 25), formulas=True)).runs
+    assert found[0].exact_structure is not None and found[0].dead_inputs in (0.0, 0.5, 1.0)
+    assert bool(found[0].formula) != bool(found[1].formula), "formulas are tried at the chosen strength alone"
+    chosen = found[0] if found[0].formula else found[1]
+    assert chosen.exact_structure or not any(chosen.formula.values()), "of another structure no formula is right"
+    plain = sweep.run(case("wine", "none", strengths=(0.0,), seeds=(0,), steps=5, edge_counts=(3, 48))).runs[0]
+    assert plain.dead_inputs is None and plain.formula == {}
+
+
+def test_more_samples_other_widths_orders_and_depths_are_trained() -> None:
+    chosen = tasks.get_task("exp_sin")
+    for changes in ({"batch": 100}, {"layers": (4, 3, 1)}, {"layers": (4, 5, 5, 1)}, {"grid_size": 3}, {"spline_order": 2}):
+        point = Point(**{"batch": chosen.sizes.train, "layers": chosen.layers, "grid_size": 5} | changes)
+        edges = sum(i * o for i, o in zip(point.layers, point.layers[1:], strict=False))
+        one = case(strengths=(1e-3,), seeds=(0,), steps=5, refit_steps=2, edge_counts=(3, edges))
+        (run,) = sweep.run(one.model_copy(update={"point": point})).runs
+        assert not run.diverged and run.test[-1] is not None
+
+
+def test_lbfgs_trains_with_grid_updates_and_is_pruned_and_refitted_on_its_own_knots() -> None:
+    one = case(strengths=(1e-4, 1e-2), seeds=(0, 1), steps=6, refit_steps=5, optimiser="lbfgs", edge_counts=(3, 25))
+    found = sweep.run(one).runs
+    assert [(run.seed, run.strength) for run in found] == [(0, 1e-4), (0, 1e-2), (1, 1e-4), (1, 1e-2)]
+    assert all(run.test_error is not None and run.test_error < 0.3 for run in found if run.strength == 1e-4)
+    assert found[0].test != found[2].test
+    state = torch.random.get_rng_state()
+    sweep.run(one.model_copy(update={"sweep": one.sweep.model_copy(update={"seeds": (0,), "steps": 1})}))  # type: ignore[union-attr]
+    assert torch.equal(torch.random.get_rng_state(), state), "pykan's optimiser seeds torch, and must not ours"

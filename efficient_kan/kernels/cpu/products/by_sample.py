@@ -129,6 +129,14 @@ def layout(batch: int, inputs: int, outputs: int, knots: int, order: int, size: 
     return (batch, inputs, outputs, knots, group, stride, *places), total + LINE_BYTES
 
 
+def fitting(cache: int, size: int) -> tuple[int, int]:
+    """The most coefficients of an edge and outputs of a layer for which the nearest cache holds what samples meet.
+
+    Of a tile these are an input's weights and two parts of their gradients, in a fifth of the cache; and a panel's outputs.
+    """
+    return cache // (5 * 3 * TILE * VECTOR_BYTES), cache // (PANEL * size)
+
+
 class Statistics(NamedTuple):
     """Pointers to what a penalty takes of the values of an input's edges, and what it makes of them; rows of ``stride``."""
 
@@ -201,12 +209,14 @@ def _fill(job_at: int, room: int, i: int, x: Any, n: int, needs_slopes: int, ord
     guide = at(job.guide + i * (3 + 2 * T) * size, zero)
     locate(x, at(job.grid + i * T * size, zero), guide, T, n, of.spans)
     local_bases(x, n, table, T, of, needs_slopes, literally(order))
-    for b in range(n):
-        of.active[b] = x[b] * sigmoid(x[b])
     if needs_slopes:
         for b in range(n):
             share = sigmoid(x[b])
+            of.active[b] = x[b] * share
             of.rise[b] = share * (one + x[b] * (one - share))
+    else:
+        for b in range(n):
+            of.active[b] = x[b] * sigmoid(x[b])
     for b in range(n if job.kind else 0):
         of.lack[b], of.lack_slope[b] = zero, zero
         if not order < of.spans[b] < T - order:
@@ -434,12 +444,13 @@ def backward(order: int, real: Any) -> Any:
                     for n in range(width):
                         x, of_x = moved(columns, n * _ROW), moved(pulled, n * _ROW)
                         _fill(job_at, room + job.samples, i + n, x, samples, needs_x, order, zero)
-                        factor, mean = zero, zero
+                        factor, mean, shift = zero, zero, zero
                         if job.kind == 2:
                             of = statistics(job.statistics, stride, i + n).of_x
-                            factor, mean = real(of[1] * np.float64(at(job.of_loss, zero)[0])), real(of[0])
+                            exact, mean = of[1] * np.float64(at(job.of_loss, zero)[0]), real(of[0])
+                            factor, shift = real(exact), real(exact * (np.float64(mean) - of[0]))
                         for b in range(samples):
-                            of_x[b] = factor * (x[b] - mean)
+                            of_x[b] = factor * (x[b] - mean) + shift
                         _add_gradients(job_at, room, i + n, n, samples, needs_x, order, zero)
                     if needs_x:
                         target = at(job.of_x + (sample * I + i) * size, zero)
