@@ -17,7 +17,7 @@ elements. An edge that is zero everywhere has norm zero and receives gradient ze
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -164,17 +164,25 @@ class WeightL1:
         """``n`` of one layer: ``(O, I)``. ``x`` is not used."""
         _check_layer(layer)
         _sharding.require_readable(layer)
+        return self._norms(layer)
+
+    def _norms(self, layer: Any) -> Tensor:
         # One operation, which makes no tensor of absolute values, neither here nor backward.
         norms: Tensor = torch.linalg.vector_norm(layer.spline_weight, 1, dim=-1) / layer.spline_weight.shape[-1]
         if self.fold_scale and layer.spline_scaler is not None:
             norms = norms * layer.spline_scaler.abs()
         if self.count_base:
             norms = norms + layer.base_weight.abs()
-        return norms * layer.edge_mask.abs()
+        found: Tensor = norms * layer.edge_mask.abs()
+        return found
 
     def layer_loss(self, layer: KANLinear, inputs: LayerInputs | None) -> Tensor:
         """The penalty of one layer, a scalar."""
         return _l1_and_entropy(self.edge_norms(layer), self.l1, self.entropy)
+
+    def loss_of_tensors(self, layer: Any) -> Tensor:
+        """:meth:`layer_loss` of what has a layer's tensors, all of them whole."""
+        return _l1_and_entropy(self._norms(layer), self.l1, self.entropy)
 
 
 def _l1_and_entropy(norms: Tensor, l1: float, entropy: float) -> Tensor:

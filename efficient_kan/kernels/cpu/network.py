@@ -108,17 +108,19 @@ def network(
             return None
         outputs, inputs = mask.shape
         described.append((inputs, outputs, grid.shape[1], order))
-        for tensor in layer:
+        edges = outputs * inputs
+        counts = inputs * grid.shape[1], edges * (grid.shape[1] - order - 1), edges, edges, edges, outputs
+        for tensor, count in zip(layer, counts, strict=True):
             if tensor is None:
                 addresses.append(0)
-            elif tensor.dtype is not dtype or not tensor.is_contiguous() or type(tensor) not in dispatch.TYPES:
+                continue
+            plain = tensor.dtype is dtype and tensor.is_contiguous() and type(tensor) in dispatch.TYPES
+            # Of what is shared among ranks there may be a part, or nothing for now.
+            if not plain or tensor.numel() != count or (real and not tensor.is_cpu):
                 return None
-            elif not real:
-                graph = graph or tensor.requires_grad
-            elif tensor.is_cpu:
-                graph = graph or tensor.requires_grad
-                addresses.append(tensor.data_ptr())
-            else:
+            graph = graph or tensor.requires_grad
+            addresses.append(tensor.data_ptr() if real else 0)
+            if real and not addresses[-1]:
                 return None
         flat += layer
     shapes = tuple(described)
@@ -320,6 +322,8 @@ def _differentiable(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients by operations that can be differentiated again, or transformed: those of `native`, layer by layer."""
+    from efficient_kan.penalties import WeightL1
+
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, so that each gradient is with respect to its own argument alone.
@@ -333,7 +337,8 @@ def _differentiable(
             inputs = LayerInputs(y, None, grid, weight, shape[3])
             if penalty is not None:
                 layer = _OnNative("native", shape[0], shape[1], spline_weight, scaler, mask, base_weight, inputs)
-                losses.append(penalty.layer_loss(layer, inputs))
+                of_weights = isinstance(penalty, WeightL1)
+                losses.append(penalty.loss_of_tensors(layer) if of_weights else penalty.layer_loss(layer, inputs))
             y = native.spline_linear(inputs)
             y = y if bias is None else y + bias
         results = [y, torch.stack(losses).sum()] if losses else [y]

@@ -152,3 +152,14 @@ def test_what_is_not_finite() -> None:
         expected, other = on_native(kan).forward_with_penalty(x, penalty)
         assert_equal({"y": y}, {"y": expected})
         assert loss.isnan() and other.isnan()
+
+
+def test_parts_of_parameters_are_left_to_layers() -> None:
+    """Of networks whose parameters are shared among ranks, there may be a part, or none for now."""
+    x = samples(50, 3)
+    for shrink in (lambda weight: weight.untyped_storage().resize_(0), lambda weight: weight.set_(weight.detach()[:2].clone())):
+        kan = network([3, 5, 2])
+        with torch.no_grad():
+            shrink(kan.kan_layers[0].spline_weight)
+        assert kernels.network(kan.kan_layers, x) is None
+        assert kernels.network(kan.kan_layers, x, SampleL1()) is None
