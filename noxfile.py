@@ -100,6 +100,14 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into build/site; an unknown link, anchor or name is an error. `nox -s docs -- serve` shows it while you write."""
+    install(session, "docs")
+    command = ["serve"] if "serve" in session.posargs else ["build", "--strict", "--site-dir", str(Path("build", "site").resolve())]
+    session.run("mkdocs", *command, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def typecheck(session: nox.Session) -> None:
     """Check types with mypy --strict."""
     install(session, "typecheck")
@@ -111,7 +119,7 @@ def tests(session: nox.Session) -> None:
     """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
     install(session, "test")
     # One thread a worker: torch's own threads would contend for the cores that the workers share.
-    workers = ["-n", "logical", "--maxprocesses", "4"]
+    workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup"]
     marks = ["-m", "not slow and not harness and not browser and not gpu and not cluster"]
     single = {"OMP_NUM_THREADS": "1"}
     if not session.posargs:  # a few chosen tests compile what they need

@@ -133,10 +133,13 @@ def run(
 
     rows_written = 0
 
+    def on_say(text: str) -> None:
+        progress.update(bar, description=text.partition(";")[0])
+
     def on_row(row: Row) -> None:
         nonlocal rows_written
         rows_written += 1
-        progress.advance(bar)
+        progress.update(bar, advance=1, description="cases")
         console.print(_line(row), highlight=False, markup=False, soft_wrap=True)
 
     try:
@@ -152,6 +155,7 @@ def run(
                 command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
                 on_start=on_start,
                 on_row=on_row,
+                on_say=on_say,
             )
     except Locked as error:
         usage.refuse(error)

@@ -241,5 +241,5 @@ def _draw_nodes(
 
 
 def shortened(text: str, longest: int = _LONGEST_NAME) -> str:
-    """``text``, cut where it is longer than so many letters."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    """``text``, cut where it is longer than so many letters; formulas of TeX stay whole."""
+    return text if len(text) <= longest or text.count("$") > 1 else text[: longest - 1] + "…"

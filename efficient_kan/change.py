@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan import _checks
+from efficient_kan._device import autocast_off
 
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
@@ -62,7 +63,8 @@ def change_between(before: Tensor, after: Tensor, layers: int, weights: Tensor) 
 
 def output_weights(layer: KANLinear) -> Tensor:
     """Mean absolute weight of all bases and base activations that a layer's outputs sum up: ``(O,)``."""
-    return at_least_float32(layer.folded_weight().detach()).flatten(1).abs().mean(1)
+    with autocast_off(layer.grid):  # which refuses to join tensors of float16 on a CPU
+        return at_least_float32(layer.folded_weight().detach()).flatten(1).abs().mean(1)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
     from efficient_kan.network import KAN
 
-_POINTS = 100
+POINTS = 100
 _INSTALL = "python -m pip install 'efficient-kan-bench[plot]'"
 
 
@@ -46,7 +46,7 @@ def plot(
     _checks.number(beta, "beta", 0.0)
     inputs = names(input_names, kan.layers_hidden[0], "input_names", "x")
     outputs = names(output_names, kan.layers_hidden[-1], "output_names", "y")
-    drawing = _drawing("plot()")
+    drawing = load_drawing("plot()")
     check_figure(figure)
     scores = pruning.importance(kan, x, None)
     masks = [layer.edge_mask != 0 for layer in kan.kan_layers]
@@ -107,7 +107,7 @@ def plot_edges(
         ends = torch.stack((flat.amin(0), flat.amax(0)))
     pruning.check_parameters(layer, "layer")
     with torch.no_grad(), autocast_off(layer.grid):
-        rows, columns = _widest(layer, _between(ends[0], ends[1], _POINTS), max_panels)
+        rows, columns = _widest(layer, between(ends[0], ends[1], POINTS), max_panels)
         mask = layer.edge_mask.detach().cpu()
         alive = [(o, i) for o in rows for i in columns if mask[o, i] != 0]
         curves = edge_curves(layer, ends[0], ends[1], alive, torch.ones_like(layer.edge_mask))
@@ -128,7 +128,7 @@ def _widest(layer: KANLinear, places: Tensor, max_panels: int) -> tuple[list[int
     return sorted(rows.tolist()), sorted(columns.tolist())
 
 
-def _between(low: Tensor, high: Tensor, points: int) -> Tensor:
+def between(low: Tensor, high: Tensor, points: int) -> Tensor:
     """Places ``(P, I)`` from ``low`` to ``high`` ``(I,)``."""
     parts = torch.linspace(0, 1, points, device=low.device, dtype=torch.promote_types(low.dtype, torch.float32))
     return torch.lerp(low.to(parts.dtype), high.to(parts.dtype), parts.unsqueeze(1))
@@ -182,14 +182,14 @@ def strongest(scores: Sequence[Tensor], alive: Sequence[Tensor], max_edges: int)
 
 
 def edge_curves(
-    layer: KANLinear, low: Tensor, high: Tensor, edges: Sequence[tuple[int, int]], shades: Tensor, points: int = _POINTS
+    layer: KANLinear, low: Tensor, high: Tensor, edges: Sequence[tuple[int, int]], shades: Tensor, points: int = POINTS
 ) -> list[Curve]:
     """The curves of some ``edges`` ``(output, input)`` from ``low`` to ``high`` ``(I,)``, as dark as ``shades`` ``(O, I)``."""
     from efficient_kan._drawing import Curve
 
     if not edges:
         return []
-    places = _between(low, high, points).to(layer.base_weight.dtype)
+    places = between(low, high, points).to(layer.base_weight.dtype)
     base = layer.layer_inputs(places).with_base().base
     assert base is not None
     features = at_least_float32(torch.cat((layer.b_splines(places), base.unsqueeze(-1)), dim=-1))
@@ -217,7 +217,8 @@ def names(given: Sequence[str] | None, count: int, argument: str, letter: str) -
     return list(given)
 
 
-def _drawing(function: str) -> Any:
+def load_drawing(function: str) -> Any:
+    """The module that draws. Raises ImportError, which says what to install, where matplotlib is not."""
     try:
         from efficient_kan import _drawing
     except ImportError as error:

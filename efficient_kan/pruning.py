@@ -6,6 +6,7 @@ Shape legend: ``B`` samples, ``O`` outputs and ``I`` inputs of a layer; scores a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -71,6 +72,13 @@ def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
             deviations.append(at_least_float32(sigma))
             spreads.append(spread)
             x = y
+    scores = attributed(deviations, spreads)
+    _distributed.broadcast(scores, group)  # ranks on other processors round in other ways
+    return scores
+
+
+def attributed(deviations: Sequence[Tensor], spreads: Sequence[Tensor]) -> list[Tensor]:
+    """The scores of :func:`importance` from the deviations of edges ``(O, I)`` and of outputs ``(O,)`` of each layer."""
     node = torch.full_like(spreads[-1], 1 / spreads[-1].numel())
     scores: list[Tensor] = []
     for n in reversed(range(len(spreads))):
@@ -78,7 +86,6 @@ def _scores(kan: KAN, x: Tensor, group: Any) -> list[Tensor]:
         _checks.finite(edge, f"layers[{n}], scores at these samples")
         node = edge.sum(0)
         scores.insert(0, edge)
-    _distributed.broadcast(scores, group)  # ranks on other processors round in other ways
     return scores
 
 

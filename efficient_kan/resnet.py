@@ -147,9 +147,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features of the last stage, all of them >= 0. Raises ValueError if `x` is no batch of images for it."""
-        # Tracing would turn the shapes into constants; another first module may take what it likes.
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if type(self.conv1) is nn.Conv2d and not tracing:
+        # Another first module may take what it likes.
+        if type(self.conv1) is nn.Conv2d and not _traced():
             self._check_images(x)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):
@@ -341,9 +340,15 @@ class ResNetKAN(nn.Module):
 
     def _features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbone(x)
-        ok = isinstance(features, Tensor) and features.dim() == 2 and features.shape[1] == self.head.in_features
+        matrix = isinstance(features, Tensor) and features.dim() == 2
+        ok = matrix and (_traced() or features.shape[1] == self.head.in_features)
         _checks.require(ok, "backbone", f"features (B, {self.head.in_features})", getattr(features, "shape", type(features)))
         return features
+
+
+def _traced() -> bool:
+    """Whether TorchScript traces, which turns the shapes that Python looks at into constants, and warns of it."""
+    return torch._C._get_tracing_state() is not None
 
 
 # Keywords of torchvision's constructors -> what stands for them here.

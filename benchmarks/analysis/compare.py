@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks import kinds
 from benchmarks.analysis import data as stored
 from benchmarks.analysis.data import BASELINE
 from benchmarks.analysis.differences import environment_differences
@@ -132,14 +133,13 @@ def _lines(side: str, data: stored.Data) -> pd.DataFrame:
     time = {"quantity": "time ratio", "value": "ratio", "low": "ratio_low", "high": "ratio_high"}
     memory = {"quantity": "peak bytes", "value": "peak_bytes"}
     parts = []
-    for frame, columns in (
-        (data.speed, time),
-        (stored.with_floor(data.settings.base(data.penalty_cost), data.settings.base(data.speed)), time),
-        (data.memory, memory),
-        (data.simulated, memory),
-    ):
-        if frame.empty:
+    of_floor = pd.concat([data.of(kind) for kind in kinds.every() if kind.gives_floor])
+    for kind in kinds.every():
+        frame, columns = data.of(kind), memory if kind.compared == "peak bytes" else time
+        if not kind.compared or frame.empty:
             continue
+        if kind.compared == "time ratio" and not kind.gives_floor:
+            frame = stored.with_floor(data.settings.base(frame), data.settings.base(of_floor))
         absent = {name: "" for name in ("baseline", "policy") if name not in frame}
         identity = frame.assign(**absent)[[name for name in CELL if name in frame or name in absent]].reindex(columns=CELL)
         values = {name: frame[columns[name]] if name in columns else np.nan for name in ("value", "low", "high")}
@@ -226,7 +226,7 @@ def _with_verdict(cells: pd.DataFrame, memory_tolerance: float) -> pd.DataFrame:
 
 def _with_follows_baseline(cells: pd.DataFrame) -> pd.DataFrame:
     """Add `follows_baseline`: beyond noise against the baseline, within it against `gemm_bound`, which is not."""
-    timed = cells["verdict"].isin(("slower", "faster")) & (cells["kind"] == "speed")
+    timed = cells["verdict"].isin(("slower", "faster")) & gives_floor(cells)
     bound = cells[timed & (cells["arm"] == BOUND) & (cells["baseline"] == BASELINE)]
     names = ["verdict", "change", "change_low", "change_high"]
     beside = cells[POINT].merge(bound[[*POINT, *names]], on=POINT, how="left")
@@ -239,6 +239,11 @@ def _with_follows_baseline(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(follows_baseline=timed & (cells["arm"] != BOUND) & same_way & within)
 
 
+def gives_floor(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Return which cells are of the kind that `gemm_bound` and the noise floor belong to."""
+    return cells["kind"].isin([kind.name for kind in kinds.every() if kind.gives_floor])
+
+
 def _distances(frame: pd.DataFrame) -> tuple[_Values, _Values]:
     """Logarithms of change / change_low and change_high / change."""
     with np.errstate(divide="ignore"):
@@ -248,7 +253,7 @@ def _distances(frame: pd.DataFrame) -> tuple[_Values, _Values]:
 
 def _baseline(cells: pd.DataFrame) -> pd.DataFrame:
     """Return `efficient_kan` / `gemm_bound` at each point and mode: the upside-down cells of `gemm_bound`."""
-    speed = cells[(cells["kind"] == "speed") & (cells["baseline"] == BASELINE) & cells["change"].notna()]
+    speed = cells[gives_floor(cells) & (cells["baseline"] == BASELINE) & cells["change"].notna()]
     bound = speed[speed["arm"] == BOUND]
     rest = speed[~speed["arm"].isin([BOUND, BASELINE])]
     others = rest.groupby(POINT)["change"].agg(others="median", other_arms="count").reset_index()

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks import kinds
 from benchmarks.analysis import results
 from benchmarks.analysis.settings import Settings, host, place, settings
 from benchmarks.analysis.settings import slug as slug
+from benchmarks.kinds import Kind
 from benchmarks.run.archive import holds_rows
 from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Environment, Row
@@ -81,6 +83,17 @@ class Data:
     noise_floor: float
     settings: Settings = field(repr=False)
     order: Mapping[str, int] = field(repr=False)
+
+    def of(self, kind: Kind) -> pd.DataFrame:
+        """The lines of a kind, which has a frame of its name; empty for one without."""
+        found = getattr(self, kind.name, None)
+        return found if isinstance(found, pd.DataFrame) else pd.DataFrame()
+
+    @property
+    def summarised(self) -> pd.DataFrame:
+        """The cases without a penalty that make up the summary of the centre points."""
+        names = [kind.name for kind in kinds.every() if kind.summarised]
+        return self.cases[self.cases["kind"].isin(names) & (self.cases["penalty"] == "none")]
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -176,15 +189,17 @@ def machines(data: Data) -> list[str]:
 
     Kinds and numbers are named as far as they were recorded, and a number of one is not.
     """
-    kinds: dict[str, set[str]] = {}
+    processors: dict[str, set[str]] = {}
     hosts: dict[str, set[str]] = {}
     for row in data.rows:
         _, kind = place(row, data.environments)
-        kinds.setdefault(row.machine, set()).update([kind] if kind else [])
+        processors.setdefault(row.machine, set()).update([kind] if kind else [])
         hosts.setdefault(row.machine, set()).update([known] if (known := host(row, data.environments)) else [])
     found = []
-    for machine in sorted(kinds):
-        words = sorted(kinds[machine]) + ([f"{len(hosts[machine])} machines of this name"] if len(hosts[machine]) > 1 else [])
+    for machine in sorted(processors):
+        words = sorted(processors[machine]) + (
+            [f"{len(hosts[machine])} machines of this name"] if len(hosts[machine]) > 1 else []
+        )
         found.append(machine + (f" ({'; '.join(words)})" if words else ""))
     return found
 

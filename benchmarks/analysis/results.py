@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from benchmarks.analysis.stats import paired_ratio
+from benchmarks.kinds import every, find_kind, is_paired
 from benchmarks.run import archive
 from benchmarks.schema.rows import SCHEMA_VERSION as SCHEMA_VERSION
 from benchmarks.schema.rows import Division as Division
@@ -132,10 +133,21 @@ def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([_common(row) for row in rows])
 
 
-def speed_frame(rows: Sequence[Row], kind: str = "speed", *, apart: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """One line per cell and mode of `kind` ("speed" or "penalty_cost"), over all processes that measured it on one machine.
+def _measured(row: Row, part: str) -> bool:
+    """Whether a row is of a kind that measures `part` of it, whether or not there is any."""
+    kind = find_kind(row.case.kind)
+    return kind is not None and kind.part == part
 
-    `apart` gives by case key what else must be equal in the processes of a cell.
+
+def _kind_of_the_floor() -> str:
+    return next(kind.name for kind in every() if kind.gives_floor)
+
+
+def speed_frame(rows: Sequence[Row], kind: str | None = None, *, apart: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One line per cell and mode of `kind`, over all processes that measured it on one machine.
+
+    It is a kind that times in pairs (None: the one whose baseline against itself gives the noise floor). `apart` gives by case
+    key what else must be equal in the processes of a cell.
 
     `ratio` is the time of the arm over that of the baseline (above 1: the arm is slower) with its 95 % interval `ratio_low`,
     `ratio_high`, see `stats.paired_ratio`. `arm_ms`, `baseline_ms` are medians per call over all samples, wall
@@ -145,8 +157,10 @@ def speed_frame(rows: Sequence[Row], kind: str = "speed", *, apart: Mapping[str,
     `processes` counts those that were timed and `pairs` all their pairs. A cell of which a process failed has that
     process's status and reason, and the times of the others; one without any has NaN.
     """
-    if kind not in ("speed", "penalty_cost"):
-        raise ValueError(f"kind: expected 'speed' or 'penalty_cost', got {kind!r}")
+    kind = kind or _kind_of_the_floor()
+    if not is_paired(kind):
+        named = ", ".join(one.name for one in every() if one.paired)
+        raise ValueError(f"kind: expected a kind that times in pairs ({named}), got {kind!r}")
     cells: dict[tuple[str, str, str | None], list[Row]] = {}
     for row in rows:
         if row.case.kind == kind:
@@ -227,7 +241,8 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per memory case and mode, `penalty` included. A failed case has a line with NaN bytes per mode.
 
     `simulated_peak_bytes` is the peak of the `simulated` case of the same arm, point, penalty and mode that follows the point's
-    own device, and `simulated_case_key` names that case; NaN and None if there is none.
+    own device, and `simulated_case_key` names that case; NaN and None if there is none. `outside_bytes` is what the call took
+    outside torch's allocator, by the resident set.
     """
     lines: list[dict[str, Any]] = []
     names = [name for name in MemorySeries.model_fields if name not in ("mode", "sampled_rss")]
@@ -238,7 +253,7 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
         if row.case.policy == row.case.point.device.partition(":")[0]
     }
     for row in rows:
-        if row.case.kind != "memory":
+        if not _measured(row, "memory"):
             continue
         by_mode = {series.mode: series for series in row.memory}
         for mode in row.case.modes:
@@ -247,10 +262,21 @@ def memory_frame(rows: Sequence[Row]) -> pd.DataFrame:
                 dict.fromkeys(names, math.nan)
                 if series is None
                 else series.model_dump(exclude={"sampled_rss"}) | {"workspace_bytes": series.workspace_bytes}
-            )
+            ) | {"outside_bytes": _outside(series)}
             peak, key = simulated.get((*_simulated_as(row), mode), (math.nan, None))
             lines.append(_common(row) | values | {"mode": mode, "simulated_peak_bytes": peak, "simulated_case_key": key})
     return pd.DataFrame(lines)
+
+
+def _outside(series: MemorySeries | None) -> float:
+    """Pages that a call on a CPU took for anything but tensors: how much more the resident set grew than the tensors did.
+
+    It holds what libraries and kernels allocate by themselves and Python's objects, and pages that are touched for the first
+    time; below 0 the call found pages that were free already. NaN where the resident set was not watched.
+    """
+    if series is None or series.rss_peak_bytes is None or series.rss_before_bytes is None:
+        return math.nan
+    return series.rss_peak_bytes - series.rss_before_bytes - series.gradient_bytes - series.activation_bytes
 
 
 def _simulated_as(row: Row) -> tuple[object, ...]:
@@ -276,7 +302,7 @@ def simulated_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per simulated case and mode: `before_bytes`, `peak_bytes` (NaN if it failed), `policy`, `rounding_bytes`."""
     lines: list[dict[str, Any]] = []
     for row in rows:
-        if row.case.kind != "simulated":
+        if not _measured(row, "simulated"):
             continue
         by_mode = {series.mode: series for series in row.simulated}
         for mode in row.case.modes:
@@ -298,7 +324,7 @@ def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per frontier case and capacity: `capacity_gib`, `largest_batch` (NaN if the case failed), the peak there."""
     lines: list[dict[str, Any]] = []
     for row in rows:
-        if row.case.kind != "frontier":
+        if not _measured(row, "frontier"):
             continue
         by_capacity = {point.capacity_gib: point for point in row.frontier}
         for capacity in row.case.capacities_gib:

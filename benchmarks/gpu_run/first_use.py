@@ -40,9 +40,11 @@ def check(job: Job) -> None:
         for count, done in enumerate(as_completed(running), start=1):
             done.result()
             with path.open(encoding="utf-8", newline="") as file:
-                bad = {(line["order"], line["precision"]) for line in csv.DictReader(file) if line["status"] != "ok"}
+                lines = list(csv.DictReader(file))
+            bad = {(line["order"], line["precision"]) for line in lines if line["status"] != "ok"}
+            lacking = sorted({line["reason"] for line in lines if line["status"] == "unsupported"})
             named = ", ".join(f"order {order} in {precision}" for order, precision in sorted(bad))
-            judged = f"not passed: {named}" if bad else "all passed"
+            judged = f"not made: {'; '.join(lacking)}" if lacking else f"not passed: {named}" if bad else "all passed"
             job.say(f"{count} of {len(pairs)} checks, {judged}" + " (interpreted, on a CPU)" * job.dry_run)
 
 

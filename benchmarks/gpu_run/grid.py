@@ -1,4 +1,4 @@
-"""The presets of a GPU as ordinary rows, by the ordinary runner: the centre first, so that a run that is cut has it.
+"""The presets of the run as ordinary rows, by the ordinary runner: the centre first, so that a run that is cut has it.
 
 The runner works in the scratch folder; rows and environments are added to the results as they come.
 """
@@ -17,7 +17,7 @@ from benchmarks.run import runner
 from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Row
 
-PRESETS = ("gpu", "gpu-precisions")
+_FEW = 8
 _LAST_S = 3.0  # a case that begins with less left is killed before it has a row
 
 
@@ -54,7 +54,7 @@ def run(job: Job, name: str, cases: list[Case], on_row: Callable[[Row], object] 
         if counts.total() < len(cases) and job.left() < _LAST_S:
             raise Cut(f"{len(cases) - counts.total()} cases were not begun")
 
-    jobs = 2 if job.dry_run else 1
+    jobs = 2 if job.dry_run and len(cases) > _FEW else 1  # what measures takes seconds to start
     runner.run(name, cases, folder, jobs=jobs, command="python -m benchmarks gpu-run OUT", on_row=add)
 
 
@@ -63,10 +63,10 @@ def declared(job: Job) -> tuple[str, list[Case]]:
 
     A dry run has cases of the same kinds and arms, small and few, under another name.
     """
-    chosen = [presets.load(name) for name in PRESETS]
+    chosen = [presets.load(name) for name in job.presets]
     if job.dry_run:
-        return f"{PRESETS[0]}-dry-run", ordered([_small(preset) for preset in chosen])
-    return PRESETS[0], ordered([presets.override(preset, device=job.device) for preset in chosen])
+        return f"{chosen[0].name}-dry-run", ordered([_small(preset) for preset in chosen])
+    return chosen[0].name, ordered([presets.override(preset, device=job.device) for preset in chosen])
 
 
 def _small(preset: Preset) -> Preset:

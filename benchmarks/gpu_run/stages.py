@@ -38,7 +38,8 @@ class Job:
     """What the function of a stage is told.
 
     `raw` is the folder of results and `scratch` one that is removed after the run; `device` is a GPU, or "cpu" in a `dry_run`;
-    `workers` processes may run at once; at `ends_at`, seconds of the clock, the process is killed.
+    `workers` processes may run at once and `presets` are measured as rows; at `ends_at`, seconds of the clock, the process is
+    killed.
     """
 
     raw: Path
@@ -46,6 +47,7 @@ class Job:
     device: str
     dry_run: bool
     workers: int
+    presets: tuple[str, ...]
     ends_at: float = 0.0
 
     def say(self, text: str, *, log: bool = True) -> None:
@@ -66,7 +68,7 @@ class Job:
     def loaded(cls, text: str) -> Self:
         """The job that `text` is the JSON of."""
         found = json.loads(text)
-        return cls(**found | {name: Path(found[name]) for name in ("raw", "scratch")})
+        return cls(**found | {name: Path(found[name]) for name in ("raw", "scratch")} | {"presets": tuple(found["presets"])})
 
 
 @dataclass(frozen=True)

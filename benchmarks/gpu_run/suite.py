@@ -28,8 +28,8 @@ def test(job: Job) -> None:
 
     Raises RuntimeError if one failed or none passed. A warning is no failure here: the machine's versions are its own.
     """
-    if job.dry_run and importlib.util.find_spec("triton") is None:
-        job.say("triton is not installed: nothing to interpret")
+    if job.dry_run and (reason := _not_interpreted()) is not None:
+        job.say(f"none: {reason}")
         return
     chosen = _INTERPRETED if job.dry_run else _TESTS
     at_once = 1 if job.dry_run else job.workers
@@ -51,6 +51,15 @@ def test(job: Job) -> None:
     job.say(_said(counts) + where)
     if process.returncode or not counts["passed"]:
         raise RuntimeError(f"pytest ended with {process.returncode}")
+
+
+def _not_interpreted() -> str | None:
+    """Why no kernel can be interpreted here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    from efficient_kan.kernels.cuda import interpreter  # imports torch, which only a dry run needs here
+
+    return interpreter.fault()
 
 
 def _said(counts: Counter[str]) -> str:

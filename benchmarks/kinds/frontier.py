@@ -9,7 +9,7 @@ from pydantic import Field
 
 from benchmarks.kinds import predict, simulated
 from benchmarks.kinds.design import Preset, asked_points
-from benchmarks.kinds.kind import SIZES, Kind, Section, of_one_arm
+from benchmarks.kinds.kind import SIZES, Kind, Section, Shown, of_one_arm
 from benchmarks.schema.cases import Case
 
 _PEAKS_PER_CAPACITY = 6  # that a search asks for
@@ -56,4 +56,6 @@ KIND = Kind(
     group=simulated.of_policy,
     tables="benchmarks.report.tables:of_frontier",
     figures="benchmarks.report.figures:frontier_figures",
+    part="frontier",
+    shown=(Shown(20, "capacity", "What fits", ("frontier",)),),
 )

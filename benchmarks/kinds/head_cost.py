@@ -11,7 +11,7 @@ from pydantic import Field
 from benchmarks.images import forecast
 from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, along
-from benchmarks.kinds.kind import SIZES, Kind, Section
+from benchmarks.kinds.kind import SIZES, Kind, Section, Shown
 from benchmarks.schema.cases import Axis, Backbone, Case, Point
 
 _HEAD_FIELDS: Mapping[Axis, str] = {"batch": "batch", "grid": "grid", "order": "spline_order"}
@@ -64,6 +64,11 @@ def _cases(section: HeadCosts, seed: int, *, device: str, threads: int) -> Itera
         yield Case(kind="head_cost", arm=arm, point=point, backbone=backbone, seed=seed, **timing)
 
 
+_NOTE = (
+    "Forward and backward of the head alone, with the gradient for its inputs, over the same of the whole network in "
+    "training, in interleaved pairs. The memory of a head in the whole is what the peak has above that with a linear "
+    "head: early layers may reach the peak while the head holds nothing."
+)
 KIND = Kind(
     name="head_cost",
     about="what a head adds to a residual network",
@@ -82,4 +87,15 @@ KIND = Kind(
     peak_bytes=predict.peak_bytes,
     seen=SIZES | {"backbone.depth", "backbone.size"},
     tables="benchmarks.report.images:of_head_cost",
+    part="head_cost",
+    shown=(
+        Shown(
+            70,
+            "head_cost",
+            "What a head costs in the whole network",
+            ("head_cost",),
+            note=_NOTE,
+        ),
+    ),
+    together=lambda case: case.backbone.model_dump_json() if case.backbone else None,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
@@ -45,6 +45,22 @@ class Section(Record):
         return self.model_copy(update={"arms": tuple(dict.fromkeys((*getattr(self, "arms", ()), *moved)))}) if moved else self
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A section of the report page: `figures` is what their entries call it, `tables` are the names of its tables, in order.
+
+    Sections stand in the order of `place`; kinds that share a `figures` share a section. `whole` takes in every table whose
+    name begins with `figures` instead, the verdicts first.
+    """
+
+    place: int
+    figures: str
+    heading: str
+    tables: tuple[str, ...] = ()
+    note: str = ""
+    whole: bool = False
+
+
 def _by_size(case: Case) -> tuple[object, ...]:
     """Ascending sizes, the baseline first: a failure rules out what is larger. Processes of a cell lie a round apart."""
     return case.process, case.point.size, case.arm != case.baseline
@@ -72,8 +88,15 @@ class Kind:
 
     `seconds(case)` and `peak_bytes(case)` predict. In reports, fields of the case in `seen` are columns, or pooled on purpose,
     and all others tell settings apart, compared among the rows of one `group(case, field)`; `joined` kinds share lines of a
-    table. `compare` says of the fields in `conditions` whether they changed. `tables(data, studies)` and
-    `figures(data, studies, folder)` give its section of the report; those of a plugin are named after the kind.
+    table. `compare` says of the fields in `conditions` whether they changed, and sets the quantity `compared` against that of
+    another report. `tables(data, studies)` and `figures(data, studies, folder)` give its sections of the report, which `shown`
+    describes; those of a plugin are named after the kind. `part` is the field of a row that holds what it measured.
+
+    - `summarised`: its cases without a penalty make up the summary of the centre points.
+    - `gives_floor`: its baseline against itself gives the noise floor.
+    - `grouped`: tables whose lines name no case and that summarise its cases.
+
+    Cases of equal `together(case)` stay on one machine when a plan is cut into parts (None: as the lines of points do).
     """
 
     name: str
@@ -103,6 +126,13 @@ class Kind:
     conditions: tuple[str, ...] = ()
     tables: str | Callable[..., Any] | None = None
     figures: str | Callable[..., Any] | None = None
+    part: str = "part"
+    compared: Literal["", "time ratio", "peak bytes"] = ""
+    summarised: bool = False
+    gives_floor: bool = False
+    grouped: tuple[str, ...] = ()
+    shown: tuple[Shown, ...] = ()
+    together: Callable[[Case], object | None] = lambda case: None
 
 
 def resolved(function: str | Callable[..., Any]) -> Callable[..., Any]:
@@ -136,4 +166,4 @@ def of_one_arm(case: Case, smaller: Case) -> bool:
 
 SIZES = frozenset({"point.batch", "point.layers", "point.grid_size", "point.spline_order"})
 
-__all__ = ["SIZES", "Axis", "Kind", "Section", "at_least", "of_one_arm", "resolved"]
+__all__ = ["SIZES", "Axis", "Kind", "Section", "Shown", "at_least", "of_one_arm", "resolved"]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from benchmarks.kinds import predict
 from benchmarks.kinds.design import AtPoints, Preset, measured
-from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.kinds.kind import SIZES, Kind, Shown, of_one_arm
 from benchmarks.schema.cases import Case, Mode
 
 _CALLS = 6  # that a case makes of each mode: unwatched, while the resident set is watched, and recorded
@@ -36,6 +36,13 @@ def seconds(case: Case) -> float:
     return sum(0.2 + step * predict.SHARE[mode] for mode in case.modes)
 
 
+_NOTE = (
+    "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and what "
+    "`memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
+    "whole process, libraries included: subtract the resident set before the call."
+    " What a call takes outside the allocator, for the buffers of libraries and kernels and for Python's objects, is estimated"
+    " by how much more the resident set grew than the tensors did: pages, and rather rough where little is allocated."
+)
 KIND = Kind(
     name="memory",
     about="peak memory of a call",
@@ -56,4 +63,17 @@ KIND = Kind(
     conditions=("seed",),
     tables="benchmarks.report.tables:of_memory",
     figures="benchmarks.report.figures:resident_figures",
+    part="memory",
+    compared="peak bytes",
+    summarised=True,
+    grouped=("cross_check",),
+    shown=(
+        Shown(
+            10,
+            "memory",
+            "Memory",
+            ("memory", "cross_check"),
+            note=_NOTE,
+        ),
+    ),
 )

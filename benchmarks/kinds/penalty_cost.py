@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from benchmarks.kinds import predict, timing
+from benchmarks.kinds import timing
 from benchmarks.kinds.design import Preset, asked_points
-from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.kinds.kind import SIZES, Shown, of_one_arm
 from benchmarks.schema.cases import Case, Penalty, Point
 
 
@@ -40,23 +40,24 @@ def _at(preset: Preset, cost: PenaltyCost, point: Point) -> Iterator[Case]:
         yield Case(kind="memory", arm=arm, **untimed | {"modes": modes})
 
 
-KIND = Kind(
+_NOTE = "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values."
+KIND = timing.timed_kind(
     name="penalty_cost",
     about="time of a step with a penalty against the step without",
     section=PenaltyCost,
     cases=cases,
-    measure=timing.MEASURED_BY,
-    sources=timing.SOURCES,
     dominates=of_one_arm,
-    variables=timing.VARIABLES,
-    timed=True,
-    paired=True,
-    in_precisions=True,
-    seconds=timing.seconds,
-    peak_bytes=predict.peak_bytes,
-    joined=True,
     seen=SIZES | {"baseline", "seed"},
-    conditions=timing.CONDITIONS,
     tables="benchmarks.report.tables:of_penalty_cost",
     figures="benchmarks.report.figures:penalty_figures",
+    grouped=("equivalence",),
+    shown=(
+        Shown(
+            30,
+            "penalty_cost",
+            "What a penalty costs",
+            ("penalty_cost",),
+            note=_NOTE,
+        ),
+    ),
 )

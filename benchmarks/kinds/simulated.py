@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, measured
-from benchmarks.kinds.kind import SIZES, Kind, of_one_arm
+from benchmarks.kinds.kind import SIZES, Kind, Shown, of_one_arm
 from benchmarks.kinds.memory import Memory
 from benchmarks.schema.cases import Case
 
@@ -59,4 +59,8 @@ KIND = Kind(
     conditions=("seed", "rounding_bytes"),
     tables="benchmarks.report.tables:of_simulated",
     figures="benchmarks.report.figures:named_figures",
+    part="simulated",
+    compared="peak bytes",
+    grouped=("cross_check",),
+    shown=(Shown(20, "capacity", "What fits", ("simulated",)),),
 )

@@ -12,7 +12,7 @@ from pydantic import Field
 from benchmarks import tasks
 from benchmarks.kinds import predict
 from benchmarks.kinds.design import Preset, along
-from benchmarks.kinds.kind import Kind, Section
+from benchmarks.kinds.kind import Kind, Section, Shown
 from benchmarks.schema.cases import Case, Point, Record, Sweep
 from benchmarks.study import rule
 from benchmarks.study.curves import start_of
@@ -290,4 +290,7 @@ KIND = Kind(
     group=group,
     tables="benchmarks.report.sparsity:of_studies",
     figures="benchmarks.report.figures:study_figures",
+    part="sparsity",
+    shown=(Shown(40, "sparsity", "Does L1 on the weights do the job? The sparsity study", whole=True),),
+    together=lambda case: case.sweep.task if case.sweep else None,
 )

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from benchmarks.kinds import predict, timing
+from benchmarks.kinds import timing
 from benchmarks.kinds.design import AtPoints, Preset, measured, place_of, point_at
-from benchmarks.kinds.kind import SIZES, Kind, at_least
+from benchmarks.kinds.kind import SIZES, Shown, at_least
 from benchmarks.schema.cases import Case, Mode
 
 
@@ -38,23 +38,17 @@ def dominates(case: Case, smaller: Case) -> bool:
     return (case.arm == smaller.arm or of_baseline) and at_least(case, smaller)
 
 
-KIND = Kind(
+KIND = timing.timed_kind(
     name="speed",
     about="time of a call against a baseline",
     section=Speed,
     cases=cases,
-    measure=timing.MEASURED_BY,
-    sources=timing.SOURCES,
     dominates=dominates,
-    variables=timing.VARIABLES,
-    timed=True,
-    paired=True,
-    in_precisions=True,
-    seconds=timing.seconds,
-    peak_bytes=predict.peak_bytes,
-    joined=True,
     seen=SIZES | {"policy", "capacities_gib", "seed"},
-    conditions=timing.CONDITIONS,
     tables="benchmarks.report.tables:of_speed",
     figures="benchmarks.report.figures:scaling_figures",
+    summarised=True,
+    gives_floor=True,
+    grouped=("overall", "equivalence"),
+    shown=(Shown(0, "ratio", "Time compared with `efficient_kan`"), Shown(80, "time", "Time", ("time",))),
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
 from benchmarks.kinds import predict
-from benchmarks.kinds.kind import Section
+from benchmarks.kinds.kind import Kind, Section
 from benchmarks.schema.cases import Case, Record
 
 MEASURED_BY = "benchmarks.measure.timed:measure"
@@ -54,3 +55,22 @@ def seconds(case: Case) -> float:
     """Return the predicted time of the gate and of all pairs."""
     both = predict.step_seconds(case.arm, case) + predict.step_seconds(case.baseline or case.arm, case)
     return predict.gate_seconds(case) + sum(predict.pair_seconds(case, mode, both) for mode in case.modes)
+
+
+def timed_kind(**own: Any) -> Kind:
+    """Return a kind that times calls in pairs behind the gate, with the fields of its own."""
+    shared: dict[str, Any] = {
+        "measure": MEASURED_BY,
+        "sources": SOURCES,
+        "variables": VARIABLES,
+        "timed": True,
+        "paired": True,
+        "in_precisions": True,
+        "seconds": seconds,
+        "peak_bytes": predict.peak_bytes,
+        "joined": True,
+        "conditions": CONDITIONS,
+        "part": "speed",
+        "compared": "time ratio",
+    }
+    return Kind(**shared | own)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.analysis.compare import BETTER, BOUND, CHANGED, WORSE, Comparison
+from benchmarks.analysis.compare import BETTER, BOUND, CHANGED, WORSE, Comparison, gives_floor
 from benchmarks.analysis.data import BASELINE
 from benchmarks.report.cells import number
 
@@ -118,7 +118,7 @@ def _baseline(comparison: Comparison, console: Console, several_machines: bool) 
         "other arms: median NEW / OLD": others,
     }
     _table(console, f"The baseline itself: {BASELINE} / {BOUND}", columns)
-    timed = comparison.cells[(comparison.cells["kind"] == "speed") & comparison.cells["change"].notna()]
+    timed = comparison.cells[gives_floor(comparison.cells) & comparison.cells["change"].notna()]
     where = ["machine", "batch", "layers", "grid_size", "spline_order", "dtype", "matmul", "device", "threads", "mode"]
     missing = len(timed[where].drop_duplicates()) - len(frame[where].drop_duplicates())
     if missing:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from benchmarks import kinds
 from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, machines, package_versions, processor
+from benchmarks.kinds.kind import Shown
 from benchmarks.report import gpu
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.figures import Entry
@@ -16,32 +18,7 @@ from benchmarks.report.scaling import MODES
 from benchmarks.report.sparsity import Study
 from benchmarks.report.tables import Table
 
-_SECTIONS = (
-    ("ratio", "Time compared with `efficient_kan`", ()),
-    ("memory", "Memory", ("memory", "cross_check")),
-    ("capacity", "What fits", ("simulated", "frontier")),
-    ("penalty_cost", "What a penalty costs", ("penalty_cost",)),
-    ("sparsity", "Does L1 on the weights do the job? The sparsity study", ()),
-    ("images", "Heads on images", ("images", "published")),
-    ("tabular", "Estimators on tables", ("tabular",)),
-    ("head_cost", "What a head costs in the whole network", ("head_cost",)),
-    ("time", "Time", ("time",)),
-)
 _SHORT = 30  # lines of a table that are shown on the page; longer ones are linked
-_NOTES = {
-    "images": "An interval over seeds says how much a training differs from the next, on one test fold. What other images "
-    "would give differs more: a share p of n images has a standard error of sqrt(p (1 - p) / n), 0.5 points at 97 % of 1,000. "
-    "Only a KAN has a grid to update and edges to penalise. The second table is the published one for HyperKvasir.",
-    "tabular": "Every model has six candidates, chosen by the loss on the inner folds; all get the same folds. The interval is "
-    "that of a mean over folds whose training sets overlap (Nadeau and Bengio 2003), for each data set alone.",
-    "head_cost": "Forward and backward of the head alone, with the gradient for its inputs, over the same of the whole network "
-    "in training, in interleaved pairs. The memory of a head in the whole is what the peak has above that with a linear head: "
-    "early layers may reach the peak while the head holds nothing.",
-    "memory": "Bytes come from the allocator's own events in a process that measures no time. The process's resident set and "
-    "what `memory_profiler` sampled of it stand beside them in the table under their own names: both count the pages of the "
-    "whole process, libraries included: subtract the resident set before the call.",
-    "penalty_cost": "A ratio near 1 is cheap only beside a cheap plain step: read it together with the absolute values.",
-}
 
 
 def page(
@@ -58,16 +35,16 @@ def page(
     """
     parts = ["# Benchmark report", _overview(data), "## Findings", findings(tables), _reading(data)]
     parts += [_shown(tables[name], sources) for name in ("summary", "overall") if not tables[name].frame.empty]
-    for section, heading, names in _SECTIONS:
-        shown = [entry for entry in figures if entry.section == section]
-        full = [name for name in names if not tables[name].frame.empty]
-        if section == "sparsity":
-            study_tables = [table for name, table in tables.items() if name.startswith("sparsity") and not table.frame.empty]
-            parts += [f"## {heading}", *_study(studies, study_tables, shown, sources)] if studies else []
+    for section in _sections():
+        shown = [entry for entry in figures if entry.section == section.figures]
+        if section.whole:
+            own = [table for name, table in tables.items() if name.startswith(section.figures) and not table.frame.empty]
+            parts += [f"## {section.heading}", *_study(studies, own, shown, sources)] if studies else []
             continue
+        full = [name for name in section.tables if not tables[name].frame.empty]
         if not shown and not full:
             continue
-        parts += [f"## {heading}", *filter(None, [_NOTES.get(section)]), *(_figure(entry, sources) for entry in shown)]
+        parts += [f"## {section.heading}", section.note, *(_figure(entry, sources) for entry in shown)]
         parts += [_shown(tables[name], sources) for name in full]
     for kind in kinds.every():
         parts += _of_kind(kind, tables, figures, sources) if kind.name not in kinds.BUILT_IN else []
@@ -78,6 +55,15 @@ def page(
     parts += ["## Failed cases", _failures(data, tables["failed_cases"], sources)]
     parts += ["## Provenance", _provenance(data), _reproduce(data)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sections() -> list[Shown]:
+    """The sections of all kinds in their order; what kinds share is one."""
+    found: dict[str, Shown] = {}
+    for shown in sorted((one for kind in kinds.every() for one in kind.shown), key=lambda one: one.place):
+        earlier = found.get(shown.figures)
+        found[shown.figures] = replace(earlier, tables=(*earlier.tables, *shown.tables)) if earlier else shown
+    return list(found.values())
 
 
 def gpu_section(
@@ -143,7 +129,7 @@ def _overview(data: Data) -> str:
         lines.append(
             f"{data.superseded} older measurements of the same cases, or of other strengths, are stored too and not shown."
         )
-    scaled = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
+    scaled = data.summarised
     apart = int((~scaled[[f"on_{axis}" for axis in AXES]].any(axis=1)).sum())
     if apart:
         lines.append(f"{apart} cases lie on none of the lines that figures draw: their values are in the tables.")

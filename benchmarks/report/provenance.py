@@ -12,19 +12,13 @@ from typing import Literal
 
 import pandas as pd
 
+from benchmarks import kinds
 from benchmarks.analysis.data import BASELINE, POINT, Data, centre, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_id
 from benchmarks.report.tables import Origin, Table
 from benchmarks.schema.rows import SCHEMA_VERSION, Row
 
-# Tables of groups, whose lines name no case, and the kinds of cases that they summarise.
-_GROUPED = {
-    "overall": ("speed",),
-    "equivalence": ("speed", "penalty_cost"),
-    "cross_check": ("memory", "simulated"),
-    "published": ("images",),
-}
 _SHOWN = 12  # digits of a hash in a text; the file has them all
 
 
@@ -114,7 +108,7 @@ def _source(data: Data, frame: pd.DataFrame, caption: str, folder: Path, name: s
         frame = _at_the_centre(data)
     elif name.startswith("sparsity"):
         frame = _of_the_study(data, name)
-    rows = rows_behind(data, frame, _GROUPED.get(name) if table else None)
+    rows = rows_behind(data, frame, _grouped(name) if table else None)
     return Source(
         id=table_id(name) if table else figure_id(name),
         kind=kind,
@@ -158,20 +152,25 @@ def _of_a_file(origin: Origin, kind: Literal["figure", "table"], shown: Entry | 
     )
 
 
-def rows_behind(data: Data, frame: pd.DataFrame, kinds: Sequence[str] | None = None) -> list[Row]:
+def _grouped(name: str) -> list[str] | None:
+    """The kinds that a table of groups summarises, whose lines name no case; None for other tables."""
+    return [kind.name for kind in kinds.every() if name in kind.grouped] or None
+
+
+def rows_behind(data: Data, frame: pd.DataFrame, of_kinds: Sequence[str] | None = None) -> list[Row]:
     """Return the rows that decide the values of `frame`, whose columns `...case_key` name cases.
 
     With a named case go the other processes of its cell, the plain case that a penalised memory is compared with, and the
-    rows of the noise floor. Without such columns: all rows of `kinds`, or every row.
+    rows of the noise floor. Without such columns: all rows of `of_kinds`, or every row.
     """
     columns = [column for column in map(str, frame.columns) if column.endswith("case_key")]
-    if kinds is not None or not columns:
-        return [row for row in data.rows if kinds is None or row.case.kind in kinds]
+    if of_kinds is not None or not columns:
+        return [row for row in data.rows if of_kinds is None or row.case.kind in of_kinds]
     keys = {key for column in columns for key in frame[column].dropna()}
     named = [row for row in data.rows if row.case_key in keys]
     cells = {(row.case.cell, row.machine) for row in named}
     for row in named:
-        if row.case.kind == "memory" and row.case.penalty != "none":
+        if row.memory and row.case.penalty != "none":
             cells.add((row.case.model_copy(update={"penalty": "none"}).cell, row.machine))
     if "floor" in frame.columns:
         cells |= _floor_cells(data, frame)
@@ -180,8 +179,7 @@ def rows_behind(data: Data, frame: pd.DataFrame, kinds: Sequence[str] | None = N
 
 def _at_the_centre(data: Data) -> pd.DataFrame:
     """The lines of speed and memory that the summary is made of."""
-    cases = data.cases[data.cases["kind"].isin(["speed", "memory"]) & (data.cases["penalty"] == "none")]
-    cases = data.settings.beside(cases, data.speed)
+    cases = data.settings.beside(data.summarised, data.speed)
     keys = set(centre(cases)["case_key"])
     frames = [frame[frame["case_key"].isin(keys)] for frame in (data.speed, data.memory) if not frame.empty]
     return pd.concat(frames, ignore_index=True) if frames else cases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.typing import ColorType, LineStyleType
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tueplots import figsizes, fontsizes
 
 from benchmarks.report.cells import csv
@@ -162,6 +165,10 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+_COLOURS = 64
+_IN_ROWS = ("versions", "machine")  # long texts that the row behind a line holds, see `case_key`
+_PLACES = re.compile(r' (?:d|x|y|x1|x2|y1|y2|points)="[^"]*"')  # of paths and marks; factors of transforms keep their digits
+_LONG = re.compile(r"(\.\d\d)\d+")
 _REMARK = {"pdf": "Keywords", "svg": "Keywords", "png": "Comment"}
 
 
@@ -174,9 +181,31 @@ def save(figure: Figure, drawn: pd.DataFrame, folder: Path, name: str) -> None:
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    values = csv(drawn)
+    values = csv(drawn.drop(columns=list(_IN_ROWS), errors="ignore"))
     origin = f"values sha256:{hashlib.sha256(values).hexdigest()}"
     for suffix, metadata in _METADATA.items():
         marked = metadata | {"Title": figure_id(name), _REMARK[suffix]: [origin] if suffix == "svg" else origin}
-        figure.savefig(folder / f"{name}.{suffix}", metadata=marked)
+        path = folder / f"{name}.{suffix}"
+        figure.savefig(path, metadata=marked)
+        if suffix == "png":
+            _with_a_palette(path)
+        elif suffix == "svg":
+            _with_shorter_numbers(path)
     (folder / f"{name}.csv").write_bytes(values)
+
+
+def _with_a_palette(path: Path) -> None:
+    """Write a PNG again with a palette: a chart has few colours, and its file becomes a quarter of the size."""
+    with Image.open(path) as image:
+        texts = PngInfo()
+        for key, value in image.info.items():
+            if isinstance(value, str):
+                texts.add_text(str(key), value)
+        few = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        few.save(path, optimize=True, pnginfo=texts, dpi=image.info.get("dpi"))
+
+
+def _with_shorter_numbers(path: Path) -> None:
+    """Write an SVG again with places to a hundredth of a point instead of a millionth."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(_PLACES.sub(lambda found: _LONG.sub(r"\1", found[0]), text), encoding="utf-8")

@@ -22,6 +22,7 @@ _PARTS = {
     "input": "inputs",
     "activation": "rest of the peak: activations, workspace",
     "workspace": "workspace of cuBLAS",
+    "outside": "outside the allocator, by RSS",
     "rss_before": "RSS before",
     "rss_peak": "RSS peak",
     "sampled_rss_peak": "sampled RSS peak",
@@ -72,15 +73,18 @@ class Table:
 def summary(data: Data) -> Table:
     """Every arm at the centre points: times, ratio of the most complete mode, peak memory."""
     keys = [*POINT, "arm"]
-    cases = data.cases[data.cases["kind"].isin(["speed", "memory"])]
-    cases = centre(data.settings.beside(cases, data.speed))
-    cases = cases[cases["penalty"] == "none"]
+    cases = centre(data.settings.beside(data.summarised, data.speed))
     frame = cases.groupby(keys, sort=False).agg(
         division=("division", "first"),
         parameter_count=("parameter_count", "max"),
         status=("status", lambda statuses: ", ".join(sorted(set(statuses)))),
     )
-    peaks = cases[cases["kind"] == "memory"].groupby(keys)["status"].first().rename("memory_status")
+    peaks = (
+        cases[cases["case_key"].isin(data.memory["case_key"] if len(data.memory) else ())]
+        .groupby(keys)["status"]
+        .first()
+        .rename("memory_status")
+    )
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = data.settings.beside(plain_memory(data), data.speed)
     for mode in MODES:
@@ -181,7 +185,7 @@ def memory(data: Data) -> Table:
         f"peak / `{BASELINE}`": numbers(frame["memory_ratio"]),
     }
     for part, heading in _PARTS.items():
-        if part == "workspace" and frame["workspace_bytes"].isna().all():
+        if part in ("workspace", "outside") and frame[f"{part}_bytes"].isna().all():
             continue
         view[f"{heading} (MiB)"] = numbers(frame[f"{part}_bytes"].astype(float) / 2**20)
     return Table("memory", frame, view | {"status": list(frame["status"])})

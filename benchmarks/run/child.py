@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from benchmarks.kinds import get_kind
-from benchmarks.run.forkserver import ENDED, ERRORS, MEASURING, OUTCOME, READY, STARTED, Request
+from benchmarks.run.forkserver import ENDED, ERRORS, MEASURING, OUTCOME, READY, SAYING, STARTED, Request
 from benchmarks.run.interrupt import held_back
 from benchmarks.run.worker import Job
 from benchmarks.schema.cases import Case
@@ -34,9 +34,18 @@ class Server:
     """A fork server for cases with one interpreter and one set of environment variables; see `benchmarks.run.forkserver`.
 
     `work` is a folder for the files of its cases. Start-up is lazy and repeated if the process was lost. One case at a time.
+    `on_say` is told what the package says while a case is prepared, such as that it compiles.
     """
 
-    def __init__(self, work: Path, environment: dict[str, str], modules: Sequence[str], interpreter: str) -> None:
+    def __init__(
+        self,
+        work: Path,
+        environment: dict[str, str],
+        modules: Sequence[str],
+        interpreter: str,
+        on_say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.on_say = on_say
         self._work, self._environment = work, environment
         self._command = [interpreter, "-m", "benchmarks.run.forkserver", *modules]
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,6 +84,9 @@ class Server:
             return self._lost(), _now() - begin
         self._pid = int(first.split()[1])
         last, limit = self._answer(_START_S), _START_S
+        while last.startswith(SAYING):
+            self.on_say(last.removeprefix(SAYING).strip())
+            last = self._answer(_START_S)
         if last == MEASURING:
             last, limit = self._answer(job.case.timeout_s), job.case.timeout_s
         timed_out = last == "" and self._process is not None and self._process.poll() is None

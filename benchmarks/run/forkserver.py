@@ -1,10 +1,11 @@
 """Fork a fresh process for every case from one that has imported the libraries and done nothing else.
 
 `python -m benchmarks.run.forkserver MODULE...` imports the modules, writes the line `ready`, and then answers each request, one
-line of JSON on standard input (see `Request`), with the lines `started PID`; `measuring`, once that process has all it needs,
-compiled code included; and, when it is gone, `ended CODE` (negative: the signal). Importing torch and pykan takes seconds and
-forking milliseconds, so a process of its own for every case costs little. A forked process shares nothing that a measurement
-could change: no thread runs here, no device is initialised, and this project's own modules are imported after the fork.
+line of JSON on standard input (see `Request`), with the lines `started PID`; `saying TEXT` for what the package logs
+meanwhile; `measuring`, once that process has all it needs, compiled code included; and, when it is gone, `ended CODE`
+(negative: the signal). Importing torch and pykan takes seconds and forking milliseconds, so a process of its own for every case
+costs little. A forked process shares nothing that a measurement could change: no thread runs here, no device is initialised,
+and this project's own modules are imported after the fork.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -22,8 +24,9 @@ from typing import NoReturn, TextIO
 from benchmarks.run.worker import Job, die_with_parent, work
 from benchmarks.schema.cases import Record
 
-READY, STARTED, MEASURING, ENDED = "ready", "started", "measuring", "ended"
+READY, STARTED, SAYING, MEASURING, ENDED = "ready", "started", "saying", "measuring", "ended"
 OUTCOME, ERRORS = "outcome.json", "stderr"
+_LOGGER = "efficient_kan"
 
 
 class Request(Record):
@@ -73,7 +76,9 @@ def _run(request: Request, answers: TextIO) -> NoReturn:
         os.close(_redirect(0, os.devnull))
         os.close(_redirect(2, f"{request.folder}/{ERRORS}", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
         os.environ["TMPDIR"] = tempfile.tempdir = request.folder
-        work(request.job, Path(request.folder) / OUTCOME, lambda: _tell_measuring(answers))
+        said = _Said(answers)
+        logging.getLogger(_LOGGER).addHandler(said)
+        work(request.job, Path(request.folder) / OUTCOME, said.measuring)
         code = 0
     except BaseException:  # noqa: BLE001  # the parent reads it from the file and from the exit status
         traceback.print_exc()
@@ -82,9 +87,25 @@ def _run(request: Request, answers: TextIO) -> NoReturn:
         os._exit(code)
 
 
-def _tell_measuring(answers: TextIO) -> None:
-    print(MEASURING, file=answers)
-    answers.close()
+class _Said(logging.Handler):
+    """Passes on what the package says while a case is prepared, such as that it compiles; of what is measured, nothing."""
+
+    def __init__(self, answers: TextIO) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message as one line, unless what is measured has begun."""
+        if not self._answers.closed:
+            print(SAYING, " ".join(record.getMessage().split()), file=self._answers)
+
+    def measuring(self) -> None:
+        """End what is said: from here on the time is the case's."""
+        logging.getLogger(_LOGGER).removeHandler(self)
+        self.acquire()  # a message of another thread may be on its way
+        print(MEASURING, file=self._answers)
+        self._answers.close()
+        self.release()
 
 
 def _redirect(descriptor: int, path: str, flags: int = os.O_RDWR) -> int:

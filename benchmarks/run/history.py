@@ -70,7 +70,7 @@ class History:
         except ValueError:
             return
         self._seconds.setdefault((case.kind, case.arm, *kind.group(case, "")), []).append((case, float(record["wall_s"])))
-        peaks = [series["peak_bytes"] for name in ("memory", "simulated") for series in record.get(name, ())]
+        peaks = [series["peak_bytes"] for series in record.get(kind.part, ())] if kind.compared == "peak bytes" else []
         if peaks:
             self._bytes.setdefault((kind.peak_bytes, case.penalty, case.arm), []).append((case, float(max(peaks))))
 

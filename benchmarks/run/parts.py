@@ -90,12 +90,7 @@ def _sizes(point: Point) -> tuple[object, ...]:
 
 def _unit(case: Case, axes: set[Axis]) -> object:
     """What stays in one part with `case`, whose point lies on the lines along `axes`: the line along the first of them."""
-    if case.images:
-        shared = {"data", "task", "folds", "fold", "scope", "backbone", "recipe"}
-        return "images", case.images.model_dump_json(include=shared if case.images.scope == "frozen" else None)
-    if case.sweep:
-        return "sparsity", case.sweep.task
-    if case.backbone:
-        return "backbone", case.backbone.model_dump_json()
+    if (own := get_kind(case.kind).together(case)) is not None:
+        return case.kind, own
     along = next((axis for axis in _SIZES if axis in axes), None)
     return along, tuple(size(case.point) for axis, size in _SIZES.items() if axis != along)

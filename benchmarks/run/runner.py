@@ -48,6 +48,7 @@ class Run:
     plugin: Path | None = None
     jobs: int = 1
     on_row: Callable[[Row], None] = lambda row: None
+    on_say: Callable[[str], None] = lambda text: None
     failed: list[tuple[Case, str, Status]] = field(default_factory=list)
     counts: Counter[Status] = field(default_factory=Counter)
     _servers: dict[tuple[object, ...], Server] = field(default_factory=dict)
@@ -132,7 +133,7 @@ class Run:
         key = (python, tuple(sorted(settings.items())), imports, case.process, threading.get_ident())
         with self._guard:
             if key not in self._servers:
-                self._servers[key] = Server(self.store.work, settings, imports, python)
+                self._servers[key] = Server(self.store.work, settings, imports, python, self.on_say)
             return self._servers[key]
 
     def _close(self) -> None:
@@ -218,12 +219,14 @@ def run(
     command: str = "",
     on_start: Callable[[int, int], None] = lambda todo, known: None,
     on_row: Callable[[Row], None] = lambda row: None,
+    on_say: Callable[[str], None] = lambda text: None,
 ) -> Counter[Status]:
     """Measure what `out` does not hold yet and return the number of rows of `cases` by status, old ones included.
 
     `known` are the statuses, by key, of cases that another folder holds: they count as if `out` held them.
 
-    `on_start` is told how many cases are to do and how many are known; `on_row` gets every new row.
+    `on_start` is told how many cases are to do and how many are known; `on_row` gets every new row,
+    and `on_say` what the package says while it prepares a case, such as that it compiles.
 
     Raises `benchmarks.run.store.Locked` if another run writes to `out`, `benchmarks.run.store.Unwritable` if its disk is full,
     ValueError if it holds rows of another schema.
@@ -239,7 +242,7 @@ def run(
             where = environment.capture(uuid.uuid4().hex[:12], command)
             store.add(where)
             failed = [(case, key, known[key]) for key, case in done.items() if known[key] in STOPS_LARGER]
-            this = Run(store, preset, where, plugin, jobs, on_row, failed)
+            this = Run(store, preset, where, plugin, jobs, on_row, on_say, failed)
             this.cases(todo)
             old += this.counts
         return old

@@ -62,34 +62,35 @@ class Selection:
         Name of a preset (smoke, default, confirm, pilot, paper, gpu, gpu-precisions, gpu-study,
         kernels) or a .toml file.
     only
-        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images. An option that cannot
-        change a kind named here is refused; without this option it changes what it can and names what it cannot.
+        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular. An option that
+        cannot change a kind named here is refused; without this option it changes what it can and names what it cannot.
     arms
         Arms to keep.
     tasks
         Tasks of the sparsity study to keep, and nothing but that study.
     batch
-        Batch sizes instead of the preset's: 64 256 or 64,256. Not for frontier, sparsity.
+        Batch sizes instead of the preset's: 64 256 or 64,256. Not for frontier, sparsity, tabular.
     width
-        Layer widths instead of the preset's; of hidden layers in head_cost and images. Not for sparsity.
+        Layer widths instead of the preset's; of hidden layers in head_cost and images. Not for sparsity, tabular.
     grid
-        Grid sizes instead of the preset's.
+        Grid sizes instead of the preset's. Not for tabular.
     order
-        Spline orders instead of the preset's.
+        Spline orders instead of the preset's. Not for tabular.
     depth
-        Numbers of layers instead of the preset's. Not for sparsity, head_cost, images.
+        Numbers of layers instead of the preset's. Not for sparsity, head_cost, images, tabular.
     threads
         Threads of the numerical libraries.
     dtype
-        float32 or float64. Not for head_cost, images.
+        float32 or float64. Not for head_cost, images, tabular.
     matmul
         Precision of float32 products: ieee, tf32 (on a GPU), bf16 (autocast), or several of them, at all points. Not for
-        head_cost, simulated, frontier, sparsity, images.
+        head_cost, simulated, frontier, sparsity, images, tabular.
     device
-        Device of torch: auto, cpu, cuda or cuda:N. Not for frontier. The sparsity study is on the CPU unless this is given.
+        Device of torch: auto, cpu, cuda or cuda:N. Not for frontier, tabular. The sparsity study is on the CPU
+        unless this is given.
     processes
         Fresh processes that time each cell of speed and penalty_cost. Not for memory, simulated, frontier, sparsity,
-        head_cost, images.
+        head_cost, images, tabular.
     part
         Only the I-th of N parts, as I/N: 3/16. Parts are disjoint and together the whole, of about equal predicted time; each
         holds whole lines of points, with all arms, kinds and processes. See `merge`.
@@ -135,8 +136,10 @@ class Selection:
         options = {name: getattr(self, name) for name in axes.OPTIONS if getattr(self, name) is not None}
         only = [kind for kind in kinds.names() if kind in (self.only or ())]
         axes.refuse(options, only)
-        if self.tasks and only and "sparsity" not in only:
-            raise ValueError(f"tasks: expected --only sparsity, whose tasks they are, or none, got --only {' '.join(only)}")
+        with_tasks = [kind.name for kind in kinds.every() if "tasks" in kind.section.model_fields]
+        if self.tasks and only and not {*with_tasks} & {*only}:
+            named = " or ".join(with_tasks)
+            raise ValueError(f"tasks: expected --only {named}, whose tasks they are, or none, got --only {' '.join(only)}")
         preset = presets.override(presets.load(self.preset), **options)
         if self.arms and preset.asked:
             preset = presets.everywhere(preset, self.arms)

@@ -23,6 +23,11 @@ from benchmarks.schema import nvml
 from benchmarks.schema.meaning import ROOT
 from benchmarks.schema.rows import Environment
 
+try:
+    import archspec.cpu as archspec
+except ModuleNotFoundError:  # on a borrowed machine: names of processors then say less
+    archspec = None
+
 # What can be known only by loading the libraries, asked in a process of its own.
 _PROBE = """
 import json, torch
@@ -56,6 +61,7 @@ def capture(run_id: str, command: str) -> Environment:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_kind": _cpu_kind(),
+        "cpu_features": _cpu_features(),
         "host": host(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(logical=True),
@@ -92,9 +98,10 @@ def capture(run_id: str, command: str) -> Environment:
 
 @cache
 def machine() -> str:
-    """Return the hardware in words: processor, usable cores, memory, and the GPU that torch can use."""
+    """Return the hardware in words: processor and its kind, usable cores, memory, and the GPU that torch can use."""
     gibibytes = round(psutil.virtual_memory().total / 2**30)
-    words = [f"{_cpu_name()}, {_usable_cores()} cores, {gibibytes} GiB"]
+    kind = _cpu_kind()
+    words = [f"{_cpu_name()}{f' ({kind})' if kind else ''}, {_usable_cores()} cores, {gibibytes} GiB"]
     return " with ".join(words + sorted(set(libraries()["devices"])))
 
 
@@ -197,24 +204,23 @@ def _usable_cores() -> int:
 
 
 def _cpu_name() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    return (archspec.brand_string() if archspec else None) or platform.processor() or platform.machine()
 
 
 def _cpu_kind() -> str | None:
-    """Return what tells processors of one name apart, as virtual machines show them: family, model, widest vectors."""
-    found = _cpuinfo()
-    flags = found.get("flags", "").split()
-    numbers = [f"{name} {found[key]}" for name, key in (("family", "cpu family"), ("model", "model")) if key in found]
-    vectors = [words for flag, words in _VECTORS.items() if flag in flags]
-    return ", ".join(numbers + vectors[:1]) or None
+    """Return what tells processors of one name apart, as virtual machines show them: microarchitecture and widest vectors.
+
+    None where archspec is not installed or knows no more than the processor's family.
+    """
+    if archspec is None or (host := archspec.host()).vendor == "generic":
+        return None
+    vectors = [words for flag, words in _VECTORS.items() if flag in host.features]
+    return ", ".join([str(host.name), *vectors[:1]])
 
 
-@cache
-def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first processor."""
-    first = (_read("/proc/cpuinfo") or "").partition("\n\n")[0] if sys.platform == "linux" else ""
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
+def _cpu_features() -> list[str]:
+    """Return the extensions of the instruction set by archspec's names."""
+    return sorted(archspec.host().features) if archspec else []
 
 
 def _cgroup_limits() -> dict[str, str]:

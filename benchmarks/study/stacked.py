@@ -93,8 +93,8 @@ class Stack:
         for layer, grid in zip(self.layers, self.grids, strict=True):
             weight = layer.base_weight[s, n]
             outputs, inputs = weight.shape
-            like = {"device": weight.device, "dtype": weight.dtype}
-            own = KANLinear(inputs, outputs, grid.size, grid.order, grid_range=(grid.low, grid.high), **like)
+            span = (grid.low, grid.high)
+            own = KANLinear(inputs, outputs, grid.size, grid.order, grid_range=span, device=weight.device, dtype=weight.dtype)
             with torch.no_grad():
                 for name in _WEIGHTS:
                     getattr(own, name).copy_(getattr(layer, name)[s, n])

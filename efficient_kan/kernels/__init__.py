@@ -28,6 +28,7 @@ see :mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,9 +189,7 @@ def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
     return resolve(name, inputs).spline_linear(inputs)
 
 
-def network(
-    layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None
-) -> tuple[Tensor, Tensor | None] | None:
+def network(layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor | None] | None:
     """Outputs and the penalty, if there is one, of layers whose calls are their ``forward`` alone, in one pass.
 
     None where layers are computed one by one.
@@ -275,16 +274,49 @@ def explain(layer: KANLinear | KAN, batch: int) -> str:
     return f"{chosen}\n{kernel.explain(inputs)}" if name == "cpu" else chosen
 
 
+def algorithm(layer: KANLinear | KAN, batch: int) -> str:
+    """The name of what computes so many samples, for records of measurements; :func:`explain` says more.
+
+    ``by_sample`` (a small network in one pass), ``by_span`` (the CPU kernel, layer by layer), ``native`` or ``cuda``; names of
+    layers that differ have ``+`` between. It follows from shapes, dtype and machine, never from a measurement;
+    :class:`set_whole_networks` and the ``kernel`` of a layer pin it.
+
+    Raises:
+        ValueError: as :func:`explain`.
+    """
+    if not hasattr(layer, "kan_layers"):
+        word = explain(layer, batch).split(maxsplit=1)[0]
+        on_gpu = cast("KANLinear", layer).spline_weight.device.type == "cuda"
+        return "cuda" if on_gpu and word != "native" else "by_span" if word == "cpu" else word
+    layers = cast("KAN", layer).kan_layers
+    of_layers = dict.fromkeys(algorithm(each, batch) for each in layers)
+    _, whole = _whole(layers, batch)
+    return "by_sample" if whole else "+".join(of_layers)
+
+
 def _explain_network(layers: Sequence[KANLinear], batch: int) -> str:
-    _checks.integer(batch, "batch", 0)
     by_layers = [f"layers[{n}]: {explain(layer, batch)}" for n, layer in enumerate(layers)]
+    reason, whole = _whole(layers, batch)
+    return reason if whole else "\n".join([reason, *by_layers] if reason else by_layers)
+
+
+def _whole(layers: Sequence[KANLinear], batch: int) -> tuple[str, bool]:
+    """Why a network is computed in one pass, or why not, in words where that is a choice; and whether it is."""
+    _checks.integer(batch, "batch", 0)
     kernel = _kernel("cpu")
     compiled = all(layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu" for layer in layers)
     if kernel is None or not compiled or not _whole_networks:
-        return "\n".join(by_layers)
+        return "", False
     shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
-    reason: str = kernel.explain_network(batch, shapes)
-    return reason if kernel.takes_network(batch, shapes) else "\n".join([reason, *by_layers])
+    size = layers[0].spline_weight.element_size()
+    return kernel.explain_network(batch, shapes, size), kernel.takes_network(batch, shapes, size)
+
+
+def _from_environment(name: str) -> bool:
+    """Whether a switch is on, as it is by default."""
+    value = os.environ.get(name, "1")
+    _checks.require(value in ("0", "1"), name, "0 or 1 in the environment", value)
+    return value == "1"
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
@@ -316,7 +348,8 @@ class set_whole_networks:  # noqa: N801  # called like a function, and a context
     """Let the kernel `cpu` compute small networks in one pass, or (``False``) layer by layer as it does large ones.
 
     The two round differently. By default they are: which networks are small depends on their shapes and the number of samples
-    alone, and :func:`explain` tells. It holds for the process from the call on, or inside a ``with`` block.
+    alone, and :func:`explain` tells. It holds for the process from the call on, or inside a ``with`` block. The variable
+    ``EFFICIENT_KAN_WHOLE_NETWORKS`` of the environment, ``0`` or ``1``, is what it starts from.
 
     Raises:
         ValueError: if ``enabled`` is no bool.
@@ -341,7 +374,7 @@ def feature_budget() -> int:
 
 
 _feature_budget = 2**21
-_whole_networks = True
+_whole_networks = _from_environment("EFFICIENT_KAN_WHOLE_NETWORKS")
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()

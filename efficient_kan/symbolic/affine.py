@@ -19,15 +19,13 @@ import torch
 from torch import Tensor
 
 from efficient_kan.symbolic.library import Function
+from efficient_kan.symbolic.starts import GAP, STARTS, starts
 
-_BINS = 129
-_STARTS = 4
 _STEPS = 60
 _CONVERGED = 1e-9  # relative decrease of the cost
 _ROUNDING = 1e-30  # a cost that is 0
-_GIVEN_UP = 1e9  # damping at which no step lowers the cost
+_DAMPING = 1e-15, 1e9  # the least; where no step lowers the cost
 _ELEMENTS = 2**21  # of one tensor (F, Q, N)
-_GAP = 0.05  # share of the range without samples, in which a pole may lie
 _TYPICAL_GAPS = 8.0  # ... and as many times the typical distance of samples
 _SLACK = 1e-3  # distance of the first arguments from an end of the domain
 
@@ -50,7 +48,7 @@ def fit(u: Tensor, y: Tensor, held_out: Tensor, functions: Sequence[Function]) -
         held_out: ``(N,)``, true at points that do not count for the fit.
         functions: the candidates.
     """
-    size = max(1, _ELEMENTS // (len(functions) * _STARTS * u.shape[1]))
+    size = max(1, _ELEMENTS // (len(functions) * STARTS * u.shape[1]))
     parts = [_fit(*part, held_out, functions) for part in zip(u.split(size), y.split(size), strict=True)]
     return Fits(*(torch.cat(values, dim=-1) for values in zip(*parts, strict=True)))
 
@@ -67,14 +65,17 @@ def inside(function: Function, t: Tensor, gaps: Tensor) -> Tensor:
 
 
 def evaluate(function: Function, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The function and its derivative at ``t``."""
+    """The function and its derivative at ``t``, by differences where torch has no derivative, as of Bessel functions."""
     with torch.enable_grad():
         leaf = t.detach().requires_grad_()
         values = function.torch(leaf)
-        if not values.requires_grad:
-            return values, torch.zeros_like(t)
-        (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
-    return values.detach(), torch.zeros_like(t) if slope is None else slope
+        slope = None
+        if values.requires_grad:
+            (slope,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    if slope is None:
+        step = torch.finfo(t.dtype).eps ** (1 / 3) * (1 + t.abs())
+        slope = (function.torch(t + step) - function.torch(t - step)) / (2 * step)
+    return values.detach(), slope
 
 
 def wide_gaps(u: Tensor) -> Tensor:
@@ -82,18 +83,18 @@ def wide_gaps(u: Tensor) -> Tensor:
     steps = u.diff(dim=-1)
     typical = steps.median(dim=-1, keepdim=True).values
     span = u[..., -1:] - u[..., :1]
-    return (steps >= _GAP * span) & (steps >= _TYPICAL_GAPS * typical)
+    return (steps >= GAP * span) & (steps >= _TYPICAL_GAPS * typical)
 
 
 def _fit(u: Tensor, y: Tensor, held_out: Tensor, functions: Sequence[Function]) -> Fits:
     mean, size = y.mean(1, keepdim=True), y.std(1, keepdim=True, correction=0)
     z = (y - mean) / size
     E, F = len(u), len(functions)
-    starts = _starts(u[:, ~held_out], z[:, ~held_out], functions)  # shape: (2, F, E, S)
-    problem = _Problem(u.repeat_interleave(_STARTS, 0), z.repeat_interleave(_STARTS, 0), ~held_out, functions)
-    b, c, cost = problem.minimize(*starts.flatten(-2))
-    best = cost.view(F, E, _STARTS).argmin(-1, keepdim=True)
-    b, c, cost = (values.view(F, E, _STARTS).gather(-1, best).squeeze(-1) for values in (b, c, cost))
+    first = starts(u[:, ~held_out], z[:, ~held_out], functions)  # shape: (2, F, E, S)
+    problem = _Problem(u.repeat_interleave(STARTS, 0), z.repeat_interleave(STARTS, 0), ~held_out, functions)
+    b, c, cost = problem.minimize(*first.flatten(-2))
+    best = cost.view(F, E, STARTS).argmin(-1, keepdim=True)
+    b, c, cost = (values.view(F, E, STARTS).gather(-1, best).squeeze(-1) for values in (b, c, cost))
     values, _ = _evaluate(functions, b.unsqueeze(-1) * u + c.unsqueeze(-1))
     a, d, misfit = _project(values, z, ~held_out)
     residual = (z - a.unsqueeze(-1) * values - d.unsqueeze(-1))[..., held_out]
@@ -155,8 +156,8 @@ class _Problem:
             slack = torch.where(better, new_slack, slack)
             gradient = torch.where(better, new_gradient, gradient)
             curvature = torch.where(better, new_curvature, curvature)
-            damping = torch.where(better, damping * 0.1, damping * 10).clamp(1e-15, _GIVEN_UP)
-            moving |= ~better & (damping < _GIVEN_UP) & (cost > _ROUNDING) & cost.isfinite()
+            damping = torch.where(better, damping * 0.1, damping * 10).clamp(*_DAMPING)
+            moving |= ~better & (damping < _DAMPING[1]) & (cost > _ROUNDING) & cost.isfinite()
             result[:, active] = torch.stack((b, c, cost))
             going = moving.any(1)
             if not bool(going.any()):
@@ -169,8 +170,8 @@ class _Problem:
     def _clipped(self, b: Tensor, c: Tensor, active: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``b, c`` so that arguments, which span ``c ± |b|``, stay in the domains of the functions ``active``.
 
-        They keep a tenth of the distance ``slack`` ``(2, F, Q)`` from the ends that they had before: fits on the very end, where
-        functions such as the square root have infinite slopes, would stay there. Returns the new distances, too.
+        They keep a tenth of the distance ``slack`` ``(2, F, Q)`` from the ends that they had before: fits on the very end,
+        where functions such as the square root have infinite slopes, would stay there. Returns the new distances, too.
         """
         low, high = self.low[active], self.high[active]
         kept = torch.where(slack.isfinite(), slack / 10, 0.0)
@@ -180,7 +181,7 @@ class _Problem:
         return b, c, torch.stack((c - b.abs() - low, high - c - b.abs()))
 
     def _model(self, b: Tensor, c: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the functions ``active``: cost ``1 - R^2``, gradient ``(2, F, Q)``, Gauss-Newton curvature ``(3, F, Q)``."""
+        """Of ``active`` ones: ``1 - R^2``, gradient ``(2, F, Q)``, Gauss-Newton matrix ``(3, F, Q)``."""
         t = b.unsqueeze(-1) * self.u + c.unsqueeze(-1)
         functions = [self.functions[k] for k in active.tolist()]
         valid = torch.stack([inside(function, t[k], self.gaps) for k, function in enumerate(functions)])
@@ -203,77 +204,3 @@ class _Problem:
         gradient = torch.stack(((by_b * residual).sum(-1), (by_c * residual).sum(-1)))
         curvature = torch.stack(((by_b * by_b).sum(-1), (by_b * by_c).sum(-1), (by_c * by_c).sum(-1)))
         return cost, gradient, curvature
-
-
-def _starts(u: Tensor, z: Tensor, functions: Sequence[Function]) -> Tensor:
-    """``(2, F, E, S)``: the best ``(b, c)`` of the grid, each of another ``|b|``."""
-    b, c, blocks = _grid(u)
-    weight, mean = _binned(u, z)
-    centres = torch.linspace(-1, 1, _BINS, dtype=u.dtype, device=u.device)
-    t = b.unsqueeze(1) * centres + c.unsqueeze(1)  # shape: (K, bins)
-    passable = _gaps_of_bins(weight)
-    found = []
-    for function in functions:
-        values = function.torch(t)
-        bad = ~(values.isfinite() & function.contains(t))
-        values = torch.where(bad, 0.0, values)
-        values = values / values.abs().amax(1, keepdim=True).clamp(min=torch.finfo(u.dtype).tiny)
-        first = weight @ values.T
-        variance = weight @ values.square().T - first.square()
-        covariance = (weight * mean) @ values.T
-        score = torch.where(variance > 1e-11, covariance.square() / variance.clamp(min=1e-11), 0.0)
-        score = torch.where(weight @ bad.to(u.dtype).T > 0, -1.0, score)
-        if function.branch is not None:
-            poles = (function.branch(t).diff(dim=1) != 0).to(u.dtype)
-            score = torch.where((~passable).to(u.dtype) @ poles.T > 0, -1.0, score)
-        chosen = _best_of_groups(score, blocks)
-        found.append(torch.stack((b[chosen], c[chosen])))
-    return torch.stack(found, dim=1)
-
-
-def _grid(like: Tensor) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """``b, c`` ``(K,)``, and of what they consist: blocks of so many groups of so many points with equal ``|b|``."""
-    size = torch.logspace(math.log10(0.05), math.log10(50), 24, dtype=like.dtype, device=like.device)
-    within = torch.linspace(-1, 1, 33, dtype=like.dtype, device=like.device)
-    beyond = 1 + torch.logspace(-3, 1, 8, dtype=like.dtype, device=like.device)
-    zero = torch.cat((within, beyond, -beyond))
-    # Where the argument is zero, inside the range of u and beyond, for both signs of b.
-    b = torch.stack((size, -size), 1).unsqueeze(-1).expand(-1, -1, len(zero))
-    c = -b * zero
-    # Of waves, equal steps of frequency and phase.
-    frequency = torch.linspace(0.5, 42, 84, dtype=like.dtype, device=like.device).unsqueeze(1)
-    phase = torch.arange(8, dtype=like.dtype, device=like.device) * (math.pi / 4)
-    waves = frequency.expand(-1, len(phase)), phase.expand(len(frequency), -1)
-    blocks = [(len(size), 2 * len(zero)), (len(frequency), len(phase))]
-    return torch.cat((b.flatten(), waves[0].flatten())), torch.cat((c.flatten(), waves[1].flatten())), blocks
-
-
-def _best_of_groups(score: Tensor, blocks: list[tuple[int, int]]) -> Tensor:
-    """``(E, S)``: the points of the grid with the best scores ``(E, K)`` of their groups."""
-    values, places, first = [], [], 0
-    for groups, members in blocks:
-        best = score[:, first : first + groups * members].view(len(score), groups, members).max(-1)
-        values.append(best.values)
-        places.append(best.indices + first + torch.arange(groups, device=score.device) * members)
-        first += groups * members
-    top = torch.cat(values, 1).topk(_STARTS, dim=1).indices
-    return torch.cat(places, 1).gather(1, top)
-
-
-def _binned(u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each curve's bins ``(E, bins)``: the share of its points, and their mean."""
-    place = ((u + 1) / 2 * (_BINS - 1)).round().long().clamp(0, _BINS - 1)
-    count = torch.zeros(len(u), _BINS, dtype=u.dtype, device=u.device).scatter_add(1, place, torch.ones_like(u))
-    total = torch.zeros_like(count).scatter_add(1, place, z)
-    return count / u.shape[1], total / count.clamp(min=1)
-
-
-def _gaps_of_bins(weight: Tensor) -> Tensor:
-    """``(E, bins - 1)``: steps between bins that lie in a gap of at least ``_GAP`` of the range."""
-    empty = weight == 0
-    width = max(1, round(_GAP * (_BINS - 1)) - 1)
-    wide = empty.unfold(1, width, 1).all(-1)  # shape: (E, bins - width + 1)
-    covered = torch.zeros_like(empty)
-    for shift in range(width):
-        covered[:, shift : shift + wide.shape[1]] |= wide
-    return covered[:, 1:] | covered[:, :-1]

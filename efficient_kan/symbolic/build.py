@@ -98,7 +98,7 @@ def build(kan: KAN, samples: Tensor, settings: Settings) -> SymbolicKAN:
         own = [e for e, edge in enumerate(edges) if edge[0] == n]
         if any(keep[e] for e in own):
             target.splines = copied(source)
-            target.splines.bias = None
+            target.splines.bias, target.splines.kernel = None, kan.kan_layers[n].kernel
         chosen = {edges[e][1:]: None if keep[e] else functions[ranking.names[numbers[e]]] for e in own}
         target.assign(chosen, ranking.affine[:, [numbers[e] for e in own], own])
     made.record(edges, numbers, ranking)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 _DEVIATES = 0.01  # of the standard deviation of the network's outputs
 _WORSE = 1.1
+_AGREES = 1e-5
+_LEFT = 0.1
 
 
 class Comparison(NamedTuple):
@@ -18,13 +20,21 @@ class Comparison(NamedTuple):
     spread: float  # of the network's outputs from their means
     network_rmse: float | None  # error of the network at the targets, if there are any
     formula_rmse: float | None
+    target_spread: float | None  # of the targets from their means
 
     @property
     def worse(self) -> bool:
         """Whether the formula's error exceeds the network's by a tenth; without targets, whether it deviates by 1 %."""
         if self.network_rmse is None or self.formula_rmse is None:
             return not self.deviation <= _DEVIATES * self.spread
-        return not self.formula_rmse <= _WORSE * self.network_rmse + 1e-12 * self.spread
+        return not self.formula_rmse <= _WORSE * self.network_rmse + _AGREES * self.spread
+
+    @property
+    def useless(self) -> bool:
+        """Whether the formula leaves a tenth of the targets' variance or more."""
+        if self.formula_rmse is None or self.target_spread is None:
+            return False
+        return not self.formula_rmse**2 <= _LEFT * self.target_spread**2
 
     def __str__(self) -> str:
         own = f"the outputs' own deviation is {self.spread:.2g}"
@@ -41,5 +51,7 @@ def compare(formula: Tensor, network: Tensor, targets: Tensor | None) -> Compari
     def rms(values: Tensor) -> float:
         return float(values.square().mean().sqrt())
 
-    errors = (None, None) if targets is None else (rms(network - targets), rms(formula - targets))
-    return Comparison(rms(formula - network), rms(network - network.mean(0)), *errors)
+    deviation, spread = rms(formula - network), rms(network - network.mean(0))
+    if targets is None:
+        return Comparison(deviation, spread, None, None, None)
+    return Comparison(deviation, spread, rms(network - targets), rms(formula - targets), rms(targets - targets.mean(0)))

@@ -64,9 +64,10 @@ class Samples:
 
 
 def sizes_of_terms(expression: Any, samples: Samples | None) -> dict[Any, float]:
-    """The largest magnitude at the samples of each term of each sum in an expression."""
+    """The largest magnitude at the samples of each term of each sum in an expression; without samples, its factor's."""
     terms = list({t: None for part in sympy.preorder_traversal(expression) if part.is_Add for t in part.args})
-    return {} if samples is None else dict(zip(terms, samples.largest(terms), strict=True))
+    sizes = [abs(float(t.as_coeff_Mul()[0])) for t in terms] if samples is None else samples.largest(terms)
+    return dict(zip(terms, sizes, strict=True))
 
 
 def rounded(expression: Any, digits: int, sizes: Mapping[Any, float]) -> Any:

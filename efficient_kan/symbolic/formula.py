@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _AGREEMENT = 5e-7
 _DIGITS = range(3, 16)
+_WITHOUT_SAMPLES = 15  # digits
 
 
 class Formulas(list[Any]):
@@ -115,11 +116,11 @@ def simplified(exact: Any, samples: Samples | None, reference: Tensor | None, di
     from efficient_kan.symbolic.expression import expanded, length, rounded, shortened, sizes_of_terms
 
     forms = [(form, sizes_of_terms(form, samples)) for form in dict.fromkeys((exact, expanded(exact)))]
-    for number in _DIGITS if digits is None and samples is not None else (15 if digits is None else digits,):
+    for number in _DIGITS if digits is None and samples is not None else (digits or _WITHOUT_SAMPLES,):
         found = [rounded(form, number, sizes) for form, sizes in forms]
         errors = [_error(each, samples, reference) for each in found]
         close = [each for each, error in zip(found, errors, strict=True) if error is None or error <= _AGREEMENT]
-        if digits is not None or close or number == _DIGITS[-1]:
+        if digits is not None or close:
             break
     best = min((shortened(each, samples) for each in close or found), key=length)
     return Rounded(best, number, _error(best, samples, reference))

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from efficient_kan.symbolic.network import SymbolicKAN
 
 _EXACT = 1e-9  # error of a formula that nothing can improve, relative to the targets' deviation
-_RIVALS = 5
-_REFITS = 100
-_STEPS = 40
+_RIVALS = 3
+_REFITS = 12
+_STEPS = 15
 _LEAST_GAIN = 0.05
 _HOPELESS = 0.1  # misfit of a candidate that is not tried
 

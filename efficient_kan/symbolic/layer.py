@@ -184,3 +184,7 @@ class SymbolicLayer(nn.Module):
             device=self.affine.device,
             dtype=self.affine.dtype,
         )
+
+    def extra_repr(self) -> str:
+        counts = {name: len(edges) for name, edges in self.groups()}
+        return f"{self.in_features}, {self.out_features}, functions={counts}"

@@ -23,10 +23,13 @@ from efficient_kan.symbolic.layer import SPLINE, SymbolicLayer
 from efficient_kan.symbolic.library import Function, resolve
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from efficient_kan.network import KAN
     from efficient_kan.symbolic.formula import Formulas
 
 _REMEMBERED = 2048  # samples
+_POOR = 0.9  # R^2 of an edge
 
 
 class Edge(NamedTuple):
@@ -229,14 +232,37 @@ class SymbolicKAN(nn.Module):
             self.comparison = compare(self(x), network(x), y)
         return self.comparison
 
+    def plot(
+        self,
+        x: Tensor,
+        *,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        title: str | None = None,
+        max_edges: int = 64,
+        beta: float = 3.0,
+        figure: Any = None,
+    ) -> Figure:
+        """A picture of the network as :meth:`KAN.plot` draws it; edges that are functions are red and have the function's name.
+
+        Edges that are ``0`` are left out. Arguments and errors are those of :meth:`KAN.plot`.
+        """
+        from efficient_kan.symbolic.picture import draw
+
+        names = {"input_names": input_names, "output_names": output_names}
+        return draw(self, x, **names, title=title, max_edges=max_edges, beta=beta, figure=figure)
+
     def warn_if_worse(self, stacklevel: int) -> None:
-        """One ``UserWarning`` if :attr:`comparison` says that the formula is worse than its network, with the worst edges."""
-        if self.comparison is None or not self.comparison.worse:
+        """One ``UserWarning`` if the formula is worse than its network or fits the targets badly; see :attr:`comparison`."""
+        if self.comparison is None:
             return
         splines = set(self.splines())
-        fits = sorted((fit.r2, place, fit.name) for place, fit in self.fits.items() if place not in splines)
-        poor = ", ".join(f"{place} {name} R^2 = {r2:.5f}" for r2, place, name in fits[:3])
-        warnings.warn(f"symbolic: {self.comparison}; the worst fits of edges (layer, o, i): {poor}", stacklevel=stacklevel + 1)
+        fits = sorted((fit.r2, place, fit.name) for place, fit in self.fits.items() if place not in splines and fit.name != "0")
+        useless = bool(fits) and fits[0][0] < _POOR and self.comparison.useless
+        if self.comparison.worse or useless:
+            what = "no function of the library fits" if useless else "the worst fits of edges (layer, o, i):"
+            poor = ", ".join(f"{place} {name} R^2 = {r2:.5f}" for r2, place, name in fits[:3])
+            warnings.warn(f"symbolic: {self.comparison}; {what} {poor}", stacklevel=stacklevel + 1)
 
     @torch.no_grad()
     def formula(self, names: Sequence[Any] | None = None, *, digits: int | None = None) -> Formulas:

@@ -20,6 +20,7 @@ from efficient_kan.symbolic.layer import SymbolicLayer
 _CHUNK = 2**22  # elements of a part of the Jacobian
 _CONVERGED = 1e-12
 _GIVEN_UP = 1e12
+_SHARES = (1.0, 0.5, 0.25, 0.1, 0.02)  # of a step that leaves a domain
 
 
 def refit(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, steps: int) -> float:
@@ -74,22 +75,35 @@ def _levenberg_marquardt(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, 
         floor = 1e-15 * diagonal.max().clamp(min=torch.finfo(x.dtype).tiny)
         damped = normal + torch.diag(damping * diagonal + floor)
         step, failed = torch.linalg.solve_ex(damped, gradient)
-        before = [(layer.affine.clone(), layer.bias.clone()) for layer in layers]
-        _move(layers, step)
-        new = rmse(layers, x, y) ** 2 if not bool(failed) and bool(step.isfinite().all()) else torch.inf
-        if new < loss and in_domain(layers, x):
+        usable = not bool(failed) and bool(step.isfinite().all())
+        new = _try(layers, x, y, step, loss) if usable else loss
+        if new < loss:
             quiet = quiet + 1 if loss - new <= _CONVERGED * loss else 0
             loss, normal, gradient = _normal_equations(layers, x, y)
             damping = max(damping * 0.1, 1e-15)
             if quiet >= 3:
                 break
         else:
-            for layer, (affine, bias) in zip(layers, before, strict=True):
-                layer.affine.copy_(affine)
-                layer.bias.copy_(bias)
             damping *= 10
             if damping > _GIVEN_UP:
                 break
+
+
+def _try(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, step: Tensor, loss: float) -> float:
+    """Take a step, or a part of it that stays within the domains, if that lowers the loss; the new loss, or the old one."""
+    before = [(layer.affine.clone(), layer.bias.clone()) for layer in layers]
+    for share in _SHARES:
+        _move(layers, share * step)
+        inside = in_domain(layers, x)
+        new = rmse(layers, x, y) ** 2
+        if inside and new < loss:
+            return new
+        for layer, (affine, bias) in zip(layers, before, strict=True):
+            layer.affine.copy_(affine)
+            layer.bias.copy_(bias)
+        if inside:
+            break
+    return loss
 
 
 def _normal_equations(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor) -> tuple[float, Tensor, Tensor]:
@@ -141,7 +155,7 @@ def _move(layers: Sequence[SymbolicLayer], step: Tensor) -> None:
         for _, edges in layer.groups():
             flat[:3, edges] += step[place : place + 3 * len(edges)].view(3, -1)
             place += 3 * len(edges)
-        layer.bias += step[place : place + layer.out_features]
+        layer.bias.add_(step[place : place + layer.out_features])
         place += layer.out_features
 
 

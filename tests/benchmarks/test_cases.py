@@ -361,7 +361,7 @@ def test_stored_rows_of_near_cases_correct_a_prediction(tmp_path: Path) -> None:
         return Case(kind="memory", arm=arm, point=Point(batch=batch, layers=(8, 8), grid_size=5), modes=("step",))
 
     near, far = memory(64), memory(4096)
-    kind, facts = get_kind("memory"), {"status": "ok", "simulated": []}
+    kind, facts = get_kind("memory"), {"status": "ok"}
     measured = ((near, 3.0, 5 * (kind.peak_bytes(near) or 0)), (far, 1.0, 1))
     records = [
         facts | {"case": one.model_dump(mode="json"), "wall_s": times * kind.seconds(one), "memory": [{"peak_bytes": peak}]}

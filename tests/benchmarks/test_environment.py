@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
+import archspec.cpu
 import pytest
 
 from benchmarks.schema import environment
@@ -55,29 +55,17 @@ def test_a_variable_that_is_no_commit_is_refused(tmp_path: Path, monkeypatch: py
         git_commit(tmp_path)
 
 
-@pytest.fixture
-def forgotten() -> Iterator[None]:
-    """What the system said of the processor is not remembered, before and after."""
-    environment._cpuinfo.cache_clear()
-    yield
-    environment._cpuinfo.cache_clear()
+@pytest.mark.parametrize(("target", "kind"), [("zen2", "zen2, AVX2"), ("icelake", "icelake, AVX-512"), ("x86_64_v3", None)])
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, target: str, kind: str | None) -> None:
+    monkeypatch.setattr(environment.archspec, "brand_string", lambda: "AMD EPYC")
+    monkeypatch.setattr(environment.archspec, "host", lambda: archspec.cpu.TARGETS[target])
+    environment.machine.cache_clear()
+    assert environment._cpu_kind() == kind
+    assert environment.machine().startswith(f"AMD EPYC ({kind}), " if kind else "AMD EPYC, ")
+    assert {"avx2", "sse2"} <= set(environment._cpu_features()) or kind is None
+    environment.machine.cache_clear()
 
 
-def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, forgotten: None) -> None:
-    lines = "processor\t: 0", "model name\t: AMD EPYC", "cpu family\t: {0}", "model\t\t: {1}", "flags\t\t: fpu sse2 avx avx2{2}"
-    told = "\n".join(lines) + "\n\nprocessor\t: 1\nmodel\t\t: 99\n"
-    monkeypatch.setattr(environment.sys, "platform", "linux")
-    kinds = []
-    for text in (told.format(25, 1, ""), told.format(26, 2, " avx512f avx512vl")):
-        monkeypatch.setattr(environment, "_read", lambda _, text=text: text)
-        environment._cpuinfo.cache_clear()
-        assert environment._cpu_name() == "AMD EPYC"
-        kinds.append(environment._cpu_kind())
-    assert kinds == ["family 25, model 1, AVX2", "family 26, model 2, AVX-512"]
-
-
-def test_where_the_system_does_not_tell_the_processor_has_a_name_and_no_kind(
-    monkeypatch: pytest.MonkeyPatch, forgotten: None
-) -> None:
-    monkeypatch.setattr(environment, "_read", lambda _: None)
-    assert environment._cpu_name() and environment._cpu_kind() is None
+def test_without_archspec_the_processor_has_a_name_and_no_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "archspec", None)
+    assert environment._cpu_name() and environment._cpu_kind() is None and environment._cpu_features() == []

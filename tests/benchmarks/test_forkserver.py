@@ -71,6 +71,30 @@ def test_a_server_imports_what_its_cases_need_once(device: str) -> None:
     assert names.index("torch") < names.index("kan")
 
 
+def test_what_is_logged_before_a_case_is_told_and_of_the_case_nothing(tmp_path: Path) -> None:
+    plugin = tmp_path / "talks.py"
+    plugin.write_text(
+        "import logging\n"
+        "from torch import nn\n"
+        "from reference.arm import Arm, register\n"
+        "logging.getLogger('efficient_kan').warning('compiling the kernel\\nfor this machine; once')\n"
+        "def build(source):\n"
+        "    logging.getLogger('efficient_kan').warning('compiling again')\n"
+        "    return nn.Linear(source.layers[0].in_features, source.layers[-1].out_features)\n"
+        "register(Arm('talks', 'different_maths', 'a layer', build, ()))\n",
+        encoding="utf-8",
+    )
+    said: list[str] = []
+    case = Case(kind="memory", arm="talks", point=POINT.model_copy(update={"device": "cpu"}), modes=("inference",))
+    server = child.Server(tmp_path / "work", child.variables(case), (), sys.executable, said.append)
+    try:
+        outcome, _ = server.run(runner.Job(case=case, plugin=str(plugin)))
+    finally:
+        server.close()
+    assert outcome.status == "ok", outcome.reason
+    assert said == ["compiling the kernel for this machine; once"]
+
+
 def test_timed_cases_share_a_server_for_each_process_and_memory_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +104,7 @@ def test_timed_cases_share_a_server_for_each_process_and_memory_has_its_own(
     class Recorded:
         paused = False
 
-        def __init__(self, work: Path, environment: dict[str, str], modules: tuple[str, ...], interpreter: str) -> None:
+        def __init__(self, _: Path, environment: dict[str, str], modules: tuple[str, ...], *further: object) -> None:
             started.append(modules)
             self.number = len(started) - 1
 

@@ -132,16 +132,56 @@ def test_what_a_kind_names_is_there(kind: kinds.Kind) -> None:
     assert kind.about and kind.name.isidentifier()
 
 
-def test_planning_running_and_measuring_tell_no_kinds_apart_by_name() -> None:
-    """Frames of `results` and the report's own tables still name the kinds that they are about."""
-    names = set(kinds.names())
-    found = []
-    for path in (ROOT / "benchmarks").rglob("*.py"):
-        if path.is_relative_to(ROOT / "benchmarks" / "kinds") or path.is_relative_to(ROOT / "benchmarks" / "report"):
-            continue
+def _named_by_kinds() -> set[Path]:
+    """The files of kinds, and those of the report that they name."""
+    named = (function for kind in kinds.every() for function in (kind.measure, kind.tables, kind.figures))
+    modules = {function.partition(":")[0] for function in named if isinstance(function, str)}
+    return {
+        *(ROOT / "benchmarks" / "kinds").glob("*.py"),
+        *(ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in modules),
+    }
+
+
+def test_nothing_outside_the_registry_tells_kinds_apart_by_name() -> None:
+    names, found = set(kinds.names()), []
+    for path in set((ROOT / "benchmarks").rglob("*.py")) - _named_by_kinds():
         for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "kind":
-                compared = {one.value for side in node.comparators for one in ast.walk(side) if isinstance(one, ast.Constant)}
-                if compared & names and "case" in ast.unparse(node.left):
-                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
-    assert [where for where in found if "results.py" not in where] == []
+            match node:
+                case ast.Compare(left=left, comparators=sides):
+                    about, given = left, list[ast.expr](sides)
+                case ast.Call(func=ast.Attribute(value=about, attr="isin"), args=given):
+                    pass
+                case ast.Match(subject=about, cases=cases):
+                    given = [one.pattern.value for one in cases if isinstance(one.pattern, ast.MatchValue)]
+                case _:
+                    continue
+            told = {one.value for side in given for one in ast.walk(side) if isinstance(one, ast.Constant)}
+            if told & names and re.search(r"\bkind\b", ast.unparse(about)):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)[:80]}")
+    assert found == []
+
+
+def test_no_file_outside_the_registry_lists_kinds() -> None:
+    """A dictionary or a tuple with the names of several kinds is a chain of them.
+
+    Tables and figures have numbers of their own (`ids`), and `gpu-run` cuts the sections of a preset (`grid`).
+    """
+    names, found = set(kinds.names()), []
+    for path in set((ROOT / "benchmarks").rglob("*.py")) - _named_by_kinds():
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Dict) and path.name not in ("ids.py", "grid.py"):
+                told = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+                told = [one.value for one in node.elts if isinstance(one, ast.Constant)]
+            else:
+                continue
+            if len(names & set(told)) > 1:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)[:80]}")
+    assert found == []
+
+
+def test_every_kind_says_where_its_tables_stand() -> None:
+    shown = [one for kind in kinds.every() for one in kind.shown]
+    assert {one.figures for one in shown if not one.whole and not one.tables} <= {"ratio"}
+    assert all(kind.shown for kind in kinds.every() if kind.tables and kind.name in kinds.BUILT_IN)
+    assert [kind.name for kind in kinds.every() if kind.gives_floor] == ["speed"]

@@ -27,25 +27,7 @@ from benchmarks.run.selection import Selection
 from benchmarks.schema.rows import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
-PRESET = """
-about = "for tests"
-design = "product"
-
-[centre]
-batch = 8
-width = 2
-depth = 1
-grid = 2
-
-[lines]
-batch = [8, 16]
-width = [2, 3, 4]
-
-[memory]
-arms = ["mlp[width]"]
-modes = ["inference"]
-timeout_s = 60
-"""
+PRESET = Path(__file__).with_name("lines.toml").read_text(encoding="utf-8")
 PLUGIN = "from benchmarks.schema.cases import Case\n"
 
 
@@ -61,19 +43,6 @@ def selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
 def ordered(selection: Selection, out: Path, count: int = 3, **fields: Any) -> list[Order]:
     shared: dict[str, Any] = {"command": "", "retry": False, "memory_bytes": None}
     return orders(selection, selection.resolve(), out, count, "job", **shared | fields)
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Nothing is computed: the labels of the cases that were asked for."""
-    found: list[str] = []
-
-    def run(self: Server, job: runner.Job) -> tuple[Outcome, float]:
-        found.append(job.case.label)
-        return Outcome(status="ok"), 1.0
-
-    monkeypatch.setattr(Server, "run", run)
-    return found
 
 
 class Here:

@@ -13,12 +13,11 @@ from benchmarks import presets
 from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.kinds import dominates
-from benchmarks.run import forecast, parts, runner, usage
-from benchmarks.run.child import Server
+from benchmarks.run import forecast, parts, usage
 from benchmarks.run.parts import Part
 from benchmarks.schema.cases import Case
-from benchmarks.schema.rows import Outcome
 
+LINES = Path(__file__).with_name("lines.toml").read_text(encoding="utf-8")
 COUNTS = (1, 2, 4, 16, 1000)
 
 
@@ -111,43 +110,15 @@ def test_plan_shows_a_part_and_says_if_it_is_empty(capsys: pytest.CaptureFixture
     assert "part 900/900 is empty" in said
 
 
-LINES = """
-about = "for tests"
-design = "product"
-
-[centre]
-batch = 8
-width = 2
-depth = 1
-grid = 2
-
-[lines]
-batch = [8, 16]
-width = [2, 3, 4]
-
-[memory]
-arms = ["mlp[width]"]
-modes = ["inference"]
-timeout_s = 60
-"""
-
-
 def test_parts_that_are_run_and_merged_are_the_plan_each_case_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    measured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measured: list[str] = []
-
-    def run(self: Server, job: runner.Job) -> tuple[Outcome, float]:
-        measured.append(job.case.label)
-        return Outcome(status="ok"), 1.0
-
     def said(*words: str) -> str:
         with pytest.raises(SystemExit) as end:
             usage.run(app, list(words))
         assert not end.value.code
         return " ".join(capsys.readouterr().out.split())
 
-    monkeypatch.setattr(Server, "run", run)
     (tmp_path / "lines.toml").write_text(LINES)
     out = tmp_path / "out"
     plan = ["run", "--preset", str(tmp_path / "lines.toml"), "--device", "cpu", "--out", str(out)]

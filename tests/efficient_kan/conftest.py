@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     float64 takes all orders through the same source, and float32 those below, between and above.
     """
     for item in items:
-        if item.path.name not in ("test_kernels.py", "test_pykan_equality.py"):
+        if item.path.name not in ("test_by_span.py", "test_pykan_equality.py"):
             continue
         values = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         order = values.get("order", values.get("spline_order"))

@@ -290,7 +290,7 @@ def test_onnx_by_exported_program(tmp_path: Any) -> None:
 
 @ignore_torch
 def test_torch_export_and_traces_take_other_sizes() -> None:
-    model = Model(groups=2)
+    model = Model()
     example = images(2, 2, 6, 7, dtype=torch.float32)
     n, h, w = torch.export.Dim("n"), torch.export.Dim("h", min=4), torch.export.Dim("w", min=4)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: n, 2: h, 3: w},))
@@ -301,6 +301,16 @@ def test_torch_export_and_traces_take_other_sizes() -> None:
         x = images(*shape, dtype=torch.float32)
         assert_same(program.module()(x), model(x), 1e-5)
         assert_same(traced(x), model(x), 1e-5)
+
+
+@ignore_torch
+def test_compiled_to_one_graph() -> None:
+    model = Model(padding_mode="reflect")
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    x = images(2, 2, 6, 7, dtype=torch.float32)
+    assert_same(compiled(x), model(x), 1e-6)
+    with pytest.raises(ValueError, match="x: expected images"):
+        model(x[:, :1])
 
 
 def test_a_symbolic_trace_has_it_as_a_node() -> None:

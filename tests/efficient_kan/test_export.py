@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.package import PackageExporter, PackageImporter
 
-from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
+from efficient_kan import KAN, KANLinear, ResNetKAN, SampleL1, SampleStd, WeightL1, kernels
 from efficient_kan.kernels.native import blocks as native_blocks
 
 # What torch says of its own exporters and tracers; that a trace kept an outcome of Python stays an error.
@@ -177,6 +177,74 @@ def test_an_exported_program_is_of_torchs_own_operators(variant: str) -> None:
     assert not any("searchsorted" in name or "copy_" in name for name in names), names
     for x in batches(kan):
         assert_same(program.module()(x), kan(x), 1e-13)
+
+
+def resnet(depth: int, normalize: Any, *, large: bool = False) -> ResNetKAN:
+    """In evaluation, with running statistics that are not those of the start."""
+    options: dict[str, Any] = {} if large else {"width": 1 / 16, "stem": "small", "hidden": (6,)}
+    net = ResNetKAN(depth, 5, normalize=normalize, generator=source(), **options)
+    net(images(8, large=large))
+    return net.eval()
+
+
+def images(count: int, *, large: bool = False) -> Tensor:
+    return torch.randn(count, 3, *(2 * [64 if large else 8]), generator=source(4))
+
+
+def assert_rounds_alike(found: Tensor, net: ResNetKAN, x: Tensor) -> None:
+    """Its error is of the size of ours, both against float64: a deep network has no rounding that one could name."""
+    truth = copy.deepcopy(net).double()(x.double()).detach()
+    own = (net(x) - truth).abs().max()
+    assert found.shape == truth.shape
+    assert (found - truth).abs().max() <= 4 * own + 3e-6 * truth.abs().max()
+
+
+def through_onnxruntime(model: bytes, x: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(np.array(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]))
+
+
+RESNETS = [
+    (18, "tanh", False),
+    *(pytest.param(18, name, False, marks=pytest.mark.slow) for name in ("none", "layer", "batch")),
+    *(pytest.param(depth, "layer", True, marks=pytest.mark.slow) for depth in (34, 50)),
+]
+
+
+@pytest.mark.parametrize(("depth", "normalize", "large"), RESNETS)
+def test_resnets_to_onnx_by_tracing(depth: int, normalize: str, large: bool) -> None:
+    net, file = resnet(depth, normalize, large=large), io.BytesIO()
+    torch.onnx.export(
+        net, (images(2, large=large),), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}}, verbose=False
+    )
+    for count in (1, 5):
+        x = images(count, large=large)
+        assert_rounds_alike(through_onnxruntime(file.getvalue(), x), net, x)
+
+
+@pytest.mark.parametrize(("depth", "normalize", "large"), RESNETS)
+def test_resnets_to_exported_programs(depth: int, normalize: str, large: bool) -> None:
+    net = resnet(depth, normalize, large=large)
+    program = torch.export.export(net, (images(2, large=large),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    assert all(str(node.target).startswith("aten.") for node in program.graph.nodes if node.op == "call_function")
+    for count in (1, 5):
+        x = images(count, large=large)
+        assert_rounds_alike(program.module()(x).detach(), net, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "normalize", "large"), [(18, "batch", False), (34, "tanh", True), (50, "none", True)])
+def test_resnets_to_onnx_by_exported_programs(depth: int, normalize: str, large: bool, tmp_path: Path) -> None:
+    net = resnet(depth, normalize, large=large)
+    shapes = {"x": {0: torch.export.Dim("batch")}}
+    program = torch.onnx.export(net, (images(2, large=large),), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert program is not None
+    program.save(tmp_path / "net.onnx")
+    for count in (1, 5):
+        x = images(count, large=large)
+        session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        assert_rounds_alike(torch.from_numpy(np.array(found)), net, x)
 
 
 @pytest.mark.parametrize(

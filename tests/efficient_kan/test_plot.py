@@ -15,6 +15,7 @@ from torch import Tensor
 
 from efficient_kan import KAN, KANLinear, _drawing
 from efficient_kan.plot import edge_curves, plot_edges, strongest
+from efficient_kan.symbolic import SymbolicKAN
 
 pytestmark = pytest.mark.filterwarnings("ignore:prune", "ignore:update_grid")
 
@@ -78,6 +79,10 @@ def test_a_network_without_any_edge_is_drawn() -> None:
 def test_names_are_those_given_and_long_ones_are_cut() -> None:
     figure = network([2, 1]).plot(samples(2), input_names=["speed", "t" * 40], output_names=["drag"])
     assert texts(figure) == ["speed", "t" * 23 + "…", "drag"]
+    formula = r"$\frac{\partial u}{\partial t}$ at the boundary"
+    figure = network([2, 1]).plot(samples(2), input_names=[formula, "price in $"])
+    assert texts(figure)[:2] == [formula, "price in $"]
+    assert png(figure).startswith(b"\x89PNG")
 
 
 def test_unimportant_edges_fade() -> None:
@@ -144,6 +149,37 @@ def test_symbolic_edges_are_marked_with_their_formula() -> None:
     red = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)][1].get_colors()
     assert [tuple(colour[:3]) == (0.0, 0.0, 0.0) for colour in red] == [False, True, True]
     assert png(figure).startswith(b"\x89PNG")
+
+
+def test_a_symbolic_network_is_drawn_with_its_functions_and_remaining_splines() -> None:
+    network = SymbolicKAN([2, 3, 1])
+    layer = network.symbolic_layers[0]
+    layer.splines = KANLinear(2, 3, kernel="native", generator=source(), scale_noise=2.0)
+    layer.assign({(0, 0): None, (2, 1): None}, torch.zeros(4, 2))
+    layer.splines.edge_mask[2, 1] = 0  # pruned before
+    network.fix(0, 0, 1, "sin", [2.0, 3.0, 0.5, 0.1])
+    network.fix(0, 1, 1, "x^2", [1.0, 1.0, 0.0, 0.0])
+    network.fix(1, 0, 0, "exp", [1.0, 1.0, 0.0, 0.0])
+    network.fix(1, 0, 1, "x", [1.0, 1.0, 0.0, 0.0])
+    x = samples(2)
+    figure = network.plot(x, input_names=["a", "b"], title="f")
+    assert panels(figure) == 5
+    marks = {"sin", "x^2", "exp", "x"}
+    assert {text for text in texts(figure) if text in marks} == marks
+    assert {"a", "b", "y[0]", "f", "hollow: a node without edges on one side"} <= set(texts(figure))
+    curves = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)][1]
+    colours = [tuple(colour[:3]) == (0.0, 0.0, 0.0) for colour in curves.get_colors()]
+    assert sum(colours) == 1
+    sine = curves.get_segments()[1]
+    across = torch.linspace(float(x[:, 1].min()), float(x[:, 1].max()), len(sine))
+    expected = torch.sin(3 * across + 0.5)
+    found = torch.tensor(sine[:, 1])
+    scaled = [(v - v.min()) / (v.max() - v.min()) for v in (expected.double(), found.double())]
+    assert torch.allclose(*scaled, atol=1e-5)
+    with pytest.raises(ValueError, match="input_names: expected 2 strings"):
+        network.plot(x, input_names=["a"])
+    with pytest.raises(ValueError, match="x: expected at least"):
+        network.plot(x[:1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

@@ -487,3 +487,47 @@ def test_exported_program_equals_the_network(fresh_compiler: None) -> None:
     program = torch.export.export(kan, (samples(20, 3),), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=2)}})
     x = samples(7, 3)
     torch.testing.assert_close(program.module()(x), kan(x), rtol=1e-13, atol=1e-13)
+
+
+def _of_jvp(kan: KAN, x: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
+    return tuple(jvp(kan, (x,), (direction,)))
+
+
+def _of_dual_numbers(kan: KAN, x: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
+    with forward_ad.dual_level():
+        return tuple(forward_ad.unpack_dual(kan(forward_ad.make_dual(x, direction))))
+
+
+def _of_products_with_hessians(kan: KAN, x: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
+    return tuple(jvp(grad(lambda z: kan(z).square().sum()), (x,), (direction,)))
+
+
+def _of_hessians(kan: KAN, x: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+    return (hessian(lambda z: kan(z).square().sum())(x),)
+
+
+@forwards
+@compiling
+@pytest.mark.parametrize("kernel", ["auto", "native"])
+@pytest.mark.parametrize(
+    ("call", "backend"),
+    [
+        (_of_jvp, "eager"),
+        (_of_dual_numbers, "eager"),
+        pytest.param(_of_jvp, "aot_eager", marks=pytest.mark.slow),
+        pytest.param(_of_jvp, "inductor", marks=pytest.mark.slow),
+        pytest.param(_of_dual_numbers, "aot_eager", marks=pytest.mark.slow),
+        pytest.param(_of_products_with_hessians, "aot_eager", marks=pytest.mark.slow),
+        pytest.param(_of_hessians, "aot_eager", marks=pytest.mark.slow),
+    ],
+)
+def test_forward_mode_inside_a_compiled_function(
+    call: Callable[[KAN, Tensor, Tensor], tuple[Tensor, ...]], backend: str, kernel: str
+) -> None:
+    kan, x, direction = network([3, 4, 2], kernel=kernel), samples(6, 3), samples(6, 3, seed=2)
+    torch._dynamo.reset()
+    try:
+        found = torch.compile(call, backend=backend, fullgraph=True)(kan, x, direction)
+    finally:
+        torch._dynamo.reset()
+    torch.testing.assert_close(found, call(kan, x, direction), rtol=1e-12, atol=1e-12)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -206,6 +209,9 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
     assert not is_whole(small(samples(100_000, 2)))
     assert not is_whole(network([2, 5, 1], kernel="native")(x))
     assert kernels.explain(small, 10).startswith("cpu: the whole network in one pass (1,350 products")
+    assert [kernels.algorithm(kan, 10) for kan in (small, wide, fine)] == ["by_sample", "by_span", "by_span"]
+    assert kernels.algorithm(on_native(small), 10) == "native"
+    assert kernels.algorithm(small.kan_layers[0], 10) == "by_span"
     assert ["\nlayers[1]: cpu" in kernels.explain(kan, 10) for kan in (small, wide, fine)] == [
         False,
         True,
@@ -215,9 +221,18 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
     with kernels.set_whole_networks(False):
         assert not is_whole(small(x))
         assert kernels.explain(small, 10).startswith("layers[0]: cpu")
+        assert kernels.algorithm(small, 10) == "by_span"
     assert is_whole(small(x))
     with pytest.raises(ValueError, match="enabled"):
         kernels.set_whole_networks(1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", "by_span"), ("1", "by_sample"), ("no", "expected 0 or 1")])
+def test_the_environment_pins_the_choice(value: str, expected: str) -> None:
+    script = "from efficient_kan import KAN, kernels; print(kernels.algorithm(KAN([2, 5, 1]), 10))"
+    environment = os.environ | {"EFFICIENT_KAN_WHOLE_NETWORKS": value}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert expected in found.stdout + found.stderr
 
 
 def test_wrong_inputs_are_refused_as_by_layers() -> None:

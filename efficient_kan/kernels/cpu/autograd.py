@@ -13,7 +13,7 @@ from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, Parameters, native, unfold
 from efficient_kan.kernels.cpu import dispatch
 from efficient_kan.kernels.cpu.common.edges import scale_rows
-from efficient_kan.kernels.cpu.common.spans import tables
+from efficient_kan.kernels.cpu.common.tables import tables
 from efficient_kan.kernels.cpu.penalties import edge_l1 as l1
 from efficient_kan.kernels.cpu.penalties import edge_std as std
 from efficient_kan.kernels.cpu.penalties.input_std import deviations as input_deviations

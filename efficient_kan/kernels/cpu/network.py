@@ -22,13 +22,14 @@ from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, native
 from efficient_kan.kernels.cpu import dispatch
 from efficient_kan.kernels.cpu.codegen.jit import REAL, stored
-from efficient_kan.kernels.cpu.common.spans import tables
+from efficient_kan.kernels.cpu.codegen.simd import NEAREST_CACHE
+from efficient_kan.kernels.cpu.common.tables import tables
 from efficient_kan.kernels.cpu.penalties import of_network
 from efficient_kan.kernels.cpu.penalties.of_network import Described
 from efficient_kan.kernels.cpu.products import by_sample
 
-# Features of an input, widths, and products of a pass (samples, inputs, features, outputs) up to which this is faster.
-_FEATURES, _WIDTH, _PRODUCTS = 32, 64, 6_000_000
+# Products of a pass (samples, inputs, features, outputs) from which on layers are worth several threads each.
+_PRODUCTS = 6_000_000
 
 # A layer's sizes (I, O, T, k), and its tensors: knots (I, T), spline weight (O, I, N), scaler (O, I) or None, mask (O, I), base
 # weight (O, I), bias (O,) or None.
@@ -44,8 +45,10 @@ class _Sizes(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _sizes(shapes: tuple[Shape, ...]) -> _Sizes:
-    fits = all(t - k <= _FEATURES and i <= _WIDTH and o <= _WIDTH and k in dispatch.ORDERS for i, o, t, k in shapes)
+def _sizes(shapes: tuple[Shape, ...], size: int) -> _Sizes:
+    """For numbers of ``size`` bytes. Outputs of a panel fit into the nearest cache, an input's rows into a fifth of it."""
+    coefficients, widest = by_sample.fitting(NEAREST_CACHE, size)
+    fits = all(t - k - 1 <= coefficients and o <= widest and k in dispatch.ORDERS for i, o, t, k in shapes)
     chained = all(before[1] == after[0] for before, after in itertools.pairwise(shapes))
     return _Sizes(sum(i * o * (t - k) for i, o, t, k in shapes), fits and chained)
 
@@ -69,17 +72,20 @@ def _scratch(batch: int, shapes: tuple[Shape, ...], size: int) -> _Scratch:
     return _Scratch(tuple(layouts), tuple(statistics), tuple(hidden), max(bytes_) // size)
 
 
-def takes_network(batch: int, shapes: Sequence[Shape]) -> bool:
-    """Whether networks of layers ``(I, O, T, k)`` are computed here with so many samples."""
-    sizes = _sizes(tuple(shapes))
+def takes_network(batch: int, shapes: Sequence[Shape], size: int) -> bool:
+    """Whether networks of layers ``(I, O, T, k)`` are computed here with so many samples, of ``size`` bytes a number."""
+    sizes = _sizes(tuple(shapes), size)
     return sizes.small and batch * sizes.products <= _PRODUCTS
 
 
-def explain_network(batch: int, shapes: Sequence[Shape]) -> str:
+def explain_network(batch: int, shapes: Sequence[Shape], size: int) -> str:
     """Why, or why not, in a line of text."""
-    products = batch * _sizes(tuple(shapes)).products
-    limits = f"up to {_FEATURES} features of an input, {_WIDTH} inputs or outputs of a layer, {_PRODUCTS:,} products of a pass"
-    which = "the whole network in one pass" if takes_network(batch, shapes) else "layer by layer"
+    products, (coefficients, widest) = batch * _sizes(tuple(shapes), size).products, by_sample.fitting(NEAREST_CACHE, size)
+    limits = (
+        f"up to {widest} outputs of a layer and {coefficients} coefficients of an edge, for a nearest cache of "
+        f"{NEAREST_CACHE // 1024} KiB, and {_PRODUCTS:,} products of a pass"
+    )
+    which = "the whole network in one pass" if takes_network(batch, shapes, size) else "layer by layer"
     return f"cpu: {which} ({products:,} products; in one pass: {limits}; kernels.set_whole_networks(False) for layers)"
 
 
@@ -118,7 +124,7 @@ def network(
     shapes = tuple(described)
     flat_already = x.dim() == 2
     batch, width = x.shape if flat_already else (math.prod(x.shape[:-1]), x.shape[-1])
-    if width != shapes[0][0] or not takes_network(batch, shapes):
+    if width != shapes[0][0] or not takes_network(batch, shapes, x.element_size()):
         return None
     found = None if penalty is None else of_network.described(penalty)
     if penalty is not None and (found is None or batch < found.least):
@@ -160,7 +166,8 @@ def _forward(
         real, scratch = REAL[x.dtype], room.data_ptr()
         values = [x.data_ptr(), *_places(kept.data_ptr() if keeps else scratch + length * size, size, hidden), y.data_ptr()]
         of_statistics = 0 if statistics is None else statistics.data_ptr()
-        kind, numbers = _kind(penalty), []
+        kind = _kind(penalty)
+        numbers: list[int] = []
         for n, (guide, table) in enumerate(made):
             grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
             numbers += values[n], values[n + 1], grid, guide.data_ptr(), table.data_ptr(), *parameters, 0, 0, 0, 0, 0, 0
@@ -245,7 +252,8 @@ def _backward(
         values = [x.data_ptr(), *_places(kept.data_ptr(), size, hidden)]
         targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden.data_ptr(), size, hidden), grad.data_ptr()]
         statistics, loss, scratch = _addresses([of_values, of_loss, room])
-        kind, numbers, gradients = _kind(penalty), [], []
+        kind, gradients = _kind(penalty), []
+        numbers: list[int] = []
         for n in range(len(shapes) - 1, -1, -1):
             grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
             _, of_coefficients, of_scaler, _, of_base, of_bias = of_parameters[n * _TENSORS : (n + 1) * _TENSORS]

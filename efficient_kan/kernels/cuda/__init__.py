@@ -17,7 +17,7 @@ from torch import Tensor
 
 from efficient_kan import _tracing
 from efficient_kan.kernels import LayerInputs, native
-from efficient_kan.kernels.cuda import folding
+from efficient_kan.kernels.cuda import folding, interpreter
 
 ORDERS = range(1, 6)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -79,7 +79,7 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if _interpreted():
-        return None
+        return interpreter.fault()
     if not torch.cuda.is_available():
         return "torch finds no CUDA GPU"
     if torch.version.hip is not None:

@@ -10,18 +10,21 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.cli import app
-from benchmarks.gpu_run import command, files, grid, suite, table
+from benchmarks.gpu_run import command, files, first_use, grid, suite, table
 from benchmarks.gpu_run.stages import Cut, Job, Stage
 from benchmarks.presets import load
 from benchmarks.run import usage
 from benchmarks.schema import environment
 from benchmarks.schema.rows import Row
+from efficient_kan.kernels.cuda import interpreter
 
 
 def job(folder: Path, *, dry_run: bool = True) -> Job:
     for name in ("raw", "scratch"):
         (folder / name).mkdir()
-    return Job(folder / "raw", folder / "scratch", "cpu" if dry_run else "cuda", dry_run, 1, ends_at=float("inf"))
+    return Job(
+        folder / "raw", folder / "scratch", "cpu" if dry_run else "cuda", dry_run, 1, command.PRESETS, ends_at=float("inf")
+    )
 
 
 @pytest.fixture
@@ -46,13 +49,16 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         (("--device", "tpu"), "device: expected cuda or cuda:N, got 'tpu'"),
         (("--dry-run", "--seconds", "20"), "seconds: expected more than 20, got 20"),
         (("--dry-run", "--workers", "0"), "workers: expected at least 1, got 0"),
+        (("--dry-run", "--preset", "gpu", "--preset", "none"), "preset: expected one of "),
+        (("--dry-run", "--preset", "none.toml"), "got '{here}/none.toml', which does not exist"),
     ],
 )
 def test_what_cannot_run_is_refused_and_leaves_no_folder(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str
 ) -> None:
     monkeypatch.setattr(environment, "libraries", lambda: {"devices": []})
-    assert text in refused("gpu-run", tmp_path / "out", *words)
+    monkeypatch.chdir(tmp_path)
+    assert text.format(here=tmp_path) in refused("gpu-run", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
 
 
@@ -74,7 +80,7 @@ def test_a_commit_that_is_none_is_refused_where_there_is_no_git(
 
 
 def test_a_stage_that_overruns_and_one_that_fails_are_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted = [("overruns", 8.0), ("fails", 60.0), ("works", 60.0)]
+    planted = [("overruns", 5.0), ("fails", 60.0), ("works", 60.0)]
     stages = tuple(Stage(name, name, budget, f"tests.benchmarks.gpu_run.planted:{name}") for name, budget in planted)
     monkeypatch.setattr(command, "STAGES", stages)
     monkeypatch.setattr(files, "LARGEST", 100)
@@ -171,6 +177,27 @@ def test_a_kernel_that_is_wrong_gets_no_time(tmp_path: Path, monkeypatch: pytest
     found = table._measured(item, table.torch.device("cpu"))
     assert found["status"] == "gate_failed" and "device_ns" not in found
     assert table._measured(item._replace(precision="bf16"), table.torch.device("cpu"))["status"] == "ok"
+
+
+def test_where_no_kernel_can_be_interpreted_the_stages_of_a_dry_run_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "the interpreter of triton 3.6.0 does not run on numpy 2.5.0"
+    monkeypatch.setattr(interpreter, "fault", lambda: reason)
+    told: list[str] = []
+    monkeypatch.setattr(Job, "say", lambda self, text, log=True: told.append(text))
+    task = job(tmp_path)
+    suite.test(task)
+
+    def checked(job: Job, order: int, precision: str) -> None:
+        files.append(job.raw / files.FIRST_USE, first_use._line(job, order, precision, status="unsupported", reason=reason))
+
+    monkeypatch.setattr(first_use, "_checked", checked)
+    first_use.check(task)
+    assert told == [
+        f"none: {reason}",
+        *(f"{count} of 2 checks, not made: {reason} (interpreted, on a CPU)" for count in (1, 2)),
+    ]
 
 
 def test_tests_that_fail_fail_the_stage_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,32 +9,84 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from benchmarks.analysis.results import load_environments, load_rows
 from benchmarks.gpu_run import files, first_use, table
-from benchmarks.gpu_run.command import STAGES
+from benchmarks.gpu_run.command import PRESETS, STAGES
+from benchmarks.presets import load
 from benchmarks.report import frames, render
+from efficient_kan.kernels.cuda import interpreter
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TRITON = importlib.util.find_spec("triton") is not None
+TRITON = importlib.util.find_spec("triton") is not None and interpreter.fault() is None
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of a dry run, without git on the path, as on a borrowed machine."""
-    folder = tmp_path_factory.mktemp("gpu") / "results"
+CENTRE = """
+about = "one arm of each kind"
+[centre]
+batch = 8
+width = 4
+depth = 1
+grid = 3
+"""
+SPEED = """
+[speed]
+arms = ["efficient_kan"]
+modes = ["step"]
+blocks = 1
+timeout_s = 60
+"""
+FEW = f"""{CENTRE}{SPEED}
+[memory]
+arms = ["efficient_kan"]
+modes = ["step"]
+timeout_s = 60
+[penalty_cost]
+arms = ["efficient_kan"]
+blocks = 1
+timeout_s = 60
+"""
+PRECISE = f'{CENTRE}matmul = ["bf16"]{SPEED}'
+
+
+@dataclass(frozen=True)
+class Dry:
+    """A dry run: the folder of its results, and which arms its presets have."""
+
+    folder: Path
+    arms: frozenset[str]
+
+
+@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dry:
+    """A dry run of one arm or of the presets for a GPU, without git on the path, as on a borrowed machine."""
+    folder = tmp_path_factory.mktemp("gpu")
+    names: list[str] = list(PRESETS)
+    if request.param == "few":
+        names = [str(folder / name) for name in ("gpu.toml", "precise.toml")]
+        for name, text in zip(names, (FEW, PRECISE), strict=True):
+            Path(name).write_text(text, encoding="utf-8")
+    chosen = [load(name) for name in names]
+    arms = {arm for one in chosen for arm in one.speed.arms + one.speed.centre_arms} | {"mlp[width]"}
     # Time enough for a machine that does other things beside.
-    command = [sys.executable, "-m", "benchmarks", "gpu-run", str(folder), "--dry-run", "--workers", "2", "--seconds", "3000"]
+    words = ["--dry-run", "--workers", "2", "--seconds", "3000", *(word for name in names for word in ("--preset", name))]
+    command = [sys.executable, "-m", "benchmarks", "gpu-run", str(folder / "results"), *words]
     # No folder of the path holds git, and python is named by its own.
     environment = os.environ | {"EFFICIENT_KAN_COMMIT": f"{COMMIT}+dirty", "OMP_NUM_THREADS": "1", "PATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    log = folder / "raw" / files.LOG
+    log = folder / "results" / "raw" / files.LOG
     assert done.returncode == 0, done.stderr + (log.read_text(encoding="utf-8")[-6000:] if log.exists() else "")
-    return folder
+    return Dry(folder / "results", frozenset(arms))
+
+
+@pytest.fixture
+def out(run: Dry) -> Path:
+    return run.folder
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -66,7 +118,7 @@ def test_kernels_are_compared_and_timed_by_a_clock_that_no_gpu_has(out: Path) ->
     assert all(float(line["error"]) <= float(line["limit"]) for line in ours if line["status"] == "ok")
 
 
-@pytest.mark.skipif(not TRITON, reason="triton is not installed")
+@pytest.mark.skipif(not TRITON, reason="triton is not installed, or its interpreter does not run on this numpy")
 def test_the_first_use_check_and_the_tests_ran_interpreted(out: Path) -> None:
     found = lines(out / "raw" / files.FIRST_USE)
     assert tuple(found[0]) == first_use.COLUMNS
@@ -77,17 +129,15 @@ def test_the_first_use_check_and_the_tests_ran_interpreted(out: Path) -> None:
     assert junit.count("<testcase") >= 3 and "<failure" not in junit
 
 
-def test_rows_are_ordinary_ones_of_a_cpu_with_the_commit_from_outside(out: Path) -> None:
-    rows = load_rows(out)
+def test_rows_are_ordinary_ones_of_a_cpu_with_the_commit_from_outside(run: Dry) -> None:
+    rows = load_rows(run.folder)
     assert {row.status for row in rows} == {"ok"} and {row.preset for row in rows} == {"gpu-dry-run", "gpu-study-dry-run"}
     assert {row.case.point.device for row in rows} == {"cpu"} and {row.commit for row in rows} == {f"{COMMIT}+dirty"}
     kinds = {(row.case.kind, row.case.penalty) for row in rows}
     assert {("speed", "none"), ("memory", "none"), ("penalty_cost", "sample_l1"), ("sparsity", "none")} == kinds
     assert {row.case.point.matmul for row in rows} == {"ieee", "bf16"}
-    arms = {row.case.arm for row in rows}
-    assert {"efficient_kan", "efficient_kan[native]", "cox_de_boor", "gemm_bound", "inkan", "mlp[width]", "mlp[params]"} < arms
-    assert {"pykan[default]", "pykan[nosave]", "pykan[speed]"} < arms
-    assert {row.run_id for row in rows} == set(load_environments(out))
+    assert {row.case.arm for row in rows} == run.arms
+    assert {row.run_id for row in rows} == set(load_environments(run.folder))
 
 
 def test_the_report_renders_it_and_says_that_no_gpu_was_measured(out: Path) -> None:
@@ -102,6 +152,12 @@ def test_the_report_renders_it_and_says_that_no_gpu_was_measured(out: Path) -> N
     assert list(tables["T21"]["name"]) == [stage.name for stage in STAGES]
     source = json.loads((out / "tables" / "gpu_kernels.json").read_text(encoding="utf-8"))
     assert source["commits"] == {f"{COMMIT}+dirty": len(tables["T23"])} and source["case_keys"] == []
+
+
+def test_the_presets_for_a_gpu_have_what_computes_there() -> None:
+    arms = {arm for preset in map(load, PRESETS) for arm in preset.speed.arms + preset.speed.centre_arms}
+    assert {"efficient_kan", "efficient_kan[native]", "cox_de_boor", "gemm_bound", "inkan", "mlp[width]", "mlp[params]"} < arms
+    assert {"pykan[default]", "pykan[nosave]", "pykan[speed]"} < arms
 
 
 def test_a_second_run_into_the_same_folder_is_refused(out: Path) -> None:

@@ -21,7 +21,7 @@ def planted(name: str, budget_s: float = 60.0) -> Stage:
 def run(tmp_path: Path) -> Run:
     for name in ("raw", "scratch"):
         (tmp_path / name).mkdir()
-    return Run(Job(tmp_path / "raw", tmp_path / "scratch", "cpu", True, 1), {"gpu": "none"})
+    return Run(Job(tmp_path / "raw", tmp_path / "scratch", "cpu", True, 1, ()), {"gpu": "none"})
 
 
 def test_what_goes_wrong_is_told_and_the_next_stage_runs(run: Run) -> None:

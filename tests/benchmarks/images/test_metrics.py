@@ -97,10 +97,10 @@ def test_the_majority_row_of_the_published_table_follows_from_the_split_file(off
     assert [round(m.micro_f1, 4) for m in found] in ([0.1078, 0.1075], [0.1075, 0.1078])
 
 
-def test_the_random_row_of_the_published_table_is_a_draw_of_ours(official_splits: Path) -> None:
-    """The same table: macro .044/.038/.034, micro .044, MCC .000. One draw: each figure lies within what ours spread over."""
-    rng, folds = np.random.default_rng(0), official(official_splits)
-    draws = np.array(
+def random_rows(splits: Path, count: int) -> NDArray[np.float64]:
+    """Draws of macro precision, recall and F1, micro F1, and MCC by chance, the mean of both folds."""
+    rng, folds = np.random.default_rng(0), official(splits)
+    return np.array(
         [
             np.mean(
                 [
@@ -110,11 +110,25 @@ def test_the_random_row_of_the_published_table_is_a_draw_of_ours(official_splits
                 ],
                 axis=0,
             )
-            for _ in range(300)
+            for _ in range(count)
         ]
     )
-    published = np.array([0.044, 0.038, 0.034, 0.044, 0.000])
+
+
+PUBLISHED = np.array([0.044, 0.038, 0.034, 0.044, 0.000])
+
+
+def test_the_random_row_of_the_published_table_is_near_ours(official_splits: Path) -> None:
+    draws = random_rows(official_splits, 40)
+    assert (abs(PUBLISHED - draws.mean(0)) <= 5e-4 + 3 * draws.std(0)).all()
+    assert draws[:, [0, 1, 3]].mean(0) == pytest.approx([1 / 23] * 3, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_random_row_of_the_published_table_is_a_draw_of_ours(official_splits: Path) -> None:
+    """The same table: macro .044/.038/.034, micro .044, MCC .000. One draw: each figure lies within what ours spread over."""
+    draws = random_rows(official_splits, 300)
     low, high = np.quantile(draws, [0.005, 0.995], axis=0)
-    assert ((low - 5e-4 <= published) & (published <= high + 5e-4)).all()
+    assert ((low - 5e-4 <= PUBLISHED) & (high + 5e-4 >= PUBLISHED)).all()
     assert draws[:, [0, 1, 3]].mean(0) == pytest.approx([1 / 23] * 3, rel=0.02)
     assert abs(draws[:, 4].mean()) < 1e-3

@@ -17,9 +17,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from benchmarks.analysis import data
 from benchmarks.report import capacity, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
+from benchmarks.report.ids import figure_id
 from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.rows import FrontierPoint, MemorySeries, SimulatedSeries, Status
 from reference.arm import ARMS
@@ -317,3 +319,16 @@ def test_intervals_of_accuracies_end_where_none_can_be_and_heads_without_a_value
 def legend(figure: Figure) -> list[str]:
     """The texts of a figure's legend."""
     return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_pictures_have_a_palette_and_no_more_digits_than_can_be_seen(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.subplots().plot([0.1, 0.2, 0.7], [1.0, 3.0, 2.0])
+    style.save(figure, pd.DataFrame({"x": [1], "versions": ["torch 2"]}), tmp_path, "memory-all")
+    with Image.open(tmp_path / "memory-all.png") as image:
+        assert image.mode == "P" and len(image.getcolors() or ()) > 3
+        assert image.info["Title"] == figure_id("memory-all")
+        assert image.info["Comment"].startswith("values sha256:")
+    paths = re.findall(r' d="([^"]*)"', (tmp_path / "memory-all.svg").read_text(encoding="utf-8"))
+    assert paths and not re.search(r"\.\d{3}", "".join(paths))
+    assert (tmp_path / "memory-all.csv").read_text() == "x\n1\n"

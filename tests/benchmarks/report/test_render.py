@@ -45,15 +45,30 @@ def test_no_temporary_folder_stays(rendered: Path) -> None:
     assert {path.name for path in rendered.iterdir()} == {"raw", "figures", "tables", "rendered.json", *PAGES}
 
 
-def test_rendering_again_gives_equal_bytes_whatever_the_users_matplotlib_settings(
-    full_run: Any, rendered: Path, tmp_path: Path
-) -> None:
-    out = full_run.write(tmp_path)
+def drawn_again(run: Any, rendered: Path, folder: Path) -> None:
+    """Render `run` into `folder` with a user's settings, and compare with what was `rendered` of it."""
+    out = run.write(folder)
     with mpl.rc_context({"lines.linewidth": 9, "font.family": "serif", "savefig.dpi": 33}):
         render(out)
     again, before = contents(out), contents(rendered)
-    assert again.keys() == before.keys()
+    assert again.keys() == before.keys() and any(name.endswith(".pdf") for name in before)
     assert [name for name in before if again[name] != before[name]] == []
+
+
+def test_rendering_again_gives_equal_bytes_whatever_the_users_matplotlib_settings(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    for batch in (32, 128):
+        run.add(speed_case(batch=batch), speed=times())
+        run.add(speed_case("pykan[speed]", batch=batch), speed=times(3.0))
+    out = run.write(tmp_path / "first")
+    render(out)
+    drawn_again(run, out, tmp_path / "second")
+
+
+@pytest.mark.slow
+def test_rendering_every_kind_again_gives_equal_bytes(full_run: Any, rendered: Path, tmp_path: Path) -> None:
+    drawn_again(full_run, rendered, tmp_path)
 
 
 @pytest.mark.slow

@@ -330,7 +330,7 @@ def test_data_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="Negative values"):
         KANRegressor(**SMALL).fit(X, y, sample_weight=-np.ones(200))
     model = KANRegressor(**SMALL, max_iter=1, dtype="float32").fit(X, y)
-    with pytest.raises(ValueError, match=r"^X: expected finite values, got 3 NaN or infinite"):
+    with pytest.raises(ValueError, match=r"^X: expected finite values, got 4 NaN or infinite of 4"):
         model.predict(np.full((1, 4), 1e300))
 
 

@@ -11,7 +11,8 @@ import torch
 from efficient_kan.basis import bspline_basis
 from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, addresses, at
-from efficient_kan.kernels.cpu.common.spans import locate, row_length, sort, tables
+from efficient_kan.kernels.cpu.common.spans import locate, sort
+from efficient_kan.kernels.cpu.common.tables import row_length, tables
 from tests.efficient_kan.kernels import naive
 from tests.efficient_kan.test_basis import random_knots
 

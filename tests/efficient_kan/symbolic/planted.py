@@ -24,7 +24,9 @@ def planted(
         margin = 1e-9 + 1e-9 * (high - low)
         steps = (high - low + 2 * margin) / grid_size
         order = layer.spline_order
-        layer.grid = (low - margin).unsqueeze(1) + steps.unsqueeze(1) * torch.arange(-order, grid_size + order + 1, dtype=x.dtype)
+        layer.grid = (low - margin).unsqueeze(1) + steps.unsqueeze(1) * torch.arange(
+            -order, grid_size + order + 1, dtype=x.dtype
+        )
         at = torch.lerp(low, high, torch.linspace(0, 1, 40 * grid_size, dtype=x.dtype).unsqueeze(1))
         values = torch.zeros(len(at), layer.in_features, layer.out_features, dtype=x.dtype)
         mask = torch.zeros_like(layer.edge_mask)

@@ -69,7 +69,7 @@ def cases(rank: int | None, alone: Any = None) -> dict[str, Callable[[], Any]]:
         "weights": lambda: of(network(), steps=20, penalty=WeightL1(), penalty_weight=1e-2),
         "DDP": lambda: of(wrapped(network()), steps=20),
         "grids": lambda: of(network(), steps=20, update_grid_every=5, update_grid_until=11, refine={15: 8}),
-        "patience": lambda: of(network(), steps=200, lr=0.3, validation=data, patience=3),
+        "patience": lambda: of(network(), steps=100, lr=0.3, validation=data, patience=3),
         "uneven": lambda: of(Uneven(), steps=20),
         "callback": lambda: of(network(), steps=20, callbacks=[ends]),
         "penalty": lambda: of(network(), steps=5, penalty=SampleL1(), penalty_weight=1e-2),

@@ -54,7 +54,7 @@ def test_adam_on_all_samples_is_the_plain_loop(penalty: Any, dtype: torch.dtype)
     ours, theirs = network(dtype), network(dtype)
     optimizer = adam(theirs.parameters())
     losses, penalties = [], []
-    for step in range(30):
+    for step in range(12):
         optimizer.param_groups[0]["lr"] = cosine(step)
         optimizer.zero_grad()
         output, value = (theirs(x), None) if penalty is None else theirs.forward_with_penalty(x, penalty)
@@ -63,16 +63,16 @@ def test_adam_on_all_samples_is_the_plain_loop(penalty: Any, dtype: torch.dtype)
         optimizer.step()
         losses.append(loss.item())
         penalties.append(None if value is None else value.item())
-    trained = train(ours, (x, y), steps=30, optimizer=adam, lr=cosine, penalty=penalty, penalty_weight=1e-3)
+    trained = train(ours, (x, y), steps=12, optimizer=adam, lr=cosine, penalty=penalty, penalty_weight=1e-3)
     assert trained.network is ours and trained.ended == "steps" and trained.best_step is None
     assert same(ours, theirs)
     assert [record.train_loss for record in trained.history] == losses
     assert [record.penalty for record in trained.history] == penalties
-    assert [record.step for record in trained.history] == list(range(30))
-    assert [record.learning_rate for record in trained.history] == [cosine(step) for step in range(30)]
+    assert [record.step for record in trained.history] == list(range(12))
+    assert [record.learning_rate for record in trained.history] == [cosine(step) for step in range(12)]
     seconds = [record.seconds for record in trained.history]
     assert seconds == sorted(seconds) and seconds[0] > 0
-    assert losses[-1] < 0.5 * losses[0], "the run must train, or equality shows little"
+    assert losses[-1] < 0.9 * losses[0], "the run must train, or equality shows little"
 
 
 def test_the_default_adam_is_torchs() -> None:
@@ -87,7 +87,7 @@ def test_the_default_adam_is_torchs() -> None:
 
 @pytest.mark.parametrize("penalty", [None, SampleStd()], ids=["plain", "penalised"])
 def test_lbfgs_is_the_plain_loop_with_pykans_settings(penalty: Any) -> None:
-    x, y = samples(dtype=torch.float64)
+    x, y = samples(60, torch.float64)
     ours, theirs = network(torch.float64), network(torch.float64)
     tolerances = {"tolerance_grad": 1e-32, "tolerance_change": 1e-32}
     optimizer = torch.optim.LBFGS(theirs.parameters(), lr=1, history_size=10, line_search_fn="strong_wolfe", **tolerances)
@@ -120,7 +120,7 @@ def test_lbfgs_is_the_plain_loop_with_pykans_settings(penalty: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_lbfgs_survives_its_own_success(dtype: torch.dtype) -> None:
     """With pykan's tolerances it never stops by itself: more parameters than samples, hundreds of iterations at the bottom."""
-    trained = train(KAN([2, 1], dtype=dtype, generator=seeded()), samples(6, dtype), steps=15, optimizer="lbfgs")
+    trained = train(KAN([2, 1], dtype=dtype, generator=seeded()), samples(6, dtype), steps=8, optimizer="lbfgs")
     assert trained.history[-1].train_loss < (1e-9 if dtype == torch.float32 else 1e-20)
 
 
@@ -131,7 +131,7 @@ def test_pykans_own_fit_is_followed() -> None:
 
     from reference.pykan import contained
 
-    data = samples(300, torch.float64)
+    data = samples(100, torch.float64)
     torch.set_default_dtype(torch.float64)
     try:
         with contained():
@@ -275,12 +275,12 @@ def test_refined_networks_take_over() -> None:
 
 
 def test_refining_serves_lbfgs_and_follows_a_rate() -> None:
-    data = samples(400, torch.float64)
+    data = samples(150, torch.float64)
     kan = KAN([2, 3, 1], 3, generator=seeded(0), kernel="native", dtype=torch.float64)
-    trained = train(kan, data, steps=12, optimizer="lbfgs", refine={4: 6, 8: 12}, lr=lambda step: 1.0 if step else 0.5)
+    trained = train(kan, data, steps=6, optimizer="lbfgs", refine={2: 6, 4: 12}, lr=lambda step: 1.0 if step else 0.5)
     assert trained.network.grid_size == 12
-    assert trained.history[-1].train_loss < 0.1 * trained.history[3].train_loss
-    assert [record.learning_rate for record in trained.history] == [0.5] + [1.0] * 11
+    assert trained.history[-1].train_loss < 0.5 * trained.history[1].train_loss
+    assert [record.learning_rate for record in trained.history] == [0.5] + [1.0] * 5
 
 
 def test_notes_of_grid_updates_enter_the_history_and_other_warnings_pass() -> None:

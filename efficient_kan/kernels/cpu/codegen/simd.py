@@ -6,6 +6,7 @@ numba's own vectorizer halves the width here and reloads what could stay in regi
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -20,12 +21,25 @@ _BYTE = ir.IntType(8)
 
 
 def _vector_bytes() -> int:
-    """Of the processor's registers: the one probe of the processor."""
+    """Of the processor's registers."""
     features = llvm.get_host_cpu_features()
     return 64 if features.get("avx512f") else 32
 
 
+def _nearest_cache() -> int:
+    """Bytes of a core's first cache of data as Linux tells them, else what most processors have at least."""
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if level == "1" and kind == "Data" and size.endswith("K") and size[:-1].isdigit():
+            return int(size[:-1]) * 1024
+    return 32 * 1024
+
+
 VECTOR_BYTES = _vector_bytes()
+NEAREST_CACHE = _nearest_cache()
 # Vectors of outputs of a tile, a power of two: their coefficients stay in registers, of which processors have 16, or 32 where
 # vectors are longer.
 WIDTH = 4 if VECTOR_BYTES == 64 else 2

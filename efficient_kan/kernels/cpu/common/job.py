@@ -26,8 +26,8 @@ class Job(NamedTuple):
     x: int  # (B, I)
     base: int  # (B, I); 0: SiLU of x
     knots: int  # (I, T)
-    guide: int  # see spans.locate
-    table: int  # see spans.powers
+    guide: int  # see common.tables
+    table: int  # see common.tables
     spline: int  # (O, I, L)
     scaler: int  # (O, I), as mask and base_weight
     mask: int

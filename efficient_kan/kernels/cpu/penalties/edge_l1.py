@@ -25,9 +25,11 @@ from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, at, moved,
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.fold import clear, fold, unfold
 from efficient_kan.kernels.cpu.common.job import held, make_job, read, vectors_of
-from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter, tables
+from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
+from efficient_kan.kernels.cpu.common.tables import tables
 from efficient_kan.kernels.cpu.dispatch import Sizes, plan
 from efficient_kan.kernels.cpu.penalties.sign_loops import pull_signs, sum_signs
+from efficient_kan.kernels.cpu.products.by_span import samples_of
 from efficient_kan.kernels.cpu.products.span_loops import Weights
 
 
@@ -44,10 +46,7 @@ def _add_signs(job_at: int, room: int, i: int, n: int, o: int, vectors: int, ord
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
         weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
         to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
-        sum_signs(
-            moved(of.terms, start), job.stride, moved(of.active, start), some, row, weights, tile, to, whole,
-            literally(order), vectors,
-        )  # fmt: skip
+        sum_signs(samples_of(of, start, some, job.stride, row), weights, tile, to, whole, literally(order), vectors)
     for c in range(tile):
         of.of_base[c] += sums[c]
 
@@ -118,7 +117,7 @@ def _add_pulled(job_at: int, room: int, i: int, n: int, o: int, some: int, order
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
         weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
         pull_signs(
-            moved(of.terms, start), moved(of.active, start), number, row, weights, factors, tile, moved(of.pulled, start),
+            samples_of(of, start, number, job.stride, row), weights, factors, tile, moved(of.pulled, start),
             moved(of.pulled_base, start), literally(order), vectors,
         )  # fmt: skip
 

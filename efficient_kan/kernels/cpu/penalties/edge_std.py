@@ -32,9 +32,18 @@ from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, addresses, at, moved, noinline, reader, size_of, stored
 from efficient_kan.kernels.cpu.common.fold import fold
 from efficient_kan.kernels.cpu.common.job import held, make_job, read
-from efficient_kan.kernels.cpu.common.spans import fill, first_basis, tables
+from efficient_kan.kernels.cpu.common.spans import fill, first_basis
+from efficient_kan.kernels.cpu.common.tables import tables
 from efficient_kan.kernels.cpu.penalties.edge_l1 import divided, finish_pulled
-from efficient_kan.kernels.cpu.penalties.moment_loops import Edge, add_form, add_mean, add_square, pull_form, span_moments
+from efficient_kan.kernels.cpu.penalties.moment_loops import (
+    Edge,
+    Moments,
+    add_form,
+    add_mean,
+    add_square,
+    pull_form,
+    span_moments,
+)
 
 
 class _Moments(NamedTuple):
@@ -142,7 +151,7 @@ def _deviations(own_at: int, room: int, scratch: int, i: int, n: int, o: int, so
                 else:
                     scatter = at(room + own.scatter + place * entries * 8, 0.0)
                     to = moved(of_rows, first_basis(span, job.knot_count, order) * tile)
-                    add_square(edge, mean, scatter, sizes[span], mu, square, to, of_base, tile, k)
+                    add_square(edge, Moments(mean, scatter, sizes[span]), mu, square, to, of_base, tile, k)
     for c in range(some):
         edge_number = (o + c) * job.inputs + i
         value = np.sqrt(0.0 if square[c] < 0.0 else square[c] / (job.batch - 1))

@@ -111,6 +111,14 @@ class Edge(NamedTuple):
     stride: Any
 
 
+class Moments(NamedTuple):
+    """Pointers to mean and scatter matrix of the features of a span's samples, and their number, of float64."""
+
+    mean: Any
+    scatter: Any
+    count: Any
+
+
 class _Span:
     """An edge on a span, for the vector of outputs at ``o``."""
 
@@ -155,9 +163,8 @@ def add_mean(_: Any, edge: Any, mean: Any, share: Any, mu: Any, outputs: Any, or
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def add_square(
-    _: Any, edge: Any, mean: Any, scatter: Any, count: Any, mu: Any, square: Any, of_rows: Any, of_base: Any, outputs: Any,
-    order: Any,
-) -> Any:  # fmt: skip
+    _: Any, edge: Any, moments: Any, mu: Any, square: Any, of_rows: Any, of_base: Any, outputs: Any, order: Any
+) -> Any:
     """A span's part of ``sum (phi - mu)^2``, ``c^T C c + n (mean - mu)^2``, to ``square``, and half its gradient.
 
     The gradient is of the span's rows of weights, ``of_rows`` ``(k + 1, stride)``, and of ``of_base``, in float64.
@@ -165,7 +172,8 @@ def add_square(
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        edge, mean, scatter, count, mu, square, of_rows, of_base, outputs, _ = args
+        edge, moments, mu, square, of_rows, of_base, outputs, _ = args
+        mean, scatter, count = cgutils.unpack_tuple(builder, moments, 3)
         span = _Span(builder, signature.args[0], edge, k)
         emit, means, number = span.emit, span.spread_all(mean, k + 1), span.emit.spread(count)
         matrix = span.spread_all(scatter, (k + 1) * (k + 2) // 2)
@@ -194,8 +202,7 @@ def add_square(
             add(total, square, o)
         return context.get_dummy_value()
 
-    kinds = edge, mean, scatter, types.float64, mu, square, of_rows, of_base, types.intp, order
-    return types.void(*kinds), generate
+    return types.void(edge, moments, mu, square, of_rows, of_base, types.intp, order), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

@@ -1,6 +1,6 @@
 """Penalties of small layers, from statistics that `products.by_sample` has taken, and what they add to gradients.
 
-Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``N`` coefficients of an edge; ``n`` is the ``(O, I)`` matrix of norms.
+Shape legend: ``B`` samples, ``I`` inputs, ``O`` outputs, ``N`` coefficients of an edge; ``n``: ``(O, I)`` norms.
 
 Definitions are those of :mod:`efficient_kan.penalties`. The value of a penalty and its gradient with respect to all norms are
 worked out at once, in float64, in the pass forward. Operations: some 50 an edge, two logarithms among them.
@@ -137,7 +137,10 @@ def _entropy_of_shares(job_at: int) -> float:
                 slope -= options[1] * (rise - mixed - 1.0) / whole
             of.mean[o] = slope
     value = options[0] * total
-    return value - options[1] * mixed if options[1] else value
+    if options[1]:
+        value -= options[1] * mixed
+    found: float = value
+    return found
 
 
 @noinline
@@ -202,7 +205,8 @@ def _of_coefficients(job_at: int, zero: Any) -> float:
         by_size += _absolute_sum(row, N)
         for n in range(1, N):
             by_step += abs(np.float64(row[n]) - np.float64(row[n - 1]))
-    return (options[2] * by_size + options[3] * by_step) / job.outputs
+    found: float = (options[2] * by_size + options[3] * by_step) / job.outputs
+    return found
 
 
 @cache

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from efficient_kan.kernels.cpu.codegen.simd import INDEX, Emitter, real_of
-from efficient_kan.kernels.cpu.products.span_loops import Chains, evaluated, for_few, polynomials, slopes
+from efficient_kan.kernels.cpu.products.span_loops import Chains, evaluated, for_few, polynomials, slopes, unpacked_span
 
 
 def signed(emit: Emitter, magnitude: Any, value: Any) -> Any:
@@ -26,16 +26,14 @@ def signed(emit: Emitter, magnitude: Any, value: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def sum_signs(
-    _: Any, s: Any, s_stride: Any, active: Any, count: Any, row: Any, weights: Any, stride: Any, of_weights: Any,
-    of_stride: Any, order: Any, vectors: Any,
-) -> Any:  # fmt: skip
+def sum_signs(_: Any, span: Any, weights: Any, stride: Any, of_weights: Any, of_stride: Any, order: Any, vectors: Any) -> Any:
     """What a span adds to ``sum_b sign(phi) feature``, the gradient of ``sum_b |phi|``; rows and base of ``of_weights``."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        s, s_stride, active, count, row, weights, stride, of_weights, of_stride, _, vectors = args
-        emit = Emitter(builder, real_of(signature.args[0]))
+        span, weights, stride, of_weights, of_stride, _, vectors = args
+        _, s, s_stride, active, _, count, row = unpacked_span(builder, span)
+        emit = Emitter(builder, real_of(signature.args[1].types[0]))
         rows, scale, base = cgutils.unpack_tuple(builder, weights, 3)
         of_rows, _, of_base = cgutils.unpack_tuple(builder, of_weights, 3)
 
@@ -62,21 +60,20 @@ def sum_signs(
         return context.get_dummy_value()
 
     integer = types.intp
-    kinds = s, integer, active, integer, row, weights, integer, of_weights, integer, order, integer
-    return types.void(*kinds), generate
+    return types.void(span, weights, integer, of_weights, integer, order, integer), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def pull_signs(
-    _: Any, s: Any, active: Any, count: Any, row: Any, weights: Any, factors: Any, stride: Any, of_x: Any, of_base: Any,
-    order: Any, vectors: Any,
-) -> Any:  # fmt: skip
+    _: Any, span: Any, weights: Any, factors: Any, stride: Any, of_x: Any, of_base: Any, order: Any, vectors: Any
+) -> Any:
     """With ``f = factors * sign(phi)``, of each output: ``of_x[b] += sum f p'(s[b])``, ``of_base[b] += sum f base``."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        s, active, count, row, weights, factors, stride, of_x, of_base, _, vectors = args
-        emit = Emitter(builder, real_of(signature.args[0]))
+        span, weights, factors, stride, of_x, of_base, _, vectors = args
+        _, s, _, active, _, count, row = unpacked_span(builder, span)
+        emit = Emitter(builder, real_of(signature.args[2]))
         rows, scale, base = cgutils.unpack_tuple(builder, weights, 3)
 
         def body(wide: int) -> None:
@@ -97,4 +94,4 @@ def pull_signs(
         return context.get_dummy_value()
 
     integer = types.intp
-    return types.void(s, active, integer, row, weights, factors, integer, of_x, of_base, order, integer), generate
+    return types.void(span, weights, factors, integer, of_x, of_base, order, integer), generate

@@ -23,16 +23,34 @@ import numpy as np
 from numba import literally
 
 from efficient_kan.kernels.cpu.codegen.jit import (
-    LINE_BYTES, STAMP, at, function_of, inlined, moved, noinline, reader, size_of, summing,
-)  # fmt: skip
+    LINE_BYTES,
+    STAMP,
+    at,
+    function_of,
+    inlined,
+    moved,
+    noinline,
+    reader,
+    size_of,
+    summing,
+)
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.silu import sigmoid
 from efficient_kan.kernels.cpu.common.spans import locate
 from efficient_kan.kernels.cpu.common.transpose import APART, transpose
 from efficient_kan.kernels.cpu.penalties.value_loops import add_absolute, column_moments
 from efficient_kan.kernels.cpu.products.sample_loops import (
-    TILE, Edges, Gradients, Samples, Sparse, add_samples, fill_rows, local_bases, pull_samples, sum_rows,
-)  # fmt: skip
+    TILE,
+    Edges,
+    Gradients,
+    Samples,
+    Sparse,
+    add_samples,
+    fill_rows,
+    local_bases,
+    pull_samples,
+    sum_rows,
+)
 
 PANEL = 128  # samples whose bases and outputs stay in the nearest cache
 _ROW = PANEL + APART  # numbers between rows of them
@@ -40,7 +58,7 @@ _GROUP_BYTES = 2**17  # of the weights of a group: half of the smallest second c
 
 
 class Layer(NamedTuple):
-    """Addresses, 0 for what is not there; sizes; and where things are in scratch memory, in bytes. """
+    """Addresses, 0 for what is not there; sizes; and where things are in scratch memory, in bytes."""
 
     x: int  # (B, I)
     y: int  # (B, O), or the gradient of that
@@ -80,7 +98,7 @@ class Layer(NamedTuple):
     columns: int  # (group, _ROW): samples, transposed
     pulled: int  # the same of gradients
     phi: int  # (PANEL, tile)
-    factors: int  # (2, tile)
+    factors: int  # (3, tile)
     parts: int  # (2, N, tile): of their gradients
     moments: int  # (2, tile) of float64
     samples: int  # of one input; see `_samples`
@@ -100,7 +118,7 @@ def layout(batch: int, inputs: int, outputs: int, knots: int, order: int, size: 
     rows = group * stride * size
     lengths = (
         rows * count, rows * count, rows, rows, rows, rows * count, rows, stride * size, stride * size, PANEL * stride * size,
-        group * _ROW * size, group * _ROW * size, PANEL * tile * size, 2 * tile * size, 2 * count * tile * size, 2 * tile * 8,
+        group * _ROW * size, group * _ROW * size, PANEL * tile * size, 3 * tile * size, 2 * count * tile * size, 2 * tile * 8,
         _ROW * ((2 * (order + 1) + 4) * size + 8),
     )  # fmt: skip
     places, total = [], 0
@@ -109,6 +127,14 @@ def layout(batch: int, inputs: int, outputs: int, knots: int, order: int, size: 
         total += -(-length // LINE_BYTES) * LINE_BYTES
     assert len(places) == _PLACES
     return (batch, inputs, outputs, knots, group, stride, *places), total + LINE_BYTES
+
+
+def fitting(cache: int, size: int) -> tuple[int, int]:
+    """The most coefficients of an edge and outputs of a layer for which the nearest cache holds what samples meet.
+
+    Of a tile these are an input's weights and two parts of their gradients, in a fifth of the cache; and a panel's outputs.
+    """
+    return cache // (5 * 3 * TILE * VECTOR_BYTES), cache // (PANEL * size)
 
 
 class Statistics(NamedTuple):
@@ -165,13 +191,14 @@ def _fold(job_at: int, room: int, i: int, width: int, order: int, zero: Any) -> 
             scales[o], bases[o] = zero, zero
         middle = moved(raw, (n * N + N // 2) * stride)
         for o in range(stride):
-            origins[o] = middle[o] * scales[o] if job.kind == 2 else zero
-        for o in range(stride):
-            start[o] += origins[o]
+            origins[o] = middle[o] if job.kind == 2 else zero
         for m in range(N):
             of, to = moved(raw, (n * N + m) * stride), moved(weights, (n * N + m) * stride)
             for o in range(stride):
-                to[o] = of[o] * scales[o] - origins[o]
+                to[o] = (of[o] - origins[o]) * scales[o]
+        for o in range(stride):
+            origins[o] *= scales[o]
+            start[o] += origins[o]
 
 
 @noinline
@@ -182,12 +209,14 @@ def _fill(job_at: int, room: int, i: int, x: Any, n: int, needs_slopes: int, ord
     guide = at(job.guide + i * (3 + 2 * T) * size, zero)
     locate(x, at(job.grid + i * T * size, zero), guide, T, n, of.spans)
     local_bases(x, n, table, T, of, needs_slopes, literally(order))
-    for b in range(n):
-        of.active[b] = x[b] * sigmoid(x[b])
     if needs_slopes:
         for b in range(n):
             share = sigmoid(x[b])
+            of.active[b] = x[b] * share
             of.rise[b] = share * (one + x[b] * (one - share))
+    else:
+        for b in range(n):
+            of.active[b] = x[b] * sigmoid(x[b])
     for b in range(n if job.kind else 0):
         of.lack[b], of.lack_slope[b] = zero, zero
         if not order < of.spans[b] < T - order:
@@ -371,14 +400,16 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, samples: int, needs_x
         if job.kind:
             of, weight = statistics(job.statistics, stride, i), np.float64(at(job.of_loss, zero)[0])
             for c in range(some):
-                factors[c], factors[tile + c] = real(of.square[o + c] * weight), real(of.mean[o + c])
+                factor, mean = of.square[o + c] * weight, real(of.mean[o + c])
+                factors[c], factors[tile + c] = real(factor), mean
+                factors[2 * tile + c] = real(factor * (np.float64(mean) - of.mean[o + c]))
         place = (n * stride + o) * size
         pulled, of_base = at(room + job.pulled + n * _ROW * size, zero), at(room + job.of_bases + place, zero)
         of_y, of_rows = moved(at(room + job.sums, zero), o), at(room + job.of_weights + (n * N * stride + o) * size, zero)
         pull_samples(
             _samples(room + job.samples, order, zero), samples, _edges(job_at, room, n, o, order, zero),
             Gradients(of_y, pulled, of_rows, of_base, parts, moved(marks, o), N, needs_x, needs_weights),
-            Sparse(factors, moved(factors, tile), job.kind), literally(order), some // lanes,
+            Sparse(factors, moved(factors, tile), moved(factors, 2 * tile), job.kind), literally(order), some // lanes,
         )  # fmt: skip
 
 
@@ -413,12 +444,13 @@ def backward(order: int, real: Any) -> Any:
                     for n in range(width):
                         x, of_x = moved(columns, n * _ROW), moved(pulled, n * _ROW)
                         _fill(job_at, room + job.samples, i + n, x, samples, needs_x, order, zero)
-                        factor, mean = zero, zero
+                        factor, mean, shift = zero, zero, zero
                         if job.kind == 2:
                             of = statistics(job.statistics, stride, i + n).of_x
-                            factor, mean = real(of[1] * np.float64(at(job.of_loss, zero)[0])), real(of[0])
+                            exact, mean = of[1] * np.float64(at(job.of_loss, zero)[0]), real(of[0])
+                            factor, shift = real(exact), real(exact * (np.float64(mean) - of[0]))
                         for b in range(samples):
-                            of_x[b] = factor * (x[b] - mean)
+                            of_x[b] = factor * (x[b] - mean) + shift
                         _add_gradients(job_at, room, i + n, n, samples, needs_x, order, zero)
                     if needs_x:
                         target = at(job.of_x + (sample * I + i) * size, zero)

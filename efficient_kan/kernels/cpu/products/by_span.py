@@ -23,13 +23,20 @@ from torch import Tensor
 
 from efficient_kan.kernels import Parameters
 from efficient_kan.kernels.cpu.codegen import openmp
-from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, at, moved, noinline, size_of, stored
+from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, at, inlined, moved, noinline, size_of, stored
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.fold import clear, fold, unfold
 from efficient_kan.kernels.cpu.common.job import held, make_job, read, vectors_of
 from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
 from efficient_kan.kernels.cpu.dispatch import plan
-from efficient_kan.kernels.cpu.products.span_loops import Weights, add_span, pull_span, sum_span
+from efficient_kan.kernels.cpu.products.span_loops import Span, Weights, add_span, pull_span, sum_span
+
+
+@inlined
+def samples_of(of: Any, start: int, count: int, stride: int, row: Any) -> Any:
+    """``count`` samples from ``start`` on, of one span, of what scratch memory holds of an input."""
+    terms, active, rise = moved(of.terms, start), moved(of.active, start), moved(of.rise, start)
+    return Span(moved(of.rows, start), terms, stride, active, rise, count, row)
 
 
 @noinline
@@ -41,10 +48,7 @@ def _add_outputs(job_at: int, room: int, i: int, n: int, y: Any, vectors: int, o
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row = at(of.table + span * length * size, zero)
         weights = Weights(moved(of.weights, first_basis(span, job.knot_count, order) * tile), of.scale, of.base)
-        add_span(
-            y, moved(of.rows, start), moved(of.terms, start), moved(of.active, start), some, row, weights, tile,
-            literally(order), vectors,
-        )  # fmt: skip
+        add_span(y, samples_of(of, start, some, job.stride, row), weights, tile, literally(order), vectors)
 
 
 @cache
@@ -119,15 +123,13 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
-        samples, s = moved(of.rows, start), moved(of.terms, start)
+        samples = samples_of(of, start, some, job.stride, row)
         if job.of_x:
             weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
-            pull_span(
-                g, samples, s, moved(of.rise, start), some, row, weights, tile, moved(of.pulled, start), k, vectors
-            )  # fmt: skip
+            pull_span(g, samples, weights, tile, moved(of.pulled, start), k, vectors)
         if job.of_spline:
             to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
-            sum_span(g, samples, s, job.stride, moved(of.active, start), some, row, to, tile, whole, k, vectors)
+            sum_span(g, samples, to, tile, whole, k, vectors)
     if job.of_spline:
         for c in range(tile):
             of.of_base[c] += sums[c]

@@ -63,7 +63,8 @@ class Sparse(NamedTuple):
 
     factor: Any  # (tile,)
     mean: Any  # (tile,)
-    kind: Any  # 0: nothing; 1: factor * sign(phi); 2: factor * (phi - mean)
+    shift: Any  # (tile,): -factor times what the mean has lost by rounding, else the same for all samples
+    kind: Any  # 0: nothing; 1: factor * sign(phi); 2: factor * (phi - mean) + shift
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -158,9 +159,7 @@ class _Loop:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def add_samples(
-    _: Any, samples: Any, count: Any, edges: Any, y: Any, phi: Any, keeps: Any, order: Any, vectors: Any
-) -> Any:
+def add_samples(_: Any, samples: Any, count: Any, edges: Any, y: Any, phi: Any, keeps: Any, order: Any, vectors: Any) -> Any:
     """``y[b] += phi_b`` for ``count`` samples; if it ``keeps`` them, ``phi_b`` to rows of ``phi``, which are a tile apart."""
     k = order.literal_value
 
@@ -191,9 +190,7 @@ def add_samples(
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def pull_samples(
-    _: Any, samples: Any, count: Any, edges: Any, gradients: Any, sparse: Any, order: Any, vectors: Any
-) -> Any:
+def pull_samples(_: Any, samples: Any, count: Any, edges: Any, gradients: Any, sparse: Any, order: Any, vectors: Any) -> Any:
     """With ``h_b`` the gradient of ``phi_b``, that of ``y[b]`` and what a penalty adds: ``of_x[b] += h_b . phi_b'``,
     ``of_rows[first_b + r] += bases_r h_b`` and ``of_base += active h_b``.
     """
@@ -211,8 +208,10 @@ def pull_samples(
         def add_penalty(b: Any, rows: list[list[Any]], h: list[Any]) -> None:
             phi = loop.with_origin(b, loop.of.lack, loop.combined(b, rows, loop.of.bases, loop.of.active))
             for n, (register, value) in enumerate(zip(h, phi, strict=True)):
-                factor, mean = (emit.load(emit.place(pointer, n * emit.lanes)) for pointer in (of.factor, of.mean))
-                away = emit.times(factor, builder.fsub(value, mean))
+                factor, mean, shift = (
+                    emit.load(emit.place(pointer, n * emit.lanes)) for pointer in (of.factor, of.mean, of.shift)
+                )
+                away = emit.plus(emit.times(factor, builder.fsub(value, mean)), shift)
                 added = builder.select(of_sign, signed(emit, factor, value), away)
                 emit.put(builder.fadd(emit.held(register), added), register)
 

@@ -5,9 +5,8 @@ combinations of the ``k + 1`` rows of weights of its bases, times the scale of t
 a tile of outputs stay in registers: a sample takes ``k + 1`` multiplications an output, its base activation included, and reads
 no weights. Likewise the gradients of weights are those of the coefficients, combined once a span.
 
-All functions take: ``samples``, the numbers of ``count`` samples of one span; ``s``, powers 1 to k of their places, rows that
-are ``s_stride`` apart; ``row``, the span's row of the table; ``weights``, a :class:`Weights` from the span's first basis on;
-the ``stride`` of rows of samples and weights; and how many ``vectors`` of outputs to work on.
+All functions take: ``span``, a :class:`Span`; ``weights``, a :class:`Weights` from the span's first basis on; the ``stride`` of
+rows of samples and weights; and how many ``vectors`` of outputs to work on.
 """
 
 from __future__ import annotations
@@ -143,20 +142,36 @@ class Weights(NamedTuple):
     base: Any
 
 
+class Span(NamedTuple):
+    """Pointers to the samples of one span."""
+
+    samples: Any  # (count,) int32: their numbers
+    s: Any  # powers 1 to k of their places, rows `s_stride` apart
+    s_stride: Any
+    active: Any  # base activation, and its derivative
+    rise: Any
+    count: Any
+    row: Any  # the span's row of the table
+
+
+def unpacked_span(builder: Any, span: Any) -> Span:
+    """Its parts in generated code."""
+    return Span(*cgutils.unpack_tuple(builder, span, len(Span._fields)))
+
+
 def _unpacked(builder: Any, weights: Any) -> list[Any]:
     found: list[Any] = cgutils.unpack_tuple(builder, weights, 3)
     return found
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def add_span(
-    _: Any, y: Any, samples: Any, s: Any, active: Any, count: Any, row: Any, weights: Any, stride: Any, order: Any, vectors: Any
-) -> Any:
+def add_span(_: Any, y: Any, span: Any, weights: Any, stride: Any, order: Any, vectors: Any) -> Any:
     """``y[samples[b]] += p(s[b]) + active[b] * base``, for the polynomials ``p`` of the span."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        y, samples, s, active, count, row, weights, stride, _, vectors = args
+        y, span, weights, stride, _, vectors = args
+        samples, s, _, active, _, count, row = unpacked_span(builder, span)
         emit, (rows, scale, base) = Emitter(builder, real_of(signature.args[0])), _unpacked(builder, weights)
 
         def body(wide: int) -> None:
@@ -173,19 +188,17 @@ def add_span(
         return context.get_dummy_value()
 
     integer = types.intp
-    return types.void(y, samples, s, active, integer, row, weights, integer, order, integer), generate
+    return types.void(y, span, weights, integer, order, integer), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def pull_span(
-    _: Any, g: Any, samples: Any, s: Any, rise: Any, count: Any, row: Any, weights: Any, stride: Any, result: Any, order: Any,
-    vectors: Any,
-) -> Any:  # fmt: skip
+def pull_span(_: Any, g: Any, span: Any, weights: Any, stride: Any, result: Any, order: Any, vectors: Any) -> Any:
     """``result[b] += g[samples[b]] . (p'(s[b]) + rise[b] * base)``, for the derivatives ``p'`` with respect to x."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        g, samples, s, rise, count, row, weights, stride, result, _, vectors = args
+        g, span, weights, stride, result, _, vectors = args
+        samples, s, _, _, rise, count, row = unpacked_span(builder, span)
         emit, (rows, scale, base) = Emitter(builder, real_of(signature.args[0])), _unpacked(builder, weights)
 
         def body(wide: int) -> None:
@@ -207,19 +220,17 @@ def pull_span(
         return context.get_dummy_value()
 
     integer = types.intp
-    return types.void(g, samples, s, rise, integer, row, weights, integer, result, order, integer), generate
+    return types.void(g, span, weights, integer, result, order, integer), generate
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def sum_span(
-    _: Any, g: Any, samples: Any, s: Any, s_stride: Any, active: Any, count: Any, row: Any, of_weights: Any, stride: Any,
-    of_stride: Any, order: Any, vectors: Any,
-) -> Any:  # fmt: skip
+def sum_span(_: Any, g: Any, span: Any, of_weights: Any, stride: Any, of_stride: Any, order: Any, vectors: Any) -> Any:
     """What a span adds to the gradients of folded weights; those of rows of ``of_weights``, ``of_stride`` apart, and bases."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        g, samples, s, s_stride, active, count, row, of_weights, stride, of_stride, _, vectors = args
+        g, span, of_weights, stride, of_stride, _, vectors = args
+        samples, s, s_stride, active, _, count, row = unpacked_span(builder, span)
         emit, (of_rows, _, of_base) = Emitter(builder, real_of(signature.args[0])), _unpacked(builder, of_weights)
 
         def body(wide: int) -> None:
@@ -232,5 +243,4 @@ def sum_span(
         return context.get_dummy_value()
 
     integer = types.intp
-    kinds = g, samples, s, integer, active, integer, row, of_weights, integer, integer, order, integer
-    return types.void(*kinds), generate
+    return types.void(g, span, of_weights, integer, integer, order, integer), generate

@@ -1,0 +1,225 @@
+"""Symbolic networks as modules: fixing by hand, refitting, states, exports, derivatives."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from pathlib import Path
+
+import pytest
+import sympy
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from efficient_kan import KAN
+from efficient_kan.symbolic import LIBRARY, Function, SymbolicKAN
+from tests.efficient_kan.symbolic.planted import planted, uniform
+
+X = uniform(200, (-1.0, 1.0), (-1.0, 1.0))
+Y = torch.exp(torch.sin(math.pi * X[:, :1]) + X[:, 1:] ** 2)
+
+
+@pytest.fixture(scope="module")
+def kan() -> KAN:
+    edges = {(0, 0, 0): lambda t: torch.sin(math.pi * t), (0, 0, 1): torch.square, (1, 0, 0): torch.exp}
+    return planted([2, 1, 1], edges, X)
+
+
+@pytest.fixture
+def by_hand() -> SymbolicKAN:
+    network = SymbolicKAN([2, 2, 1], dtype=torch.float64)
+    network.fix(0, 0, 0, "sin", (1.0, math.pi, 0.0, 0.25))
+    network.fix(0, 0, 1, "x^2", (0.5, 1.0, 0.0, 0.0))
+    network.fix(0, 1, 1, "tanh", (2.0, 1.0, 0.5, 0.0))
+    network.fix(1, 0, 0, "exp", (1.0, 0.5, 0.0, 0.0))
+    network.fix(1, 0, 1, "gaussian", (1.0, 1.0, 0.0, 0.0))
+    return network
+
+
+def expected(x: Tensor) -> Tensor:
+    inner = torch.sin(math.pi * x[..., 0]) + 0.25 + 0.5 * x[..., 1] ** 2
+    other = 2 * torch.tanh(x[..., 1] + 0.5)
+    return (torch.exp(inner / 2) + torch.exp(-(other**2))).unsqueeze(-1)
+
+
+def test_a_network_built_by_hand_computes_its_functions(by_hand: SymbolicKAN) -> None:
+    torch.testing.assert_close(by_hand(X), expected(X), rtol=1e-14, atol=1e-14)
+    stack = X.view(4, 50, 2)
+    torch.testing.assert_close(by_hand(stack), expected(stack), rtol=1e-14, atol=1e-14)
+    assert by_hand(X[:0]).shape == (0, 1)
+    (formula,) = by_hand.formula(["x", "y"])
+    value = float(formula.subs({"x": 0.3, "y": -0.7}))
+    assert value == pytest.approx(float(expected(torch.tensor([0.3, -0.7], dtype=torch.float64))), abs=1e-12)
+
+
+def test_all_numbers_have_exact_gradients(by_hand: SymbolicKAN) -> None:
+    x = X[:5].clone().requires_grad_()
+    parameters = dict(by_hand.named_parameters())
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(by_hand, dict(zip(parameters, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *parameters.values()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own decompositions
+def test_forward_mode_and_transforms(by_hand: SymbolicKAN) -> None:
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(by_hand(forward_ad.make_dual(X, torch.ones_like(X)))).tangent
+    jacobian = torch.func.vmap(torch.func.jacrev(by_hand))(X)
+    torch.testing.assert_close(tangent, jacobian.sum(-1), rtol=1e-12, atol=1e-12)
+
+
+def test_meta_tensors_and_export(by_hand: SymbolicKAN) -> None:
+    assert copy.deepcopy(by_hand).to("meta")(X.to("meta")).shape == (200, 1)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(by_hand, (X,), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(X[:7]), by_hand(X[:7]), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter about itself
+def test_onnx_runs_it(by_hand: SymbolicKAN, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = by_hand.float().eval()
+    path = tmp_path / "formula.onnx"
+    batch = torch.export.Dim("batch", min=2)
+    torch.onnx.export(network, (X.float(),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False).save(str(path))
+    session = onnxruntime.InferenceSession(str(path))
+    (found,) = session.run(None, {session.get_inputs()[0].name: X[:9].float().numpy()})
+    torch.testing.assert_close(torch.as_tensor(found), network(X[:9].float()), rtol=1e-5, atol=1e-6)
+
+
+def test_the_state_dict_carries_functions_and_numbers(by_hand: SymbolicKAN) -> None:
+    file = io.BytesIO()
+    torch.save(by_hand.state_dict(), file)
+    file.seek(0)
+    other = SymbolicKAN([2, 2, 1], dtype=torch.float64)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(X), by_hand(X))
+    assert other.edges() == by_hand.edges()
+    assert all(isinstance(value, Tensor) for value in by_hand.state_dict().values())
+
+
+def test_a_state_with_an_unknown_function_is_refused_by_name(by_hand: SymbolicKAN) -> None:
+    by_hand.fix(1, 0, 0, Function("mine", torch.sin, sympy.sin), (1.0, 1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="mine"):
+        SymbolicKAN([2, 2, 1], dtype=torch.float64).load_state_dict(by_hand.state_dict())
+    with pytest.raises(ValueError, match="2 x 2 edges"):
+        SymbolicKAN([2, 2, 1], dtype=torch.float64).load_state_dict(SymbolicKAN([3, 2, 1], dtype=torch.float64).state_dict())
+
+
+def test_splines_stay_until_they_are_fixed(kan: KAN) -> None:
+    before = copy.deepcopy(kan.state_dict())
+    network = kan.symbolic(X, functions={(0, 0, 0): "sin"}, automatic=False)
+    assert network.splines() == [(0, 0, 1), (1, 0, 0)]
+    torch.testing.assert_close(network(X), kan(X), rtol=1e-5, atol=1e-5)
+    other = SymbolicKAN([2, 1, 1], dtype=torch.float64)
+    other.load_state_dict(network.state_dict())
+    torch.testing.assert_close(other(X), network(X), rtol=1e-13, atol=1e-13)  # by other kernels
+    with pytest.raises(ValueError, match=r"formula: .*\(0, 0, 1\), \(1, 0, 0\)"):
+        network.formula()
+    network.refit(X, Y, steps=30)
+    assert network.comparison is not None
+    assert network.comparison.formula_rmse < network.comparison.network_rmse
+    network.fix(0, 0, 1, "x^2")
+    network.fix(1, 0, 0, "exp")
+    assert network.splines() == []
+    assert [str(f) for f in network.refit(X, Y).formula(["x", "y"])] == ["exp(y**2 + sin(pi*x))"]
+    assert all(torch.equal(before[name], value) for name, value in kan.state_dict().items())
+
+
+def test_a_low_r2_keeps_the_spline(kan: KAN) -> None:
+    network = kan.symbolic(X, library=["x", "x^2"], r2_threshold=0.999)
+    assert network.splines() == [(0, 0, 0), (1, 0, 0)]
+
+
+def test_functions_outside_their_domain_are_refused(kan: KAN) -> None:
+    network = kan.symbolic(X)
+    with pytest.raises(ValueError, match=r"\(0, 0, 0\): .*domain.*'log', defined on \(0.0, inf\)"):
+        network.fix(0, 0, 0, "log", (1.0, 1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="without a pole between them, got '1/x'"):
+        network.fix(0, 0, 0, "1/x", (1.0, 1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="'arcsin'"):
+        network.fix(0, 0, 0, "arcsin", (1.0, 1.1, 0.0, 0.0))
+    network.fix(0, 0, 0, "log")
+    assert bool(network(X).isfinite().all())
+
+
+def test_a_refit_stays_within_domains() -> None:
+    x = uniform(200, (0.0, 1.0))
+    network = SymbolicKAN([1, 1], dtype=torch.float64)
+    network.fix(0, 0, 0, "log", (1.0, 1.0, 0.5, 0.0))
+    network.refit(x, torch.log(x.clamp(min=0.2)))  # pulls the argument towards zero
+    assert bool(network(x).isfinite().all())
+    network.fix(0, 0, 0, "sqrt", (1.0, 1.0, 0.5, 0.0))
+    network.refit(x, 3 * torch.sqrt(x))
+    assert float((network(x) - 3 * torch.sqrt(x)).detach().abs().max()) < 1e-4
+
+
+def test_own_functions() -> None:
+    x = X[:, :1]
+    bessel = Function("J0", torch.special.bessel_j0, sympy.Function("J0"))  # without a derivative in torch
+    error = Function("erf", torch.erf, sympy.erf)
+    for function, inner, text in ((bessel, 5.0, "J0(5*x)"), (error, 2.0, "erf(2*x)")):
+
+        def curve(t: Tensor, function: Function = function, inner: float = inner) -> Tensor:
+            return function.torch(inner * t)
+
+        network = planted([1, 1], {(0, 0, 0): curve}, x).symbolic(x, curve(x), library=[*LIBRARY, function])
+        (formula,) = network.formula(["x"])
+        assert str(formula) == text or str(formula) == text.replace("(", "(-"), formula
+
+
+def test_float32_networks_give_float32_formulas(kan: KAN) -> None:
+    network = copy.deepcopy(kan).float().symbolic(X.float(), Y.float())
+    assert network(X.float()).dtype == torch.float32
+    assert [str(f) for f in network.formula(["x", "y"])] == ["exp(y**2 + sin(pi*x))"]
+
+
+def test_suggestions_are_ranked(kan: KAN) -> None:
+    best, *others = kan.suggest(X, 0, 0, 0)
+    assert (best.name, best.complexity) == ("sin", 2)
+    assert (abs(best.a), best.b) == (pytest.approx(1, abs=1e-5), pytest.approx(math.pi, abs=1e-5))
+    assert best.r2 > 1 - 1e-9
+    assert best.held_out < 1e-4
+    scores = [c.score for c in others]
+    assert scores == sorted(scores)
+    assert best.score <= scores[0] + 0.01  # of equals, the one of the smaller shift is first
+    assert {c.name for c in (best, *others)} == {f.name for f in LIBRARY.values()}
+    assert "sin(3.14159 * x" in str(best)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda k: k.suggest(X, 2, 0, 0), "edge, layer: expected at most 1"),
+        (lambda k: k.suggest(X, 0, 1, 0), "edge, o: expected at most 0"),
+        (lambda k: k.suggest(X, 0, 0, 2), "edge, i: expected at most 1"),
+        (lambda k: k.suggest(X[:5], 0, 0, 0), "x: expected at least 10 samples, got 5"),
+        (lambda k: k.suggest(X[:, :1], 0, 0, 0), r"x: expected shape \(..., 2\)"),
+        (lambda k: k.suggest(X.float(), 0, 0, 0), "x: expected dtype torch.float64"),
+        (lambda k: k.symbolic(X * math.nan), "x: expected finite values"),
+        (lambda k: k.symbolic(X, Y[:7]), "y: expected 200 targets of 1 outputs"),
+        (lambda k: k.symbolic(X, library=["sine"]), "library: .*got 'sine'"),
+        (lambda k: k.symbolic(X, library="sin"), "library: expected a sequence"),
+        (lambda k: k.symbolic(X, library=[]), "library: expected at least one function"),
+        (lambda k: k.symbolic(X, weight_simple=2.0), "weight_simple"),
+        (lambda k: k.symbolic(X, functions={(0, 0): "sin"}), r"functions: expected an edge \(layer, o, i\)"),
+        (lambda k: k.symbolic(X, functions={(0, 0, 0): "sine"}), "functions: expected a Function or a name"),
+        (lambda k: k.symbolic(X, steps=0), "steps"),
+        (lambda k: SymbolicKAN([2]), "layers_hidden"),
+        (lambda k: SymbolicKAN([2, 1]).fix(0, 0, 0, "sin"), "affine: .*no samples"),
+        (lambda k: SymbolicKAN([2, 1]).formula(["x"]), "names: expected 2 names"),
+        (lambda k: SymbolicKAN([2, 1]).formula(["x", "x"]), "names: expected different names"),
+        (lambda k: SymbolicKAN([2, 1]).formula(digits=0), "digits"),
+        (lambda k: Function("f", torch.sin, sympy.sin, domain=(1.0, 0.0)), "domain"),
+        (lambda k: Function("", torch.sin, sympy.sin), "name"),
+        (lambda k: Function("f", torch.sin, None), "sympy"),
+    ],
+)
+def test_bad_arguments_are_named(kan: KAN, call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(kan)  # type: ignore[operator]
