@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks import tasks
 from benchmarks.study import statistics
 from benchmarks.study.curves import area, fewest_edges, start_of, true_size
-from benchmarks.study.penalties import parse
+from benchmarks.study.penalties import norm_of
 from benchmarks.study.rule import Rule
 from benchmarks.study.statistics import Estimate
 
@@ -209,13 +209,12 @@ def ends(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     plain = runs[runs["penalty"] == "none"].set_index(UNIT)
     lines = []
     for (penalty, task), part in runs[runs["penalty"] != "none"].groupby(["penalty", "task"], sort=False):
-        norm, _ = parse(str(penalty))
         weak, strong = (
             part[part["strength"] == end].set_index(UNIT) for end in (part["strength"].min(), part["strength"].max())
         )
         both = weak.index.intersection(plain.index)
         change = np.log(weak.loc[both, "test_error"].astype(float) / plain.loc[both, "test_error"].astype(float)).abs().median()
-        share = shares(strong.loc[both], plain.loc[both], str(norm)).median()
+        share = shares(strong.loc[both], plain.loc[both], norm_of(str(penalty))).median()
         lines.append(
             {
                 "penalty": penalty,
