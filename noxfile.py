@@ -101,9 +101,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the site into build/site; an unknown link, anchor or name is an error. `nox -s docs -- serve` shows it while you write."""
-    install(session, "docs")
-    command = ["serve"] if "serve" in session.posargs else ["build", "--strict", "--site-dir", str(Path("build", "site").resolve())]
+    """Build the site into build/site; unknown links, anchors and names are errors. `nox -s docs -- serve` shows it live."""
+    install(session, "docs", package=False)
+    folder = Path("build", "site").resolve()
+    command = ["serve"] if "serve" in session.posargs else ["build", "--strict", "--site-dir", str(folder)]
     session.run("mkdocs", *command, env={"NO_MKDOCS_2_WARNING": "1"})
 
 

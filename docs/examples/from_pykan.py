@@ -1,12 +1,12 @@
 """A trained model of pykan, continued here and given back."""
 
+import kan as pykan
 import torch
-from kan import KAN as PyKAN
 
 from efficient_kan import KAN, SampleStd
 
 torch.manual_seed(0)
-model = PyKAN(width=[2, 5, 1], grid=5, k=3, seed=0, auto_save=False, device="cpu")
+model = pykan.KAN(width=[2, 5, 1], grid=5, k=3, seed=0, auto_save=False, device="cpu")
 
 kan = KAN.from_pykan(model)  # same function
 x = torch.rand(1000, 2) * 2 - 1

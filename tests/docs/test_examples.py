@@ -30,7 +30,9 @@ def test_an_example_runs(
 
 
 def test_pages_show_no_other_code_than_the_examples_and_all_of_them() -> None:
-    shown = [line for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "python") for line in block.splitlines()]
+    shown = [
+        line for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "python") for line in block.splitlines()
+    ]
     included = [match[1] for line in shown if (match := _INCLUDE.match(line))]
     assert len(included) == len(shown), [line for line in shown if not _INCLUDE.match(line)]
     assert sorted(included) == sorted(path.name for path in EXAMPLES)

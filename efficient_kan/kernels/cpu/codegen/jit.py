@@ -26,6 +26,8 @@ from numba import cfunc, njit, types
 from numba.core import config
 from numba.extending import intrinsic
 
+from efficient_kan.kernels.cpu.codegen.stamp import stamp_of
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Products and sums may be contracted, nothing else may be reordered; divisions by zero give infinities.
@@ -37,18 +39,7 @@ REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 _LOG = logging.getLogger("efficient_kan")
 _INTEGER = ir.IntType(64)
-_PACKAGE = Path(__file__).parent.parent
-
-
-def _source_stamp() -> int:
-    """Checksum of the package's sources: numba looks only at a function's own file to tell whether cached code is stale."""
-    stamp = 0
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        stamp = zlib.crc32(path.read_bytes(), stamp)
-    return stamp
-
-
-STAMP = _source_stamp()
+STAMP = stamp_of(Path(__file__).parent.parent)
 
 
 def inlined(function: _Function) -> _Function:

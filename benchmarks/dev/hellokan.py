@@ -1,6 +1,6 @@
 """From data to the formula ``exp(sin(pi x) + y^2)``, over seeds, next to pykan's ``auto_symbolic`` on the same networks.
 
-    python docs/examples/hellokan.py --seeds 20 --pykan
+    python -m benchmarks.dev.hellokan --seeds 20 --pykan
 
 Each seed draws data and initial weights, trains a [2, 5, 1] network with a penalty, prunes it and trains it again. A formula
 counts as found if its largest error at the samples is below 1e-3, after a refit of its numbers in both packages.
