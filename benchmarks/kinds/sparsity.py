@@ -132,7 +132,8 @@ def _lines(task: tasks.Task, axes: Axes, penalty: str) -> Iterator[tuple[dict[st
     for width in axes.width:
         yield {"layers": (task.inputs, *(width,) * len(task.hidden), task.outputs)}, {}
     for depth in axes.depth:
-        yield {"layers": (task.inputs, *task.hidden[:1] * (depth - 1), task.outputs)}, {}
+        if depth != len(task.hidden) + 1:  # which is at the centre
+            yield {"layers": (task.inputs, *task.hidden[:1] * (depth - 1), task.outputs)}, {}
     yield from (({"grid_size": grid}, {}) for grid in axes.grid)
     yield from (({"spline_order": order}, {}) for order in axes.order)
     for name in ("minibatch", "steps", "learning_rate"):

@@ -17,7 +17,7 @@ from benchmarks.report.cells import View, code, numbers, text_of
 from benchmarks.report.tables import Table
 from benchmarks.study import phase, rates, verdict
 from benchmarks.study import rule as rules
-from benchmarks.study.penalties import PAIRS, known
+from benchmarks.study.penalties import PAIRS, in_order
 from benchmarks.study.penalties import own as own_norm
 
 LABELS = {
@@ -61,7 +61,7 @@ class Study:
     @property
     def penalties(self) -> list[str]:
         """Those that were run, in the order of the study."""
-        return [name for name in known() if name in set(self.runs["penalty"])]
+        return in_order(self.runs["penalty"])
 
     @property
     def tasks(self) -> list[str]:
@@ -132,7 +132,7 @@ def _study(setting: str, frame: pd.DataFrame) -> Study:
     of_ours = every["arm"] == "efficient_kan"
     runs, original = every[of_ours], every[~of_ours]
     choices = verdict.chosen(runs, rule)
-    names = [name for name in known() if name in set(runs["penalty"])]
+    names = in_order(runs["penalty"])
     confirmatory = bool(len(runs)) and bool(runs["confirmatory"].all())
     return Study(
         setting=setting,

@@ -17,7 +17,7 @@ A norm of your own is registered by a plugin: `register(OwnNorm(...))`; a preset
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -74,6 +74,17 @@ def own(norm: str) -> OwnNorm | None:
 def known() -> tuple[str, ...]:
     """All penalties, in the order of tables: the study's, then those from outside."""
     return (*PENALTIES, *(f"{norm}{entropy}" for norm in _OWN for entropy in ("", ENTROPY)))
+
+
+def norm_of(penalty: str) -> str:
+    """The norm in a penalty's name, also of one whose plugin is not loaded."""
+    return penalty.removesuffix(ENTROPY)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Penalties in the order of tables: those that are known, then others, of plugins that are not loaded."""
+    found = set(names)
+    return [*(name for name in known() if name in found), *sorted(found - set(known()))]
 
 
 def parse(penalty: str) -> tuple[str | None, float]:

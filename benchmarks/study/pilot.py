@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks.analysis import results
 from benchmarks.study import rule as rules
 from benchmarks.study import verdict
-from benchmarks.study.penalties import known, parse
+from benchmarks.study.penalties import in_order, norm_of
 
 
 def windows(runs: pd.DataFrame, rule: rules.Rule) -> dict[str, tuple[float, float]]:
@@ -27,10 +27,9 @@ def windows(runs: pd.DataFrame, rule: rules.Rule) -> dict[str, tuple[float, floa
     plain = runs[runs["penalty"] == "none"].set_index(verdict.UNIT)
     found = {}
     for penalty, part in runs[runs["penalty"] != "none"].groupby("penalty", sort=False):
-        norm, _ = parse(str(penalty))
         own = part.set_index(verdict.UNIT)
         own = own.loc[own.index.isin(plain.index)]
-        kept = pd.Series(verdict.shares(own, plain.loc[own.index], str(norm)).to_numpy(), own.index)
+        kept = pd.Series(verdict.shares(own, plain.loc[own.index], norm_of(str(penalty))).to_numpy(), own.index)
         by_task = kept.groupby([own.index.get_level_values("task"), own["strength"].to_numpy()]).median()
         share = by_task.groupby(level=1).median().sort_index()
         below = [float(one) for one in share.index if (share[:one] > rule.pilot_weak).all()]
@@ -47,10 +46,7 @@ def text(found: Mapping[str, tuple[float, float]]) -> str:
         raise ValueError(
             f"out: expected rows of a pilot wide enough for every penalty, got none for {', '.join(open_) or 'any'}"
         )
-    order = {name: rank for rank, name in enumerate(known())}
-    lines = (
-        f'"{name}" = [{low:.3g}, {high:.3g}]' for name, (low, high) in sorted(found.items(), key=lambda one: order[one[0]])
-    )
+    lines = (f'"{name}" = [{found[name][0]:.3g}, {found[name][1]:.3g}]' for name in in_order(found))
     return "\n".join(["[sparsity.ends]", *lines, ""])
 
 

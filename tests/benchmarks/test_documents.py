@@ -21,7 +21,9 @@ from benchmarks.report import frames, render
 from benchmarks.report.machines import folders
 from benchmarks.report.quote import filled, unfounded, unmarked
 from benchmarks.run import archive
+from benchmarks.run.plugins import load_plugin
 from benchmarks.schema.rows import SCHEMA_VERSION
+from benchmarks.study import penalties
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,10 +77,19 @@ def test_the_committed_reports_are_what_the_rows_give(
         assert [name for name in texts if (folder / name).read_bytes() != (again / name).read_bytes()] == []
 
 
+def test_the_example_of_a_penalty_registers_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(penalties, "_OWN", {})
+    example = re.findall(r"```python\n(.*?)```", HOW_TO, flags=re.DOTALL)[2]
+    (tmp_path / "squares.py").write_text(example, encoding="utf-8")
+    load_plugin(tmp_path / "squares.py")
+    assert penalties.parse("squares+entropy") == ("squares", 1.0)
+    assert penalties.known()[-2:] == ("squares", "squares+entropy")
+
+
 @pytest.mark.slow
 def test_the_example_of_an_arm_and_a_preset_runs_in_the_folder_of_its_files(tmp_path: Path) -> None:
     blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", HOW_TO, flags=re.DOTALL) for kind in ("python", "toml")}
-    assert [len(found) for found in blocks.values()] == [2, 1]
+    assert [len(found) for found in blocks.values()] == [3, 1]
     (tmp_path / "double.py").write_text(blocks["python"][0], encoding="utf-8")
     (tmp_path / "double.toml").write_text(blocks["toml"][0], encoding="utf-8")
     (commands,) = re.findall(r"```\n(python -m benchmarks run .*?)```", HOW_TO, flags=re.DOTALL)
@@ -107,7 +118,7 @@ def test_the_example_of_a_task_is_planned_with_every_penalty(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     planned = [line for line in done.stdout.splitlines() if " chirp " in line]
-    assert len(planned) == 9
+    assert len(planned) == 5
     assert all("3-4-1" in line for line in planned)
 
 

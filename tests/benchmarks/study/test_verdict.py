@@ -167,6 +167,13 @@ def test_tasks_that_disagree_are_decided_for_these_and_not_for_tasks_like_these(
     assert ends == pytest.approx(np.array([[1.2, 2.4]] * 3), rel=0.05)
 
 
+def test_tasks_like_these_are_never_decided_where_these_are_not() -> None:
+    wild = (-0.4, 0.4, -0.3, 0.3, 0.0)  # means of tasks that agree to rounding, from seeds that do not
+    found = judged(lambda seed, task, _: 0.2 * math.exp(wild[seed]))
+    assert set(found["verdict"]) == set(found["verdict_tasks"]) == {"undecided"}
+    assert (found["tasks_high"] - found["tasks_low"] >= found["effect_high"] - found["effect_low"]).all()
+
+
 def test_confirmatory_intervals_are_wider_for_the_first_comparison_alone() -> None:
     def level(seed: int, task: str, _: float) -> float:
         return 0.2 * math.exp(noise(seed, task, 2))
