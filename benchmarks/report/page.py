@@ -24,6 +24,7 @@ _SECTIONS = (
     ("sparsity", "Does L1 on the weights do the job? The sparsity study", ()),
     ("images", "Heads on images", ("images", "published")),
     ("tabular", "Estimators on tables", ("tabular",)),
+    ("papers", "The KAN papers reproduced", ("papers", "papers_declared")),
     ("head_cost", "What a head costs in the whole network", ("head_cost",)),
     ("time", "Time", ("time",)),
 )
@@ -34,6 +35,11 @@ _NOTES = {
     "Only a KAN has a grid to update and edges to penalise. The second table is the published one for HyperKvasir.",
     "tabular": "Every model has six candidates, chosen by the loss on the inner folds; all get the same folds. The interval is "
     "that of a mean over folds whose training sets overlap (Nadeau and Bengio 2003), for each data set alone.",
+    "papers": "Numbers of the papers are transcribed in benchmarks/papers/published.csv with equation, table and row. The "
+    "status "
+    "is computed from the rows by the rule of each experiment, last table. The effort *reduced* has fewer seeds, grids and "
+    "steps "
+    "than the papers; *full* has theirs where they are known.",
     "head_cost": "Forward and backward of the head alone, with the gradient for its inputs, over the same of the whole network "
     "in training, in interleaved pairs. The memory of a head in the whole is what the peak has above that with a linear head: "
     "early layers may reach the peak while the head holds nothing.",

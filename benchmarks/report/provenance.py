@@ -24,6 +24,8 @@ _GROUPED = {
     "equivalence": ("speed", "penalty_cost"),
     "cross_check": ("memory", "simulated"),
     "published": ("images",),
+    "papers": ("papers",),
+    "papers_declared": ("papers",),
 }
 _SHOWN = 12  # digits of a hash in a text; the file has them all
 
