@@ -26,6 +26,7 @@ FIGURES: Mapping[str, int] = {
     "sparsity_trade_off_plain": 16,
     "gpu_kernels": 17,
     "sparsity_axes": 30,
+    "papers_scaling": 40,
 }
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
@@ -70,6 +71,12 @@ TABLES: Mapping[str, tuple[int, str]] = {
         "Estimators on data sets that ship with scikit-learn, under one nested cross-validation: mean score (R squared or "
         "accuracy) and loss (mean squared error over the variance, or log loss) on outer folds.",
     ),
+    "papers": (
+        40,
+        "The KAN papers' experiments: the paper's figure, ours with 95 % intervals over seeds, and the status by the rule of "
+        "the experiment.",
+    ),
+    "papers_declared": (41, "The experiments as declared: claim, method, rule, and how many of their lines have each status."),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),
     "gpu_stages": (21, "The stages of the run on the GPU and how each of them ended."),
     "gpu_ceilings": (22, "What was measured of the GPU itself: the ceilings that shares refer to."),

@@ -108,6 +108,7 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
         "head_cost",
         "images",
         "tabular",
+        "papers",
     }
     for case in cases:
         get_arm(case.arm)

@@ -1,0 +1,1 @@
+"""What the papers' experiments train. Modules here import torch; the process that measures a case imports one of them."""

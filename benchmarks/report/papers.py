@@ -1,0 +1,83 @@
+"""The KAN papers' experiments: the paper's figure beside ours and a status, by the rule that each experiment declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmarks import papers
+from benchmarks.analysis.data import Data
+from benchmarks.papers.experiment import Result
+from benchmarks.papers.measuring import run_of
+from benchmarks.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Group:
+    """All results of one experiment with one effort, in one setting."""
+
+    setting: str
+    effort: str
+    experiment: papers.Experiment
+    results: Sequence[Result]
+
+
+def groups(data: Data) -> Iterator[Group]:
+    """The experiments of which there are rows, in the order of registration; of a case that was repeated the newest row."""
+    found: dict[tuple[str, str, str], dict[str, tuple[int, Result]]] = {}
+    settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
+    for row in data.rows:
+        if row.case.kind != "papers":
+            continue
+        told = dict(row.case.options)
+        key = settings[row.case_key], str(told["effort"]), str(told["experiment"])
+        place = data.order.get(row.case_key, 0)
+        cells = found.setdefault(key, {})
+        if row.case.cell not in cells or cells[row.case.cell][0] < place:
+            cells[row.case.cell] = place, Result(run_of(row.case), row.status, row.part, row.case_key)
+    for name in papers.names():
+        for (setting, effort, experiment), cells in found.items():
+            if experiment == name:
+                yield Group(setting, effort, papers.get_experiment(name), [result for _, result in cells.values()])
+
+
+def of_tables(data: Data, _: object) -> list[Table]:
+    """The statuses in all detail, and what each experiment is and how its statuses are found."""
+    return [statuses(data), declared(data)]
+
+
+def statuses(data: Data) -> Table:
+    """Every line of every experiment."""
+    lines = []
+    for group in groups(data):
+        for line in group.experiment.judge(group.results):
+            place = f"{group.experiment.paper}, {group.experiment.place}"
+            told = {"setting": group.setting, "experiment": group.experiment.name, "effort": group.effort, "place": place}
+            shown = {name: getattr(line, name) for name in ("row", "quantity", "paper", "ours", "status", "because")}
+            lines.append(told | shown | {f"value_{name}": number for name, number in line.values.items()})
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return Table("papers", frame, {})
+    several = [name for name in ("setting", "effort") if frame[name].nunique() > 1]
+    names = (*several, "experiment", "row", "quantity", "paper", "ours", "status", "because")
+    return Table("papers", frame, {name: [str(value) for value in frame[name]] for name in names})
+
+
+def declared(data: Data) -> Table:
+    """One line an experiment: source, claim, method, rule, and how many of its lines have each status."""
+    lines = []
+    for group in groups(data):
+        found = [line.status for line in group.experiment.judge(group.results)]
+        counts = {status: found.count(status) for status in ("reproduced", "ordering only", "not", "not measured")}
+        it = group.experiment
+        seeds = len({result.run.seed for result in group.results})
+        told = {"setting": group.setting, "experiment": it.name, "source": f"{it.paper}, {it.place}", "effort": group.effort}
+        lines.append(told | {"seeds": seeds} | counts | {"claim": it.about, "method": it.method, "rule": it.rule})
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return Table("papers_declared", frame, {})
+    hidden = [] if frame["setting"].nunique() > 1 else ["setting"]
+    view = {str(name): [str(value) for value in frame[name]] for name in frame if name not in hidden}
+    return Table("papers_declared", frame, view)

@@ -1,0 +1,180 @@
+"""Experiments as declared: shapes, functions, rules of statuses on planted results, and one from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import papers
+from benchmarks.cli import app
+from benchmarks.papers import experiment as registry
+from benchmarks.papers import functions, judging, published, scaling, special
+from benchmarks.papers.experiment import EFFORTS, Result, Run
+from benchmarks.papers.measuring import case_of, run_of
+from benchmarks.run import usage
+
+PLACE = {"device": "cpu", "threads": 1}
+PLANTED = Path(__file__).with_name("planted_experiment.py")
+PRESET = """
+about = "for tests"
+[centre]
+batch = 8
+width = 4
+depth = 1
+grid = 3
+[papers]
+experiments = ["line"]
+effort = "tiny"
+timeout_s = 60
+"""
+
+
+@pytest.mark.parametrize("name", papers.names())
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_runs_are_distinct_cases_that_give_the_run_back(name: str, effort: papers.Effort) -> None:
+    experiment = papers.get_experiment(name)
+    runs = list(experiment.runs(effort))
+    cases = [case_of(name, effort, run, PLACE, 60) for run in runs]
+    assert runs and len({case.cell for case in cases}) == len(cases)
+    for run, case in zip(runs, cases, strict=True):
+        assert run_of(case) == run
+        assert 0 < experiment.seconds(run) < 1e6
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_without_a_value_nothing_is_claimed(name: str) -> None:
+    experiment = papers.get_experiment(name)
+    lines = list(experiment.judge([Result(run, "timeout", None) for run in experiment.runs("reduced")]))
+    assert lines and {line.status for line in lines} == {"not measured"}
+    assert all("timeout" in line.because for line in lines)
+
+
+@pytest.mark.parametrize("row", [*published.rows("special"), *published.rows("feynman"), *published.rows("scaling")])
+def test_functions_are_finite_and_fit_their_shapes(row: str) -> None:
+    if row == "theorem":
+        return
+    function = functions.get_function(row)
+    x, y = function.draw(2000, np.random.default_rng(0))
+    assert np.isfinite(y).all() and y.std() > 0 and np.abs(x).max() <= 1
+    for (_, name, quantity), one in published.table().items():
+        if name == row and quantity.endswith("shape"):
+            assert one.value.startswith(f"{x.shape[1]}-") and one.value.endswith("-1")
+
+
+def test_special_functions_are_those_of_their_definitions() -> None:
+    def value(name: str, *x: float) -> float:
+        return float(functions.get_function(name).formula(*map(np.array, x)))
+
+    assert value("ellipj", 1.3, 0.0) == pytest.approx(math.sin(1.3))
+    assert value("ellipkinc", 0.7, 0.0) == value("ellipeinc", 0.7, 0.0) == pytest.approx(0.7)
+    assert value("jv", 0.5, 2.0) == pytest.approx(math.sqrt(2 / (math.pi * 2)) * math.sin(2))
+    assert value("yv", 0.5, 2.0) == pytest.approx(-math.sqrt(2 / (math.pi * 2)) * math.cos(2))
+    assert value("kv", 0.5, 2.0) == pytest.approx(math.sqrt(math.pi / 4) * math.exp(-2))
+    assert value("iv", 0.5, 2.0) == pytest.approx(math.sqrt(2 / (math.pi * 2)) * math.sinh(2))
+    assert value("lpmv0", 2.0, 0.3) == pytest.approx((3 * 0.09 - 1) / 2)
+    assert value("lpmv1", 1.0, 0.6) == pytest.approx(-0.8)
+    assert value("lpmv2", 2.0, 0.6) == pytest.approx(3 * 0.64)
+    assert value("sph01", 1.0, 0.4) == pytest.approx(math.sqrt(3 / (4 * math.pi)) * math.cos(0.4))
+    assert value("sph11", 1.0, 0.4) == pytest.approx(-math.sqrt(3 / (8 * math.pi)) * math.sin(0.4) * math.cos(1.0))
+
+
+def results(errors: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Result]:
+    """Results with planted errors, by row and model, one a seed."""
+    return [
+        Result(Run(row, model, "efficient_kan", (2, 1), 10, told={}, seed=seed), "ok", {"error": error})
+        for row, by_model in errors.items()
+        for model, values in by_model.items()
+        for seed, error in enumerate(values)
+    ]
+
+
+def test_special_functions_are_judged_by_the_lowest_over_seeds_and_mlps() -> None:
+    planted = {
+        "jv": {"KAN": [5e-3, 2e-3], "MLP a": [4e-3, 3e-3], "MLP b": [1.0, 1.0]},  # lower, near the paper's 1.64e-3
+        "yv": {"KAN": [1e-3, 1e-3], "MLP a": [2e-3, 2e-3]},  # lower, far above the paper's 1.49e-5
+        "kv": {"KAN": [1e-4, 1e-4], "MLP a": [2e-4, 2e-4], "MLP b": [5e-5, 1.0]},  # above the best MLP
+    }
+    lines = {line.row: line for line in special.judge(results(planted))}
+    assert {row: line.status for row, line in lines.items()} == {
+        "jv": "reproduced", "yv": "ordering only", "kv": "not", "all": "not"
+    }  # fmt: skip
+    assert lines["all"].ours == "2 of 3" and "MLP b" in lines["kv"].because
+
+
+def curve(power: float, stuck: bool = False, name: str = "efficient_kan", model: str = scaling.ALL, seed: int = 0) -> Result:
+    """A refinement whose errors fall with that power of the grid."""
+    grids = (3, 5, 10, 20)
+    stages = [
+        {"grid": g, "test": 0.3 * g**power, "median": 0.1 * g ** (power - 1), "train": 0.1, "parameters": g} for g in grids
+    ]
+    run = Run("exp_sin", model, name, (2, 1, 1), 1000, told={}, seed=seed)
+    return Result(run, "ok", {"error": stages[-1]["test"], "stuck": stuck, "stages": stages})
+
+
+@pytest.mark.parametrize(
+    ("powers", "stuck", "status"),
+    [
+        ((-3.0, -2.9, -2.8), 0, "reproduced"),
+        ((-3.0, -2.9, -2.8), 1, "reproduced"),  # of the two that found the function
+        ((-3.0, -2.9, -2.8), 2, "ordering only"),
+        ((-3.0, -2.9, -2.8), 3, "not"),
+        ((-1.7, -1.6, -1.8), 0, "ordering only"),
+        ((-0.5, -1.7, 0.0), 0, "not"),
+    ],
+)
+def test_slopes_are_those_of_starts_that_found_the_function(powers: Sequence[float], stuck: int, status: str) -> None:
+    planted = [curve(power, seed < stuck, seed=seed) for seed, power in enumerate(powers)]
+    line, median = scaling.judge(planted)
+    assert line.status == status and median.quantity == "slope of the median"
+    left = powers[stuck:]
+    if left:
+        assert line.values["ours"] == pytest.approx(np.mean(left)) and median.values["ours"] == pytest.approx(np.mean(left) - 1)
+        assert f"{len(left)} of 3 starts" in line.because
+
+
+def test_intervals() -> None:
+    mean, low, high = judging.mean_interval([1.0, 2.0, 3.0])
+    assert (mean, low, high) == pytest.approx((2, 2 - 4.302652729911275 / math.sqrt(3), 2 + 4.302652729911275 / math.sqrt(3)))
+    assert judging.mean_interval([1.0]) == (1, -math.inf, math.inf)
+    assert judging.rate_interval(0, 5) == pytest.approx((0, 0.43448246478317476))
+    assert judging.rate_interval(5, 5) == pytest.approx((1 - 0.43448246478317476, 1))
+
+
+def test_what_cannot_be_registered() -> None:
+    one = special.EXPERIMENT
+    with pytest.raises(ValueError, match="experiment: expected a new name, got 'special', which exists"):
+        papers.register(one)
+    with pytest.raises(ValueError, match="expected at least 1 seed for effort 'full', got none in 'mine'"):
+        papers.register(dataclasses.replace(one, name="mine", seeds={"tiny": 1, "reduced": 1}))
+    with pytest.raises(ValueError, match=r"experiment: expected one of special, .*, got 'nosuch'"):
+        papers.get_experiment("nosuch")
+    with pytest.raises(ValueError, match="function: expected a new name, got 'jv', which exists"):
+        functions.register(functions.get_function("jv"))
+
+
+def test_an_experiment_from_a_file_of_its_own_runs_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "_EXPERIMENTS", dict(registry._EXPERIMENTS))
+    monkeypatch.delitem(sys.modules, "benchmark_plugin_planted_experiment", raising=False)
+    preset, out = tmp_path / "mine.toml", tmp_path / "out"
+    preset.write_text(PRESET)
+
+    def said(*words: str | Path) -> str:
+        with pytest.raises(SystemExit) as end:
+            usage.run(app, [*map(str, words)])
+        printed = capsys.readouterr()
+        assert not end.value.code, printed.err
+        return printed.out
+
+    assert said("run", "--preset", preset, "--plugin", PLANTED, "--out", out) == "4 ok\n"
+    said("report", "--out", out, "--plugin", PLANTED)
+    page = (out / "README.md").read_text(encoding="utf-8").partition("## The KAN papers reproduced")[2]
+    assert page.count("| reproduced |") == 4 and "Planted paper, table 9" in page
+    assert (out / "tables" / "papers.csv").read_text(encoding="utf-8").count("\n") == 5
