@@ -11,6 +11,7 @@ import pytest
 from benchmarks import tasks
 from benchmarks.study import rule as rules
 from benchmarks.study.seeds import standings
+from benchmarks.study.statistics import over_seeds
 
 RULE = rules.load()
 MARGIN = math.log1p(RULE.margin)
@@ -47,6 +48,26 @@ def planted(effect: float, generator: np.random.Generator, *, noise: float, spre
 def verdicts(frame: pd.DataFrame) -> dict[str, str]:
     """What the families end with: each is looked at until it is decided or out of looks."""
     return {one.family: one.verdict for one in standings(frame, RULE)}
+
+
+def test_at_the_margin_a_wrong_word_is_as_rare_as_declared_given_the_choice_of_strengths() -> None:
+    """The statistic alone, whose many trials cost little: three families, three looks, effects exactly at the margin."""
+    generator, trials, wrong = np.random.default_rng(1), 500, 0
+    confidence = 1 - RULE.alpha / (len(RULE.families) * len(RULE.looks))
+    families = [
+        len([name for name in RULE.confirmatory.tasks if tasks.get_task(name).family == family]) for family in RULE.families
+    ]
+    for _ in range(trials):
+        words = []
+        for count in families:
+            shifts = generator.normal(0, 0.3, (count, 1))
+            seeds = MARGIN + shifts - shifts.mean() + generator.normal(0, 0.2, (count, RULE.looks[-1]))
+            intervals = [over_seeds(list(seeds[:, :look])).interval(confidence) for look in RULE.looks]
+            ended = next((one for one in intervals if one.low > MARGIN or one.high < MARGIN), None)
+            words.append("wrong" if ended else "undecided")
+        wrong += "wrong" in words
+    # 0.05 of 500 are 25; more than 40 have a probability of 0.002. None at all would say that the intervals are far too wide.
+    assert 0 < wrong <= 40, wrong
 
 
 @pytest.mark.slow
