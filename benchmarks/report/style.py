@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,13 +185,17 @@ def save(figure: Figure, drawn: pd.DataFrame, folder: Path, name: str) -> None:
     origin = f"values sha256:{hashlib.sha256(values).hexdigest()}"
     for suffix, metadata in _METADATA.items():
         marked = metadata | {"Title": figure_id(name), _REMARK[suffix]: [origin] if suffix == "svg" else origin}
-        path = folder / f"{name}.{suffix}"
-        figure.savefig(path, metadata=marked)
-        if suffix == "png":
-            _with_a_palette(path)
-        elif suffix == "svg":
-            _with_shorter_numbers(path)
+        paint(figure, folder / f"{name}.{suffix}", marked)
     (folder / f"{name}.csv").write_bytes(values)
+
+
+def paint(figure: Figure, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write one picture, and a PNG or SVG again in fewer bytes."""
+    figure.savefig(path, metadata=metadata)
+    if path.suffix == ".png":
+        _with_a_palette(path)
+    elif path.suffix == ".svg":
+        _with_shorter_numbers(path)
 
 
 def _with_a_palette(path: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
-from benchmarks.report import render
+from benchmarks.report import render, style
 from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.schema.rows import Environment, Gate, GateError, MemorySeries, Row, SparsityResult, SparsityRun, SpeedSeries
 from benchmarks.study.penalties import NORMS, PAIRS
@@ -202,7 +201,7 @@ def rendered(full_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not painted, which takes most of a report's time: for tests of texts."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).touch())
+    monkeypatch.setattr(style, "paint", lambda figure, path, metadata: path.touch())
 
 
 @pytest.fixture(scope="session")
