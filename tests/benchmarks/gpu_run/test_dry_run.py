@@ -54,6 +54,10 @@ timeout_s = 60
 PRECISE = f'{CENTRE}matmul = ["bf16"]{SPEED}'
 
 
+# A minute of process starts: the stages have quick tests of their own in test_stages.py and test_command.py.
+pytestmark = pytest.mark.slow
+
+
 @dataclass(frozen=True)
 class Dry:
     """A dry run: the folder of its results, and which arms its presets have."""
@@ -62,7 +66,7 @@ class Dry:
     arms: frozenset[str]
 
 
-@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["few", "all"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dry:
     """A dry run of one arm or of the presets for a GPU, without git on the path, as on a borrowed machine."""
     folder = tmp_path_factory.mktemp("gpu")

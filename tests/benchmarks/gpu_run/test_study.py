@@ -16,7 +16,7 @@ from benchmarks.study.penalties import NORMS, PAIRS
 
 
 def job(tmp_path: Path, *, dry_run: bool = False) -> Job:
-    return Job(raw=tmp_path, scratch=tmp_path, device="cuda", dry_run=dry_run, workers=1)
+    return Job(raw=tmp_path, scratch=tmp_path, device="cuda", dry_run=dry_run, workers=1, presets=())
 
 
 def rows(cases: list[Case], ratio: dict[str, float]) -> list[Row]:
