@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,10 +39,10 @@ def images(samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return inputs[:samples], classes[:samples], inputs[-_TEST:], classes[-_TEST:]
 
 
-def mnist(run: Run, watched: Callable[[float, float], bool] = lambda seconds, accuracy: False) -> dict[str, Any]:
+def mnist(run: Run) -> dict[str, Any]:
     """Train with Adam on the cross-entropy, in float32.
 
-    Told: `epochs`, `batch`, `learning_rate`. After every epoch `watched(seconds, accuracy)` may end the training.
+    Told: `epochs`, `batch`, `learning_rate`. `curve` has seconds and accuracy after every epoch.
     """
     x, y, held, classes = images(run.samples, run.seed)
     generator = torch.Generator().manual_seed(run.seed)
@@ -57,12 +56,10 @@ def mnist(run: Run, watched: Callable[[float, float], bool] = lambda seconds, ac
     def accuracy() -> float:
         return 100 * float((module(held).argmax(1) == classes).double().mean())
 
-    def after(_: nn.Module, record: Record) -> bool:
-        if (record.step + 1) % steps:
-            return False
-        seconds = clock.seconds
-        curve.append((seconds, clock.aside(accuracy)))
-        return watched(*curve[-1])
+    def after(_: nn.Module, record: Record) -> None:
+        if (record.step + 1) % steps == 0:
+            seconds = clock.seconds
+            curve.append((seconds, clock.aside(accuracy)))
 
     fit_network(
         module,

@@ -59,24 +59,33 @@ def mesh() -> Samples:
     return Samples(x, solution(x))
 
 
-def train(run: Run, reached: Callable[[float], bool] = lambda error: False) -> dict[str, Any]:
+def loss_of(module: nn.Module, run: Run) -> Callable[[], Tensor]:
+    """The loss of a network as a function without arguments: `alpha` times the residual's mean square, and the boundary's."""
+    interior, boundary = points(run.samples, run.whole("boundary"), run.seed)
+    wanted, there, alpha = source(interior), solution(boundary), run.number("alpha")
+
+    def loss() -> Tensor:
+        residual = laplacian(module, interior) - wanted
+        total: Tensor = alpha * residual.square().mean() + (module(boundary) - there).square().mean()
+        return total
+
+    return loss
+
+
+def train(run: Run) -> dict[str, Any]:
     """Solve the equation with L-BFGS.
 
     Told: `boundary` points beside `run.samples` inside, `steps`, `alpha` (weight of the residual) and `limit_s`, after which no
-    further step begins. `error` is the mean squared error on the mesh, `curve` that after each step with the seconds so far;
-    training ends when `reached(error)`.
+    further step begins. `error` is the mean squared error on the mesh, `curve` that after each step with the seconds so far.
     """
-    interior, boundary = points(run.samples, run.whole("boundary"), run.seed)
-    wanted, there, test = source(interior), solution(boundary), mesh()
-    module = training.network(run.arm, run.layers, run.grid_size, run.seed)
-    build, _ = builder("lbfgs")
-    optimizer = build(trainable(module))
-    parameters, alpha, clock = trainable(module), run.number("alpha"), Clock()
+    test, module = mesh(), training.network(run.arm, run.layers, run.grid_size, run.seed)
+    loss_of_run, build = loss_of(module, run), builder("lbfgs")[0]
+    parameters, clock = trainable(module), Clock()
+    optimizer = build(parameters)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        residual = laplacian(module, interior) - wanted
-        loss: Tensor = alpha * residual.square().mean() + (module(boundary) - there).square().mean()
+        loss = loss_of_run()
         loss.backward()
         for parameter in parameters:  # LBFGS refuses others
             if parameter.grad is not None and not parameter.grad.is_contiguous():
@@ -90,7 +99,7 @@ def train(run: Run, reached: Callable[[float], bool] = lambda error: False) -> d
         seconds = clock.seconds
         error = clock.aside(lambda: test.error(module) ** 2)
         curve.append((seconds, error))
-        if seconds > run.number("limit_s") or not math.isfinite(error) or reached(error):
+        if seconds > run.number("limit_s") or not math.isfinite(error):
             break
     return {
         "error": curve[-1][1],
