@@ -268,3 +268,18 @@ def test_a_refined_network_gets_better_and_stages_add_up() -> None:
     assert [stage["parameters"] for stage in curve_] == [9 * (g + 3 + 2) for g in (3, 8)]
     with pytest.raises(ValueError, match="update: expected none, function or samples, got 'often'"):
         refined.train(dataclasses.replace(run, told={**told, "update": "often"}))
+
+
+def test_the_threshold_is_where_the_error_turns_up() -> None:
+    run = next(run for run in scaling.runs("reduced") if run.row == "interpolation threshold")
+    expected = run.samples / 15  # edges
+
+    def turning(at: int, rises: float) -> Result:
+        tests = [0.1 if grid == at else 0.1 * rises if grid > at else 0.2 for grid in (3, 5, 10, 20, 50)]
+        stages = [{"grid": grid, "test": test} for grid, test in zip((3, 5, 10, 20, 50), tests, strict=True)]
+        return Result(run, "ok", {"stages": stages, "error": 0.1, "stuck": False})
+
+    assert 10 < expected < 20
+    for at, rises, status in ((10, 3, "reproduced"), (3, 3, "ordering only"), (10, 1.5, "not"), (50, 1, "not")):
+        (line,) = scaling.judge([turning(at, rises)])
+        assert (line.status, line.ours) == (status, f"{at}"), at
