@@ -24,7 +24,7 @@ class Workflows(Section):
     arms: tuple[str, ...] = Field(default=(), description="of those that a workflow names; none: all")
     seeds: int = Field(default=1, ge=1)
     times: float = Field(default=1.0, gt=0)
-    timeout_s: float = Field(gt=0, description="what ends a single step that takes too long")
+    timeout_s: float = Field(gt=0, description="ends a single step that takes too long; at most twice the limit of a workflow")
 
 
 def cases(preset: Preset, section: Workflows) -> Iterator[Case]:
@@ -43,7 +43,14 @@ def cases(preset: Preset, section: Workflows) -> Iterator[Case]:
                 continue
             for seed in range(section.seeds):
                 told = (*limits, *sorted(it.told.items()))
-                yield Case(kind="workflows", arm=arm, point=point, options=told, seed=seed, timeout_s=section.timeout_s)
+                yield Case(
+                    kind="workflows",
+                    arm=arm,
+                    point=point,
+                    options=told,
+                    seed=seed,
+                    timeout_s=min(section.timeout_s, 2 * it.limit_s * section.times),
+                )
 
 
 def seconds(case: Case) -> float:

@@ -20,6 +20,7 @@ _EFFORTS: Mapping[Effort, Mapping[str, Value]] = {
     "reduced": {"steps": 20, "refit_steps": 15},
     "full": {"steps": 100, "refit_steps": 100},
 }
+_CHECKED = "exp_sin"  # by pykan too, where that is reduced
 _OURS, _PYKAN = "efficient_kan", "pykan[speed]"
 
 
@@ -30,7 +31,7 @@ def runs(effort: Effort) -> Iterator[Run]:
     for function in functions:
         told = {**_EFFORTS[effort], "function": function, "strength": 1e-2, "entropy": 2.0, "threshold": 3e-2}
         yield Run(function, "symbolic", _OURS, _STARTS[function], samples, 5, told)
-        if effort == "tiny":
+        if effort == "tiny" or (effort == "reduced" and function != _CHECKED):
             continue  # pykan fits every function to every edge in a loop: minutes, where little is pruned
         yield Run(function, "pykan's auto_symbolic", _PYKAN, _STARTS[function], samples, 5, told)
 
