@@ -88,7 +88,10 @@ def _adam(task: Task, x: Tensor, y: Tensor, held: Tensor, classes: Tensor) -> Pr
 
     @torch.no_grad()
     def error() -> float:
-        return float((module(held).argmax(1) != classes).double().mean())
+        # In batches of the training's size: more samples at once would be the peak of the memory.
+        parts = held.split(run.whole("batch"))
+        found = torch.cat([module(part).argmax(1) for part in parts])
+        return float((found != classes).double().mean())
 
     for step, chosen in enumerate(_batches(len(x), run.whole("batch"), task.seed), start=1):
         optimizer.zero_grad()
