@@ -46,7 +46,7 @@ def test_import_boundaries(folder: str, forbidden: set[str]) -> None:
 # longest name that fits a module is its place, so single modules of a room may stand lower or higher than the room.
 LAYERS = (
     ("benchmarks", "benchmarks.schema", "benchmarks.tasks", "benchmarks.analysis.stats"),
-    ("benchmarks.images.labels", "benchmarks.images.forecast", "benchmarks.study", "benchmarks.papers"),
+    ("benchmarks.images.labels", "benchmarks.images.forecast", "benchmarks.study", "benchmarks.papers", "benchmarks.workflows"),
     ("benchmarks.kinds",),
     ("benchmarks.presets", "benchmarks.measure"),
     ("benchmarks.images",),

@@ -5,7 +5,19 @@ A kind of your own is registered by a plugin: `benchmarks.kinds.register(Kind(..
 
 from __future__ import annotations
 
-from benchmarks.kinds import frontier, head_cost, images, memory, papers, penalty_cost, simulated, sparsity, speed, tabular
+from benchmarks.kinds import (
+    frontier,
+    head_cost,
+    images,
+    memory,
+    papers,
+    penalty_cost,
+    simulated,
+    sparsity,
+    speed,
+    tabular,
+    workflows,
+)
 from benchmarks.kinds.kind import Kind as Kind
 from benchmarks.kinds.kind import Section as Section
 from benchmarks.schema.cases import Case
@@ -13,7 +25,7 @@ from benchmarks.schema.cases import Case
 # In the order in which a run measures them.
 _KINDS: dict[str, Kind] = {
     module.KIND.name: module.KIND
-    for module in (speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular, papers)
+    for module in (speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular, papers, workflows)
 }
 BUILT_IN = frozenset(_KINDS)
 STOPS_LARGER = ("oom", "killed", "timeout")

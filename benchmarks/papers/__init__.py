@@ -3,7 +3,7 @@
 To add one, write a file like `special.py`, or call `register` in a plugin (`--plugin FILE`).
 """
 
-from benchmarks.papers import scaling, special
+from benchmarks.papers import bsrbf, continual, feynman, interpretability, kanbefair, poisson, scaling, special
 from benchmarks.papers.experiment import EFFORTS as EFFORTS
 from benchmarks.papers.experiment import Effort as Effort
 from benchmarks.papers.experiment import Experiment as Experiment
@@ -15,4 +15,6 @@ from benchmarks.papers.experiment import get_experiment as get_experiment
 from benchmarks.papers.experiment import names as names
 from benchmarks.papers.experiment import register as register
 
-register(special.EXPERIMENT, scaling.EXPERIMENT)
+register(
+    *(module.EXPERIMENT for module in (special, scaling, feynman, poisson, continual, interpretability, kanbefair, bsrbf)),
+)

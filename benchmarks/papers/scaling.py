@@ -25,11 +25,12 @@ INGREDIENTS: Mapping[str, tuple[str, Mapping[str, Value]]] = {
 }
 MLP = "MLP of growing width"
 # The grids that a slope is fitted over: fine enough to resolve the function, and before samples run out.
-WINDOWS: Mapping[str, tuple[int, int]] = {"bessel": (10, 100)}
+WINDOWS: Mapping[str, tuple[int, int]] = {"bessel": (10, 50)}
 _WINDOW = (3, 20)
 _TOLERANCE = 0.5  # between our slope and the paper's
 _FALLS = -1.0  # a slope below, with all of its interval, is a power law at all
 _THRESHOLD = "interpolation threshold"
+_THRESHOLDS = {"[2,5,1], grid updates": "samples", "[2,5,1], updates that keep the function": "function"}
 _FIT: Mapping[Effort, Mapping[str, Value]] = {
     "tiny": {"grids": "3,5", "steps": 2, "starts": 2, "start_steps": 2, "widths": "5"},
     "reduced": {"grids": "3,5,10,20", "steps": 20, "starts": 12, "start_steps": 8, "widths": "5,20,80"},
@@ -58,9 +59,10 @@ def runs(effort: Effort) -> Iterator[Run]:
         if len(shape) > 2:
             yield Run(function, MLP, "mlp[width]", (shape[0], 5, 5, 1), samples, 1, {**told, "function": function})
     few = {"tiny": 60, "reduced": 200, "full": 1000}[effort]
-    grids = {"tiny": "3,5", "reduced": "3,5,10,20,40", "full": "3,5,10,20,50,100,200"}[effort]
-    told = {**fit, "grids": grids, "starts": 1, "function": "exp_sin", "update": "none"}
-    yield Run(_THRESHOLD, "[2,5,1]", "efficient_kan", (2, 5, 1), few, 3, told)
+    grids = {"tiny": "3,5", "reduced": "3,5,10,20,50", "full": "3,5,10,20,50,100,200"}[effort]
+    for model, update in _THRESHOLDS.items():
+        told = {**fit, "grids": grids, "starts": 1, "function": "exp_sin", "update": update}
+        yield Run(_THRESHOLD, model, "efficient_kan", (2, 5, 1), few, 3, told)
 
 
 def judge(results: Sequence[Result]) -> Iterator[Line]:
@@ -68,7 +70,7 @@ def judge(results: Sequence[Result]) -> Iterator[Line]:
     for row in judging.rows(results):
         own = judging.of(results, row=row)
         if row == _THRESHOLD:
-            yield _threshold(own)
+            yield from (_threshold(model, judging.of(own, model=model)) for model in judging.models(own))
             continue
         for model in judging.models(own):
             here = judging.of(own, model=model)
@@ -127,21 +129,21 @@ def _mlp(row: str, results: Sequence[Result], kan: Sequence[Result]) -> Line:
     return Line(where, "lowest RMSE", "above the KAN's", short(theirs), status, because, {"ours": theirs, "kan": ours})
 
 
-def _threshold(results: Sequence[Result]) -> Line:
-    quantity, samples = "grid of the lowest test error", results[0].run.samples
+def _threshold(model: str, results: Sequence[Result]) -> Line:
+    where, quantity, samples = f"{_THRESHOLD}: {model}", "grid of the lowest test error", results[0].run.samples
     edges = sum(i * o for i, o in pairwise(results[0].run.layers))
     published_one, expected = published.value("scaling", "exp_sin", _THRESHOLD), samples / edges
     text = f"{published_one:g} at 1000 samples; here {expected:.3g}"
     parts = [one.part for one in results if one.part is not None]
     if not parts:
-        return judging.unmeasured(_THRESHOLD, quantity, text, results)
+        return judging.unmeasured(where, quantity, text, results)
     best = [float(min(part["stages"], key=lambda stage: _finite(stage["test"]))["grid"]) for part in parts]
     rises = [_finite(part["stages"][-1]["test"]) > 2 * min(_finite(one["test"]) for one in part["stages"]) for part in parts]
     middle, most = float(np.median(best)), sum(rises) > len(rises) / 2
     near = expected / 3 <= middle <= expected * 1.5
     status: Status = "reproduced" if near and most else "ordering only" if most else "not"
     because = f"samples over edges; the error then rises to at least twice the lowest in {sum(rises)} of {len(rises)} curves"
-    return Line(_THRESHOLD, quantity, text, f"{middle:g}", status, because, {"paper": expected, "ours": middle})
+    return Line(where, quantity, text, f"{middle:g}", status, because, {"paper": expected, "ours": middle})
 
 
 def _finite(value: float | None) -> float:

@@ -77,6 +77,10 @@ TABLES: Mapping[str, tuple[int, str]] = {
         "the experiment.",
     ),
     "papers_declared": (41, "The experiments as declared: claim, method, rule, and how many of their lines have each status."),
+    "workflows": (
+        42,
+        "What people run, from start to end: seconds and peak memory until a declared error is reached; medians over seeds.",
+    ),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),
     "gpu_stages": (21, "The stages of the run on the GPU and how each of them ended."),
     "gpu_ceilings": (22, "What was measured of the GPU itself: the ceilings that shares refer to."),

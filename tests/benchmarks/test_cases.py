@@ -109,6 +109,7 @@ def test_presets_expand_to_distinct_cases_on_lines_through_the_centre(name: str)
         "images",
         "tabular",
         "papers",
+        "workflows",
     }
     for case in cases:
         get_arm(case.arm)

@@ -47,8 +47,7 @@ def train(run: Run) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     for grid in grids:
         if isinstance(module, KAN):
-            module = module if grid == module.grid_size else module.refine(grid, fit.x)
-            module = training.followed(module, fit.x, run.text("update"))
+            module = training.followed(training.refined(module, grid, fit.x), fit.x, run.text("update"))
         module, diverged = training.fitted(module, fit, steps)
         found = {
             "grid": grid,

@@ -105,6 +105,15 @@ def best_start(build: Callable[[int], nn.Module], samples: Samples, starts: int,
     return min(made, key=samples.error)
 
 
+def refined(kan: KAN, grid_size: int, x: Tensor) -> KAN:
+    """The network with that grid size, its function kept; itself if it has that already."""
+    if grid_size == kan.grid_size:
+        return kan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # how much rounding changed the function: it goes on training
+        return kan.refine(grid_size, x)
+
+
 class Clock:
     """Seconds since it was made, without those spent on measuring."""
 

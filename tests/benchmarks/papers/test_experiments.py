@@ -178,3 +178,108 @@ def test_an_experiment_from_a_file_of_its_own_runs_end_to_end(
     page = (out / "README.md").read_text(encoding="utf-8").partition("## The KAN papers reproduced")[2]
     assert page.count("| reproduced |") == 4 and "Planted paper, table 9" in page
     assert (out / "tables" / "papers.csv").read_text(encoding="utf-8").count("\n") == 5
+
+
+def test_feynman_rows_are_judged_by_the_order_of_pruned_shape_and_mlp() -> None:
+    planted = {
+        "I.6.2": {"human": [1e-4], "pruned": [5e-5], "MLP a": [2e-4]},  # below, as in the paper
+        "I.12.11": {"human": [1.0], "pruned": [1e-3], "MLP a": [1e-2]},  # below, where the paper's is above
+        "I.26.2": {"human": [1.0], "pruned": [1e-3], "MLP a": [1e-2]},  # of which the paper's MLP is in doubt
+        "I.27.6": {"human": [1.0], "pruned": [1e-2], "MLP a": [2e-2]},  # below as in the paper, far larger
+    }
+    lines = {line.row: line for line in papers.get_experiment("feynman").judge(results(planted))}
+    assert {row: lines[row].status for row in planted} == {
+        "I.6.2": "reproduced", "I.12.11": "not", "I.26.2": "not measured", "I.27.6": "ordering only"
+    }  # fmt: skip
+    ours = [5e-5 / 2e-4, 0.1, 0.5]
+    assert lines["all"].values["ours"] == pytest.approx(np.exp(np.mean(np.log(ours))))
+
+
+def part(model: str, **values: object) -> Result:
+    """A result of that model."""
+    return Result(Run("row", model, "efficient_kan", (2, 1), 10, told={}), "ok", values)
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "learnt", "of_a_kan", "of_an_mlp"),
+    [(0.05, 0.01, "reproduced", "not"), (0.3, 0.01, "ordering only", "ordering only"), (2.0, 0.01, "not", "reproduced"),
+     (2.0, 0.9, "not", "not")],
+)  # fmt: skip
+def test_what_is_kept_is_judged_against_what_was_learnt(forgotten: float, learnt: float, of_a_kan: str, of_an_mlp: str) -> None:
+    planted = [
+        part(model, forgotten=forgotten, learnt=learnt) for model in ("KAN [1,1], coefficients trained", "MLP [1,32,32,1]")
+    ]
+    lines = papers.get_experiment("continual").judge(planted)
+    assert [line.status for line in lines] == [of_a_kan, of_an_mlp]
+
+
+def test_rates_of_formulas_count_errors_below_the_limit() -> None:
+    shapes = ("2-1-1", "2-1-1", "2-3-1")
+    planted = [
+        Result(
+            Run("exp_sin", "symbolic", "efficient_kan", (2, 5, 1), 10, told={}, seed=seed),
+            "ok",
+            {"shape": shape, "formula_error": error, "error": 1e-3},
+        )
+        for seed, (shape, error) in enumerate(zip(shapes, (1e-9, 0.5, None), strict=True))
+    ]
+    structure, formula = papers.get_experiment("interpretability").judge(planted)
+    assert (structure.ours, structure.status) == ("2 of 3", "reproduced")
+    assert (formula.ours, formula.status) == ("1 of 3", "ordering only")
+
+
+def test_the_equation_of_poisson_is_that_of_its_solution() -> None:
+    import torch
+
+    from benchmarks.papers.runs import poisson
+
+    class Solution(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return poisson.solution(x)
+
+    interior, boundary = poisson.points(50, 40, seed=0)
+    assert boundary.shape == (40, 2) and bool((boundary.abs().amax(1) == 1).all()) and float(interior.abs().max()) < 1
+    torch.testing.assert_close(poisson.laplacian(Solution(), interior), poisson.source(interior), rtol=1e-10, atol=1e-10)
+
+
+def test_frozen_parameters_stay_and_only_coefficients_keep_other_peaks() -> None:
+    from benchmarks.papers.runs import continual
+
+    run = Run("five Gaussians", "KAN", "efficient_kan", (1, 1), 100, 30, {"steps": 3, "trained": "coefficients"})
+    found = continual.train(run)
+    assert found["parameters"] == 33 and found["forgotten"] < 0.1
+    scaled = continual.train(dataclasses.replace(run, told={"steps": 3, "trained": "coefficients, scale"}))
+    assert scaled["parameters"] == 34 and scaled["forgotten"] > 0.5 > scaled["learnt"]
+    with pytest.raises(ValueError, match=r"trained: expected coefficients, .*, got 'nothing'"):
+        continual.train(dataclasses.replace(run, told={"steps": 1, "trained": "nothing"}))
+
+
+def test_a_refined_network_gets_better_and_stages_add_up() -> None:
+    from benchmarks.papers.runs import regression
+    from benchmarks.papers.runs import scaling as refined
+
+    told = {"grids": "3,8", "steps": 4, "starts": 2, "start_steps": 2, "scale_base": 0.5, "update": "samples"}
+    run = Run("product", "KAN", "efficient_kan", (2, 3, 1), 200, 3, told)
+    found = regression.train(run)
+    best = min(found["stages"], key=lambda stage: stage["validation"])
+    assert found["error"] == best["test"] < 0.33 * 0.2  # a fifth of the product's deviation
+    assert [stage["grid"] for stage in found["stages"]] == [3, 8] and found == found | {"grid": best["grid"]}
+    curve_ = refined.train(dataclasses.replace(run, told={**told, "update": "none"}))["stages"]
+    assert [stage["parameters"] for stage in curve_] == [9 * (g + 3 + 2) for g in (3, 8)]
+    with pytest.raises(ValueError, match="update: expected none, function or samples, got 'often'"):
+        refined.train(dataclasses.replace(run, told={**told, "update": "often"}))
+
+
+def test_the_threshold_is_where_the_error_turns_up() -> None:
+    run = next(run for run in scaling.runs("reduced") if run.row == "interpolation threshold")
+    expected = run.samples / 15  # edges
+
+    def turning(at: int, rises: float) -> Result:
+        tests = [0.1 if grid == at else 0.1 * rises if grid > at else 0.2 for grid in (3, 5, 10, 20, 50)]
+        stages = [{"grid": grid, "test": test} for grid, test in zip((3, 5, 10, 20, 50), tests, strict=True)]
+        return Result(run, "ok", {"stages": stages, "error": 0.1, "stuck": False})
+
+    assert 10 < expected < 20
+    for at, rises, status in ((10, 3, "reproduced"), (3, 3, "ordering only"), (10, 1.5, "not"), (50, 1, "not")):
+        (line,) = scaling.judge([turning(at, rises)])
+        assert (line.status, line.ours) == (status, f"{at}"), at

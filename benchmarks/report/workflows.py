@@ -1,0 +1,76 @@
+"""Workflows: seconds and peak memory to the declared error, arm by arm; what ended before it says how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import workflows
+from benchmarks.analysis.data import BASELINE, Data
+from benchmarks.report.cells import code, number
+from benchmarks.report.tables import Table
+from benchmarks.schema.rows import Row
+
+
+def of_tables(data: Data, _: object) -> list[Table]:
+    """The table of this kind, empty if there is no row."""
+    return [table(data)]
+
+
+def table(data: Data) -> Table:
+    """One line for each workflow and arm, over seeds."""
+    found: dict[tuple[str, ...], dict[int, Row]] = {}
+    settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
+    for row in sorted(data.rows, key=lambda row: data.order.get(row.case_key, 0)):
+        if row.case.kind == "workflows":
+            told = dict(row.case.options)
+            key = settings[row.case_key], str(told["workflow"]), f"{told['target']:g}", row.case.arm
+            found.setdefault(key, {})[row.case.seed] = row
+    frame = pd.DataFrame([_line(key, list(rows.values())) for key, rows in found.items()])
+    if frame.empty:
+        return Table("workflows", frame, {})
+    own = frame[frame["arm"] == BASELINE].set_index(["setting", "workflow", "target"])["seconds"]
+    places = zip(frame["setting"], frame["workflow"], frame["target"], strict=True)
+    frame["times"] = [seconds / own.get(place, math.nan) for seconds, place in zip(frame["seconds"], places, strict=True)]
+    several = {"setting": list(frame["setting"])} if frame["setting"].nunique() > 1 else {}
+    view = several | {
+        "workflow": list(frame["workflow"]),
+        "error": [f"{quantity} ≤ {target}" for quantity, target in zip(frame["quantity"], frame["target"], strict=True)],
+        "arm": code(frame["arm"]),
+        "reached": [f"{a} of {b}" for a, b in zip(frame["reached"], frame["seeds"], strict=True)],
+        "seconds": [number(value) for value in frame["seconds"]],
+        f"over `{BASELINE}`": [number(value) for value in frame["times"]],
+        "memory (MiB)": [number(value) for value in frame["rss_above_mib"]],
+        "otherwise": list(frame["otherwise"]),
+    }
+    return Table("workflows", frame, view)
+
+
+def _line(key: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+    setting, name, target, arm = key
+    workflow = workflows.find_workflow(name)
+    parts = [row.part for row in rows if row.part is not None]
+    reached = [part for part in parts if part["reached"]]
+    ends = [f"{row.status}: {row.reason}" for row in rows if row.part is None]
+    ends += [f"{number(part['error'])} after {number(part['seconds'])} s" for part in parts if not part["reached"]]
+    # Seconds of all seeds or none: those of the quick ones alone would flatter an arm.
+    complete = len(reached) == len(rows)
+    peaks = [part["rss_above_bytes"] for part in parts if part["rss_above_bytes"] is not None]
+    return {
+        "case_key": rows[0].case_key,
+        "setting": setting,
+        "workflow": name,
+        "about": workflow.about if workflow else "",
+        "quantity": workflow.quantity if workflow else "error",
+        "target": target,
+        "arm": arm,
+        "seeds": len(rows),
+        "reached": len(reached),
+        "seconds": float(np.median([part["seconds"] for part in reached])) if complete else math.nan,
+        "rss_above_mib": float(np.median(peaks)) / 2**20 if peaks else math.nan,
+        "otherwise": "; ".join(ends) or "–",
+    }
