@@ -24,6 +24,10 @@ Fit = Literal["function", "samples"]
 _LISTED = 10
 
 
+# Rounding beyond that of the layers themselves: a fit at the samples is as good as they fill the grid's intervals.
+_AMPLIFIED: dict[Fit, int] = {"function": 1, "samples": 32}
+
+
 class _Note(NamedTuple):
     """What a warning says of a layer."""
 
@@ -65,7 +69,7 @@ def update(
         except BaseException:
             snapshot.restore()
             raise
-    _tell("update_grid", notes, name, change_between(before, x, len(layers), weights))
+    _tell("update_grid", notes, name, change_between(before, x, _AMPLIFIED[fit] * len(layers), weights))
 
 
 def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, group: Any, name: str) -> list[KANLinear]:
@@ -88,7 +92,7 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
             refined.append(copy)
             y = layer(y)
         after = _outputs(refined, x, name)
-    _tell("refine", [], name, change_between(before, after, len(layers), output_weights(layers[-1])))
+    _tell("refine", [], name, change_between(before, after, _AMPLIFIED[fit] * len(layers), output_weights(layers[-1])))
     return refined
 
 

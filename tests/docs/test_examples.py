@@ -39,7 +39,9 @@ def test_pages_show_no_other_code_than_the_examples_and_all_of_them() -> None:
 
 
 def test_pictures_are_those_that_the_script_draws(tmp_path: Path) -> None:
-    drawn = runpy.run_path(str(DOCS / "pictures.py"))["draw"](tmp_path / "generated")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        drawn = runpy.run_path(str(DOCS / "pictures.py"))["draw"](tmp_path / "generated")
     assert [path.name for path in drawn] == ["trained.svg", "pruned.svg", "symbolic.svg"]
     committed = DOCS / "generated"
     assert {path.name for path in committed.iterdir()} == {path.name for path in drawn}

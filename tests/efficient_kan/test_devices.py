@@ -61,6 +61,8 @@ class WithoutDeviceGuards(TorchFunctionMode):
         if func is Tensor.__setitem__:
             target, key, value = args
             return aten.copy_(_index(target, key), torch.as_tensor(value, device=target.device))
+        if func is Tensor.contiguous:
+            return args[0] if args[0].is_contiguous() else aten.clone(args[0], memory_format=torch.contiguous_format)
         if func is Tensor.copy_:
             return aten.copy_(*args, **kwargs)
         if func is Tensor.to:

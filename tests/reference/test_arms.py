@@ -153,7 +153,7 @@ def test_modes_of_pykan_are_what_they_are_called(source: KAN) -> None:
 
 def test_the_parent_side_imports_no_torch() -> None:
     modules = [f"reference.{name}" for name in ("arm", "environments")]
-    modules += [f"benchmarks.{name}" for name in ("cli", "runner", "results", "predict", "report")]
+    modules += [f"benchmarks.{name}" for name in ("cli", "run.runner", "analysis.results", "kinds.predict", "report")]
     code = f"import sys, {', '.join(modules)}; bad = {{'torch', 'kan'}} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
