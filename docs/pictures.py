@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import runpy
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
-import torch
-
-from efficient_kan import KAN, SampleL1, train
 
 FOLDER = Path(__file__).parent / "generated"
+TUTORIAL = Path(__file__).parent / "examples" / "tutorial.py"
 
 
 def draw(folder: Path) -> list[Path]:
-    """Write the networks of the tutorial, before and after pruning and as functions, as SVG."""
+    """Write the networks of the tutorial as SVG: trained, pruned, and as functions."""
     folder.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    x = 2 * torch.rand(1000, 2, dtype=torch.float64) - 1
-    y = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
-    kan = KAN([2, 5, 1], grid_size=5, dtype=torch.float64)
-    train(kan, (x, y), steps=40, optimizer="lbfgs", penalty=SampleL1(), penalty_weight=0.01)
-    small = kan.prune(x, threshold=0.03).shrink().network
-    small = train(small, (x, y), steps=40, optimizer="lbfgs", update_grid_every=5, update_grid_until=20).network
-    networks = {"trained": kan, "pruned": small, "symbolic": small.symbolic(x, y)}
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(None):
+        os.chdir(scratch)  # the tutorial writes files
+        try:
+            found = runpy.run_path(str(TUTORIAL))
+        finally:
+            os.chdir(here)
     paths = []
     with mpl.rc_context({"svg.hashsalt": "efficient_kan"}):
-        for name, network in networks.items():
+        for name, variable in (("trained", "kan"), ("pruned", "small"), ("symbolic", "symbolic")):
             paths.append(folder / f"{name}.svg")
-            figure = network.plot(x, input_names=["x", "y"], output_names=["f"])
+            figure = found[variable].plot(found["x"], input_names=["x", "y"], output_names=["f"])
             figure.savefig(paths[-1], metadata={"Date": None}, facecolor="white", bbox_inches="tight")
     return paths
 
 
 if __name__ == "__main__":
-    sys.exit(print(*draw(FOLDER), sep="\n"))
+    sys.exit(print(*draw(FOLDER.resolve()), sep="\n"))

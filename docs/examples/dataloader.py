@@ -12,7 +12,9 @@ loader = DataLoader(TensorDataset(x, target), batch_size=64, shuffle=True)
 
 kan = KAN([4, 8, 1], grid_size=8, grid_range=(-3, 3))
 optimiser = torch.optim.Adam(kan.parameters(), lr=0.01)
-recent: list[torch.Tensor] = []  # a grid of G intervals and order k asks for 12 (G + k) samples: 132 here, two batches
+# A grid of G intervals and order k asks for 12 (G + k) samples: 132 here, more
+# than two batches.
+recent: list[torch.Tensor] = []
 
 for epoch in range(4):
     total = 0.0

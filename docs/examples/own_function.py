@@ -16,7 +16,12 @@ sinc = Function(
     sympy=sympy.sinc,
     complexity=3,
 )
-kan = train(KAN([1, 1], grid_size=20, grid_range=(-3, 3), dtype=torch.float64), (x, y), steps=20, optimizer="lbfgs").network
+kan = train(
+    KAN([1, 1], grid_size=20, grid_range=(-3, 3), dtype=torch.float64),
+    (x, y),
+    steps=20,
+    optimizer="lbfgs",
+).network
 symbolic = kan.symbolic(x, y, library=[*LIBRARY, sinc])
 print(symbolic.formula(["x"], digits=4)[0])
 assert symbolic.comparison.formula_rmse < 1e-6

@@ -1,4 +1,4 @@
-"""From samples to a formula: train, penalise, prune, draw, name the edges, save."""
+"""From samples to a formula: train, prune, draw, name the edges, save."""
 
 import torch
 
@@ -18,7 +18,14 @@ def error(network: torch.nn.Module) -> float:
 
 # 1. Train with the KAN paper's penalty, which lets edges die.
 kan = KAN([2, 5, 1], grid_size=5, dtype=torch.float64)
-train(kan, (x, y), steps=40, optimizer="lbfgs", penalty=SampleL1(), penalty_weight=0.01)
+train(
+    kan,
+    (x, y),
+    steps=40,
+    optimizer="lbfgs",
+    penalty=SampleL1(),
+    penalty_weight=0.01,
+)
 print(f"with the penalty: {error(kan):.1e}")
 
 # 2. Remove what died: edges, then the nodes without edges.
@@ -26,8 +33,16 @@ small = kan.prune(x, threshold=0.03).shrink().network
 print(f"widths {kan.layers_hidden} -> {small.layers_hidden}")
 assert small.layers_hidden == [2, 1, 1]
 
-# 3. Train on without the penalty, with knots that follow the samples, then on a finer grid.
-trained = train(small, (x, y), steps=60, optimizer="lbfgs", update_grid_every=5, update_grid_until=20, refine={40: 10})
+# 3. Train on without the penalty: knots follow the samples, then get finer.
+trained = train(
+    small,
+    (x, y),
+    steps=60,
+    optimizer="lbfgs",
+    update_grid_every=5,
+    update_grid_until=20,
+    refine={40: 10},
+)
 small = trained.network
 print(f"pruned, trained: {error(small):.1e}")
 
