@@ -62,35 +62,37 @@ class Selection:
         Name of a preset (smoke, default, confirm, pilot, paper, gpu, gpu-precisions, gpu-study,
         kernels) or a .toml file.
     only
-        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular. An option that
-        cannot change a kind named here is refused; without this option it changes what it can and names what it cannot.
+        Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular, papers,
+        workflows. An option that cannot change a kind named here is refused; without this option it changes what it can and
+        names what it cannot.
     arms
         Arms to keep.
     tasks
         Tasks of the sparsity study to keep, and nothing but that study.
     batch
-        Batch sizes instead of the preset's: 64 256 or 64,256. Not for frontier, sparsity, tabular.
+        Batch sizes instead of the preset's: 64 256 or 64,256. Not for frontier, sparsity, tabular, papers, workflows.
     width
-        Layer widths instead of the preset's; of hidden layers in head_cost and images. Not for sparsity, tabular.
+        Layer widths instead of the preset's; of hidden layers in head_cost and images. Not for sparsity, tabular,
+        papers, workflows.
     grid
-        Grid sizes instead of the preset's. Not for tabular.
+        Grid sizes instead of the preset's. Not for tabular, papers, workflows.
     order
-        Spline orders instead of the preset's. Not for tabular.
+        Spline orders instead of the preset's. Not for tabular, papers, workflows.
     depth
-        Numbers of layers instead of the preset's. Not for sparsity, head_cost, images, tabular.
+        Numbers of layers instead of the preset's. Not for sparsity, head_cost, images, tabular, papers, workflows.
     threads
         Threads of the numerical libraries.
     dtype
-        float32 or float64. Not for head_cost, images, tabular.
+        float32 or float64. Not for head_cost, images, tabular, papers, workflows.
     matmul
         Precision of float32 products: ieee, tf32 (on a GPU), bf16 (autocast), or several of them, at all points. Not for
-        head_cost, simulated, frontier, sparsity, images, tabular.
+        head_cost, simulated, frontier, sparsity, images, tabular, papers, workflows.
     device
-        Device of torch: auto, cpu, cuda or cuda:N. Not for frontier, tabular. The sparsity study is on the CPU
-        unless this is given.
+        Device of torch: auto, cpu, cuda or cuda:N. Not for frontier, tabular, papers, workflows. The sparsity study is on
+        the CPU unless this is given.
     processes
         Fresh processes that time each cell of speed and penalty_cost. Not for memory, simulated, frontier, sparsity,
-        head_cost, images, tabular.
+        head_cost, images, tabular, papers, workflows.
     part
         Only the I-th of N parts, as I/N: 3/16. Parts are disjoint and together the whole, of about equal predicted time; each
         holds whole lines of points, with all arms, kinds and processes. See `merge`.

@@ -1,4 +1,4 @@
-"""Solve u'' = -pi^2 sin(pi x), u(-1) = u(1) = 0, by the derivatives of a KAN."""
+"""Solve u'' = -pi^2 sin(pi x), u(-1) = u(1) = 0, by derivatives of a KAN."""
 
 import torch
 from torch.func import jvp

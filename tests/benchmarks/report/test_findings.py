@@ -167,7 +167,7 @@ def test_reproducibility_says_what_was_not_measured(
 ) -> None:
     absent = section((rendered / "REPRODUCIBILITY.md").read_text(encoding="utf-8"), "Not measured")
     assert "No GPU was measured." in absent
-    assert "No case of kind head_cost, simulated, frontier, images, tabular, papers." in absent
+    assert "No case of kind head_cost, simulated, frontier, images, tabular, papers, workflows." in absent
     assert "No case in float64." in absent
     assert "No line along: order, depth." in absent
     run.add(speed_case(), speed=times())
