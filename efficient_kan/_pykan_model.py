@@ -45,7 +45,7 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
     ) -> Any:
         if mode == "auto" and active_neurons_id is None:
             self._score()
-            best = [float(scores.max()) for scores in self.node_scores[1:-1]]
+            best = [float(scores.detach().max()) for scores in self.node_scores[1:-1]]
             enough = all(score > threshold for score in best)
             _checks.require(
                 enough, "threshold", f"one that leaves nodes in each layer, whose best scores are {best}", threshold

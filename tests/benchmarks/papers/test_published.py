@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from benchmarks.papers import published
 from benchmarks.schema.meaning import ROOT
 
-NOTES = [folder / "facts" for folder in (ROOT.parent / "shared", ROOT.parent.parent / "shared", Path("/work/shared"))]
+NOTES = [folder / "facts" for folder in (ROOT.parent / "shared", ROOT.parent.parent / "shared")]
 
 
 def notes(page: str) -> str:
