@@ -48,8 +48,9 @@ class KANConv2d(nn.Module):
         padding: an integer >= 0 or two, ``"valid"`` (none) or ``"same"`` (outputs as large as inputs, with stride 1).
         groups: number of parts of the channels that do not see each other; each is computed after the other.
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
-        grid_size, spline_order, scale_noise, scale_base, scale_spline, enable_standalone_scale_spline, base_activation,
-        grid_eps, grid_range, bias, kernel, generator, device, dtype: of every layer, see :class:`KANLinear`.
+        grid_size, spline_order, scale_noise, scale_base, scale_spline: of every layer, see :class:`KANLinear`.
+        enable_standalone_scale_spline, base_activation, grid_eps, grid_range: likewise.
+        bias, kernel, generator, device, dtype: likewise.
 
     Attributes:
         layers: a :class:`KANLinear` for each group, ``ModuleList``; its inputs are ordered by channel, row and column.

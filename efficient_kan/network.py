@@ -32,8 +32,9 @@ class KAN(nn.Module):
 
     Args:
         layers_hidden: widths ``[n_0, ..., n_L]`` from inputs to outputs, at least two.
-        grid_size, spline_order, scale_noise, scale_base, scale_spline, base_activation, grid_eps, grid_range,
-        enable_standalone_scale_spline, bias, kernel, generator, device, dtype: of every layer, see :class:`KANLinear`.
+        grid_size, spline_order, scale_noise, scale_base, scale_spline: of every layer, see :class:`KANLinear`.
+        base_activation, grid_eps, grid_range, enable_standalone_scale_spline: likewise.
+        bias, kernel, generator, device, dtype: likewise.
 
     Raises:
         ValueError: if an argument is out of its range.
