@@ -47,8 +47,7 @@ def seconds(case: Case) -> float:
 _NOTE = (
     "Numbers of the papers are transcribed in benchmarks/papers/published.csv with equation, table and row. The status is "
     "computed from the rows by the rule of each experiment, last table. The effort *reduced* has fewer seeds, grids and steps "
-    "than the "
-    "papers; *full* has theirs where they are known."
+    "than the papers; *full* has theirs where they are known."
 )
 
 KIND = Kind(

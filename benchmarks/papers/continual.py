@@ -58,8 +58,7 @@ EXPERIMENT = Experiment(
     about="A KAN that is shown five Gaussian peaks one after the other keeps the earlier ones, an MLP forgets them.",
     method="Peaks exp(-300 (x - c)^2) with 100 samples each, L-BFGS on each alone. The claim rests on local splines: it is "
     "measured with the coefficients alone trained, as in pykan's example, with the scale and the base activation trained too, "
-    "and "
-    "with a hidden layer.",
+    "and with a hidden layer.",
     rule="keeps: the RMSE on the first four peaks after the last is at most a tenth of their deviation; forgets: at least "
     "half; "
     "reproduced: as the paper says; ordering only: between the two; not: otherwise, or if a peak is not learnt at all.",

@@ -79,11 +79,9 @@ EXPERIMENT = Experiment(
     about="A network trained with sparsity prunes to the structure of the function, and its edges become the formula.",
     method="L-BFGS with L1 and entropy of the samples, edges below an importance cut, nodes without edges removed, refitted "
     "without a penalty, edges named. One network a seed, none chosen by hand; pykan's auto_symbolic names the edges of the "
-    "same "
-    "pruned network.",
+    "same pruned network.",
     rule="reproduced: in more than half of the seeds; ordering only: in some; not: in none. A formula holds if its RMSE at "
-    "test "
-    "samples is at most 1 % of the targets' deviation.",
+    "test samples is at most 1 % of the targets' deviation.",
     seeds={"tiny": 1, "reduced": 3, "full": 10},
     runs=runs,
     train="benchmarks.papers.runs.interpretability:train",

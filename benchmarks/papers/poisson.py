@@ -67,8 +67,7 @@ EXPERIMENT = Experiment(
     paper="KAN paper (arXiv 2404.19756)",
     place="section 3.4",
     about="A KAN of width 10 solves a Poisson equation with a mean squared error near 1e-7, an MLP of 4 layers of width 100 "
-    "near "
-    "1e-5.",
+    "near 1e-5.",
     method="u = sin(pi x) sin(pi y^2) on the square, the equation's residual weighted by 0.01 beside the boundary's values, "
     "L-BFGS; the error is taken on a mesh of 51 x 51. All KANs start from the same weights. A declared limit of time ends a "
     "run with the error that it has.",

@@ -166,8 +166,7 @@ EXPERIMENT = Experiment(
     "parameters outnumber samples; that of MLPs falls more slowly.",
     method="One network refined stage by stage; every ingredient of the recipe is left out in turn: grid updates at every "
     "stage (as pykan computes them; with the function kept; none), the best of several starts, and pykan's own fit and refine "
-    "from "
-    "the same start. Slopes are those of starts that found the function.",
+    "from the same start. Slopes are those of starts that found the function.",
     rule="reproduced: most starts found the function and the mean slope is at most 0.5 above the paper's; ordering only: the "
     "slope is below -1 with all of its 95 % interval over seeds; not: otherwise.",
     seeds={"tiny": 1, "reduced": 3, "full": 5},

@@ -75,8 +75,7 @@ EXPERIMENT = Experiment(
     about="A KAN of the best shape found has a lower test error on 15 special functions than the best of the MLPs.",
     method="The paper's best shape, refined stage by stage with L-BFGS, against MLPs of width 5 and 100 with as many steps; "
     "the stage is chosen on validation samples, the paper's figure is the lowest on its test samples. Ranges of the variables "
-    "are "
-    "this project's: the paper's text gives none.",
+    "are this project's: the paper's text gives none.",
     rule="reproduced: the KAN's lowest RMSE over seeds is below the lowest of all MLPs, and at most 3 times the paper's; "
     "ordering only: below the MLPs'; not: otherwise.",
     seeds={"tiny": 1, "reduced": 3, "full": 5},

@@ -34,8 +34,7 @@ def of_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
             name,
             "Test RMSE of one network refined stage by stage, over grid size and over parameters, for the whole recipe and "
             "with each ingredient left out; thin lines are seeds, a thick one is their median. Dashed: slopes of -3 and -4. "
-            "Starts "
-            f"that found no fit stay near the targets' deviation. Setting: {group.setting}.",
+            f"Starts that found no fit stay near the targets' deviation. Setting: {group.setting}.",
         )
 
 

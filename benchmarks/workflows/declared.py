@@ -68,8 +68,7 @@ WORKFLOWS = (
     Workflow(
         name="tutorial",
         about="pykan's first tutorial whole: [2,5,1], 50 steps of L-BFGS with a penalty and grid updates, prune, 50 steps, "
-        "refine "
-        "to 10 intervals, 50 steps, edges named, 50 steps; each package by its own functions",
+        "refine to 10 intervals, 50 steps, edges named, 50 steps; each package by its own functions",
         quantity="test RMSE of the formula over the deviation",
         target=1e-2,
         limit_s=600,

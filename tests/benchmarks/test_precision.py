@@ -99,12 +99,14 @@ def test_a_gpu_without_such_products_is_unsupported(matmul: Matmul, monkeypatch:
 def test_the_products_of_a_gpu_are_what_torch_and_our_kernels_are_told(
     matmul: Matmul, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("triton", reason="triton is not installed: there are no kernels to tell")
+    from efficient_kan.kernels.cuda import tiles
+
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for before in ("high", "highest"):
         torch.set_float32_matmul_precision(before)
         precision.choose(POINT.model_copy(update={"device": "cuda:0", "matmul": matmul}))
         assert torch.get_float32_matmul_precision() == chosen
-        tiles = pytest.importorskip("efficient_kan.kernels.cuda.tiles")
         assert tiles.precision(torch.float32) == ("tf32" if matmul == "tf32" else "ieee")
 
 

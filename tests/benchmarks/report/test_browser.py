@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-pytest.importorskip("playwright")
+pytest.importorskip("playwright", reason="playwright is in the group browser: nox -s browser installs it")
 from tests.benchmarks.report import chromium
 
 pytestmark = [

@@ -156,6 +156,8 @@ def test_pykans_own_fit_is_followed() -> None:
     losses = torch.tensor([record.train_loss for record in trained.history], dtype=torch.float64).sqrt()
     theirs = torch.tensor([float(value) for value in found["train_loss"]], dtype=torch.float64)
     torch.testing.assert_close(losses[:2], theirs[:2], rtol=1e-6, atol=0)
+    # Each step is twenty iterations with line searches, which amplify the rounding of the steps before: pykan parts from itself
+    # likewise when its samples are reordered (test_training_runs.py).
     torch.testing.assert_close(losses, theirs, rtol=1e-2, atol=0)
 
 
