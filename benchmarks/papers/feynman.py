@@ -82,7 +82,8 @@ EXPERIMENT = Experiment(
     method="As the special functions, with the shapes of the table given: nothing is pruned here. Ranges of the variables are "
     "this project's: the paper's text gives none.",
     rule="reproduced: the pruned shape's lowest RMSE stands to the MLPs' in the paper's order, and both are at most 3 times "
-    "the paper's; ordering only: in the paper's order; not: otherwise. All: the paper's mean ratio lies in the interval of ours.",
+    "the paper's; ordering only: in the paper's order; not: otherwise. All: the paper's mean ratio lies in the interval of "
+    "ours.",
     seeds={"tiny": 1, "reduced": 2, "full": 3},
     runs=runs,
     train="benchmarks.papers.runs.regression:train",
