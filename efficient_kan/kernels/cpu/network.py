@@ -57,8 +57,8 @@ class _Scratch(NamedTuple):
     """Of a network at so many samples."""
 
     layouts: tuple[tuple[int, ...], ...]
-    statistics: tuple[int, ...]  # where those of layers start, in one tensor; at last the penalty's total
-    hidden: tuple[int, ...]  # the same of outputs of layers but the last; at last how many numbers
+    statistics: tuple[int, ...]  # where those of layers start, in one tensor; the last entry is the penalty's total
+    hidden: tuple[int, ...]  # where outputs of layers but the last start; the last entry is how many numbers there are
     length: int  # of scratch memory, in numbers
 
 
