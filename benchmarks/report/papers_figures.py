@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     functions = list(dict.fromkeys(frame["function"]))
     models = list(dict.fromkeys(frame["model"]))
     chosen = _looks(models)
-    figure = Figure(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
     grid = figure.subplots(2, len(functions), squeeze=False)
     for column, function in zip(grid.T, functions, strict=True):
         part = frame[(frame["function"] == function) & frame["test"].notna()]
@@ -69,7 +70,7 @@ def draw(frame: pd.DataFrame) -> Figure:
                 _slopes(axes, shown)
             axes.set_xlabel("grid size" if x == "grid" else "parameters")
             if not shown.empty:
-                log_axis(axes, "x")
+                log_axis(axes, "x", _powers(shown[x]))
                 log_axis(axes, "y")
         column[0].set_title(function)
     for axes in grid[:, 0]:
@@ -80,6 +81,13 @@ def draw(frame: pd.DataFrame) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def _powers(values: pd.Series[Any]) -> list[float] | None:
+    """Powers of ten alone, where there are two: a panel is narrow. Else None."""
+    low, high = (math.log10(float(value)) for value in (values.min(), values.max()))
+    found = [10.0**power for power in range(math.floor(low), math.ceil(high) + 1) if low - 0.1 <= power <= high + 0.1]
+    return found if len(found) > 1 else None
 
 
 def _slopes(axes: Any, shown: pd.DataFrame) -> None:
@@ -96,5 +104,6 @@ def _slopes(axes: Any, shown: pd.DataFrame) -> None:
 
 def _looks(models: list[str]) -> dict[str, Look]:
     known = looks(list(_LOOKS.values()))
-    spare = iter(SPARE)
+    taken = {look.colour for look in known.values()}
+    spare = iter([look for look in SPARE if look.colour not in taken])
     return {model: known[_LOOKS[model]] if model in _LOOKS else next(spare) for model in models}

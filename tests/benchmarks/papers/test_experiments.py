@@ -121,7 +121,9 @@ def curve(power: float, stuck: bool = False, name: str = "efficient_kan", model:
     ("powers", "stuck", "status"),
     [
         ((-3.0, -2.9, -2.8), 0, "reproduced"),
-        ((-3.0, -2.9, -2.8), 1, "reproduced"),  # of the two that found the function
+        ((-3.1, -3.0, -2.99), 1, "reproduced"),  # of the two that found the function
+        ((-3.0, -2.9, -2.8), 1, "ordering only"),  # two starts this far apart leave an interval that reaches above -2.5
+        ((-4.5, -3.0, -1.5), 0, "not"),  # an interval so wide shows nothing, though its middle is the paper's slope
         ((-3.0, -2.9, -2.8), 2, "ordering only"),
         ((-3.0, -2.9, -2.8), 3, "not"),
         ((-1.7, -1.6, -1.8), 0, "ordering only"),
