@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.dev.bars --native`` prints a line for each network, grid, order and batch: the ratios of inference,
 forward and backward, a step of Adam and backpropagation through a recurrent loop. All are measured in this process,
-interleaved, as the processor's time: waiting for a busy machine does not count.
+interleaved: with one thread as the processor's time, in which waiting for a busy machine does not count; with several by the
+wall clock, on an idle machine, since the processor's time counts the threads that spin while they wait for work.
 """
 
 from __future__ import annotations
@@ -130,10 +131,11 @@ def ratios(ours: Call, opponents: list[Call]) -> list[stats.Interval]:
 
 
 def _seconds(call: Call, loops: int) -> float:
-    start = time.process_time()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     for _ in range(loops):
         call()
-    return (time.process_time() - start) / loops
+    return (clock() - start) / loops
 
 
 def report() -> None:
