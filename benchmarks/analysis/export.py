@@ -107,7 +107,8 @@ def _params(row: Row, series: SpeedSeries) -> dict[str, Any]:
 
 def _extra_info(row: Row, series: SpeedSeries) -> dict[str, Any]:
     fields = row.model_dump(
-        mode="json", include={"case_key", "run_id", "env_id", "machine", "commit", "versions", "division", "parameter_count"}
+        mode="json",
+        include={"case_key", "run_id", "env_id", "machine", "commit", "versions", "division", "parameter_count", "algorithm"},
     )
     gate = None if row.gate is None else {"passed": row.gate.passed, "rule": row.gate.rule}
     return fields | {

@@ -13,6 +13,7 @@ from torch import nn
 from benchmarks.measure import gate, gpu, graphs, speed, workload
 from benchmarks.schema.cases import Case, Mode
 from benchmarks.schema.rows import Outcome, SpeedSeries
+from efficient_kan import KAN, kernels
 from reference.arm import Arm, get_arm
 
 
@@ -38,7 +39,8 @@ def measure(case: Case) -> Outcome:
         del standard
         gc.collect()
         gc.freeze()  # so that the collections between the samples look at what the calls made, not at all of both networks
-    found = Outcome(status="ok", parameter_count=count, gate=own)
+    algorithm = kernels.algorithm(module, data.x.shape[0]) if isinstance(module, KAN) else ""
+    found = Outcome(status="ok", parameter_count=count, gate=own, algorithm=algorithm)
     sides = (arm, module), (baseline, other)
     if not workload.on_gpu(case.point):
         return found.model_copy(update={"speed": tuple(_timed(case, *calls) for calls in _calls(case, *sides, (data,)))})

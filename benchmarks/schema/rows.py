@@ -251,6 +251,11 @@ class Outcome(Record):
     reason: str = Field(default="", description="why, if the status is not ok; never empty then")
     parameter_count: int | None = Field(default=None, description="trainable parameters of the arm's network")
     gate: Gate | None = None
+    algorithm: str = Field(
+        default="",
+        exclude_if=_nothing,
+        description="what computed the timed arm's network where that is chosen by shape: `efficient_kan.kernels.algorithm`",
+    )
     speed: tuple[SpeedSeries, ...] = ()
     gpu: GpuTiming | None = Field(default=None, exclude_if=lambda gpu: gpu is None, description="how it was timed on a GPU")
     memory: tuple[MemorySeries, ...] = ()

@@ -44,6 +44,22 @@ def test_a_right_arm_passes_and_is_timed() -> None:
     assert all(len(series.arm_ns) == 4 for series in outcome.speed)
 
 
+@pytest.mark.parametrize(
+    ("arm", "layers", "algorithm"),
+    [
+        ("efficient_kan", (2, 5, 1), "by_sample"),
+        ("efficient_kan", (300, 300), "by_span"),
+        ("efficient_kan[native]", (2, 5, 1), "native"),
+        ("cox_de_boor", (2, 5, 1), ""),
+    ],
+)
+def test_a_row_says_which_algorithm_was_timed(arm: str, layers: tuple[int, ...], algorithm: str) -> None:
+    point = TINY.model_copy(update={"layers": layers, "batch": 64, "dtype": "float32"})
+    outcome = measure(Job(case=speed_case(arm, point=point)))
+    assert (outcome.status, outcome.algorithm) == ("ok", algorithm)
+    assert ("algorithm" in outcome.model_dump()) == bool(algorithm)
+
+
 def test_a_planted_wrong_arm_fails_the_gate_and_is_not_timed() -> None:
     outcome = measure(Job(case=speed_case("wrong")))
     assert outcome.status == "gate_failed"
