@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
 from benchmarks.kinds import get_kind
-from benchmarks.run import archive, forecast, limits, merge, runner, usage
+from benchmarks.run import archive, forecast, limits, merge, runner, submission, usage
 from benchmarks.run.history import History
 from benchmarks.run.interrupt import Terminated, heeding_sigterm
 from benchmarks.run.plugins import load_plugin
@@ -237,16 +237,22 @@ def _line(row: Row) -> str:
 
 @app.command(name="merge")
 @usage.refusing
-def merge_parts(out: Path) -> None:
-    """Add to OUT the rows that `run --part` left in OUT/parts, each case once; measure nothing.
+def merge_parts(out: Path, *, file: Path | None = None) -> None:
+    """Add to OUT the rows that `run --part` left in OUT/parts, or those of a FILE, each case once; measure nothing.
 
     Nothing is removed from OUT/parts, and merging twice adds nothing twice: merge while jobs are running, and again at the end.
 
     Parameters
     ----------
     out
-        Folder that the parts were measured into.
+        Folder that the parts were measured into; with a FILE, that of its machine, such as reports/cpu-8core.
+    file
+        What `pack` wrote on another machine.
     """
+    if file is not None:
+        done = submission.take(file, out)
+        print(f"{out}: {done.added} rows added from {file}, {done.known} were there, {done.left} left out, since others count")
+        return
     done = merge.merge(out)
     print(
         f"{out}: {done.added} rows added from {done.jobs} jobs, {done.known} were there, {done.left} left in {merge.PARTS}/, "
@@ -260,6 +266,21 @@ def merge_parts(out: Path) -> None:
     if len(done.machines) > 1:
         names = "; ".join(sorted(done.machines))
         _say([f"the jobs ran on different machines, whose rows are never compared with one another: {names}"])
+
+
+@app.command(name="pack")
+@usage.refusing
+def pack_report(file: Path, *, out: Path) -> None:
+    """Write every row of OUT, the report of one machine, to one FILE, to be merged elsewhere; measure nothing.
+
+    Parameters
+    ----------
+    file
+        A new file called *.jsonl.xz.
+    out
+        Folder of the report.
+    """
+    print(f"{file}: {submission.pack(out, file)} rows of {out}")
 
 
 @app.command(name="rows")

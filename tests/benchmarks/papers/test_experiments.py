@@ -197,6 +197,22 @@ def test_feynman_rows_are_judged_by_the_order_of_pruned_shape_and_mlp() -> None:
     assert lines["all"].values["ours"] == pytest.approx(np.exp(np.mean(np.log(ours))))
 
 
+@pytest.mark.parametrize(("scatter", "status"), [(1.05, "reproduced"), (500.0, "ordering only")])
+def test_the_mean_of_feynman_rows_is_reproduced_by_a_narrow_interval_alone(scatter: float, status: str) -> None:
+    papers_own = {
+        row: (published.value("feynman", row, "pruned"), published.value("feynman", row, "MLP"))
+        for row in published.rows("feynman")
+    }
+    known = {row: pruned / mlp for row, (pruned, mlp) in papers_own.items() if pruned is not None and mlp is not None}
+    mean = float(np.exp(np.mean(np.log(list(known.values())))))
+    planted = {
+        row: {"human": [1.0], "pruned": [mean * scatter ** (1 if place % 2 else -1)], "MLP a": [1.0]}
+        for place, row in enumerate(known)
+    }
+    *_, of_all = papers.get_experiment("feynman").judge(results(planted))
+    assert (of_all.row, of_all.status) == ("all", status)
+
+
 def part(model: str, **values: object) -> Result:
     """A result of that model."""
     return Result(Run("row", model, "efficient_kan", (2, 1), 10, told={}), "ok", values)
