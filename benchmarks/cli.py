@@ -43,12 +43,21 @@ _EVERYTHING = Selection()
 
 @app.command
 @usage.refusing
-def plan(selection: Selection = _EVERYTHING) -> None:
-    """Print the cases with predicted peak memory and time; run nothing."""
+def plan(selection: Selection = _EVERYTHING, *, out: Path | None = None) -> None:
+    """Print the cases with predicted peak memory and time; run nothing.
+
+    Parameters
+    ----------
+    out
+        Folder of a run: of which cases it holds rows is counted, and only the others are printed.
+    """
     selected = selection.resolve()
     preset, cases = selected.preset, selected.cases
     _say(selected.notes)
     print(f"preset {preset.name}: {preset.about}")
+    if out is not None:
+        every, cases = cases, runner.pending(cases, merge.statuses(out), retry=False, plugin=selected.plugin)
+        print(f"{len(every) - len(cases)} of {len(every)} cases have a row in {out}, which a run keeps; the others:")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
     expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None, History.stored())

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efficient_kan import _distribution
+from efficient_kan import _namesakes
 
 # Every module imports this one. In a package neither dataclasses nor kernels, which are loaded by name, find their modules.
 if "__torch_package__" in globals():
     raise ImportError("torch.package: efficient_kan cannot be interned; use exporter.extern('efficient_kan.**') and install it")
-_distribution.warn_of_clash()  # here, since the package's own __init__ may be that of the other distribution
+_namesakes.warn_of_clash()  # here, since the package's own __init__ may be that of the other distribution
 
 
 def require(condition: bool, name: str, expected: str, got: object) -> None:

@@ -128,7 +128,9 @@ def test_parts_that_are_run_and_merged_are_the_plan_each_case_once(
     assert "6 rows added from 2 jobs, 0 were there" in said("merge", str(out))
     assert said(*plan) == "6 ok"
     assert len(measured) == len(set(measured)) == 6
+    assert "6 of 6 cases have a row in" in said("plan", *plan[1:])
     alone = tmp_path / "alone"
+    assert "0 of 6 cases have a row in" in said("plan", *plan[1:-1], str(alone))
     assert said(*plan[:-1], str(alone)) == "6 ok"
     merged, whole = ([row.case_key for row in results.load_rows(folder)] for folder in (out, alone))
     assert sorted(merged) == sorted(whole)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from efficient_kan import _distribution
+from efficient_kan import _namesakes
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def test_distributions_of_the_same_package_are_found(
     info: str, files: dict[str, str], expected: list[str], tmp_path: Path
 ) -> None:
     install(tmp_path, info, **files)
-    assert _distribution.clashing([str(tmp_path), str(tmp_path), str(tmp_path / "nothing"), __file__]) == expected
+    assert _namesakes.clashing([str(tmp_path), str(tmp_path), str(tmp_path / "nothing"), __file__]) == expected
 
 
 def test_a_clash_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +60,11 @@ def test_a_clash_is_told_with_the_way_out(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     message = r"efficient-kan install a package of this name.*pip uninstall efficient-kan efficient-kan-bench"
     with pytest.warns(UserWarning, match=message):
-        _distribution.warn_of_clash()
+        _namesakes.warn_of_clash()
     monkeypatch.setattr(sys, "path", ["", str(ROOT)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _distribution.warn_of_clash()
+        _namesakes.warn_of_clash()
 
 
 def test_an_import_tells_once(tmp_path: Path) -> None:
