@@ -57,6 +57,11 @@ def seconds(case: Case) -> float:
     return predict.gate_seconds(case) + sum(predict.pair_seconds(case, mode, both) for mode in case.modes)
 
 
+def group(case: Case, name: str) -> tuple[object, ...]:
+    """How often and how long is compared among cases of one arm at one point: slow arms are timed less often, see `Slow`."""
+    return (case.arm, case.baseline, case.penalty, case.point) if name in CONDITIONS[1:] else ()
+
+
 def timed_kind(**own: Any) -> Kind:
     """Return a kind that times calls in pairs behind the gate, with the fields of its own."""
     shared: dict[str, Any] = {
@@ -70,6 +75,7 @@ def timed_kind(**own: Any) -> Kind:
         "peak_bytes": predict.peak_bytes,
         "joined": True,
         "conditions": CONDITIONS,
+        "group": group,
         "part": "speed",
         "compared": "time ratio",
     }

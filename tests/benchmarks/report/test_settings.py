@@ -202,6 +202,17 @@ def test_times_in_other_blocks_stand_apart_with_the_memory_beside_both(
     assert set(both["T8"]["setting"]) == set(alone["T8"]["setting"])
 
 
+def test_an_arm_that_is_timed_less_often_stands_beside_the_others(
+    run: Any, speed_case: Any, times: Any, tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    run.add(speed_case("cox_de_boor"), speed=times(2.0))
+    run.add(speed_case("pykan[default]").model_copy(update={"blocks": 7, "budget_s": 9.0}), speed=times(300.0))
+    summary = frames(run.write(tmp_path))["T1"]
+    assert set(summary["setting"]) == {"cpu, float32, 1 thread"}
+    assert list(summary.loc[summary["arm"] == "pykan[default]", "step_verdict"]) == ["slower"]
+
+
 def test_processes_that_ran_another_source_or_version_are_not_averaged(
     run: Any, speed_case: Any, times: Any, tmp_path: Path
 ) -> None:
