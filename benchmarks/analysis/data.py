@@ -187,13 +187,13 @@ def _named_apart(frame: pd.DataFrame) -> pd.DataFrame:
 def machines(data: Data) -> list[str]:
     """The machines that rows were measured on, each with its kinds of processor and the number of machines of that name.
 
-    Kinds and numbers are named as far as they were recorded, and a number of one is not.
+    Kinds and numbers are named as far as they were recorded; a number of one is not, nor a kind that the name holds.
     """
     processors: dict[str, set[str]] = {}
     hosts: dict[str, set[str]] = {}
     for row in data.rows:
         _, kind = place(row, data.environments)
-        processors.setdefault(row.machine, set()).update([kind] if kind else [])
+        processors.setdefault(row.machine, set()).update([kind] if kind and kind not in row.machine else [])
         hosts.setdefault(row.machine, set()).update([known] if (known := host(row, data.environments)) else [])
     found = []
     for machine in sorted(processors):

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,19 @@ import pandas as pd
 from benchmarks import kinds
 from benchmarks.analysis import data as stored
 from benchmarks.kinds.kind import resolved
-from benchmarks.report import figures, findings, gpu, html, machines, page, provenance, reproducibility, sparsity, tables
+from benchmarks.report import (
+    figures,
+    findings,
+    gpu,
+    headlines,
+    html,
+    machines,
+    page,
+    provenance,
+    reproducibility,
+    sparsity,
+    tables,
+)
 from benchmarks.report.ids import table_id
 
 _MANIFEST = "rendered.json"
@@ -66,7 +79,8 @@ def _one(out: Path) -> html.Part:
             table.save(aside / "tables")
         drawn = [*figures.draw_all(data, studies, aside / "figures"), *gpu.figures(out, aside / "figures")]
         sources = provenance.write(data, full, drawn, aside)
-        part = html.Part("", data, studies, findings.findings(made), list(sources.values()))
+        first, found = headlines.headlines(made), findings.findings(made)
+        part = html.Part("", data, studies, first, found, list(sources.values()))
         texts = {
             "README.md": page.page(data, studies, made, drawn, sources, gpu.text(out)),
             "REPRODUCIBILITY.md": reproducibility.reproducibility(data, sources.values()),
@@ -74,7 +88,7 @@ def _one(out: Path) -> html.Part:
         }
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
-    return html.Part(out.name, data, studies, part.findings, part.sources)
+    return replace(part, folder=out.name)
 
 
 def _without_rows(out: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.analysis.data import BASELINE, POINT, Data
 from benchmarks.report import sparsity
-from benchmarks.report.cells import code, number
+from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.ids import table_id
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES
@@ -18,19 +19,20 @@ from benchmarks.report.tables import Table
 _VERDICTS = ("slower", "within noise", "faster")
 
 
-def findings(tables: Mapping[str, Table]) -> str:
-    """Return the findings as a Markdown list, those with intervals first."""
-    lines = [
-        *_centre(tables["summary"].frame),
-        *_overall(tables["overall"].frame),
-        *_penalties(tables["penalty_cost"].frame),
-        *(line for name, table in tables.items() if name.partition("-")[0] == "sparsity_verdict" for line in _job(table)),
-        *_images(tables["images"].frame),
-        *_named(tables["simulated"].frame),
-        *_frontier(tables["frontier"].frame),
-        *_equivalence(tables["equivalence"].frame),
-    ]
-    return "\n".join(f"- {line}" for line in lines)
+def findings(tables: Mapping[str, Table]) -> dict[str, str]:
+    """Return the findings in Markdown by what they are about, those with intervals first."""
+    listed: dict[str, list[str]] = {
+        "Times and memory": [*_centre(tables["summary"].frame), *_overall(tables["overall"].frame)],
+        "Penalties": [*_penalties(tables["penalty_cost"].frame)],
+        "L1 on the weights or the samples": [
+            line for name, table in tables.items() if name.partition("-")[0] == "sparsity_verdict" for line in _job(table)
+        ],
+        "Memory without computing": [*_named(tables["simulated"].frame), *_frontier(tables["frontier"].frame)],
+        "Equivalence": [*_equivalence(tables["equivalence"].frame)],
+    }
+    found = {about: "\n".join(f"- {line}" for line in lines) for about, lines in listed.items() if lines}
+    heads = _images(tables["images"].frame)
+    return found | ({"KAN heads on images": heads} if heads else {})
 
 
 def overall(data: Data) -> Table:
@@ -175,37 +177,41 @@ def _job(table: Table) -> Iterator[str]:
     yield "\n  - ".join(lines)
 
 
-def _images(frame: pd.DataFrame) -> Iterator[str]:
-    """The accuracy of a KAN head, and of a linear one, minus that of an MLP with the KAN's parameters, by preparation."""
+def _images(frame: pd.DataFrame) -> str:
+    """A table of the accuracy of a KAN head, and of a linear one, minus that of an MLP of as many parameters; '' if none."""
     if frame.empty:
-        return
-    keys = ["setting", "data", "task", "fold", "scope", "backbone"]
-    compared = frame[(frame["penalty"] == "none") & frame["over_mlp"].notna()]
+        return ""
+    compared = frame[(frame["penalty"] == "none") & frame["over_mlp"].notna() & frame["head"].isin(["kan", "linear"])]
+    keys = ["setting", "data", "fold", "scope", "backbone", "preparation"]
+    lines: list[dict[str, str]] = []
     for key, part in compared.groupby(keys, sort=False):
-        setting, data, _, fold, scope, backbone = key
-        backbone = f"{backbone}; {setting}" if frame["setting"].nunique() > 1 else backbone
-        kan, linear = (part[part["head"] == head] for head in ("kan", "linear"))
-        if kan.empty:
+        setting, data, fold, scope, backbone, preparation = map(str, key)
+        heads = {str(record["head"]): {str(k): v for k, v in record.items()} for record in part.to_dict("records")}
+        if "kan" not in heads:
             continue
-        beside = ""
-        if not linear.empty:
-            sizes = (f"{own['head_parameters'].max():,.0f}" for own in (linear, kan))
-            beside = ". A linear head, of {} parameters instead of {}, differs from the MLP by: ".format(*sizes)
-            beside += "; ".join(_differences(linear))
-        trained = "alone, on frozen features" if scope == "frozen" else "with the whole network"
-        yield (
-            f"On `{data}`, fold {fold}, a KAN head trained {trained} ({backbone}) has an accuracy that differs from that of an "
-            f"MLP of as many parameters by, in points (95 % over seeds), by preparation: {'; '.join(_differences(kan))}{beside}"
-            f". {_table('images')}"
+        several = {"setting": setting} if compared["setting"].nunique() > 1 else {}
+        lines.append(
+            several
+            | {"data, fold": f"`{data}`, {fold}", "backbone": backbone}
+            | {"trained": "the head alone" if scope == "frozen" else "all", "preparation": preparation.replace("_", " ")}
+            | {f"{head} - MLP": _difference(heads.get(head)) for head in ("kan", "linear")}
+            | {"parameters": " / ".join(f"{heads[one]['head_parameters']:,.0f}" for one in ("kan", "linear") if one in heads)}
         )
+    if not lines:
+        return ""
+    shown = markdown({heading: [line[heading] for line in lines] for heading in lines[0]})
+    return (
+        "Accuracy in points (95 % over seeds) minus that of an MLP with as many parameters as the KAN head; parameters are "
+        f"those of the KAN and of the linear head. {_table('images')}\n\n{shown}"
+    )
 
 
-def _differences(part: pd.DataFrame) -> Iterator[str]:
-    """'batch +0.05 (-0.60 to +0.71)' for each preparation: points of accuracy above that of the MLP."""
-    for record in part.to_dict("records"):
-        value, low, high = (f"{100 * record[name]:+.2f}" for name in ("over_mlp", "over_mlp_low", "over_mlp_high"))
-        ends = f"{low} to {high}" if math.isfinite(record["over_mlp_high"]) else "one seed"
-        yield f"{str(record['preparation']).replace('_', ' ')} {value} ({ends})"
+def _difference(record: Mapping[str, Any] | None) -> str:
+    """'+0.05 (-0.60 to +0.71)': points of accuracy above that of the MLP."""
+    if record is None:
+        return "–"
+    value, low, high = (f"{100 * float(record[name]):+.2f}" for name in ("over_mlp", "over_mlp_low", "over_mlp_high"))
+    return f"{value} ({low} to {high})" if math.isfinite(float(record["over_mlp_high"])) else f"{value} (one seed)"
 
 
 def _named(frame: pd.DataFrame) -> Iterator[str]:

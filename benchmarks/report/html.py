@@ -16,15 +16,18 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from benchmarks.analysis.data import Data, machines
+from benchmarks.report.headlines import Headline
+from benchmarks.report.ids import table_id
 from benchmarks.report.provenance import Source
 from benchmarks.report.sparsity import Study
+from benchmarks.report.strip import picture
 from benchmarks.report.style import looks
 from benchmarks.report.views import View, views
 
 _WEB = Path(__file__).parent / "web"
 _KEPT = ("status", "reason", "pairs", "processes", "case_key", "run_id", "env_id")
 _DIGITS = 6
-_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 # Colours that vanish on a dark page, and what stands for them there.
 _ON_DARK = {
     "#000000": "#f2f2f2",
@@ -40,12 +43,16 @@ _ON_DARK = {
 
 @dataclass(frozen=True)
 class Part:
-    """One report on the page: its folder relative to the page ('' for the page's own), rows, studies, sentences and sources."""
+    """One report on the page: its folder relative to the page ('' for the page's own), rows, studies, results and sources.
+
+    `findings` are in Markdown, by what they are about.
+    """
 
     folder: str
     data: Data
     studies: Sequence[Study]
-    findings: str
+    headlines: Sequence[Headline]
+    findings: Mapping[str, str]
     sources: Sequence[Source]
 
 
@@ -53,7 +60,8 @@ def index(parts: Sequence[Part], title: str) -> str:
     """Return the page over `parts`; equal rows give an equal page."""
     texts = {
         "title": html.escape(title),
-        "intro": "\n".join(map(_intro, parts)),
+        "first": "\n".join(map(_first, parts)),
+        "findings": "\n".join(map(_findings, parts)),
         "citations": "\n".join(map(_citations, parts)),
         "style": (_WEB / "style.css").read_text(encoding="utf-8"),
         "script": (_WEB / "app.js").read_text(encoding="utf-8"),
@@ -140,13 +148,31 @@ def _rounded(value: float) -> float | int | None:
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def _intro(part: Part) -> str:
+def _first(part: Part) -> str:
     counts = part.data.cases["status"].value_counts()
     where = "; ".join(machines(part.data))
     only = " <strong>CPU only: no GPU was measured.</strong>" if set(part.data.cases["device"]) == {"cpu"} else ""
-    heading = f"<h2>{html.escape(part.folder)}</h2>" if part.folder else "<h2>Findings</h2>"
+    heading = f"<h2>{html.escape(part.folder)}</h2>\n" if part.folder else ""
+    cards = "\n".join(_card(headline, _prefix(part)) for headline in part.headlines)
     cases = f"{len(part.data.cases):,} cases, {counts.get('ok', 0):,} of them ok."
-    return f"{heading}\n<p>{html.escape(where)}. {cases}{only}</p>\n{_html(part.findings, _prefix(part))}"
+    return f'{heading}<div class="strip">\n{cards}\n</div>\n<p>{html.escape(where)}. {cases}{only}</p>'
+
+
+def _card(headline: Headline, prefix: str) -> str:
+    source = f"[{table_id(headline.table)}](tables/{headline.table}.md)"
+    sentence = _html(f"{headline.sentence} {source}", prefix, inline=True)
+    return (
+        f'<figure class="card"><h3>{html.escape(headline.heading)}</h3>{picture(headline)}'
+        f"<figcaption>{sentence}</figcaption></figure>"
+    )
+
+
+def _findings(part: Part) -> str:
+    of = f" on {html.escape(part.folder)}" if part.folder else ""
+    return "\n".join(
+        f"<details><summary>{html.escape(about)}{of}</summary>\n{_html(text, _prefix(part))}</details>"
+        for about, text in part.findings.items()
+    )
 
 
 def _prefix(part: Part) -> str:
@@ -166,10 +192,11 @@ def _citations(part: Part) -> str:
     rows = "\n".join(_citation(source, _prefix(part)) for source in part.sources)
     name = f"Figures and tables of {html.escape(part.folder)}" if part.folder else "Figures and tables"
     return (
+        f"<details><summary>{name}</summary>\n"
         f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table><caption>{name}</caption><thead><tr>'
         '<th scope="col">id</th><th scope="col">what it shows</th><th scope="col">files</th><th scope="col">rows</th>'
         '<th scope="col">SHA-256 of the rows</th><th scope="col">commit</th><th scope="col">environment</th></tr></thead>'
-        f"<tbody>\n{rows}\n</tbody></table></div>"
+        f"<tbody>\n{rows}\n</tbody></table></div></details>"
     )
 
 

@@ -64,8 +64,8 @@ def page(parts: Sequence[Part]) -> str:
         ),
     ]
     for part in parts:
-        heading = f"Findings on {part.folder}" if many else "Findings"
-        text += [f"## {heading}", _prefixed(part.findings, part.folder)]
+        first = "\n".join(f"- {headline.markdown()}" for headline in part.headlines)
+        text += [f"## In short, on {part.folder}" if many else "## In short", _prefixed(first, part.folder)]
         text += [_figure(part.folder, source) for source in _chosen(part.sources)]
         text.append(
             f"Every number above is computed from the rows in [{part.folder}/raw]({part.folder}/raw). "

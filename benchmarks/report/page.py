@@ -13,6 +13,7 @@ from benchmarks.report import gpu
 from benchmarks.report.cells import code, markdown, number
 from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
+from benchmarks.report.headlines import headlines
 from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
 from benchmarks.report.sparsity import Study
@@ -33,7 +34,10 @@ def page(
 
     `on_gpu` is what there is to say of a run of `gpu-run`, whose tables are shown if there was one.
     """
-    parts = ["# Benchmark report", _overview(data), "## Findings", findings(tables), _reading(data)]
+    first = "\n".join(f"- {headline.markdown()}" for headline in headlines(tables))
+    parts = ["# Benchmark report", *(["## In short", first] if first else []), _overview(data), "## Findings"]
+    parts += [f"### {about}\n\n{text}" for about, text in findings(tables).items()]
+    parts.append(_reading(data))
     parts += [_shown(tables[name], sources) for name in ("summary", "overall") if not tables[name].frame.empty]
     for section in _sections():
         shown = [entry for entry in figures if entry.section == section.figures]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmarks.schema.rows import SCHEMA_VERSION
 from benchmarks.study import penalties
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBERED = ("README.md", "docs/proven.md", "docs/l1.md")  # texts whose numbers are those of rows and files
 HOW_TO = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -43,13 +44,18 @@ def machines() -> list[Path]:
     return found
 
 
-def test_the_readmes_numbers_are_what_the_rows_say(machines: list[Path]) -> None:
-    assert filled(README, frames, ROOT) == README
+@pytest.mark.usefixtures("machines")
+def test_the_numbers_of_texts_are_what_the_rows_say() -> None:
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in NUMBERED}
+    of_report = cache(frames)  # made once for all texts
+    assert {name: filled(text, of_report, (ROOT / name).parent) for name, text in texts.items()} == texts
 
 
-def test_the_readme_has_no_number_from_nowhere() -> None:
-    assert unmarked(README) == []
-    assert unfounded(README, ROOT) == []
+@pytest.mark.parametrize("name", NUMBERED)
+def test_no_number_comes_from_nowhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert unmarked(text) == []
+    assert unfounded(text, ROOT) == []
 
 
 @pytest.mark.parametrize("which", ["smallest", pytest.param("all", marks=pytest.mark.slow)])

@@ -25,7 +25,7 @@ def section(page: str, heading: str) -> str:
 
 def test_findings_come_first_and_start_with_an_interval(rendered: Path) -> None:
     page = (rendered / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"\n## (.*)", page)[0] == "Findings"
+    assert re.findall(r"\n## (.*)", page)[:2] == ["In short", "Findings"]
     found = section(page, "Findings")
     summary = pd.read_csv(rendered / "tables" / "summary.csv").set_index("arm")
     for arm in ("pykan[default]", "pykan[speed]", "cox_de_boor"):
@@ -95,7 +95,8 @@ def test_the_range_names_the_points_of_its_ends(
     made = {name: tables.Table(name, pd.DataFrame(), {}) for name in absent}
     loaded = data.load(tmp_path)
     text = findings.findings(made | {"summary": tables.summary(loaded), "overall": findings.overall(loaded)})
-    assert "slower beyond the noise at 1, within it at 1, faster at 1, without a value at 0" in text
+    assert list(text) == ["Times and memory"]
+    assert "slower beyond the noise at 1, within it at 1, faster at 1, without a value at 0" in text["Times and memory"]
 
 
 def test_a_point_without_a_value_of_the_baseline_is_not_counted_against_the_arm_alone(
@@ -131,11 +132,12 @@ def test_a_linear_head_stands_beside_the_kan_with_its_size() -> None:
     shared |= {"preparation": "none", "penalty": "none", "over_mlp_low": -0.01, "over_mlp_high": 0.02}
     heads = (("linear", 0.005, 1290), ("mlp", math.nan, 44212), ("kan", 0.01, 44160))
     frame = pd.DataFrame([shared | {"head": h, "over_mlp": over, "head_parameters": size} for h, over, size in heads])
-    (sentence,) = findings._images(frame)
-    assert "by preparation: none +1.00 (-1.00 to +2.00). A linear head, of 1,290 parameters instead of 44,160" in sentence
-    assert "differs from the MLP by: none +0.50 (-1.00 to +2.00). [T12]" in sentence
-    (sentence,) = findings._images(frame[frame["head"] != "linear"])
-    assert "linear" not in sentence
+    cells_of = [cell.strip() for cell in findings._images(frame).splitlines()[-1].strip("|").split("|")]
+    assert cells_of[:4] == ["`digits`, 0", "ResNet-18", "the head alone", "none"]
+    assert cells_of[4:] == ["+1.00 (-1.00 to +2.00)", "+0.50 (-1.00 to +2.00)", "44,160 / 1,290"]
+    alone = findings._images(frame[frame["head"] != "linear"]).splitlines()[-1]
+    assert [cell.strip() for cell in alone.strip("|").split("|")][5:] == ["–", "44,160"]
+    assert findings._images(frame[frame["head"] != "kan"]) == ""
 
 
 @pytest.mark.usefixtures("_unpainted")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cli import _place, _recorded
+from benchmarks.cli import _place, _recorded, app
 from benchmarks.report import machines, render
+from benchmarks.run import archive, submission, usage
 from benchmarks.schema import environment
 from benchmarks.schema.cases import Case
 
@@ -42,11 +43,8 @@ def two(rendered_machines: Path, tmp_path: Path) -> Path:
 
 def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two: Path) -> None:
     page = (two / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"\n## (.*)", page) == ["Findings on cpu-2core", "Findings on nvidia-h100"]
-    assert [text for text in ("**3.00 times**", "**5.00 times**", "**4.00 times**", "**9.00 times**") if text in page] == [
-        "**3.00 times**",
-        "**5.00 times**",
-    ]
+    assert re.findall(r"\n## (.*)", page) == ["In short, on cpu-2core", "In short, on nvidia-h100"]
+    assert re.findall(r"`pykan\[speed\]` \*\*([\d.]+) .*?\*\* times as long", page) == ["3.00", "5.00"]
     for name in ("cpu-2core", "nvidia-h100"):
         assert (two / name / "README.md").is_file()
     assert not (two / "smoke" / "README.md").exists()
@@ -121,3 +119,49 @@ def test_commands_are_recorded_without_the_paths_of_one_machine() -> None:
     ]  # fmt: skip
     given = ["run", "--out=/a/b", "--plugin", "/a/mine.py", "--preset=/a/own.toml", "--batch", "8,16", "--retry"]
     assert _recorded(given) == ["run", "--plugin", "mine.py", "--preset=own.toml", "--batch", "8,16", "--retry"]
+
+
+def test_a_report_travels_as_one_file_and_stands_beside_the_others(two: Path, tmp_path: Path) -> None:
+    elsewhere, file = tmp_path / "elsewhere", tmp_path / "h100.jsonl.xz"
+    shutil.move(two / "nvidia-h100", elsewhere)
+    for words in (["pack", str(file), "--out", str(elsewhere)], ["merge", str(two / "gpu-h100"), "--file", str(file)]):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            usage.run(app, words)
+    render(two)
+    page = (two / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| [")]
+    assert [re.findall(r"\[(.*?)\]", line)[0] for line in rows] == ["cpu-2core", "gpu-h100"]
+    assert "## In short, on gpu-h100" in page
+    for name in ("summary", "time"):
+        here, there = (folder / "tables" / f"{name}.csv" for folder in (two / "gpu-h100", elsewhere))
+        assert here.read_bytes() == there.read_bytes()
+    before = sorted(path.name for path in (two / "gpu-h100" / "raw").iterdir())
+    again = submission.take(file, two / "gpu-h100")
+    assert (again.added, again.known) == (0, 2)
+    assert sorted(path.name for path in (two / "gpu-h100" / "raw").iterdir()) == before
+    assert not (two / "gpu-h100" / "parts").exists()
+
+
+def test_what_is_no_report_of_one_machine_is_refused(two: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl.xz"
+    submission.pack(two / "cpu-2core", file)
+    with pytest.raises(ValueError, match=r"out: expected a folder for 'cpu-2core', got .*, which holds rows of 'nvidia-h100'"):
+        submission.take(file, two / "nvidia-h100")
+    with pytest.raises(ValueError, match=r"file: expected a new file called \*.jsonl.xz, got .* \(is there\)"):
+        submission.pack(two / "cpu-2core", file)
+    with pytest.raises(ValueError, match=r"file: expected a new file called \*.jsonl.xz, got .*a.zip"):
+        submission.pack(two / "cpu-2core", tmp_path / "a.zip")
+    with pytest.raises(ValueError, match=r"out: expected a folder with rows below raw/"):
+        submission.pack(tmp_path / "none", tmp_path / "b.jsonl.xz")
+    both = tmp_path / "both.jsonl.xz"
+    archive.write(both, [line for name in ("cpu-2core", "nvidia-h100") for line in _lines(two / name)])
+    with pytest.raises(ValueError, match=r"file: expected rows of one machine, got 'cpu-2core', 'nvidia-h100'"):
+        submission.take(both, two / "new")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"a.jsonl.xz: expected a closed run, got .*, which is damaged"):
+        submission.take(file, two / "new")
+    assert not (two / "new").exists()
+
+
+def _lines(out: Path) -> list[str]:
+    return [json.dumps(record) for _, record in archive.rows(out / "raw")]

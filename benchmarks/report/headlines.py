@@ -1,0 +1,171 @@
+"""The first screen of a report: a few results, each a picture and a sentence, from the tables that the findings rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from benchmarks.analysis.data import BASELINE, POINT
+from benchmarks.report.cells import number
+from benchmarks.report.ids import table_id
+from benchmarks.report.penalties import PENALTIES
+from benchmarks.report.scaling import MODES
+from benchmarks.report.tables import Table
+
+STATUSES = ("reproduced", "ordering only", "not")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A ratio with the ends of its interval; both NaN where it has none."""
+
+    label: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Counts that follow one another, one for each part of a picture."""
+
+    label: str
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A result: its heading, a sentence in Markdown, and dots on a logarithmic axis, or bars of `parts`.
+
+    `axis` says what the picture counts, `table` is the name of the table that holds all of it.
+    """
+
+    heading: str
+    sentence: str
+    axis: str
+    table: str
+    dots: Sequence[Dot] = ()
+    bars: Sequence[Bar] = ()
+    parts: Sequence[str] = field(default=())
+
+    def markdown(self) -> str:
+        """Return heading, sentence and source as one paragraph."""
+        return f"**{self.heading}.** {self.sentence} [{table_id(self.table)}](tables/{self.table}.md)"
+
+
+def headlines(tables: Mapping[str, Table]) -> list[Headline]:
+    """Return the results of which `tables` hold something, in the order in which a reader asks for them."""
+    verdicts = [table for name, table in tables.items() if name.partition("-")[0] == "sparsity_verdict"]
+    return [
+        *_centre(tables["summary"].frame),
+        *_penalty(tables["penalty_cost"].frame),
+        *(headline for table in verdicts[:1] for headline in _l1(table)),
+        *_papers(tables["papers_declared"].frame if "papers_declared" in tables else pd.DataFrame()),
+    ]
+
+
+def _first(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines at the first point of `frame`."""
+    if frame.empty:
+        return frame
+    same = (frame[POINT] == frame[POINT].iloc[0]).all(axis=1)
+    return frame[same]
+
+
+def _where(frame: pd.DataFrame) -> str:
+    batch, layers, grid, order = frame[["batch", "layers", "grid_size", "spline_order"]].iloc[0]
+    return f"B = {batch}, {layers}, G = {grid}, k = {order}"
+
+
+def _centre(summary: pd.DataFrame) -> Iterator[Headline]:
+    """Time and peak memory of every arm at the first centre point, in the most complete mode that was timed."""
+    timed = [mode for mode in MODES if f"{mode}_ratio" in summary and summary[f"{mode}_ratio"].notna().any()]
+    if not timed or set(summary["arm"]) == {BASELINE}:
+        return
+    mode = timed[-1]
+    at = _first(summary[summary["arm"] != BASELINE])
+    where = _where(at)
+    for what, heading, column in (
+        ("times as long as", f"Time of a {MODES[mode]}", "ratio"),
+        ("times the peak memory of", f"Peak memory of a {MODES[mode]}", "memory_ratio"),
+    ):
+        known = at[at[f"{mode}_{column}"].notna()].sort_values(f"{mode}_{column}", kind="stable")
+        if known.empty:
+            continue
+        ends = [f"{mode}_{column}_{end}" for end in ("low", "high")]
+        dots = [
+            Dot(str(line["arm"]), line[f"{mode}_{column}"], *(float(line.get(end, math.nan)) for end in ends))
+            for line in ({str(name): value for name, value in record.items()} for record in known.to_dict("records"))
+        ]
+        pykan = [dot for dot in dots if dot.label.startswith("pykan[") and dot.label != "pykan[0.0.5]"]
+        told = pykan or [dot for dot in dots if dot.label in set(at.loc[at["division"] == "closed", "arm"])]
+        if not told:
+            continue
+        said = ", ".join(f"`{dot.label}` **{_said(dot)}**" for dot in told)
+        sentence = f"{said} {what} `{BASELINE}` ({where})."
+        yield Headline(heading, sentence, f"{heading.lower()} / {BASELINE}", "summary", dots)
+
+
+def _said(dot: Dot) -> str:
+    return number(dot.value) + (f" ({number(dot.low)} to {number(dot.high)})" if math.isfinite(dot.high) else "")
+
+
+def _penalty(costs: pd.DataFrame) -> Iterator[Headline]:
+    """What each penalty makes of a training step of the baseline."""
+    if costs.empty:
+        return
+    own = _first(costs[(costs["arm"] == BASELINE) & costs["ratio"].notna()])
+    if own.empty:
+        return
+    dots, peaks = [], []
+    for record in own.to_dict("records"):
+        name = str(PENALTIES.get(str(record["penalty"]), record["penalty"]))
+        dots.append(Dot(name, record["ratio"], record["ratio_low"], record["ratio_high"]))
+        peaks.append(float(record["memory_ratio"]))
+    said = ", ".join(f"**{number(dot.value)}** times as long with `{dot.label}`" for dot in dots)
+    known = all(map(math.isfinite, peaks))
+    memory = f"; at {', '.join(map(number, peaks))} times the peak memory" if known else ""
+    sentence = f"A training step takes {said}{memory} ({_where(own)})."
+    yield Headline("Cost of a penalty", sentence, "time of a step / the same without a penalty", "penalty_cost", dots)
+
+
+def _l1(table: Table) -> Iterator[Headline]:
+    """The verdict of each family on the first question of the study."""
+    frame = table.frame
+    if frame.empty:
+        return
+    main = (frame["candidate"] == frame["candidate"].iloc[0]) & (frame["reference"] == frame["reference"].iloc[0])
+    known = frame[main & frame["effect"].notna()]
+    if known.empty:
+        return
+    dots = [
+        Dot(str(line["family"]), line["error_ratio"], line["error_ratio_low"], line["error_ratio_high"])
+        for line in known.to_dict("records")
+    ]
+    phases = {"confirmatory" if confirmed else "exploratory" for confirmed in known["confirmatory"]}
+    said = ", ".join(f"{line['family']} tasks **{line['verdict']}**" for line in known.to_dict("records"))
+    of = " and ".join(sorted(phases))
+    sentence = f"L1 on the weights in the place of L1 on the samples, at equal numbers of edges: {said} ({of})."
+    yield Headline("L1 on the weights or the samples", sentence, "test error / that of L1 on the samples", table.name, dots)
+
+
+def _papers(declared: pd.DataFrame) -> Iterator[Headline]:
+    """How many lines of each experiment have which status."""
+    if declared.empty:
+        return
+    bars = [
+        Bar(str(line["experiment"]), tuple(int(line[status]) for status in STATUSES)) for line in declared.to_dict("records")
+    ]
+    bars = [bar for bar in bars if sum(bar.counts)]
+    if not bars:
+        return
+    totals = [sum(bar.counts[place] for bar in bars) for place in range(len(STATUSES))]
+    said = [f"{count} {word}" for count, word in zip(totals, ("reproduced", "in their order only", "not"), strict=True)]
+    missing = int(declared["not measured"].sum())
+    said += [f"{missing} not measured"] if missing else []
+    reduced = " with a reduced effort" if set(declared["effort"]) == {"reduced"} else ""
+    sentence = f"Of {sum(totals) + missing} lines of the KAN papers, repeated{reduced}: {', '.join(said)}."
+    yield Headline("The KAN papers, again", sentence, "lines", "papers_declared", bars=bars, parts=STATUSES)
