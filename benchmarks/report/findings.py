@@ -111,10 +111,13 @@ def _centre(summary: pd.DataFrame) -> Iterator[str]:
         ]
         for record in records:
             ratio, low, high = (number(float(record[f"{mode}_{end}"])) for end in ("ratio", "ratio_low", "ratio_high"))
+            spread = f"95 %: {low} to {high}"
+            if float(record.get(f"{mode}_processes", 2)) < 2:
+                spread = f"one process, whose pairs lie within {low} to {high}"
             memory, status = float(record[f"{mode}_memory_ratio"]), record["memory_status"]
             peak = f", {number(memory)} times the peak memory" if math.isfinite(memory) else f", no peak memory ({status})"
             note = notes.get(str(record[f"{mode}_verdict"]), "")
-            lines.append(f"`{record['arm']}`: **{ratio} times** the time (95 %: {low} to {high}){note}{peak}")
+            lines.append(f"`{record['arm']}`: **{ratio} times** the time ({spread}){note}{peak}")
         yield "\n  - ".join(lines)
 
 
@@ -172,7 +175,7 @@ def _job(table: Table) -> Iterator[str]:
             f"{record['family']} ({'confirmatory' if record['confirmatory'] else 'exploratory'}): **{record['verdict']}** on "
             f"these tasks, {effect}; **{record['verdict_tasks']}** for tasks like these, {over.partition('(')[2][:-1]} % "
             f"(tasks × seeds: {record['tasks']:.0f} × {record['seeds']:.0f})"
-            + (f"; L1 on the samples against no penalty: {beside}" if beside != "–" else "")
+            + (f"; L1 on the samples against no penalty, on these tasks: {beside}" if beside != "–" else "")
         )
     yield "\n  - ".join(lines)
 
@@ -257,5 +260,5 @@ def _equivalence(frame: pd.DataFrame) -> Iterator[str]:
     cases, passed = int(frame["cases"].sum()), int(frame["passed"].sum())
     yield (
         f"The equivalence gate was passed by {passed:,} of {cases:,} timed cases of {frame['arm'].nunique()} arms; no time is "
-        f"reported for the others. {_table('equivalence')}"
+        f"reported for those that did not. It is for arms that compute a KAN. {_table('equivalence')}"
     )

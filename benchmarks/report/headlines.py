@@ -95,17 +95,22 @@ def _centre(summary: pd.DataFrame) -> Iterator[Headline]:
         known = at[at[f"{mode}_{column}"].notna()].sort_values(f"{mode}_{column}", kind="stable")
         if known.empty:
             continue
+        # Of one process an interval holds the spread of its pairs alone: it would look better than those of several.
         ends = [f"{mode}_{column}_{end}" for end in ("low", "high")]
-        dots = [
-            Dot(str(line["arm"]), line[f"{mode}_{column}"], *(float(line.get(end, math.nan)) for end in ends))
-            for line in ({str(name): value for name, value in record.items()} for record in known.to_dict("records"))
-        ]
+        alone = set(known.loc[known.get(f"{mode}_processes", pd.Series(2, known.index)) < 2, "arm"])
+        dots = []
+        for record in known.to_dict("records"):
+            line = {str(name): value for name, value in record.items()}
+            interval = [math.nan] * 2 if line["arm"] in alone else [float(line.get(end, math.nan)) for end in ends]
+            dots.append(Dot(str(line["arm"]), line[f"{mode}_{column}"], *interval))
         pykan = [dot for dot in dots if dot.label.startswith("pykan[") and dot.label != "pykan[0.0.5]"]
         told = pykan or [dot for dot in dots if dot.label in set(at.loc[at["division"] == "closed", "arm"])]
         if not told:
             continue
         said = ", ".join(f"`{dot.label}` **{_said(dot)}**" for dot in told)
-        sentence = f"{said} {what} `{BASELINE}` ({where})."
+        absent = [f"`{arm}`" for arm in at["arm"] if arm not in set(known["arm"])]
+        silent = f"; no value for {', '.join(absent)}" if absent else ""
+        sentence = f"{said} {what} `{BASELINE}` ({where}){silent}."
         yield Headline(heading, sentence, f"{heading.lower()} / {BASELINE}", "summary", dots)
 
 
@@ -162,10 +167,14 @@ def _papers(declared: pd.DataFrame) -> Iterator[Headline]:
     bars = [bar for bar in bars if sum(bar.counts)]
     if not bars:
         return
-    totals = [sum(bar.counts[place] for bar in bars) for place in range(len(STATUSES))]
-    said = [f"{count} {word}" for count, word in zip(totals, ("reproduced", "in their order only", "not"), strict=True)]
-    missing = int(declared["not measured"].sum())
-    said += [f"{missing} not measured"] if missing else []
-    reduced = " with a reduced effort" if set(declared["effort"]) == {"reduced"} else ""
-    sentence = f"Of {sum(totals) + missing} lines of the KAN papers, repeated{reduced}: {', '.join(said)}."
+    said = []
+    for line in declared.to_dict("records"):
+        counts = [f"{line[status]} {status}" for status in (*STATUSES, "not measured") if line[status]]
+        said.append(f"{line['experiment']} {', '.join(counts)}")
+    papers = sorted({str(source).partition(",")[0] for source in declared["source"]})
+    reduced = ", with a reduced effort" if set(declared["effort"]) == {"reduced"} else ""
+    sentence = (
+        f"Lines of {len(declared)} experiments of {' and '.join(papers)}{reduced}, variants of our own among them: "
+        f"{'; '.join(said)}. *Not* includes what the interval leaves open."
+    )
     yield Headline("The KAN papers, again", sentence, "lines", "papers_declared", bars=bars, parts=STATUSES)

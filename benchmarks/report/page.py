@@ -175,8 +175,8 @@ def _drift(data: Data) -> str:
 def _reading(data: Data) -> str:
     floor = data.noise_floor
     noise = (
-        f"Noise floor of the whole run: `{BASELINE}` measured against itself came out between {number(1 / math.exp(floor))} "
-        f"and {number(math.exp(floor))}, interval ends included."
+        f"Noise floor of the whole run: `{BASELINE}` measured against itself differed by a factor of up to "
+        f"{number(math.exp(floor))}, interval ends included."
         if math.isfinite(floor)
         else "No noise floor was measured: the baseline was not run against itself."
     )
@@ -187,7 +187,8 @@ def _reading(data: Data) -> str:
         "matrix products alone on ready-made features, the floor of any method that multiplies dense features and stores them, "
         f"and no floor of one that skips their zeros or makes them anew, as `{BASELINE}` can: it may be faster or leaner; "
         "*different maths* – not a KAN, shown for scale. Ratios are means over processes of the medians of paired log-ratios; "
-        "the interval is the wider of a bootstrap over pairs and Student's t over processes."
+        "the interval is the wider of a bootstrap over pairs and Student's t over processes. Where an arm that takes a hundred "
+        "times as long was timed in one process, its interval holds the spread of those pairs alone."
     )
 
 

@@ -166,8 +166,8 @@ def _statistics(data: Data) -> str:
     floor = data.noise_floor
     if math.isfinite(floor):
         lines.append(
-            f"Noise floor: `{BASELINE}` measured against itself came out between {number(math.exp(-floor))} and "
-            f"{number(math.exp(floor))} over the whole run, interval ends included."
+            f"Noise floor: `{BASELINE}` measured against itself differed by a factor of up to {number(math.exp(floor))} over "
+            "the whole run, interval ends included."
         )
     if not data.memory.empty:
         lines.append(

@@ -137,10 +137,19 @@ def figures(data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame, str, str]]:
             drawn,
             "Test error at equal edge counts with L1 on the weights over that with L1 on the samples, both with entropy, along "
             "lines through the centre of the study (filled): above 1 L1 on the samples is better. 95 % intervals over seeds of "
-            "these tasks; "
-            "the band is the margin. Exploratory. Where the verdict turns: T31.",
+            f"these tasks; the band is the margin. Exploratory. {_tasks(drawn)} Where the verdict turns: T31.",
             one.base,
         )
+
+
+def _tasks(frame: pd.DataFrame) -> str:
+    """How many tasks a family has along each axis: the centre of a line is that of its own tasks."""
+    counts: dict[str, list[str]] = {}
+    for axis, part in frame.groupby("axis", sort=False):
+        families = part.groupby("family", sort=False)["tasks"].max()
+        said = ", ".join(f"{name} {count:.0f}" for name, count in families.items())
+        counts.setdefault(said, []).append(phase.AXES[str(axis)][1])
+    return "Tasks: " + "; ".join(f"{said} (along {', '.join(axes)})" for said, axes in counts.items()) + "."
 
 
 def draw(one: Lines) -> tuple[Figure, pd.DataFrame]:

@@ -182,11 +182,12 @@ def effects(study: Study) -> Figure:
             filled = "full" if line["candidate"].endswith(ENTROPY) else "none"
             axes.plot(value, place, chosen.marker, color=chosen.colour, fillstyle=filled)
         axes.set_xscale("log")
-        ends = axes.get_xlim()
-        axes.set_xlim(min(ends[0], 0.9), max(ends[1], 1.1))
-        log_axis(axes, "x")
         axes.set_title(family)
         axes.grid(visible=False, axis="y")
+    ends = grid[0, 0].get_xlim()  # shared, and of all panels only now
+    grid[0, 0].set_xlim(min(ends[0], 0.9), max(ends[1], 1.1))
+    for axes in grid[0]:
+        log_axis(axes, "x")
     figure.supxlabel("test error at equal edges / that without a penalty", fontsize=mpl.rcParams["axes.labelsize"])
     grid[0, 0].set_yticks(range(len(order)), [label(name) for name in order])
     grid[0, 0].set_ylim(len(order) - 0.5, -0.5)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.typing import ColorType, LineStyleType
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from scipy.spatial.distance import cdist
 from tueplots import figsizes, fontsizes
 
 from benchmarks.report.cells import csv
@@ -165,7 +167,8 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-_COLOURS = 64
+_GREYS = 80
+_GREY = 12  # between the largest and the smallest part of a colour that passes for grey
 _IN_ROWS = ("versions", "machine")  # long texts that the row behind a line holds, see `case_key`
 _PLACES = re.compile(r' (?:d|x|y|x1|x2|y1|y2|points)="[^"]*"')  # of paths and marks; factors of transforms keep their digits
 _LONG = re.compile(r"(\.\d\d)\d+")
@@ -199,13 +202,24 @@ def paint(figure: Figure, path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _with_a_palette(path: Path) -> None:
-    """Write a PNG again with a palette: a chart has few colours, and its file becomes a quarter of the size."""
+    """Write a PNG again with a palette of 256 colours: its file becomes a third of the size.
+
+    These are the most frequent colours and the most frequent greys, exactly as they are, so that lines and marks keep theirs;
+    what is between them, at their edges, takes the nearest.
+    """
     with Image.open(path) as image:
         texts = PngInfo()
         for key, value in image.info.items():
             if isinstance(value, str):
                 texts.add_text(str(key), value)
-        few = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        pixels = np.asarray(image.convert("RGB"))
+        colours, places, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        grey = np.ptp(colours[order].astype(int), axis=1) < _GREY
+        chosen = colours[np.concatenate((order[~grey][: 256 - _GREYS], order[grey][:_GREYS]))]
+        nearest = cdist(colours, chosen, "sqeuclidean").argmin(1).astype(np.uint8)
+        few = Image.fromarray(nearest[places.ravel()].reshape(pixels.shape[:2]), "P")
+        few.putpalette(chosen.astype(np.uint8).tobytes())
         few.save(path, optimize=True, pnginfo=texts, dpi=image.info.get("dpi"))
 
 

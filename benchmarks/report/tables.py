@@ -88,7 +88,7 @@ def summary(data: Data) -> Table:
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = data.settings.beside(plain_memory(data), data.speed)
     for mode in MODES:
-        frame = _joined(frame, data.speed, mode, keys, ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict"])
+        frame = _joined(frame, data.speed, mode, keys, ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict", "processes"])
         frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
     view = _setting(frame) | {
         "point": [

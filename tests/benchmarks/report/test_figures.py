@@ -323,10 +323,14 @@ def legend(figure: Figure) -> list[str]:
 
 def test_pictures_have_a_palette_and_no_more_digits_than_can_be_seen(tmp_path: Path) -> None:
     figure = Figure()
-    figure.subplots().plot([0.1, 0.2, 0.7], [1.0, 3.0, 2.0])
+    axes = figure.subplots()
+    axes.plot([0.1, 0.2, 0.7], [1.0, 3.0, 2.0], color="#0072b2")
+    axes.plot([0.1], [1.0], "o", color="#882255")  # few pixels, which must not take another arm's colour
     style.save(figure, pd.DataFrame({"x": [1], "versions": ["torch 2"]}), tmp_path, "memory-all")
     with Image.open(tmp_path / "memory-all.png") as image:
         assert image.mode == "P" and len(image.getcolors() or ()) > 3
+        shown = {colour for _, colour in image.convert("RGB").getcolors(2**24) or ()}
+        assert {(0x00, 0x72, 0xB2), (0x88, 0x22, 0x55), (255, 255, 255)} <= shown
         assert image.info["Title"] == figure_id("memory-all")
         assert image.info["Comment"].startswith("values sha256:")
     paths = re.findall(r' d="([^"]*)"', (tmp_path / "memory-all.svg").read_text(encoding="utf-8"))

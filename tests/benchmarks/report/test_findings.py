@@ -23,14 +23,14 @@ def section(page: str, heading: str) -> str:
     return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-def test_findings_come_first_and_start_with_an_interval(rendered: Path) -> None:
+def test_findings_come_first_and_say_of_one_process_what_its_interval_is(rendered: Path) -> None:
     page = (rendered / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\n## (.*)", page)[:2] == ["In short", "Findings"]
     found = section(page, "Findings")
     summary = pd.read_csv(rendered / "tables" / "summary.csv").set_index("arm")
     for arm in ("pykan[default]", "pykan[speed]", "cox_de_boor"):
         ratio, low, high = (cells.number(summary.loc[arm, f"step_{end}"]) for end in ("ratio", "ratio_low", "ratio_high"))
-        assert f"`{arm}`: **{ratio} times** the time (95 %: {low} to {high})" in found
+        assert f"`{arm}`: **{ratio} times** the time (one process, whose pairs lie within {low} to {high})" in found
     assert "mlp[width]`: **" not in found
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 
-from benchmarks.report import cells, headlines, strip
+from benchmarks.analysis import data
+from benchmarks.report import cells, headlines, strip, tables
 from benchmarks.report.headlines import Bar, Dot, Headline
 from benchmarks.report.tables import Table
+from benchmarks.schema.cases import Case
 
 
 def test_a_report_begins_with_its_results(rendered: Path) -> None:
@@ -26,8 +30,7 @@ def test_a_report_begins_with_its_results(rendered: Path) -> None:
     ]
     summary = pd.read_csv(rendered / "tables" / "summary.csv").set_index("arm")
     for arm in ("pykan[default]", "pykan[speed]"):
-        ratio, low, high = (cells.number(summary.loc[arm, f"step_{end}"]) for end in ("ratio", "ratio_low", "ratio_high"))
-        assert f"`{arm}` **{ratio} ({low} to {high})**" in first[0]
+        assert f"`{arm}` **{cells.number(summary.loc[arm, 'step_ratio'])}**" in first[0], "of one process: no interval"
     for line in first:
         link = re.search(r"\]\((tables/\w+\.md)\)", line)
         assert link and (rendered / link.group(1)).is_file()
@@ -71,12 +74,25 @@ def test_bars_are_as_long_as_their_counts() -> None:
     assert set(headlines.STATUSES) < set(_texts(svg))
 
 
-def test_lines_of_papers_without_a_value_are_counted_too() -> None:
+def test_every_line_of_the_papers_is_counted() -> None:
     line = {"experiment": "special", "effort": "reduced", "reproduced": 2, "ordering only": 1, "not": 0, "not measured": 3}
-    (found,) = headlines._papers(pd.DataFrame([line]))
-    counted = "2 reproduced, 1 in their order only, 0 not, 3 not measured"
-    assert found.sentence == f"Of 6 lines of the KAN papers, repeated with a reduced effort: {counted}."
+    (found,) = headlines._papers(pd.DataFrame([line | {"source": "A paper, table 1"}]))
+    assert "Lines of 1 experiments of A paper, with a reduced effort" in found.sentence
+    assert "special 2 reproduced, 1 ordering only, 3 not measured." in found.sentence
     assert found.bars == [Bar("special", (2, 1, 0))]
+
+
+def test_an_interval_over_processes_is_said_and_a_missing_value_too(
+    run: Any, speed_case: Callable[..., Case], times: Callable[..., Any], tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    for process, factor in enumerate((4.0, 5.0, 6.0)):
+        run.add(speed_case("pykan[speed]").model_copy(update={"process": process}), speed=times(factor))
+    run.add(speed_case("cox_de_boor"), status="oom", reason="no memory")
+    loaded = data.load(run.write(tmp_path))
+    first, *_ = headlines._centre(tables.summary(loaded).frame)
+    assert re.search(r"`pykan\[speed\]` \*\*[45]\.\d\d \([\d.]+ to [\d.]+\)\*\*", first.sentence)
+    assert first.sentence.endswith("; no value for `cox_de_boor`.")
 
 
 def test_there_is_nothing_to_say_of_empty_tables() -> None:
