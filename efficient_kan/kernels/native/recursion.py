@@ -24,10 +24,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Knots of a layer up to which its table is kept.
-_LARGEST_KEPT = 2**14
-# Samples of all inputs up to which an input's bases lie side by side, not its samples: short loops, but nothing is transposed.
-_SAMPLES_LAST = 2**8
+# Knots of a layer up to which its table is kept: numbers of about 1.3 MiB for order 3 in float32.
+_LARGEST_KEPT = 2**16
+# An input's bases lie side by side, and nothing is transposed, where its samples would make too short a loop ...
+_SHORT_LOOP = 8
+# ... or where there are too few numbers for that to matter.
+_FEW_NUMBERS = 2**8
 # Numbers from which on torch's operations share their work among threads: more of them at once would only wake threads.
 _ONE_THREAD = 2**15
 
@@ -35,7 +37,7 @@ _ONE_THREAD = 2**15
 class Bases(NamedTuple):
     """Bases ``(B, I * N)`` and, where asked for, their derivatives with respect to ``x``.
 
-    An input's bases lie in dimension ``dim`` of the derivatives: ``(B, I, N)`` for few samples, ``(I, N, B)`` for many.
+    An input's bases lie in dimension ``dim`` of the derivatives: ``(B, I, N)`` or ``(I, N, B)``.
     """
 
     matrix: Tensor
@@ -44,7 +46,10 @@ class Bases(NamedTuple):
 
 
 class Table:
-    """What the recursion needs of knots ``(I, G + 2k + 1)``: its factors are ``(x - ends) * slopes``, clamped."""
+    """What the recursion needs of knots ``(I, G + 2k + 1)``: its factors are ``(x - ends) * slopes``, clamped.
+
+    Both terms of a difference are factors here: of few numbers, to compute one twice costs less than to shift it.
+    """
 
     def __init__(self, knots: Tensor, order: int) -> None:
         self.order, self.knots = order, knots.clone()
@@ -53,30 +58,30 @@ class Table:
         ends = [t[:, p:] for p in range(1, order + 1)]
         inverses = [1 / (t[:, p:] - t[:, :-p]).clamp(min=least) for p in range(1, order + 1)]
         of_slopes = -order * inverses[-1]
-        # Both terms of a difference have a part of their own: to take parts costs less than to shift one.
-        ends[:1], inverses[:1] = _pair(ends[0]), _pair(inverses[0])
         if order == 1:  # whose slopes need bases of order 0: the differences of steps
-            ends += _pair(t)
-            inverses += _pair(torch.full_like(t, limits.max))
-        self.sizes = [part.shape[1] for part in ends]
-        self._length = sum(self.sizes)
-        rows = torch.cat(ends, dim=1), -torch.cat(inverses, dim=1), of_slopes
-        self._few = rows
-        self._many = rows[0].unsqueeze(-1), rows[1].unsqueeze(-1), rows[2].unsqueeze(-1)
+            ends.append(t)
+            inverses.append(torch.full_like(t, limits.max))
+        self._pairs = 2 if order == 1 else 1  # the first orders, which are in differences
+        self._orders = [(row, -inverse) for row, inverse in zip(ends, inverses, strict=True)]
+        parts = [part for rows in self._orders[: self._pairs] for part in zip(*map(_pair, rows), strict=True)]
+        parts += self._orders[self._pairs :]
+        self._sizes = [row.shape[1] for row, _ in parts]
+        self._most_together = _ONE_THREAD // sum(self._sizes)  # of samples of all inputs
+        together = [torch.cat(rows, dim=1) for rows in zip(*parts, strict=True)] if len(t) <= self._most_together else []
+        side_by_side = *together, of_slopes
+        self._rows = {2: side_by_side, 1: tuple(rows.unsqueeze(-1) for rows in side_by_side)}
 
     def bases(self, x: Tensor, *, slopes: bool) -> Bases:
         """Of samples ``(B, I)`` of the knots' dtype. Where a sample is no number, all bases are 0."""
-        if x.numel() <= _SAMPLES_LAST:
-            samples, dim, rows = x.unsqueeze(-1), 2, self._few
-        else:
-            samples, dim, rows = x.t().contiguous().unsqueeze(1), 1, self._many
-        ends, factors, of_slopes = rows
+        dim = 2 if x.shape[0] <= _SHORT_LOOP or x.numel() <= _FEW_NUMBERS else 1
+        samples = x.unsqueeze(-1) if dim == 2 else x.t().contiguous().unsqueeze(1)
+        *together, of_slopes = self._rows[dim]
         falling: Sequence[Tensor]
-        if samples.numel() * self._length <= _ONE_THREAD:
-            falling = _clamped(samples, ends, factors).split_with_sizes(self.sizes, dim)
+        if x.numel() <= self._most_together:
+            ends, factors = together
+            falling = (samples - ends).mul_(factors).nan_to_num_(0.0).clamp_(0.0, 1.0).split_with_sizes(self._sizes, dim)
         else:
-            of_parts = zip(ends.split_with_sizes(self.sizes, 1), factors.split_with_sizes(self.sizes, 1), strict=True)
-            falling = [_clamped(samples, *of_part) for of_part in of_parts]
+            falling = self._one_by_one(samples, dim, slopes=slopes)
         level = falling[1] - falling[0]
         if self.order == 1:
             former = falling[3] - falling[2] if slopes else level
@@ -87,9 +92,15 @@ class Table:
         matrix = level.flatten(1) if dim == 2 else level.flatten(0, 1).t()
         return Bases(matrix, (former * of_slopes).diff(dim=dim) if slopes else None, dim)
 
-
-def _clamped(samples: Tensor, ends: Tensor, factors: Tensor) -> Tensor:
-    return (samples - ends).mul_(factors).nan_to_num_(0.0).clamp_(0.0, 1.0)
+    def _one_by_one(self, samples: Tensor, dim: int, *, slopes: bool) -> list[Tensor]:
+        samples = samples.nan_to_num(torch.inf, torch.inf, -torch.inf)  # beyond all knots
+        found: list[Tensor] = []
+        for n, rows in enumerate(self._orders[: None if slopes or self.order > 1 else 1]):
+            ends, factors = rows if dim == 2 else (row.unsqueeze(-1) for row in rows)
+            factor = (samples - ends).mul_(factors).clamp_(0.0, 1.0)
+            length = factor.shape[dim] - 1
+            found += [factor.narrow(dim, 0, length), factor.narrow(dim, 1, length)] if n < self._pairs else [factor]
+        return found
 
 
 def _pair(rows: Tensor) -> list[Tensor]:
