@@ -62,7 +62,7 @@ class Line:
         return ", ".join(texts[name].format(value) for name, value in names.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """Everything a report shows. `superseded` rows repeat an older measurement of the same case and are left out.
 

@@ -290,8 +290,10 @@ def resident_frame(rows: Sequence[Row]) -> pd.DataFrame:
     and `rss_before_bytes`, the resident set before the measurement.
     """
     lines = [
-        _common(row) | {"mode": series.mode, "seconds": at, "rss_bytes": size, "rss_before_bytes": series.rss_before_bytes}
+        common | {"mode": series.mode, "seconds": at, "rss_bytes": size, "rss_before_bytes": series.rss_before_bytes}
         for row in rows
+        if any(series.sampled_rss for series in row.memory)
+        for common in [_common(row)]
         for series in row.memory
         for at, size in series.sampled_rss
     ]
@@ -375,10 +377,10 @@ def noise_floor(rows: Sequence[Row]) -> float:
 
     A ratio within exp(+-floor) is within the noise of these runs.
     """
-    frame = speed_frame(rows)
+    frame = speed_frame([row for row in rows if row.case.arm == row.case.baseline])
     if frame.empty:
         return math.nan
-    own = frame[(frame["arm"] == frame["baseline"]) & frame["ratio"].notna()]
+    own = frame[frame["ratio"].notna()]
     if own.empty:
         return math.nan
     return float(np.abs(np.log(own[["ratio_low", "ratio_high"]].to_numpy())).max())

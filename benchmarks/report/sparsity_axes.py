@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ class Lines:
     frame: pd.DataFrame
 
 
+@lru_cache(maxsize=1)  # of the report that is made: its table and its figure show the same
 def lines(data: Data) -> list[Lines]:
     """The lines of each base that has any; none without places off a centre."""
     if data.sparsity.empty:
@@ -46,7 +48,7 @@ def lines(data: Data) -> list[Lines]:
     for base, part in frame.groupby(frame["setting"].map(bases), sort=True):
         if part["setting"].nunique() < 3:
             continue
-        made = list(_of_base(part, rule))
+        made = list(_of_base(verdict.with_areas(part, rule), rule))
         if made:
             found.append(Lines(str(base), pd.DataFrame(made)))
     return found
@@ -80,7 +82,7 @@ def _compared(
 ) -> Iterator[dict[str, object]]:
     if frame.empty:
         return
-    choices = verdict.chosen(verdict.with_areas(frame, rule), rule)
+    choices = verdict.chosen(frame, rule)
     found = verdict.verdicts(choices, rule, column=column)
     keys = ", ".join(dict.fromkeys(choices["case_key"])) if len(choices) else ""
     for line in found.to_dict("records"):

@@ -180,16 +180,20 @@ def save(figure: Figure, drawn: pd.DataFrame, folder: Path, name: str) -> None:
 
     Each picture carries its id and the SHA-256 of that CSV, so that a copy in a paper still says where it came from.
     """
-    # One layout for the three files, solved once.
-    FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    lay_out(figure)
     values = csv(drawn.drop(columns=list(_IN_ROWS), errors="ignore"))
     origin = f"values sha256:{hashlib.sha256(values).hexdigest()}"
     for suffix, metadata in _METADATA.items():
         marked = metadata | {"Title": figure_id(name), _REMARK[suffix]: [origin] if suffix == "svg" else origin}
         paint(figure, folder / f"{name}.{suffix}", marked)
     (folder / f"{name}.csv").write_bytes(values)
+
+
+def lay_out(figure: Figure) -> None:
+    """Solve the layout once for all files."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def paint(figure: Figure, path: Path, metadata: Mapping[str, Any]) -> None:

@@ -71,24 +71,30 @@ def chosen(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     penalty has no strength left, its weakest counts at the ceiling and as failed. Added are `strengths` and `failures` of the
     penalty, task and seed, `no_choice`, and `own_strength`, which the seed's own validation would have chosen.
     """
-    parts = []
-    for _, part in runs.groupby(["penalty", "task"], sort=False):
-        by_strength = part.groupby("strength", sort=True).agg(
-            seeds=("seed", "nunique"), area=("validation_area", "mean"), collapsed=("collapsed", "any")
-        )
-        fit = by_strength[(by_strength["seeds"] == part["seed"].nunique()) & ~by_strength["collapsed"]]
-        strength = fit["area"].idxmin() if len(fit) else by_strength.index[0]
-        taken = part[part["strength"] == strength].copy()
-        ranked = part.assign(order=part["validation_area"].where(~part["collapsed"] & ~part["failed"], math.inf))
-        own = ranked.sort_values(["seed", "order", "strength"], kind="stable").drop_duplicates("seed").set_index("seed")
-        counted = part.groupby("seed").agg(strengths=("strength", "size"), failures=("failed", "sum"))
-        taken = taken.join(counted, on="seed").assign(own_strength=taken["seed"].map(own["strength"]), no_choice=not len(fit))
-        if not len(fit):
-            at = math.log(rule.ceiling)
-            areas = dict.fromkeys(("validation_area", "test_area", "before_area", "short_area"), at)
-            taken = taken.assign(failed=True, **areas)
-        parts.append(taken)
-    return pd.concat(parts, ignore_index=True) if parts else runs
+    if runs.empty:
+        return runs
+    of_task = ["penalty", "task"]
+    seeds = runs.groupby(of_task)["seed"].nunique().rename("wanted")
+    by_strength = runs.groupby([*of_task, "strength"], sort=True).agg(
+        seeds=("seed", "nunique"), area=("validation_area", "mean"), collapsed=("collapsed", "any")
+    )
+    by_strength = by_strength.reset_index().join(seeds, on=of_task)
+    by_strength["no_choice"] = (by_strength["seeds"] != by_strength["wanted"]) | by_strength["collapsed"]
+    by_strength["area"] = by_strength["area"].mask(by_strength["no_choice"], math.inf)
+    ranked = by_strength.sort_values(["no_choice", "area", "strength"], kind="stable")
+    best = ranked.drop_duplicates(of_task)[[*of_task, "strength", "no_choice"]]
+
+    ranked = runs.assign(order=runs["validation_area"].mask(runs["collapsed"] | runs["failed"], math.inf))
+    ranked = ranked.sort_values(["seed", "order", "strength"], kind="stable").drop_duplicates([*of_task, "seed"])
+    own = ranked.set_index([*of_task, "seed"])["strength"].rename("own_strength")
+    counted = runs.groupby([*of_task, "seed"]).agg(strengths=("strength", "size"), failures=("failed", "sum"))
+
+    order = runs.groupby(of_task, sort=False).ngroup()
+    taken = runs.assign(order=order).merge(best, on=[*of_task, "strength"]).sort_values("order", kind="stable")
+    taken = taken.drop(columns="order").join(counted, on=[*of_task, "seed"]).join(own, on=[*of_task, "seed"])
+    for name in ("validation_area", "test_area", "before_area", "short_area"):
+        taken[name] = taken[name].mask(taken["no_choice"], math.log(rule.ceiling))
+    return taken.assign(failed=taken["failed"] | taken["no_choice"]).reset_index(drop=True)
 
 
 def paired(choices: pd.DataFrame, candidate: str, reference: str, column: str = "test_area") -> pd.DataFrame:
