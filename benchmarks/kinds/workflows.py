@@ -35,7 +35,7 @@ def cases(preset: Preset, section: Workflows) -> Iterator[Case]:
         point = Point(batch=it.samples, layers=it.layers, grid_size=it.grid_size, dtype=it.dtype, **place)
         limits: tuple[tuple[str, str | int | float], ...] = (
             ("workflow", name),
-            ("target", it.target),
+            *(() if it.target is None else (("target", it.target),)),
             ("limit_s", it.limit_s * section.times),
         )
         for arm in it.arms:
@@ -66,7 +66,9 @@ def packages(case: Case) -> tuple[str, ...]:
 
 _NOTE = (
     "KANs start from the same weights and see the same batches; the clock stands still while an error is measured. Seconds are "
-    "given where all seeds reached the error. Memory is the peak of the resident set above what it was before."
+    "given where all seeds reached the error, or their end where none is named. In the open division (`open_...`) each package "
+    "follows its own tutorial: steps, penalties and grids differ, and the edges that it leaves are counted. Memory is the peak "
+    "of the resident set above what it was before."
 )
 
 KIND = Kind(

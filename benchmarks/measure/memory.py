@@ -3,7 +3,7 @@
 CPU: torch's profiler records every allocation and release; their running sum since before the network was built is the number
 of bytes that tensors hold, and its largest value during the call is the peak. Its operator events are switched off: nobody
 asks for them, and pykan's, hundred thousands a call, cost more than the call. Both that and the event tree are semi-private
-interfaces of torch, so `tests/benchmarks/test_measure.py` measures allocations of known size. CUDA: the allocator's own
+interfaces of torch, so `tests/benchmarks/measure/test_measure.py` measures allocations of known size. CUDA: the allocator's own
 statistics.
 """
 

@@ -21,6 +21,8 @@ _NAMED = ("workflow", "target", "limit_s")
 def measure(case: Case) -> Outcome:
     """Run the workflow. Errors are measured with the clock stopped.
 
+    It has reached its end at the declared error or, where none is declared, when it ends by itself within its time.
+
     The peak is that of the resident set, which the system records without a cost in time, above what it was before. A step of
     a tiny network comes first, for all arms: what libraries take when they are first called is no part of time or memory.
     """
@@ -34,23 +36,27 @@ def measure(case: Case) -> Outcome:
         {name: value for name, value in told.items() if name not in _NAMED},
         case.seed,
     )
-    target, limit = float(told["target"]), float(told["limit_s"])
+    target, limit = (float(told[name]) if name in told else None for name in ("target", "limit_s"))
+    assert limit is not None
     curve: list[tuple[float, float | None]] = []
+    edges: list[int | None] = []
 
     def call() -> None:
         clock = Clock()
-        for error in get_workflow(str(told["workflow"])).progress(task):
+        for measured in get_workflow(str(told["workflow"])).progress(task):
             seconds = clock.seconds
-            value = clock.aside(error)
-            curve.append((seconds, value if math.isfinite(value) else None))
-            if value <= target or seconds > limit or not math.isfinite(value):
+            found = clock.aside(measured)
+            curve.append((seconds, found.error if math.isfinite(found.error) else None))
+            edges.append(found.edges)
+            if (target is not None and found.error <= target) or seconds > limit or not math.isfinite(found.error):
                 return
 
     before, peak = resident_peak(call)
     seconds, last = curve[-1]
-    reached = last is not None and last <= target
+    reached = last is not None and (seconds <= limit if target is None else last <= target)
     above = None if peak is None else max(0, peak - before)
     found = {"reached": reached, "seconds": seconds, "error": last, "items": len(curve), "rss_above_bytes": above}
+    found |= {"edges": edges[-1]}
     return Outcome(status="ok", part=found | {"curve": [list(one) for one in curve]})
 
 

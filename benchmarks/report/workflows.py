@@ -28,7 +28,8 @@ def table(data: Data) -> Table:
     for row in sorted(data.rows, key=lambda row: data.order.get(row.case_key, 0)):
         if row.case.kind == "workflows":
             told = dict(row.case.options)
-            key = settings[row.case_key], str(told["workflow"]), f"{told['target']:g}", row.case.arm
+            target = f"{told['target']:g}" if "target" in told else ""
+            key = settings[row.case_key], str(told["workflow"]), target, row.case.arm
             found.setdefault(key, {})[row.case.seed] = row
     frame = pd.DataFrame([_line(key, list(rows.values())) for key, rows in found.items()])
     if frame.empty:
@@ -39,11 +40,16 @@ def table(data: Data) -> Table:
     several = {"setting": list(frame["setting"])} if frame["setting"].nunique() > 1 else {}
     view = several | {
         "workflow": list(frame["workflow"]),
-        "error": [f"{quantity} ≤ {target}" for quantity, target in zip(frame["quantity"], frame["target"], strict=True)],
+        "error": [
+            f"{quantity} ≤ {target}" if target else quantity
+            for quantity, target in zip(frame["quantity"], frame["target"], strict=True)
+        ],
         "arm": code(frame["arm"]),
         "reached": [f"{a} of {b}" for a, b in zip(frame["reached"], frame["seeds"], strict=True)],
         "seconds": [number(value) for value in frame["seconds"]],
         f"over `{BASELINE}`": [number(value) for value in frame["times"]],
+        "error at the end": [number(value) for value in frame["error"]],
+        "edges": [f"{value:g}" if math.isfinite(value) else "–" for value in frame["edges"]],
         "memory (MiB)": [number(value) for value in frame["rss_above_mib"]],
         "otherwise": list(frame["otherwise"]),
     }
@@ -59,6 +65,8 @@ def _line(key: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
     ends += [f"{number(part['error'])} after {number(part['seconds'])} s" for part in parts if not part["reached"]]
     # Seconds of all seeds or none: those of the quick ones alone would flatter an arm.
     complete = len(reached) == len(rows)
+    errors = [math.inf if part["error"] is None else part["error"] for part in parts]
+    edges = [part["edges"] for part in parts if part.get("edges") is not None]
     peaks = [part["rss_above_bytes"] for part in parts if part["rss_above_bytes"] is not None]
     return {
         "case_key": rows[0].case_key,
@@ -71,6 +79,8 @@ def _line(key: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
         "seeds": len(rows),
         "reached": len(reached),
         "seconds": float(np.median([part["seconds"] for part in reached])) if complete else math.nan,
+        "error": float(np.median(errors)) if complete else math.nan,
+        "edges": float(np.median(edges)) if complete and edges else math.nan,
         "rss_above_mib": float(np.median(peaks)) / 2**20 if peaks else math.nan,
         "otherwise": "; ".join(ends) or "–",
     }

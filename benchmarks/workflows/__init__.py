@@ -2,6 +2,7 @@
 
 from benchmarks.workflows import declared
 from benchmarks.workflows.workflow import Progress as Progress
+from benchmarks.workflows.workflow import Reached as Reached
 from benchmarks.workflows.workflow import Task as Task
 from benchmarks.workflows.workflow import Workflow as Workflow
 from benchmarks.workflows.workflow import find_workflow as find_workflow

@@ -80,4 +80,26 @@ WORKFLOWS = (
         train="benchmarks.workflows.tutorial:train",
         told={"function": "exp_sin", "steps": 50, "strength": 1e-2, "finer": 10},
     ),
+    *(
+        Workflow(
+            name=f"open_{function}",
+            about=f"{'-'.join(map(str, layers))} fitted to {text}: trained, pruned, trained on as the first tutorial of each "
+            "package recommends",
+            quantity="test RMSE over the deviation",
+            target=None,
+            limit_s=300,
+            arms=("efficient_kan", "pykan[default]"),
+            layers=layers,
+            grid_size=3,
+            samples=1000,
+            dtype="float64",
+            train="benchmarks.workflows.tutorial:train_open",
+            told={"function": function, "steps": 50, "strength": 1e-2, "finer": 10},
+        )
+        for function, layers, text in (
+            ("exp_sin", (2, 5, 1), "exp(sin(pi x) + y^2)"),
+            ("product", (2, 5, 1), "x y"),
+            ("four", (4, 4, 2, 1), "exp((sin(pi (a^2 + b^2)) + sin(pi (c^2 + d^2))) / 2)"),
+        )
+    ),
 )

@@ -12,7 +12,7 @@ from benchmarks.papers.experiment import Run
 from benchmarks.papers.runs import images
 from benchmarks.papers.runs import poisson as equation
 from benchmarks.papers.runs.regression import samples
-from benchmarks.workflows.workflow import Progress, Task
+from benchmarks.workflows.workflow import Progress, Reached, Task
 from efficient_kan import KAN
 from efficient_kan.training.optimizers import builder, trainable
 from reference.arm import Unsupported, get_arm
@@ -59,7 +59,7 @@ def _lbfgs(module: nn.Module, loss: Callable[[], Tensor], error: Callable[[], fl
 
     while True:
         optimizer.step(closure)  # type: ignore[arg-type]
-        yield error
+        yield lambda: Reached(error())
 
 
 def digits(task: Task) -> Progress:
@@ -87,18 +87,18 @@ def _adam(task: Task, x: Tensor, y: Tensor, held: Tensor, classes: Tensor) -> Pr
     loss_of = nn.CrossEntropyLoss()
 
     @torch.no_grad()
-    def error() -> float:
+    def wrong() -> Reached:
         # In batches of the training's size: more samples at once would be the peak of the memory.
         parts = held.split(run.whole("batch"))
         found = torch.cat([module(part).argmax(1) for part in parts])
-        return float((found != classes).double().mean())
+        return Reached(float((found != classes).double().mean()))
 
     for step, chosen in enumerate(_batches(len(x), run.whole("batch"), task.seed), start=1):
         optimizer.zero_grad()
         loss_of(module(x[chosen]), y[chosen]).backward()
         optimizer.step()
         if step % run.whole("every") == 0:
-            yield error
+            yield wrong
 
 
 def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:

@@ -11,8 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Value = str | int | float
-# What training yields between two steps: how to measure the error that it has reached. Its time does not count.
-Progress = Iterator[Callable[[], float]]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What training has reached: the error, and how many edges are left where that is a part of the result."""
+
+    error: float
+    edges: int | None = None
+
+
+# What training yields between two steps: how to measure what it has reached. Its time does not count.
+Progress = Iterator[Callable[[], Reached]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Workflow:
         name: in presets and tables.
         about: what is done, from what to what.
         quantity: what the error is.
-        target: the error at which the clock stops.
+        target: the error at which the clock stops; None: it runs to its own end.
         limit_s: seconds after which no further step begins.
         arms: who does it.
         layers, grid_size, samples, dtype: of the networks.
@@ -47,7 +57,7 @@ class Workflow:
     name: str
     about: str
     quantity: str
-    target: float
+    target: float | None
     limit_s: float
     arms: tuple[str, ...]
     layers: tuple[int, ...]

@@ -120,7 +120,7 @@ class Clock:
     def __init__(self) -> None:
         self._start, self._out = time.perf_counter(), 0.0
 
-    def aside(self, function: Callable[[], float]) -> float:
+    def aside(self, function: Callable[[], Any]) -> Any:
         """What `function` returns; its time does not count."""
         begin = time.perf_counter()
         value = function()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.workflows import Progress, Task, Workflow, register
+from benchmarks.workflows import Progress, Reached, Task, Workflow, register
 from reference.arm import Unsupported
 
 
@@ -15,7 +15,11 @@ def train(task: Task) -> Progress:
     while True:
         value[0] /= 2 if task.arm == "mlp[width]" else 1
         time.sleep(0.02)
-        yield lambda: value[0]
+        yield lambda: Reached(value[0])
+
+
+def to_its_end(task: Task) -> Progress:
+    yield from (lambda error=error, edges=edges: Reached(error, edges) for error, edges in ((0.5, 9), (0.25, 3)))
 
 
 register(
@@ -31,5 +35,18 @@ register(
         samples=1,
         dtype="float32",
         train=train,
-    )
+    ),
+    Workflow(
+        name="pruning",
+        about="prune to the end",
+        quantity="what is left",
+        target=None,
+        limit_s=60,
+        arms=("mlp[width]",),
+        layers=(1, 1),
+        grid_size=1,
+        samples=1,
+        dtype="float32",
+        train=to_its_end,
+    ),
 )

@@ -17,6 +17,7 @@ from benchmarks.presets import load
 from benchmarks.run import usage
 from benchmarks.workflows import Task
 from benchmarks.workflows import workflow as registry
+from reference.arm import Unsupported
 
 PLANTED = Path(__file__).with_name("planted_workflow.py")
 PRESET = """
@@ -27,7 +28,7 @@ width = 4
 depth = 1
 grid = 3
 [workflows]
-workflows = ["halving"]
+workflows = ["halving", "pruning"]
 timeout_s = 60
 """
 
@@ -39,7 +40,7 @@ def test_arms_of_a_workflow_start_alike_and_get_better(name: str) -> None:
     first = {}
     for arm in ("efficient_kan", "cox_de_boor"):
         progress = it.progress(Task(arm, it.layers, it.grid_size, 200, told))
-        first[arm] = [error() for error in itertools.islice(progress, 2)]
+        first[arm] = [measured().error for measured in itertools.islice(progress, 2)]
     assert first["cox_de_boor"] == pytest.approx(first["efficient_kan"], rel=1e-3)
     assert first["efficient_kan"][1] < first["efficient_kan"][0]
 
@@ -71,14 +72,32 @@ def test_a_workflow_from_a_file_of_its_own_runs_end_to_end(
         assert not end.value.code, printed.err
         return printed.out
 
-    assert said("run", "--preset", preset, "--plugin", PLANTED, "--out", out) == "2 ok, 1 unsupported\n"
-    parts = {row.case.arm: row.part for row in results.load_rows(out)}
-    halved, stuck = parts["mlp[width]"], parts["gemm_bound"]
+    assert said("run", "--preset", preset, "--plugin", PLANTED, "--out", out) == "3 ok, 1 unsupported\n"
+    parts = {(dict(row.case.options)["workflow"], row.case.arm): row.part for row in results.load_rows(out)}
+    halved, stuck, pruned = (
+        parts[key] for key in (("halving", "mlp[width]"), ("halving", "gemm_bound"), ("pruning", "mlp[width]"))
+    )
     assert halved is not None and halved["reached"] and halved["items"] == 4 and halved["error"] == 0.0625
     assert stuck is not None and not stuck["reached"] and stuck["seconds"] > 0.2
+    assert pruned is not None and pruned["reached"] and (pruned["error"], pruned["edges"]) == (0.25, 3)
     said("report", "--out", out, "--plugin", PLANTED)
     page = (out / "README.md").read_text(encoding="utf-8").partition("## Workflows")[2]
     assert "the number ≤ 0.1" in page and "1 of 1" in page and "0 of 1" in page and "an MLP halves nothing" in page
+    (line,) = (line for line in page.splitlines() if line.startswith("| pruning"))
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[2:5] == ["what is left", "`mlp[width]`", "1 of 1"] and cells[7:9] == ["0.250", "3"]
+
+
+def test_each_package_follows_its_own_tutorial_in_the_open_division() -> None:
+    it = workflows.get_workflow("open_exp_sin")
+    assert it.target is None
+    told = dict(it.told) | {"steps": 4}
+    for arm in it.arms:
+        (found,) = (measured() for measured in it.progress(Task(arm, it.layers, it.grid_size, 200, told)))
+        assert found.edges is not None and 2 <= found.edges <= 15
+        assert found.error < 1
+    with pytest.raises(Unsupported, match="has no tutorial"):
+        list(it.progress(Task("cox_de_boor", it.layers, it.grid_size, 200, told)))
 
 
 def test_what_cannot_be_registered() -> None:

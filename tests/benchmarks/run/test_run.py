@@ -25,8 +25,8 @@ from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.rows import Outcome
 from reference import arm as arms
 
-ROOT = Path(__file__).resolve().parents[2]
-PLANTED = Path(__file__).with_name("planted_arms.py")
+ROOT = Path(__file__).resolve().parents[3]
+PLANTED = Path(__file__).parents[1].joinpath("planted_arms.py")
 PRESET = """
 about = "for tests"
 jobs = 2

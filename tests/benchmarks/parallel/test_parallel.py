@@ -26,8 +26,8 @@ from benchmarks.run.child import Server
 from benchmarks.run.selection import Selection
 from benchmarks.schema.rows import Outcome
 
-ROOT = Path(__file__).resolve().parents[2]
-PRESET = Path(__file__).with_name("lines.toml").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[3]
+PRESET = Path(__file__).parents[1].joinpath("lines.toml").read_text(encoding="utf-8")
 PLUGIN = "from benchmarks.schema.cases import Case\n"
 
 
@@ -368,7 +368,7 @@ def test_a_worker_of_dask_that_is_lost_leaves_rows_that_name_its_task(tmp_path: 
     (tmp_path / "queue.toml").write_text("[dask]\nparts = 1\n")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "benchmarks", "run", "--preset", str(tmp_path / "lines.toml"), "--device", "cpu"]
-    planted = Path(__file__).with_name("planted_arms.py")
+    planted = Path(__file__).parents[1].joinpath("planted_arms.py")
     words = ["--width", "2", "--plugin", str(planted), "--out", str(out), "--parallel", str(tmp_path / "queue.toml")]
     run = subprocess.Popen([*command, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 300

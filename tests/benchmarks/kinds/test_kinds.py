@@ -21,7 +21,7 @@ from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.meaning import ROOT
 from benchmarks.schema.rows import Row
 
-PLANTED = Path(__file__).with_name("planted_kind.py")
+PLANTED = Path(__file__).parents[1].joinpath("planted_kind.py")
 KEY = re.compile(r"^([0-9a-f]{20})", re.MULTILINE)
 Said = Callable[..., str]
 PRESET = """

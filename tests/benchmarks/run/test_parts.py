@@ -17,7 +17,7 @@ from benchmarks.run import forecast, parts, usage
 from benchmarks.run.parts import Part
 from benchmarks.schema.cases import Case
 
-LINES = Path(__file__).with_name("lines.toml").read_text(encoding="utf-8")
+LINES = Path(__file__).parents[1].joinpath("lines.toml").read_text(encoding="utf-8")
 COUNTS = (1, 2, 4, 16, 1000)
 
 

@@ -20,10 +20,10 @@ from benchmarks.run.child import Server
 from benchmarks.run.store import Store, Unwritable
 from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.rows import Outcome
-from tests.benchmarks.test_archive import unreadable
+from tests.benchmarks.run.test_archive import unreadable
 
-ROOT = Path(__file__).resolve().parents[2]
-PLANTED = Path(__file__).with_name("planted_arms.py")
+ROOT = Path(__file__).resolve().parents[3]
+PLANTED = Path(__file__).parents[1].joinpath("planted_arms.py")
 PRESET = """
 about = "for tests"
 

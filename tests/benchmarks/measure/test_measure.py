@@ -20,7 +20,7 @@ from benchmarks.schema.cases import Case, Point
 from efficient_kan import KAN
 from reference import arm as arms
 
-PLANTED = Path(__file__).with_name("planted_arms.py")
+PLANTED = Path(__file__).parents[1].joinpath("planted_arms.py")
 TINY = Point(batch=16, layers=(3, 2), grid_size=3, dtype="float64")
 
 

@@ -13,7 +13,7 @@ from benchmarks.run import child, runner
 from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.rows import Outcome
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 POINT = Point(batch=8, layers=(2, 2), grid_size=2, device="cuda")
 
 # Imports what a server imports and says what it has called, how many threads run, and which packages are there.
