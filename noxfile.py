@@ -68,6 +68,8 @@ print(f"trained from {folder}: loss {losses[0]:.3g} -> {losses[-1]:.3g}")
 SLURM_PACKAGES = ("slurmctld", "slurmd", "slurm-client")
 SLURM = ("slurmctld", "slurmd", "sbatch")  # their tools, some of them in /usr/sbin
 NOT_RUN = "nothing was run: see the sentence above"
+MARKS = ("end_to_end", "slow", "harness", "browser", "gpu", "cluster")  # of tests that `tests` leaves to other sessions
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def words(session: nox.Session, *options: str) -> tuple[argparse.Namespace, list[str]]:
@@ -117,15 +119,24 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Prove the package equal to pykan and to the other oracles, and test the suite itself (pytest)."""
+    """Prove the package equal to pykan and to the other oracles, and test the suite's parts (pytest)."""
     install(session, "test")
-    # One thread a worker: torch's own threads would contend for the cores that the workers share.
-    workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup"]
-    marks = ["-m", "not slow and not harness and not browser and not gpu and not cluster"]
-    single = {"OMP_NUM_THREADS": "1"}
     if not session.posargs:  # a few chosen tests compile what they need
-        session.run("python", "-m", "tests.warm_up", env=single)
-    session.run("pytest", *workers, *marks, "--durations=10", *session.posargs, env=single)
+        session.run("python", "-m", "tests.warm_up", env=ONE_THREAD)
+    run_tests(session, " and ".join(f"not {mark}" for mark in MARKS))
+
+
+@nox.session(default=False)
+def end_to_end(session: nox.Session) -> None:
+    """Test the suite as a whole: runs that fail or are killed, queues, rendered reports; and the GPU kernels, interpreted."""
+    install(session, "test")
+    run_tests(session, " and ".join(["end_to_end", *(f"not {mark}" for mark in MARKS if mark != "end_to_end")]))
+
+
+def run_tests(session: nox.Session, marks: str) -> None:
+    """Run the tests of these marks in a few processes, of one thread each: torch's own would contend for the cores."""
+    workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadgroup"]
+    session.run("pytest", *workers, "-m", marks, "--durations=10", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(default=False)

@@ -92,7 +92,7 @@ def chosen(runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     order = runs.groupby(of_task, sort=False).ngroup()
     taken = runs.assign(order=order).merge(best, on=[*of_task, "strength"]).sort_values("order", kind="stable")
     taken = taken.drop(columns="order").join(counted, on=[*of_task, "seed"]).join(own, on=[*of_task, "seed"])
-    for name in ("validation_area", "test_area", "before_area", "short_area"):
+    for name in taken.columns.intersection(["validation_area", "test_area", "before_area", "short_area"]):
         taken[name] = taken[name].mask(taken["no_choice"], math.log(rule.ceiling))
     return taken.assign(failed=taken["failed"] | taken["no_choice"]).reset_index(drop=True)
 
