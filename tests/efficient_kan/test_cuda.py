@@ -25,6 +25,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 @needs_triton
 @pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.end_to_end
 def test_the_interpreter_agrees_with_native(marks: str) -> None:
     if (reason := interpreter.fault()) is not None:
         pytest.skip(reason)

@@ -79,6 +79,7 @@ def test_a_commit_that_is_none_is_refused_where_there_is_no_git(
     assert "EFFICIENT_KAN_COMMIT: expected the hash of a commit" in refused("gpu-run", tmp_path / "out", "--dry-run")
 
 
+@pytest.mark.end_to_end
 def test_a_stage_that_overruns_and_one_that_fails_are_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = [("overruns", 5.0), ("fails", 60.0), ("works", 60.0)]
     stages = tuple(Stage(name, name, budget, f"tests.benchmarks.gpu_run.planted:{name}") for name, budget in planted)
@@ -200,6 +201,7 @@ def test_where_no_kernel_can_be_interpreted_the_stages_of_a_dry_run_say_so(
     ]
 
 
+@pytest.mark.end_to_end
 def test_tests_that_fail_fail_the_stage_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "test_planted.py"
     file.write_text("import pytest\n\ndef test_a(): pass\n\ndef test_b(): assert 0\n\n@pytest.mark.skip\ndef test_c(): pass\n")

@@ -24,6 +24,7 @@ def run(tmp_path: Path) -> Run:
     return Run(Job(tmp_path / "raw", tmp_path / "scratch", "cpu", True, 1, ()), {"gpu": "none"})
 
 
+@pytest.mark.end_to_end
 def test_what_goes_wrong_is_told_and_the_next_stage_runs(run: Run) -> None:
     names = ["fails", "crashes", "leaves_with", "gives_up", "no_such_function", "works"]
     run.stages([planted(name) for name in names], time.time(), 300.0)
@@ -39,6 +40,7 @@ def test_what_goes_wrong_is_told_and_the_next_stage_runs(run: Run) -> None:
     assert "== works: planted: works\n1 of 1\n" in log and "RuntimeError: planted" in log
 
 
+@pytest.mark.end_to_end
 def test_a_stage_that_overruns_is_cut_with_all_it_started_and_its_results_stay(run: Run) -> None:
     begin = time.time()
     run.stages([planted("overruns", 8.0), planted("works")], begin, 100.0)
@@ -49,6 +51,7 @@ def test_a_stage_that_overruns_is_cut_with_all_it_started_and_its_results_stay(r
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.end_to_end
 def test_every_summary_is_on_the_disk_before_the_next_stage(run: Run) -> None:
     seen: list[list[str]] = []
 

@@ -80,6 +80,7 @@ def test_the_default_image_part_is_predicted_to_take_less_than_15_minutes_on_two
     assert timed + (sum(seconds) - timed) / preset.jobs < 900
 
 
+@pytest.mark.end_to_end
 def test_heads_share_one_backbone_and_record_every_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHMARKS_SHARED", str(tmp_path))
     first = study.run(case(head="kan", preparation="update_grid", penalties=(("none", 0.0), ("weight_l1", 1.0))))
@@ -110,6 +111,7 @@ def test_heads_share_one_backbone_and_record_every_prediction(tmp_path: Path, mo
     assert [run.predicted for run in apart.runs] == [run.predicted for run in second.runs]
 
 
+@pytest.mark.end_to_end
 def test_whole_networks_are_trained_and_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHMARKS_SHARED", str(tmp_path))
     found = study.run(case("end_to_end", preparation="update_grid", seeds=(0,)))
@@ -129,6 +131,7 @@ def test_data_that_is_not_here_is_unsupported_and_tried_again_once_it_is(monkeyp
     assert sources.versions(absent) != before
 
 
+@pytest.mark.end_to_end
 def test_hyperkvasir_runs_through_the_study(whole_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERKVASIR", str(whole_tree))
     found = study.run(case(data="hyperkvasir", task="seed7", folds=2, seeds=(0,), backbone=Backbone(width=1 / 16)))
@@ -144,6 +147,7 @@ def test_a_training_that_diverges_is_a_run_without_metrics(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("arm", ["efficient_kan", "pykan[speed]"])
+@pytest.mark.end_to_end
 def test_the_cost_of_a_head_is_a_share_of_the_whole(arm: str) -> None:
     point = Point(batch=3, layers=(128, 6, 4), grid_size=5)
     below = Backbone(width=0.25, size=32)

@@ -169,6 +169,7 @@ def test_results_are_rows_from_which_the_metrics_follow(tmp_path: Path) -> None:
         Training(tiny(seed=1), images, tmp_path)
 
 
+@pytest.mark.end_to_end
 def test_the_chosen_epoch_is_the_best_on_the_validation_set() -> None:
     settings = tiny(epochs=4, learning_rate=0.02)
     training = Training(settings, settings.open())
@@ -179,6 +180,7 @@ def test_the_chosen_epoch_is_the_best_on_the_validation_set() -> None:
     assert found.macro_f1 == pytest.approx(max(scores)[0])
 
 
+@pytest.mark.end_to_end
 def test_training_ends_when_the_validation_set_says_so() -> None:
     settings = tiny(epochs=50, patience=1, learning_rate=1e-9)
     trained = Training(settings, settings.open()).run()
@@ -259,6 +261,7 @@ def test_penalties_reach_the_training(penalty: Any) -> None:
     assert not torch.allclose(gradients[0], gradients[1])
 
 
+@pytest.mark.end_to_end
 def test_one_epoch_of_the_whole_tree(whole_tree: Path) -> None:
     """10,662 images, 23 classes by colour: read by two processes, trained for one epoch."""
     chosen: dict[str, Any] = {"data": "hyperkvasir", "root": str(whole_tree), "folds": 2, "stem": "imagenet", "width": 1 / 16}
@@ -275,6 +278,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.end_to_end
 def test_the_command_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     out = ("--out", str(tmp_path))
     found = run("train-images", "--data", "hyperkvasir", *out)
@@ -284,6 +288,7 @@ def test_the_command_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     assert "model: expected resnet18, 34 or 50" in found.stderr
 
 
+@pytest.mark.end_to_end
 def test_the_audit_command_lists_files_and_fails(tmp_path: Path) -> None:
     from tests.benchmarks.images.generated import hyperkvasir
 

@@ -59,6 +59,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
     return run
 
 
+@pytest.mark.end_to_end
 def test_a_kind_from_a_file_of_its_own_runs_end_to_end(said: Said, tmp_path: Path) -> None:
     preset, out = tmp_path / "mine.toml", tmp_path / "out"
     preset.write_text(PRESET)

@@ -160,6 +160,7 @@ def test_what_cannot_be_registered() -> None:
         functions.register(functions.get_function("jv"))
 
 
+@pytest.mark.end_to_end
 def test_an_experiment_from_a_file_of_its_own_runs_end_to_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

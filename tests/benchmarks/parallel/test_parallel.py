@@ -343,6 +343,7 @@ def test_without_slurm_the_sentence_says_so(tmp_path: Path, monkeypatch: pytest.
     ],
     ids=["dask", "submitit"],
 )
+@pytest.mark.end_to_end
 def test_a_real_queue_on_this_machine_measures_the_plan(
     selection: Selection, tmp_path: Path, table: str, timeout: float, status: str, code: int
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_planted_change_of_ten_percent_is_found_where_it_is(folders: Folders, 
     assert changed["change_low"] < factor < changed["change_high"]
 
 
+@pytest.mark.end_to_end
 def test_fewer_than_one_unchanged_cell_in_fifty_is_flagged(folders: Folders) -> None:
     cells = pd.concat([compare(*folders(seed, {}, batches=(32, 128))).cells for seed in SEEDS])
     cells = cells[cells["arm"] != "efficient_kan"]  # its own cells make the floors

@@ -51,6 +51,7 @@ def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two
 
 
 @pytest.mark.usefixtures("_unpainted")
+@pytest.mark.end_to_end
 def test_processors_of_one_name_are_told_apart_where_that_was_recorded(two: Path, tmp_path: Path) -> None:
     two = Path(shutil.copytree(two, tmp_path / "two"))
     path = two / "cpu-2core" / "raw" / "environments.jsonl"
@@ -121,6 +122,7 @@ def test_commands_are_recorded_without_the_paths_of_one_machine() -> None:
     assert _recorded(given) == ["run", "--plugin", "mine.py", "--preset=own.toml", "--batch", "8,16", "--retry"]
 
 
+@pytest.mark.end_to_end
 def test_a_report_travels_as_one_file_and_stands_beside_the_others(two: Path, tmp_path: Path) -> None:
     elsewhere, file = tmp_path / "elsewhere", tmp_path / "h100.jsonl.xz"
     shutil.move(two / "nvidia-h100", elsewhere)

@@ -55,6 +55,7 @@ def drawn_again(run: Any, rendered: Path, folder: Path) -> None:
     assert [name for name in before if again[name] != before[name]] == []
 
 
+@pytest.mark.end_to_end
 def test_rendering_again_gives_equal_bytes_whatever_the_users_matplotlib_settings(
     run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_page_says_that_no_gpu_was_measured(rendered: Path) -> None:
 
 
 @pytest.mark.parametrize("batches", [(32, 128), (128,)], ids=["line", "single point"])
+@pytest.mark.end_to_end
 def test_all_failed_still_renders(run: Any, speed_case: Callable[..., Case], tmp_path: Path, batches: tuple[int, ...]) -> None:
     for batch in batches:
         run.add(speed_case(batch=batch, axes=("batch",)), status="killed", reason="signal 9")
@@ -150,6 +152,7 @@ def test_all_failed_still_renders(run: Any, speed_case: Callable[..., Case], tmp
     assert len(list((tmp_path / "figures").glob("*.png"))) == 2
 
 
+@pytest.mark.end_to_end
 def test_lines_through_two_centres_become_two_figures(
     run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
 ) -> None:
@@ -186,6 +189,7 @@ def test_what_weakens_the_numbers_is_said(run: Any, speed_case: Callable[..., Ca
     assert "uncommitted changes" in page
 
 
+@pytest.mark.end_to_end
 def test_stale_files_go_and_foreign_ones_stay(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:
     run.add(speed_case(), status="error", reason="ValueError: x")
     render(run.write(tmp_path))
@@ -203,6 +207,7 @@ def test_stale_files_go_and_foreign_ones_stay(run: Any, speed_case: Callable[...
     }
 
 
+@pytest.mark.end_to_end
 def test_a_failure_leaves_the_former_report(
     run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

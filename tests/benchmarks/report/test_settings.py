@@ -159,6 +159,7 @@ def test_a_study_of_two_settings_has_two_verdicts(
 
 
 @pytest.mark.usefixtures("_unpainted")
+@pytest.mark.end_to_end
 def test_files_ids_and_sentences_of_two_settings_are_apart_and_named(
     full_run: Any, make_run: Callable[[], Any], tmp_path: Path
 ) -> None:

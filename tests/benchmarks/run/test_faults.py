@@ -175,6 +175,7 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path,
         assert "Permission denied" in said
 
 
+@pytest.mark.end_to_end
 def test_sigterm_ends_a_run_and_what_was_measured_makes_no_row(tmp_path: Path) -> None:
     preset, out = tmp_path / "tiny.toml", tmp_path / "out"
     preset.write_text(PRESET.replace('"mlp[width]"', '"mlp[width]", "hang"') + "\n")

@@ -71,6 +71,7 @@ def test_a_server_imports_what_its_cases_need_once(device: str) -> None:
     assert names.index("torch") < names.index("kan")
 
 
+@pytest.mark.end_to_end
 def test_what_is_logged_before_a_case_is_told_and_of_the_case_nothing(tmp_path: Path) -> None:
     plugin = tmp_path / "talks.py"
     plugin.write_text(

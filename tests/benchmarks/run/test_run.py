@@ -57,6 +57,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Path:
     return PLANTED
 
 
+@pytest.mark.end_to_end
 def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, planted: Path) -> None:
     cases = [
         case("gemm_bound"),
@@ -89,6 +90,7 @@ def test_failures_become_rows_and_larger_points_are_skipped(tmp_path: Path, plan
     assert frame["peak_bytes"].notna().sum() == 2
 
 
+@pytest.mark.end_to_end
 def test_a_failure_rules_out_what_is_larger(tmp_path: Path, planted: Path) -> None:
     cases = [case("die"), case("die", batch=16), case("mlp[width]", batch=16)]
     counts = runner.run("test", cases, tmp_path, plugin=planted)
@@ -117,6 +119,7 @@ def test_a_memory_case_that_may_need_more_than_its_share_runs_alone_with_all_of_
     assert set(shares.values()) == {1}
 
 
+@pytest.mark.end_to_end
 def test_a_time_limit_rules_out_only_what_may_take_no_longer(tmp_path: Path, planted: Path) -> None:
     cases = [case("hang", timeout_s=2.0), case("hang", batch=16, timeout_s=2.0), case("hang", batch=32, timeout_s=2.5)]
     counts = runner.run("test", cases, tmp_path, plugin=planted)
@@ -125,12 +128,14 @@ def test_a_time_limit_rules_out_only_what_may_take_no_longer(tmp_path: Path, pla
     assert skipped.case.point.batch == 16
 
 
+@pytest.mark.end_to_end
 def test_a_failure_of_an_earlier_run_rules_out_what_is_larger_too(tmp_path: Path, planted: Path) -> None:
     runner.run("test", [case("die")], tmp_path, plugin=planted)
     counts = runner.run("test", [case("die"), case("die", batch=16)], tmp_path, plugin=planted)
     assert counts == {"killed": 1, "skipped_by_frontier": 1}
 
 
+@pytest.mark.end_to_end
 def test_the_memory_limit_makes_an_oom_of_a_greedy_arm(tmp_path: Path) -> None:
     job = runner.Job(case=case("greedy"), plugin=str(PLANTED), memory_limit_bytes=2**30)
     server = Server(tmp_path, variables(job.case), ("numpy", "torch"), sys.executable)
@@ -145,6 +150,7 @@ def test_the_memory_limit_makes_an_oom_of_a_greedy_arm(tmp_path: Path) -> None:
         server.close()
 
 
+@pytest.mark.end_to_end
 def test_a_lost_server_is_a_row_and_is_started_again(tmp_path: Path) -> None:
     server = Server(tmp_path, variables(case("gemm_bound")), (), sys.executable)
     try:
@@ -176,6 +182,7 @@ def contents(raw: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in raw.glob("*.jsonl*")}
 
 
+@pytest.mark.end_to_end
 def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
     preset, out = tmp_path / "tiny.toml", tmp_path / "out"
     preset.write_text(PRESET.replace("jobs = 2", "jobs = 1"))
@@ -207,6 +214,7 @@ def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", pytest.param("speed", marks=pytest.mark.slow)])
+@pytest.mark.end_to_end
 def test_an_interrupted_run_ends_at_once_and_makes_no_row_of_what_it_was_at(tmp_path: Path, kind: str) -> None:
     preset, out = tmp_path / "tiny.toml", tmp_path / "out"
     hanging = {"memory": "", "speed": 'blocks = 1\nbaseline = "mlp[width]"\n'}[kind]

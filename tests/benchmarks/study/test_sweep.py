@@ -130,6 +130,7 @@ def test_what_does_not_fit_is_refused() -> None:
         original.trained(case(arm="mlp[width]"), [KAN([1, 1])], torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
 
 
+@pytest.mark.end_to_end
 def test_a_task_whose_package_is_missing_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = DataSet(
         name="absent", family="real", text="", load=lambda: (np.zeros((3, 1)), np.zeros(3)), features=1,

@@ -243,6 +243,7 @@ def planted() -> pd.DataFrame:
     return verdict.chosen(verdict.with_areas(pd.DataFrame(lines), RULE), RULE)
 
 
+@pytest.mark.end_to_end
 def test_planted_penalties_are_told_apart_and_told_equal() -> None:
     choices = planted()
 

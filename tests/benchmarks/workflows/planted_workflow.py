@@ -28,7 +28,7 @@ register(
         about="halve a number until it is small",
         quantity="the number",
         target=0.1,
-        limit_s=0.2,
+        limit_s=1.0,
         arms=("mlp[width]", "gemm_bound", "mlp[params]"),
         layers=(1, 1),
         grid_size=1,

@@ -57,6 +57,7 @@ def test_the_clock_stops_at_the_error_or_at_the_limit() -> None:
     assert late["rss_above_bytes"] is None or late["rss_above_bytes"] >= 0
 
 
+@pytest.mark.end_to_end
 def test_a_workflow_from_a_file_of_its_own_runs_end_to_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -78,7 +79,7 @@ def test_a_workflow_from_a_file_of_its_own_runs_end_to_end(
         parts[key] for key in (("halving", "mlp[width]"), ("halving", "gemm_bound"), ("pruning", "mlp[width]"))
     )
     assert halved is not None and halved["reached"] and halved["items"] == 4 and halved["error"] == 0.0625
-    assert stuck is not None and not stuck["reached"] and stuck["seconds"] > 0.2
+    assert stuck is not None and not stuck["reached"] and stuck["seconds"] > 1
     assert pruned is not None and pruned["reached"] and (pruned["error"], pruned["edges"]) == (0.25, 3)
     said("report", "--out", out, "--plugin", PLANTED)
     page = (out / "README.md").read_text(encoding="utf-8").partition("## Workflows")[2]
