@@ -71,17 +71,19 @@ def _install(words: Sequence[str]) -> None:
             continue
         if word in ("-c", "--constraint", "-r"):
             assert (ROOT / next(rest)).is_file()
+        elif word == "--index-url":
+            assert next(rest).startswith("https://")
         elif word == "--group":
             assert next(rest) in _PROJECT["dependency-groups"]
         else:
             name, _, extras = word.partition("[")
-            assert name in known or name.split("==")[0] in _pinned(), word
+            assert name in known or name.split("==")[0].lower() in _pinned(), word
             assert set(filter(None, extras.rstrip("]").split(","))) <= _PROJECT["project"]["optional-dependencies"].keys()
 
 
 def _pinned() -> set[str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return {line.split("==")[0] for line in lines if "==" in line}
+    return {line.split("==")[0].lower() for line in lines if "==" in line}
 
 
 def sessions() -> dict[str, str]:

@@ -17,6 +17,8 @@ from benchmarks.run import archive
 from tests.readme_lines import ROOT, blocks, check, commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
+INSTALLS = list(dict.fromkeys(line for page in PAGES for line in commands(page) if "pip install" in line))
 _ROWS = 40  # of each machine and kind: enough for every command, and read in no time
 
 
@@ -74,6 +76,12 @@ def test_a_command_runs(
     monkeypatch.chdir(checkout)
     check(command)
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", INSTALLS)
+def test_what_pages_install_exists(command: str) -> None:
+    assert "--group" not in command, "pip 25.1 or later, which Python 3.11 does not bring"
+    check(command)
 
 
 def test_the_readme_has_examples_and_commands() -> None:
