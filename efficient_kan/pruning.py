@@ -125,11 +125,27 @@ def warn_of(pruned: KAN, moved: Change | None, stacklevel: int) -> None:
     """One ``UserWarning`` about nodes that lack edges and about a changed function, if there is anything to say."""
     parts = []
     if _checks.has_values(pruned.kan_layers[0].edge_mask) and (dangling := dangling_nodes(pruned)):
-        parts.append("; ".join(str(node) for node in dangling[:10]) + (" ..." if len(dangling) > 10 else ""))
+        parts.append(_named(dangling))
     if moved is not None:
         parts.append(str(moved))
     if parts:
         warnings.warn(f"prune: {'. '.join(parts)}", stacklevel=stacklevel + 1)
+
+
+def _named(dangling: list[DanglingNode]) -> str:
+    """A phrase for the nodes of each depth that lack the same edges."""
+    missing: dict[tuple[int, int], list[str]] = {}
+    for node in dangling:
+        missing.setdefault((node.depth, node.node), []).append(node.missing)
+    alike: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    for (depth, number), sides in missing.items():
+        alike.setdefault((depth, tuple(sides)), []).append(str(number))
+    phrases = []
+    for (depth, sides), numbers in alike.items():
+        shown = ", ".join(numbers[:10]) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+        who = f"node {shown} at depth {depth} has" if len(numbers) == 1 else f"nodes {shown} at depth {depth} have"
+        phrases.append(f"{who} {f'no {sides[0]}' if len(sides) == 1 else 'neither incoming nor outgoing'} edges")
+    return "; ".join(phrases)
 
 
 def dangling_nodes(kan: KAN) -> list[DanglingNode]:

@@ -212,7 +212,7 @@ def network(layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = No
 
 
 def _accelerated(name: str, x: Tensor) -> ModuleType | None:
-    """The kernel that ``name`` stands for, `native` in its place where it cannot be had; None if it folds all parameters."""
+    """The kernel that ``name`` stands for, `native` in its place where it is unavailable; None if it folds all parameters."""
     if name == "auto":
         name = _BY_DEVICE.get(device_type(x), "native")
     kernel = _kernel(name)
@@ -226,7 +226,8 @@ def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalt
     """Have the compiled kernel for CPUs ready for layers of this order and dtype, before a fork or a measurement, say.
 
     Without it the first call of a layer takes the seconds that compiling takes, or the fraction of one to load what was
-    compiled before; most of them go to the sample ``penalties``, for who needs these. Does nothing if there is no such kernel.
+    compiled before. Most of that goes to the sample penalties: leave them out with ``penalties=False``. Does nothing if there
+    is no such kernel.
     """
     kernel = _kernel("cpu")
     if kernel is not None:
@@ -411,7 +412,7 @@ def _warn_once(name: str) -> None:
     _warned.add(name)
     hint = f"pip install 'efficient-kan-bench[{name}]'"
     warnings.warn(
-        f"efficient_kan: the kernel {name!r} cannot be had, the slower 'native' is used ({_reasons[name]}); {hint}",
+        f"efficient_kan: the kernel {name!r} is unavailable, so the slower 'native' is used ({_reasons[name]}); {hint}",
         RuntimeWarning,
         stacklevel=3,
     )

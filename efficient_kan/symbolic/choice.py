@@ -44,7 +44,8 @@ class Candidate(NamedTuple):
     score: float  # the lower the better; infinite if the function does not fit within its domain
 
     def __str__(self) -> str:
-        formula = f"{self.a:.6g} * {self.name}({self.b:.6g} * x + {self.c:.6g}) + {self.d:.6g}"
+        name = "" if self.name == "x" else self.name  # the identity
+        formula = f"{self.a:.6g} * {name}({self.b:.6g} * x + {self.c:.6g}) + {self.d:.6g}"
         return f"{formula}: R^2 = {self.r2:.8f}, held-out error {self.held_out:.2g}, complexity {self.complexity:g}"
 
 

@@ -35,5 +35,5 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="package")
 def _kernels_may_be_missing() -> None:
-    """The warning that a kernel cannot be had has a test of its own; elsewhere its place is taken without a word."""
+    """The warning that a kernel is unavailable has a test of its own; elsewhere its place is taken without a word."""
     kernels._warned.update(kernels.KERNELS)

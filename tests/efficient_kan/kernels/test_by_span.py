@@ -592,7 +592,7 @@ def test_a_missing_kernel_is_replaced_with_one_warning(name: str, monkeypatch: p
     x = torch.rand(4, 2, generator=source(1))
     expected = layer(x)
     missing(monkeypatch)
-    with pytest.warns(RuntimeWarning, match="'cpu' cannot be had.*numba cannot be imported: gone") as caught:
+    with pytest.warns(RuntimeWarning, match="'cpu' is unavailable.*numba cannot be imported: gone") as caught:
         y = layer(x)
     assert len(caught) == 1
     with warnings.catch_warnings():
