@@ -14,6 +14,19 @@ _LATER: Mapping[str, object] = {
     "matmul": "ieee",
     **dict.fromkeys(("arm_graph_ms", "baseline_graph_ms", "graph_failure", "l2", "sm_mhz", "throttle", "workspace_bytes")),
 }
+STATUSES: Mapping[str, str] = {
+    "oom": "out of memory",
+    "killed": "killed",
+    "timeout": "out of time",
+    "unsupported": "not supported",
+    "gate_failed": "gate failed",
+    "error": "error",
+    "skipped_by_frontier": "not tried as a smaller case had failed",
+}
+_SAYS_NOTHING = "its pairs say nothing of the spread between processes, so it has no interval"
+ONE_PROCESS = f"One process: {_SAYS_NOTHING}."
+BY_PAIRS = f"{ONE_PROCESS} Whether it is beyond the noise is judged by its pairs."
+HOLLOW = f"A hollow mark rests on one process: {_SAYS_NOTHING}."
 _EXACT = 1e10  # from here on ten digits are too few for a whole number
 
 
@@ -63,11 +76,46 @@ def numbers(values: Iterable[Any]) -> list[str]:
 
 
 def intervals(frame: pd.DataFrame, prefix: str = "") -> list[str]:
-    """Return 'ratio (low to high)' of each row, from the columns with this `prefix`."""
+    """Return 'ratio (low to high)' of each row, from the columns with this `prefix`, or 'ratio (one process)'."""
     ends = frame[[f"{prefix}ratio", f"{prefix}ratio_low", f"{prefix}ratio_high"]].itertuples(index=False, name=None)
-    return [
-        number(value) if pd.isna(value) else f"{number(value)} ({number(low)} to {number(high)})" for value, low, high in ends
-    ]
+    return [interval(*values, one_process=bool(lone)) for values, lone in zip(ends, alone(frame, prefix), strict=True)]
+
+
+def interval(value: float, low: float, high: float, *, one_process: bool) -> str:
+    """Return 'value (low to high)', or 'value (one process)'; a dash for a missing one."""
+    if pd.isna(value):
+        return number(value)
+    return f"{number(value)} (one process)" if one_process else f"{number(value)} ({number(low)} to {number(high)})"
+
+
+def alone(frame: pd.DataFrame, prefix: str = "") -> pd.Series[bool]:
+    """Return which ratios rest on the pairs of one process: these do not show how much processes differ."""
+    return frame[f"{prefix}ratio"].notna() & (frame[f"{prefix}processes"] < 2)
+
+
+def between(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return `frame` without the ends of intervals that rest on the pairs of one process."""
+    lone = alone(frame)
+    return frame.assign(**{end: frame[end].mask(lone) for end in ("ratio_low", "ratio_high")})
+
+
+def why(status: Any) -> str:
+    """Return in words why there is no value; nothing was tried where there is no status."""
+    return STATUSES.get(status, status) if isinstance(status, str) and status else "not measured"
+
+
+def without(reasons: Iterable[tuple[str, str]]) -> str:
+    """Return '; no value for `a`, `b` (out of time); ...' of names and reasons; empty if there is none."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        by_reason.setdefault(reason, []).append(f"`{name}`")
+    return "".join(f"; no value for {', '.join(names)} ({reason})" for reason, names in by_reason.items())
+
+
+def listed(words: Iterable[str], joined_by: str = "and") -> str:
+    """Return 'a, b and c'."""
+    *first, last = words
+    return f" {joined_by} ".join(filter(None, (", ".join(first), last)))
 
 
 def parts_of(parts: Iterable[float], totals: Iterable[float]) -> list[str]:

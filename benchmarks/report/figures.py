@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from benchmarks import kinds
 from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, Line, families, slug, with_baseline
 from benchmarks.kinds.kind import resolved
 from benchmarks.report import capacity, images, penalties, scaling, sparsity_axes, sparsity_figures, style, tables
-from benchmarks.report.cells import code
+from benchmarks.report.cells import HOLLOW, STATUSES, alone, code
 from benchmarks.report.ids import table_id
 from benchmarks.report.sparsity import Study
 
@@ -43,9 +43,7 @@ _SCALING = (
         "ratio",
         "time_ratio",
         scaling.RATIO,
-        "Time over that of `efficient_kan`, over {along}, measured in interleaved pairs: above 1 the arm is slower. Bars and "
-        "coloured bands are 95 % intervals. The grey band is the noise floor: what `efficient_kan` measured against itself "
-        "reached, at the same point where that was measured.",
+        "Time over that of `efficient_kan`, over {along}, measured in interleaved pairs: above 1 the arm is slower.",
     ),
     (
         "memory",
@@ -57,17 +55,8 @@ _SCALING = (
 
 
 _FOREIGN = {"time": ["floor", "verdict"], "ratio": [], "memory": ["simulated_peak_bytes"]}
-_HOLLOW = " A hollow mark is simulated: the case was not measured to its end, its tensors were followed without computing."
+_SIMULATED = " A hollow mark is simulated: the case was not measured to its end, its tensors were followed without computing."
 _SIZES = {"batch": "batch size", "width": "layer width", "grid": "grid size", "order": "spline order", "depth": "depth"}
-_STATUSES: Mapping[str, str] = {
-    "oom": "out of memory",
-    "killed": "killed",
-    "timeout": "out of time",
-    "unsupported": "not supported",
-    "gate_failed": "gate failed",
-    "error": "error",
-    "skipped_by_frontier": "not tried as a smaller case had failed",
-}
 _COLUMNS = 3  # panels side by side that stay readable at the width of a page
 
 
@@ -94,8 +83,9 @@ def scaling_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
                 name = f"{stem}-{slug(str(setting))}" + (f"-{index + 1}" if index else "")
                 drawn = _drawn(lines)
                 style.save(scaling.draw(lines, quantity), drawn, folder, name)
-                notes = _on_peaks(drawn) if section == "memory" else ""
-                failures = _crosses(drawn[scaling.lost(drawn, quantity)])
+                seen = drawn[drawn["mode"].isin(scaling.shown_modes(lines))]
+                notes = {"memory": _on_peaks, "ratio": _on_ratios}[section](seen) if section != "time" else ""
+                failures = _crosses(seen[scaling.lost(seen, quantity)])
                 yield Entry(section, name, f"{text.format(along=_along(lines))}{notes}{failures} Setting: {setting}.")
 
 
@@ -109,7 +99,20 @@ def _on_peaks(drawn: pd.DataFrame) -> str:
             f" Of {', '.join(code(arms))} at {', '.join(widths)} the peak is that of the storages alive after each operator: "
             "the allocator's record of such a call does not fit into memory."
         )
-    return found + (_HOLLOW if drawn["simulated_mib"].notna().any() else "")
+    return found + (_SIMULATED if drawn["simulated_mib"].notna().any() else "")
+
+
+def _on_ratios(drawn: pd.DataFrame) -> str:
+    """What the bars, the hollow marks and the grey band of the ratios are, as far as there are any."""
+    others = drawn[drawn["arm"] != drawn["baseline"]]
+    lone = alone(others)
+    texts = {
+        "Bars and coloured bands are 95 % intervals.": (others["ratio"].notna() & ~lone).any(),
+        HOLLOW: lone.any(),
+        "The grey band is the noise floor: what `efficient_kan` measured against itself reached, at the same point where that "
+        "was measured.": drawn["floor"].notna().any(),
+    }
+    return "".join(f" {text}" for text, found in texts.items() if found)
 
 
 def _peaks(data: Data) -> pd.DataFrame:
@@ -126,7 +129,7 @@ def _crosses(failed: pd.DataFrame) -> str:
     """What an x at the top of a panel is; empty if there is none."""
     if failed.empty:
         return ""
-    found = [text for status, text in _STATUSES.items() if status in set(failed["status"])]
+    found = [text for status, text in STATUSES.items() if status in set(failed["status"])]
     return (
         f" An x at the top of a panel, in the colour of its arm, is a case without a value ({', '.join(found)}; reasons in "
         f"{table_id('failed_cases')}); its height is arbitrary."
@@ -232,7 +235,7 @@ def _below_the_line(part: pd.DataFrame) -> str:
     """What the marks below the data of a frontier mean, for the arms that have any."""
     texts = []
     if part["largest_batch"].isna().any():
-        words = {**_STATUSES, "unsupported": "cannot be simulated"}
+        words = {**STATUSES, "unsupported": "cannot be simulated"}
         failed = part[part["largest_batch"].isna() & (part["status"] != "ok")]
         named = "; ".join(
             f"{words[str(status)]}: {', '.join(code(sorted(set(own['arm']))))}" for status, own in failed.groupby("status")
@@ -257,8 +260,15 @@ def penalty_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
             name,
             f"A {scaling.MODES[str(mode)]} with each penalty at B = {batch}, layers {layers}, G = {grid_size}, k = {order} "
             f"({setting}). Above: time, with quartiles, and peak memory. Below: both over the same arm's step without a "
-            f"penalty, the time with 95 % intervals.{_edge_crosses(part)}",
+            f"penalty{_intervals(part)}{_edge_crosses(part)}",
         )
+
+
+def _intervals(part: pd.DataFrame) -> str:
+    """Of which times over a plain step there are intervals."""
+    lone = alone(part)
+    ends = ", the time with 95 % intervals" if (part["ratio"].notna() & ~lone).any() else ""
+    return f"{ends}." + (f" {HOLLOW}" if lone.any() else "")
 
 
 def _edge_crosses(part: pd.DataFrame) -> str:
@@ -267,7 +277,7 @@ def _edge_crosses(part: pd.DataFrame) -> str:
     found = {status for column, source in lost.items() for status in part.loc[part[column].isna(), source]}
     if not found:
         return ""
-    named = ", ".join(text for status, text in _STATUSES.items() if status in found)
+    named = ", ".join(text for status, text in STATUSES.items() if status in found)
     reasons = f" ({named}; reasons in {table_id('failed_cases')})" if named else ""
     return f" An x at the right edge, in the colour of its arm, has no value{reasons}: its place along the axis means nothing."
 

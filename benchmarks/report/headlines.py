@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from benchmarks.analysis.data import BASELINE, POINT
-from benchmarks.report.cells import number
+from benchmarks.report.cells import alone, between, number, why, without
 from benchmarks.report.ids import table_id
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES
+from benchmarks.report.sparsity_words import undecided
 from benchmarks.report.tables import Table
+from benchmarks.study import rule as rules
 
 STATUSES = ("reproduced", "ordering only", "not")
 
@@ -93,24 +95,24 @@ def _centre(summary: pd.DataFrame) -> Iterator[Headline]:
         ("times the peak memory of", f"Peak memory of a {MODES[mode]}", "memory_ratio"),
     ):
         known = at[at[f"{mode}_{column}"].notna()].sort_values(f"{mode}_{column}", kind="stable")
-        if known.empty:
-            continue
         # Of one process an interval holds the spread of its pairs alone: it would look better than those of several.
         ends = [f"{mode}_{column}_{end}" for end in ("low", "high")]
-        alone = set(known.loc[known.get(f"{mode}_processes", pd.Series(2, known.index)) < 2, "arm"])
+        lone = set(known.loc[alone(known, f"{mode}_"), "arm"])
         dots = []
         for record in known.to_dict("records"):
             line = {str(name): value for name, value in record.items()}
-            interval = [math.nan] * 2 if line["arm"] in alone else [float(line.get(end, math.nan)) for end in ends]
+            interval = [math.nan] * 2 if line["arm"] in lone else [float(line.get(end, math.nan)) for end in ends]
             dots.append(Dot(str(line["arm"]), line[f"{mode}_{column}"], *interval))
         pykan = [dot for dot in dots if dot.label.startswith("pykan[") and dot.label != "pykan[0.0.5]"]
         told = pykan or [dot for dot in dots if dot.label in set(at.loc[at["division"] == "closed", "arm"])]
-        if not told:
+        absent = at[at[f"{mode}_{column}"].isna()]
+        statuses = absent["memory_status" if "memory" in column else f"{mode}_status"].map(why)
+        if not told and set(statuses) <= {why(None)}:
             continue
-        said = ", ".join(f"`{dot.label}` **{_said(dot)}**" for dot in told)
-        absent = [f"`{arm}`" for arm in at["arm"] if arm not in set(known["arm"])]
-        silent = f"; no value for {', '.join(absent)}" if absent else ""
-        sentence = f"{said} {what} `{BASELINE}` ({where}){silent}."
+        marks = {dot.label: " (one process)" for dot in told if dot.label in lone and column == "ratio"}
+        said = ", ".join(f"`{dot.label}` **{_said(dot)}**{marks.get(dot.label, '')}" for dot in told)
+        said = f"{said} {what} `{BASELINE}`" if told else f"No ratio to `{BASELINE}`"
+        sentence = f"{said} ({where}){without(zip(absent['arm'], statuses, strict=True))}."
         yield Headline(heading, sentence, f"{heading.lower()} / {BASELINE}", "summary", dots)
 
 
@@ -119,41 +121,53 @@ def _said(dot: Dot) -> str:
 
 
 def _penalty(costs: pd.DataFrame) -> Iterator[Headline]:
-    """What each penalty makes of a training step of the baseline."""
+    """What each penalty makes of a training step of the baseline, and why it is not known of the others."""
     if costs.empty:
         return
-    own = _first(costs[(costs["arm"] == BASELINE) & costs["ratio"].notna()])
+    own = _first(costs[costs["arm"] == BASELINE])
     if own.empty:
         return
-    dots, peaks = [], []
-    for record in own.to_dict("records"):
+    dots, said, absent = [], [], []
+    measured = own["memory_ratio"].notna().any()
+    for record in between(own).to_dict("records"):
         name = str(PENALTIES.get(str(record["penalty"]), record["penalty"]))
+        peak = f"{number(record['memory_ratio'])} times the peak memory"
+        if not math.isfinite(record["memory_ratio"]):
+            peak = f"no peak memory: {why(record['memory_status'])}"
+        if not math.isfinite(record["ratio"]):
+            absent.append((name, why(record["status"])))
+            continue
         dots.append(Dot(name, record["ratio"], record["ratio_low"], record["ratio_high"]))
-        peaks.append(float(record["memory_ratio"]))
-    said = ", ".join(f"**{number(dot.value)}** times as long with `{dot.label}`" for dot in dots)
-    known = all(map(math.isfinite, peaks))
-    memory = f"; at {', '.join(map(number, peaks))} times the peak memory" if known else ""
-    sentence = f"A training step takes {said}{memory} ({_where(own)})."
+        said.append(f"**{number(record['ratio'])}** times as long with `{name}`" + (f" ({peak})" if measured else ""))
+    others = [name for name in PENALTIES if name in set(costs["penalty"]) - set(own["penalty"])]
+    absent += [(str(PENALTIES[name]), "not planned") for name in others]
+    text = f"A training step takes {', '.join(said)}" if said else "No time of a training step with a penalty"
+    memory = "" if measured else f"; peak memory {why(own['memory_status'].iloc[0])}"
+    sentence = f"{text}{memory}{without(absent)} ({_where(own)})."
     yield Headline("Cost of a penalty", sentence, "time of a step / the same without a penalty", "penalty_cost", dots)
 
 
 def _l1(table: Table) -> Iterator[Headline]:
-    """The verdict of each family on the first question of the study."""
+    """The verdict of each family on the first question of the study, or why it has none."""
     frame = table.frame
     if frame.empty:
         return
-    main = (frame["candidate"] == frame["candidate"].iloc[0]) & (frame["reference"] == frame["reference"].iloc[0])
-    known = frame[main & frame["effect"].notna()]
-    if known.empty:
-        return
+    main = frame[(frame["candidate"] == frame["candidate"].iloc[0]) & (frame["reference"] == frame["reference"].iloc[0])]
+    known = main[main["effect"].notna()]
     dots = [
         Dot(str(line["family"]), line["error_ratio"], line["error_ratio_low"], line["error_ratio_high"])
         for line in known.to_dict("records")
     ]
-    phases = {"confirmatory" if confirmed else "exploratory" for confirmed in known["confirmatory"]}
-    said = ", ".join(f"{line['family']} tasks **{line['verdict']}**" for line in known.to_dict("records"))
-    of = " and ".join(sorted(phases))
-    sentence = f"L1 on the weights in the place of L1 on the samples, at equal numbers of edges: {said} ({of})."
+    said = [
+        f"{line['tasks']:.0f} {line['family']} tasks at {line['seeds']:.0f} seeds **{line['verdict']}**"
+        if pd.notna(line["effect"])
+        else f"{line['family']} tasks without a verdict ({line['missing']})"
+        for line in main.to_dict("records")
+    ]
+    phases = sorted({"confirmatory" if confirmed else "exploratory" for confirmed in known["confirmatory"]})
+    words = "; ".join(filter(None, (" and ".join(phases), undecided(rules.load(), known["verdict"]))))
+    of = f" ({words})" if words else ""
+    sentence = f"L1 on the weights in the place of L1 on the samples, at equal numbers of edges: {', '.join(said)}{of}."
     yield Headline("L1 on the weights or the samples", sentence, "test error / that of L1 on the samples", table.name, dots)
 
 

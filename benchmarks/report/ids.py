@@ -47,7 +47,7 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "failed_cases": (10, "Cases without a value, each with its reason."),
     "sparsity_verdict": (15, "Does L1 on the weights do the job? The verdict per family of tasks."),
     "sparsity_penalties": (16, "Every penalty against no penalty."),
-    "sparsity_tasks": (17, "Every penalty on every task: medians over seeds at the chosen strengths."),
+    "sparsity_tasks": (17, "Every penalty on every task, at the chosen strengths."),
     "sparsity_ends": (
         18,
         "Do the strengths reach from no effect to collapse? Collapse is that of the penalty's own norm: `weight_l1` leaves the "
@@ -79,7 +79,7 @@ TABLES: Mapping[str, tuple[int, str]] = {
     "papers_declared": (41, "The experiments as declared: claim, method, rule, and how many of their lines have each status."),
     "workflows": (
         42,
-        "What people run, from start to end: seconds and peak memory until a declared error is reached; medians over seeds.",
+        "What people run, from start to end: seconds and peak memory until a declared error is reached.",
     ),
     "head_cost": (14, "What a head adds to the time and memory of the whole network."),
     "gpu_stages": (21, "The stages of the run on the GPU and how each of them ended."),

@@ -17,6 +17,7 @@ from benchmarks.report.headlines import headlines
 from benchmarks.report.provenance import Source
 from benchmarks.report.scaling import MODES
 from benchmarks.report.sparsity import Study
+from benchmarks.report.sparsity_words import without_verdict
 from benchmarks.report.tables import Table
 
 _SHORT = 30  # lines of a table that are shown on the page; longer ones are linked
@@ -109,10 +110,7 @@ def _study(
             "tasks as they are, *tasks like these* takes them for a sample. The verdict is computed from the rows by a rule "
             "that was committed before the confirmatory run: benchmarks/study/RULE.md."
         )
-        tied = study.verdicts[study.verdicts["verdict"] == "no rows"] if "verdict" in study.verdicts else study.verdicts
-        if not tied.empty:
-            missing = sorted({f"{line['candidate']} on {line['family']}" for line in tied.to_dict("records")})
-            parts.append(f"No verdict for want of rows: {', '.join(missing)}.")
+        parts.append(without_verdict(study.runs, study.verdicts))
     verdicts = [table for table in tables if table.name.startswith("sparsity_verdict")]
     parts += [_shown(table, sources) for table in verdicts]
     parts += [_figure(entry, sources) for entry in figures]
@@ -187,8 +185,8 @@ def _reading(data: Data) -> str:
         "matrix products alone on ready-made features, the floor of any method that multiplies dense features and stores them, "
         f"and no floor of one that skips their zeros or makes them anew, as `{BASELINE}` can: it may be faster or leaner; "
         "*different maths* – not a KAN, shown for scale. Ratios are means over processes of the medians of paired log-ratios; "
-        "the interval is the wider of a bootstrap over pairs and Student's t over processes. Where an arm that takes a hundred "
-        "times as long was timed in one process, its interval holds the spread of those pairs alone."
+        "the interval is the wider of a bootstrap over pairs and Student's t over processes. What was timed in one process, as "
+        "are arms that take a hundred times as long, has no interval."
     )
 
 

@@ -23,6 +23,11 @@ class Group:
     experiment: papers.Experiment
     results: Sequence[Result]
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds its results have."""
+        return len({result.run.seed for result in self.results})
+
 
 def groups(data: Data) -> Iterator[Group]:
     """The experiments of which there are rows, in the order of registration; of a case that was repeated the newest row."""
@@ -54,14 +59,15 @@ def statuses(data: Data) -> Table:
     for group in groups(data):
         for line in group.experiment.judge(group.results):
             place = f"{group.experiment.paper}, {group.experiment.place}"
-            told = {"setting": group.setting, "experiment": group.experiment.name, "effort": group.effort, "place": place}
+            told: dict[str, object] = {"setting": group.setting, "experiment": group.experiment.name, "effort": group.effort}
+            told |= {"place": place, "seeds": group.seeds}
             shown = {name: getattr(line, name) for name in ("row", "quantity", "paper", "ours", "status", "because")}
             lines.append(told | shown | {f"value_{name}": number for name, number in line.values.items()})
     frame = pd.DataFrame(lines)
     if frame.empty:
         return Table("papers", frame, {})
     several = [name for name in ("setting", "effort") if frame[name].nunique() > 1]
-    names = (*several, "experiment", "row", "quantity", "paper", "ours", "status", "because")
+    names = (*several, "experiment", "row", "quantity", "paper", "ours", "seeds", "status", "because")
     return Table("papers", frame, {name: [str(value) for value in frame[name]] for name in names})
 
 
@@ -72,9 +78,8 @@ def declared(data: Data) -> Table:
         found = [line.status for line in group.experiment.judge(group.results)]
         counts = {status: found.count(status) for status in ("reproduced", "ordering only", "not", "not measured")}
         it = group.experiment
-        seeds = len({result.run.seed for result in group.results})
         told = {"setting": group.setting, "experiment": it.name, "source": f"{it.paper}, {it.place}", "effort": group.effort}
-        lines.append(told | {"seeds": seeds} | counts | {"claim": it.about, "method": it.method, "rule": it.rule})
+        lines.append(told | {"seeds": group.seeds} | counts | {"claim": it.about, "method": it.method, "rule": it.rule})
     frame = pd.DataFrame(lines)
     if frame.empty:
         return Table("papers_declared", frame, {})

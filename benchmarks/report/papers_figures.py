@@ -34,9 +34,14 @@ def of_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
             "papers",
             name,
             "Test RMSE of one network refined stage by stage, over grid size and over parameters, for the whole recipe and "
-            "with each ingredient left out; thin lines are seeds, a thick one is their median. Dashed: slopes of -3 and -4. "
+            f"with each ingredient left out; {_seeds(frame)}. Dashed: slopes of -3 and -4. "
             f"Starts that found no fit stay near the targets' deviation. Setting: {group.setting}.",
         )
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    count = frame["seed"].nunique()
+    return f"thin lines are {count} seeds, a thick one is their median" if count > 1 else "one seed"
 
 
 def curves(group: Group) -> pd.DataFrame:

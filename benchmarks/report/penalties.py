@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
+from benchmarks.report.cells import alone, between
 from benchmarks.report.style import WIDTH_INCHES, Look, log_axis, looks
 
 PENALTIES = {"none": "no penalty", "weight_l1": "WeightL1", "sample_l1": "SampleL1", "sample_std": "SampleStd"}
@@ -25,8 +26,9 @@ _COSTS = (
 def draw_cost(costs: pd.DataFrame) -> Figure:
     """Draw the time and the peak memory of a penalised step, absolute and against the arm's own plain step, at one point.
 
-    `costs` has one row per arm and penalty, see `benchmarks.report.tables.penalty_costs`.
+    `costs` has one row per arm and penalty, see `benchmarks.report.tables.penalty_costs`. A ratio of one process is hollow.
     """
+    costs = between(costs)
     chosen = looks(list(costs["arm"].unique()))
     order = [name for name in PENALTIES if name in set(costs["penalty"])]
     height = 0.3 + 0.11 * len(order) * (len(chosen) + 1)
@@ -45,6 +47,9 @@ def draw_cost(costs: pd.DataFrame) -> Figure:
             if ends:
                 axes.hlines(known["y"], known[ends[0]], known[ends[1]], color=look.colour, linewidth=1.0)
             axes.plot(known[column], known["y"], look.marker, color=look.colour)
+            if column == "ratio":
+                lone = known[alone(known)]
+                axes.plot(lone[column], lone["y"], look.marker, color=look.colour, markerfacecolor="white")
             edge = axes.get_yaxis_transform()
             axes.plot([0.97] * len(missing), missing["y"], "x", color=look.colour, transform=edge)
         axes.set_xlabel(label)
@@ -54,6 +59,11 @@ def draw_cost(costs: pd.DataFrame) -> Figure:
             axes.axhline(boundary - 0.5, color="0.85", linewidth=0.5)
     grid[0, 0].set_ylim(len(order) - 0.5, -0.5)
     handles = [_handle(arm, look, "") for arm, look in chosen.items()]
+    if alone(costs).any():
+        hollow = Line2D(
+            [], [], color="black", marker="o", markerfacecolor="white", linestyle="", label="one process: no interval"
+        )
+        handles.append(hollow)
     if costs[[column for column, *_ in _COSTS]].isna().any(axis=None):
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", label="no value: see failed cases"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)

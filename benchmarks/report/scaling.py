@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from benchmarks.analysis.data import Line
+from benchmarks.report.cells import alone, between
 from benchmarks.report.style import GREY, WIDTH_INCHES, Look, log_axis, log_axis_apart, looks
 
 MODES = {
@@ -32,7 +33,8 @@ X_LABELS = {
 class Quantity:
     """What the y axis shows: a column, the ends of its interval if it has one, and its label with the unit.
 
-    `simulated` is a column with simulated values of the same quantity, drawn hollow where `column` has no value.
+    `simulated` is a column with simulated values of the same quantity, drawn hollow where `column` has no value. The interval
+    of a `ratio` is one over processes: a value of a single process is drawn hollow and without one.
     """
 
     column: str
@@ -57,16 +59,22 @@ def lost(frame: pd.DataFrame, quantity: Quantity) -> pd.Series[bool]:
     return ~(measured | frame[quantity.simulated].notna()) if quantity.simulated else ~measured
 
 
-def draw(lines: list[Line], quantity: Quantity) -> Figure:
-    """Draw `quantity` along each of `lines` (columns) for each mode (rows).
-
-    A mode that was measured at one point of each line only is left to the table, unless none was measured at more. A case
-    that was simulated but not measured is hollow; one without any value is an x at the top of its panel, in its arm's colour.
-    """
+def shown_modes(lines: list[Line]) -> list[str]:
+    """Return the modes that are drawn: without those measured at one point of each line, unless none was measured at more."""
     frame = pd.concat([line.frame for line in lines])
     measured = [mode for mode in MODES if mode in set(frame["mode"])]
     along = {mode for line in lines for mode, part in line.frame.groupby("mode") if part[line.x].nunique() > 1}
-    modes = [mode for mode in measured if mode in along] or measured
+    return [mode for mode in measured if mode in along] or measured
+
+
+def draw(lines: list[Line], quantity: Quantity) -> Figure:
+    """Draw `quantity` along each of `lines` (columns) for each of `shown_modes` (rows).
+
+    A case that was simulated but not measured is hollow, as is a ratio of one process; one without any value is an x at the
+    top of its panel, in its arm's colour.
+    """
+    frame = pd.concat([line.frame for line in lines])
+    modes = shown_modes(lines)
     chosen = looks(list(frame["arm"].unique()))
     size = (WIDTH_INCHES, 1.45 * len(modes) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
@@ -89,7 +97,7 @@ def draw(lines: list[Line], quantity: Quantity) -> Figure:
             grid[row, 0].set_yticks([])  # marks alone: no scale to read
         else:
             log_axis_apart(list(grid[row]), "above", step * len(marks))
-    _legend(figure, frame, quantity, chosen)
+    _legend(figure, frame[frame["mode"].isin(modes)], quantity, chosen)
     return figure
 
 
@@ -108,6 +116,7 @@ def _panel(
     low, high = quantity.low or quantity.column, quantity.high or quantity.column
     for arm, look in chosen.items():
         own = part[part["arm"] == arm]
+        own = between(own) if quantity.ratio else own
         curve = own.groupby(line.x).agg(y=(quantity.column, "median"), low=(low, "min"), high=(high, "max"))
         if not (quantity.ratio and (own["arm"] == own["baseline"]).all()):
             axes.plot(curve.index, curve["y"], color=look.colour, marker=look.marker, linestyle=look.line, zorder=3)
@@ -115,6 +124,9 @@ def _panel(
                 # Bars as well as a band, because an arm that was measured at one point only has no band.
                 axes.vlines(curve.index, curve["low"], curve["high"], color=look.colour, linewidth=0.7, zorder=2)
                 axes.fill_between(curve.index, curve["low"], curve["high"], color=look.colour, alpha=0.2, linewidth=0, zorder=2)
+            if quantity.ratio:
+                lone = own[alone(own)].groupby(line.x)["ratio"].median()
+                axes.plot(lone.index, lone, look.marker, color=look.colour, markerfacecolor="white", zorder=3)
         if quantity.simulated:
             _simulated(axes, own.groupby(line.x)[[quantity.column, quantity.simulated]].median(), look)
         if arm in marks:
@@ -136,12 +148,19 @@ def _simulated(axes: Axes, curve: pd.DataFrame, look: Look) -> None:
 
 def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dict[str, Look]) -> None:
     handles: list[Line2D | Patch] = []
+    drawn = frame[frame["arm"] != frame["baseline"]] if quantity.ratio else frame
+    lone = alone(drawn) if quantity.ratio else pd.Series(False, drawn.index)
     for arm, look in chosen.items():
         own = frame[frame["arm"] == arm]
         if not (quantity.ratio and (own["arm"] == own["baseline"]).all()):
             handles.append(Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line, label=arm))
-    if quantity.interval:
+    if quantity.interval and (drawn[quantity.column].notna() & ~lone).any():
         handles.append(Line2D([], [], color="black", marker="|", markersize=7, linestyle="", label=quantity.interval))
+    if lone.any():
+        hollow = Line2D(
+            [], [], color="black", marker="o", markerfacecolor="white", linestyle="", label="one process: no interval"
+        )
+        handles.append(hollow)
     if quantity.ratio and frame["floor"].notna().any():
         handles.append(Patch(color=GREY, alpha=0.25, label="noise floor", linewidth=0))
     if quantity.simulated and (frame[quantity.column].isna() & ~lost(frame, quantity)).any():

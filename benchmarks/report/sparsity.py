@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,29 +14,17 @@ from numpy.typing import NDArray
 
 from benchmarks import tasks
 from benchmarks.analysis.data import Data, slug
-from benchmarks.report.cells import View, code, numbers, text_of
+from benchmarks.report import sparsity_original
+from benchmarks.report.cells import View, code, numbers
+from benchmarks.report.sparsity_words import UNTRAINED, missing, undecided, undecided_against_none
+from benchmarks.report.sparsity_words import label as label
 from benchmarks.report.tables import Table
 from benchmarks.study import phase, rates, verdict
 from benchmarks.study import rule as rules
 from benchmarks.study.penalties import PAIRS, in_order
-from benchmarks.study.penalties import own as own_norm
 
-LABELS = {
-    "none": "no penalty",
-    "weight_l1": "L1 of weights (efficient-kan)",
-    "folded_l1": "L1 of weights, scale and base counted",
-    "sample_l1": "L1 of samples (KAN paper)",
-    "sample_std": "deviation of samples (pykan 0.2.8)",
-}
 _RESAMPLES = 1000  # of the bands in figures
 _GRID = 25  # places along the curve of a family
-
-
-def label(penalty: str) -> str:
-    """A penalty in words."""
-    norm, plus, entropy = penalty.partition("+")
-    outside = own_norm(norm)
-    return (outside.text if outside else LABELS.get(norm, norm)) + (f" {plus} {entropy}" if plus else "")
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ def _study(setting: str, frame: pd.DataFrame) -> Study:
         against_none=verdict.against_none(choices, names, rule),
         rates=rates.rates(choices, rule),
         ends=verdict.ends(runs, rule),
-        cross_check=verdict.cross_check(runs, original, rule),
+        cross_check=sparsity_original.judged(runs, original, rule),
         original=original,
     )
 
@@ -243,14 +232,15 @@ def tables(study: Study, *, named: bool = False) -> Iterator[Table]:
 
 
 def percent(frame: pd.DataFrame, low: str = "effect_low", high: str = "effect_high") -> list[str]:
-    """'+12 % (+3 to +22)' of each effect."""
+    """'+12 % (+3 to +22)' of each effect; '+12 % (no interval)' of a single seed or task."""
     ends = frame[["effect", low, high]].itertuples(index=False, name=None)
-    return ["–" if pd.isna(value) else f"{_change(value)} % ({_change(a)} to {_change(b)})" for value, a, b in ends]
+    return [
+        "–" if pd.isna(value) else f"{_change(value)} % ({'no interval' if math.isinf(a) else f'{_change(a)} to {_change(b)}'})"
+        for value, a, b in ends
+    ]
 
 
 def _change(effect: float) -> str:
-    if math.isinf(effect):
-        return "−100" if effect < 0 else "∞"
     return f"{100 * math.expm1(effect):+.1f}"
 
 
@@ -264,34 +254,44 @@ def _verdicts(study: Study) -> Table:
         return Table("sparsity_verdict", pd.DataFrame(), {})
     helps = {(line["family"], line["candidate"]): line["verdict"] for line in study.against_none.to_dict("records")}
     beside = [helps.get((line["family"], line["reference"]), "–") for line in frame.to_dict("records")]
+    reasons = [missing(study.runs, {str(name): value for name, value in line.items()}) for line in frame.to_dict("records")]
     leaves = frame[["without_one_low", "without_one_high"]].itertuples(index=False, name=None)
     view: View = {
         "family": list(frame["family"]),
         "penalty": [label(name) for name in frame["candidate"]],
         "compared with": [label(name) for name in frame["reference"]],
         "error at equal edges, these tasks": percent(frame),
-        "verdict, these tasks": [_bold(text) for text in frame["verdict"]],
+        "verdict, these tasks": [_verdict(*pair) for pair in zip(frame["verdict"], reasons, strict=True)],
         "interval over tasks": percent(frame, "tasks_low", "tasks_high"),
-        "verdict, tasks like these": [_bold(text) for text in frame["verdict_tasks"]],
+        "verdict, tasks like these": [_verdict(*pair) for pair in zip(frame["verdict_tasks"], reasons, strict=True)],
         "p worse, p adequate": [", ".join(pair) for pair in zip(_p(frame["p_worse"]), _p(frame["p_adequate"]), strict=True)],
         "leaving one task out": ["–" if pd.isna(a) else f"{_change(a)} to {_change(b)} %" for a, b in leaves],
         "after the short refit": percent(study.short) if "effect" in study.short else ["–"] * len(frame),
-        "tasks × seeds": _units(frame),
+        "tasks × seeds": [units(line) for line in frame.to_dict("records")],
         "the reference against no penalty": beside,
         "": ["" if pd.isna(sure) else f"confirmatory, {100 * c:.2f} %" if sure else f"exploratory, {100 * c:.0f} %"
              for sure, c in zip(frame["confirmatory"], frame["confidence"], strict=True)],
     }  # fmt: skip
     ratios = {f"error_ratio{end}": np.exp(frame[f"effect{end}"]) for end in ("", "_low", "_high")}
     ratios |= {f"error_ratio_tasks{end}": np.exp(frame[f"tasks{end}"]) for end in ("_low", "_high")}
-    return Table("sparsity_verdict", frame.assign(**ratios, reference_against_none=beside), view)
+    frame = frame.assign(**ratios, reference_against_none=beside, missing=reasons)
+    said = undecided(study.rule, frame["verdict"], frame["verdict_tasks"]), undecided_against_none(beside)
+    return Table("sparsity_verdict", frame, view, note=_sentence(said))
 
 
-def _bold(text: str) -> str:
-    return text if text == verdict.NO_ROWS else f"**{text}**"
+def _verdict(text: str, reason: str) -> str:
+    return ("not trained" if reason.startswith(UNTRAINED) else "no pairs") if reason else f"**{text}**"
 
 
-def _units(frame: pd.DataFrame) -> list[str]:
-    return ["–" if pd.isna(t) else f"{t:.0f} × {s:.0f}" for t, s in zip(frame["tasks"], frame["seeds"], strict=True)]
+def _sentence(parts: Iterable[str]) -> str:
+    """Parts of a note as a sentence; empty if all are."""
+    text = "; ".join(filter(None, parts))
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def units(line: Mapping[Any, Any] | pd.Series[Any]) -> str:
+    """'4 × 3': tasks and seeds of a comparison."""
+    return "–" if pd.isna(line["tasks"]) else f"{line['tasks']:.0f} × {line['seeds']:.0f}"
 
 
 def _rates(study: Study) -> Table:
@@ -321,10 +321,10 @@ def _against_none(study: Study) -> Table:
         "interval over tasks (95 %)": percent(frame, "tasks_low", "tasks_high"),
         "p worse": _p(frame["p_worse"]),
         "p better": _p(frame["p_better"]),
-        "tasks × seeds": _units(frame),
+        "tasks × seeds": [units(line) for line in frame.to_dict("records")],
         "verdict, these tasks": list(frame["verdict"]),
     }
-    return Table("sparsity_penalties", frame, view)
+    return Table("sparsity_penalties", frame, view, note=_sentence([undecided_against_none(frame["verdict"])]))
 
 
 def _by_task(study: Study) -> Table:
@@ -376,6 +376,7 @@ def _by_task(study: Study) -> Table:
     view: View = {
         "task": code(frame["task"]),
         "penalty": [label(name) for name in frame["penalty"]],
+        "seeds": [f"{count}" for count in frame["seeds"]],
         "strength": [
             "none: all collapsed" if lost else f"{value:.3g}{' (an end)' * end}"
             for value, lost, end in zip(frame["strength"], frame["no_choice"], frame["at_end"], strict=True)
@@ -397,7 +398,7 @@ def _by_task(study: Study) -> Table:
         "collapsed runs": [_of(part, total) for part, total in zip(frame["collapsed"], frame["runs"], strict=True)],
         "failed runs": [_of(part, total) for part, total in zip(frame["failed"], frame["runs"], strict=True)],
     }
-    return Table("sparsity_tasks", frame, view)
+    return Table("sparsity_tasks", frame, view, note="Medians over seeds." if frame["seeds"].gt(1).any() else "")
 
 
 def _share(found: object) -> float:
@@ -436,19 +437,7 @@ def _ends(study: Study) -> Table:
 
 
 def _cross_check(study: Study) -> Table:
-    frame = study.cross_check
-    if frame.empty:
-        return Table("sparsity_cross_check", frame, {})
-    ends = frame[["difference", "difference_low", "difference_high"]].itertuples(index=False, name=None)
-    view: View = {
-        "task": code(frame["task"]),
-        "arm": code(frame["arm"]),
-        "runs": [str(runs) for runs in frame["runs"]],
-        "its error over ours (95 %)": [f"{_change(a)} % ({_change(b)} to {_change(c)})" for a, b, c in ends],
-        "largest of a run": [f"{100 * math.expm1(value):.1f} %" for value in frame["largest"]],
-        "verdict": [text_of(value) for value in frame["verdict"]],
-    }
-    return Table("sparsity_cross_check", frame, view)
+    return sparsity_original.table(study.cross_check, study.rule)
 
 
 def _declared(study: Study) -> Table:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.analysis.data import Data, slug
 from benchmarks.report import sparsity
 from benchmarks.report.cells import View
+from benchmarks.report.sparsity_words import percent, undecided
 from benchmarks.report.style import GREY, WIDTH_INCHES, log_axis
 from benchmarks.report.tables import Table
 from benchmarks.study import phase, verdict
@@ -100,15 +101,21 @@ def _table(one: Lines, *, named: bool) -> Table:
     """One line for each axis and family on the main comparison: the verdict at every value, in order, and where it turns."""
     main = rules.load().comparison[0]
     frame = one.frame[(one.frame["candidate"] == main.candidate) & (one.frame["reference"] == main.reference)]
-    shown: dict[str, list[str]] = {name: [] for name in ("axis", "family", "places", "verdict at the centre", "turns at")}
+    names = ("axis", "family", "tasks × seeds", "places", "verdict at the centre", "turns at")
+    shown: dict[str, list[str]] = {name: [] for name in names}
     for (axis, family), part in frame.groupby(["axis", "family"], sort=False):
         ordered = part.iloc[sorted(range(len(part)), key=lambda n: _order(part["value"].iloc[n]))]
         centre = ordered.loc[ordered["centre"], "verdict"]
-        at = str(centre.iloc[0]) if len(centre) else "no rows"
+        at = str(centre.iloc[0]) if len(centre) else "not trained there"
         effects = sparsity.percent(ordered)
         records = list(zip(ordered.to_dict("records"), effects, strict=True))
         shown["axis"].append(phase.AXES[str(axis)][1])
         shown["family"].append(str(family))
+        counts = {f"{name_of(line['value'])}{'*' * line['centre']}": sparsity.units(line) for line, _ in records}
+        same = len(set(counts.values())) == 1
+        shown["tasks × seeds"].append(
+            next(iter(counts.values())) if same else "; ".join(f"{place}: {count}" for place, count in counts.items())
+        )
         shown["places"].append(
             "; ".join(f"{name_of(line['value'])}{'*' * line['centre']}: {line['verdict']}, {text}" for line, text in records)
         )
@@ -116,7 +123,9 @@ def _table(one: Lines, *, named: bool) -> Table:
         shown["turns at"].append(", ".join(name_of(line["value"]) for line, _ in records if line["verdict"] != at) or "nowhere")
     name = f"sparsity_axes-{slug(one.base)}" if named else "sparsity_axes"
     view: View = dict(shown)
-    return Table(name, one.frame.drop(columns="cases"), view, setting=one.base if named else "")
+    said = undecided(rules.load(), frame["verdict"])
+    note = f"{said[0].upper()}{said[1:]}." if said else ""
+    return Table(name, one.frame.drop(columns="cases"), view, setting=one.base if named else "", note=note)
 
 
 def name_of(value: object) -> str:
@@ -139,19 +148,20 @@ def figures(data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame, str, str]]:
             drawn,
             "Test error at equal edge counts with L1 on the weights over that with L1 on the samples, both with entropy, along "
             "lines through the centre of the study (filled): above 1 L1 on the samples is better. 95 % intervals over seeds of "
-            f"these tasks; the band is the margin. Exploratory. {_tasks(drawn)} Where the verdict turns: T31.",
+            f"these tasks; the band is the margin of {percent(rules.load().margin)}. Exploratory. {_tasks(drawn)} "
+            "Where the verdict turns: T31.",
             one.base,
         )
 
 
 def _tasks(frame: pd.DataFrame) -> str:
-    """How many tasks a family has along each axis: the centre of a line is that of its own tasks."""
+    """How many tasks and seeds a family has along each axis: the centre of a line is that of its own tasks."""
     counts: dict[str, list[str]] = {}
     for axis, part in frame.groupby("axis", sort=False):
-        families = part.groupby("family", sort=False)["tasks"].max()
-        said = ", ".join(f"{name} {count:.0f}" for name, count in families.items())
+        families = part.groupby("family", sort=False)[["tasks", "seeds"]].max()
+        said = ", ".join(f"{name} {sparsity.units(counts)}" for name, counts in families.iterrows())
         counts.setdefault(said, []).append(phase.AXES[str(axis)][1])
-    return "Tasks: " + "; ".join(f"{said} (along {', '.join(axes)})" for said, axes in counts.items()) + "."
+    return "Tasks × seeds: " + "; ".join(f"{said} (along {', '.join(axes)})" for said, axes in counts.items()) + "."
 
 
 def draw(one: Lines) -> tuple[Figure, pd.DataFrame]:
@@ -175,7 +185,8 @@ def draw(one: Lines) -> tuple[Figure, pd.DataFrame]:
             for line in part[part["family"] == family].to_dict("records"):
                 x = values.index(line["value"]) + 0.18 * (rank - (len(families) - 1) / 2)
                 low, value, high = (_within(line[name]) for name in ("effect_low", "effect", "effect_high"))
-                panel.vlines(x, low, high, color=_COLOURS[family], linewidth=1.2)
+                if math.isfinite(line["effect_low"]):
+                    panel.vlines(x, low, high, color=_COLOURS[family], linewidth=1.2)
                 panel.plot(
                     x,
                     value,

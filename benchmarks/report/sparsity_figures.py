@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -47,8 +48,12 @@ def look(penalty: str) -> Look:
 def draw_all(study: Study) -> Iterator[Drawn]:
     """Every figure of the study with the stem of its file, what it draws and its caption."""
     failed = study.failed()
-    seeds = f"{study.runs['seed'].nunique()} seeds; {failed}"
-    bands = "Lines are means over tasks and seeds of the logarithm, bands 95 % bootstrap intervals over seeds"
+    count = study.runs["seed"].nunique()
+    seeds = f"{count} seeds; {failed}" if count > 1 else f"one seed, so no interval; {failed}"
+    ends = ", bands 95 % bootstrap intervals over seeds" if count > 1 else ""
+    bands = f"Lines are means over tasks and seeds of the logarithm{ends}"
+    plain = any(not name.endswith(ENTROPY) for name in study.penalties if name != "none")
+    dashed = " Dashed: without the entropy term." if plain else ""
     chosen = "each penalty at the strength that its validation set chose"
     for name, penalties in (("", _with_entropy(study)), ("plain", _without_entropy(study))):
         if len(penalties) < 2:
@@ -63,12 +68,13 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             f"below after the refit without a penalty. {bands} ({seeds}).",
         )
     if not study.against_none.empty:
+        hollow = " Hollow: without the entropy term." if not _filled(study.against_none["candidate"]).all() else ""
         yield (
             "sparsity_effects",
             effects(study),
             study.against_none,
             "What each penalty does to the test error at equal edge counts, after the refit, against training without one: "
-            "left of 1 it helps. Hollow: without the entropy term. Means over tasks and seeds, 95 % intervals over seeds "
+            f"left of 1 it helps.{hollow} Means over tasks and seeds{ends and ', 95 % intervals over seeds'} "
             f"({seeds}).",
         )
     figure, drawn = by_task(study, _with_entropy(study))
@@ -77,15 +83,15 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         f"Test error after the refit against edges left, task by task, penalties with their entropy term: {chosen}. Lines are "
-        f"geometric means over seeds, bands 95 % bootstrap intervals, left out for no penalty ({seeds}).",
+        f"geometric means over seeds{ends and ', bands 95 % bootstrap intervals, left out for no penalty'} ({seeds}).",
     )
     figure, drawn = sweep(study)
     yield (
         "sparsity_sweep",
         figure,
         drawn,
-        "The whole sweep: geometric mean of the test error along the curve over the strength of the penalty. Dashed: without "
-        f"the entropy term. The black line is no penalty. {bands} ({seeds}).",
+        "The whole sweep: geometric mean of the test error along the curve over the strength of the penalty."
+        f"{dashed} The black line is no penalty. {bands} ({seeds}).",
     )
     figure, drawn = agreement(study)
     if not drawn.empty:
@@ -103,9 +109,22 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             figure,
             drawn,
             "pykan 0.2.8 itself, trained with its own penalty from the same weights, beside this package's form of it: test "
-            "error after the refit against edges left, geometric means over seeds, one colour and marker for each strength of "
-            f"the penalty, darker where it is weaker (pykan: {study.failed(study.original)}).",
+            f"error after the refit against edges left, {_means(study)}, one colour and marker for each strength of "
+            f"the penalty, darker where it is weaker (pykan: {study.failed(study.original)}). Whether they differ: T19.",
         )
+
+
+def _means(study: Study) -> str:
+    """Over how many seeds of pykan a curve is a mean."""
+    least, most = study.original.groupby(["task", "strength"])["seed"].nunique().agg(["min", "max"])
+    if most == 1:
+        return "one seed each, so without an interval"
+    return f"geometric means over {most if least == most else f'{least} to {most}'} seeds"
+
+
+def _filled(penalties: pd.Series[Any]) -> pd.Series[bool]:
+    """Which penalties have filled marks: those with their entropy term."""
+    return penalties.str.endswith(ENTROPY)
 
 
 def _with_entropy(study: Study) -> list[str]:
@@ -178,7 +197,8 @@ def effects(study: Study) -> Figure:
         for line in frame[frame["family"] == family].to_dict("records"):
             chosen, place = look(line["candidate"]), order.index(line["candidate"])
             low, value, high = (_shown(line[name]) for name in ("effect_low", "effect", "effect_high"))
-            axes.hlines(place, low, high, color=chosen.colour, linewidth=1.2)
+            if math.isfinite(line["effect_low"]):
+                axes.hlines(place, low, high, color=chosen.colour, linewidth=1.2)
             filled = "full" if line["candidate"].endswith(ENTROPY) else "none"
             axes.plot(value, place, chosen.marker, color=chosen.colour, fillstyle=filled)
         axes.set_xscale("log")
@@ -195,7 +215,7 @@ def effects(study: Study) -> Figure:
 
 
 def _shown(effect: float) -> float:
-    """A ratio that an axis can show: an unbounded end of an interval, as of a single seed, is drawn at 100 times."""
+    """A ratio that an axis can show: beyond 100 times it is drawn there."""
     return math.exp(min(max(effect, -math.log(100)), math.log(100)))
 
 

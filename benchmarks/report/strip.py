@@ -14,7 +14,9 @@ _STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.1, 1.2, 1.3, 1.5,
 
 
 def picture(headline: Headline) -> str:
-    """Return the SVG of the dots or the bars of `headline`; the page's style gives the colours."""
+    """Return the SVG of the dots or the bars of `headline`, nothing where it has none; the page's style gives the colours."""
+    if not headline.dots and not headline.bars:
+        return ""
     body = _dots(headline.dots) if headline.dots else _bars(headline.bars, headline.parts)
     height = _TOP + _LINE * max(len(headline.dots), len(headline.bars)) + _BOTTOM
     middle = (_LEFT + _WIDTH - _RIGHT) / 2

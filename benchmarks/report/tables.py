@@ -10,7 +10,20 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.analysis.data import BASELINE, POINT, Data, centre
-from benchmarks.report.cells import View, code, csv, intervals, markdown, number, numbers, scientific, text_of
+from benchmarks.report.cells import (
+    BY_PAIRS,
+    ONE_PROCESS,
+    View,
+    alone,
+    code,
+    csv,
+    intervals,
+    markdown,
+    number,
+    numbers,
+    scientific,
+    text_of,
+)
 from benchmarks.report.ids import table_caption, table_id
 from benchmarks.report.latex import latex
 from benchmarks.report.scaling import MODES
@@ -44,7 +57,7 @@ class Origin:
 class Table:
     """`frame` is written as CSV, `view` is shown; `setting` is that of the whole table, where there are several.
 
-    `origin` is the file behind a table that does not rest on rows.
+    `origin` is the file behind a table that does not rest on rows. `note` is what to know of these values, in sentences.
     """
 
     name: str
@@ -52,11 +65,12 @@ class Table:
     view: View = field(repr=False)
     setting: str = ""
     origin: Origin | None = None
+    note: str = ""
 
     @property
     def caption(self) -> str:
-        """What the table shows, and of which setting."""
-        return table_caption(self.name) + (f" Setting: {self.setting}." if self.setting else "")
+        """What the table shows, what to know of its values, and of which setting."""
+        return " ".join(filter(None, (table_caption(self.name), self.note, self.setting and f"Setting: {self.setting}.")))
 
     def markdown(self) -> str:
         """Return the view as a Markdown table."""
@@ -68,6 +82,9 @@ class Table:
         (folder / f"{self.name}.md").write_text(self.markdown() + "\n", encoding="utf-8")
         text = latex(self.view, self.caption, f"tab:{table_id(self.name)}")
         (folder / f"{self.name}.tex").write_text(text, encoding="utf-8")
+
+
+_SUMMED = ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict", "processes", "status"]
 
 
 def summary(data: Data) -> Table:
@@ -88,7 +105,7 @@ def summary(data: Data) -> Table:
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = data.settings.beside(plain_memory(data), data.speed)
     for mode in MODES:
-        frame = _joined(frame, data.speed, mode, keys, ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict", "processes"])
+        frame = _joined(frame, data.speed, mode, keys, _SUMMED)
         frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
     view = _setting(frame) | {
         "point": [
@@ -110,7 +127,8 @@ def summary(data: Data) -> Table:
             view[f"{MODES[mode]}: peak (MiB)"] = numbers(frame[f"{mode}_peak_mib"])
             view[f"{MODES[mode]}: peak / `{BASELINE}`"] = numbers(frame[f"{mode}_memory_ratio"])
     view["status"] = list(frame["status"])
-    return Table("summary", frame, view)
+    lone = any(alone(frame, f"{mode}_").any() for mode in timed[-1:])
+    return Table("summary", frame, view, note=BY_PAIRS if lone else "")
 
 
 def equivalence(data: Data) -> Table:
@@ -154,7 +172,7 @@ def time(data: Data) -> Table:
         "pairs": [str(pairs) for pairs in frame["pairs"]],
         "status": list(frame["status"]),
     }
-    return Table("time", frame, view)
+    return Table("time", frame, view, note=BY_PAIRS if alone(frame).any() else "")
 
 
 def _on_gpu(frame: pd.DataFrame) -> View:
@@ -257,7 +275,7 @@ def penalty_costs(data: Data) -> pd.DataFrame:
     times = data.penalty_cost
     if times.empty:
         return times
-    values = ["arm_ms", "arm_ms_low", "arm_ms_high", "ratio", "ratio_low", "ratio_high"]
+    values = ["arm_ms", "arm_ms_low", "arm_ms_high", "ratio", "ratio_low", "ratio_high", "processes"]
     times = times[[*keys, *values, "status", "reason", "case_key"]]
     if data.memory.empty:
         return times.assign(peak_mib=math.nan, memory_ratio=math.nan, memory_status="", memory_reason="", memory_case_key="")
@@ -280,7 +298,7 @@ def penalty_cost(data: Data) -> Table:
         "status of time": list(frame["status"]),
         "status of memory": [text_of(status) for status in frame["memory_status"]],
     }
-    return Table("penalty_cost", frame, view)
+    return Table("penalty_cost", frame, view, note=ONE_PROCESS if alone(frame).any() else "")
 
 
 def failed(data: Data) -> Table:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmarks.analysis.data import BASELINE, Data, families, with_baseline
 from benchmarks.report import sparsity, tables
+from benchmarks.report.cells import between
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES, X_LABELS
 from benchmarks.study.penalties import ENTROPY
@@ -61,7 +62,7 @@ def views(data: Data, studies: Sequence[sparsity.Study]) -> list[View]:
 
 
 def _all(data: Data, studies: Sequence[sparsity.Study]) -> Iterator[View]:
-    speed = _lines(data.speed)
+    speed = _lines(between(data.speed) if len(data.speed) else data.speed)
     ratio = Shown("ratio", f"time / time of {BASELINE}", ("ratio_low", "ratio_high"), "95 % interval", ratio=True)
     yield View("ratio", "Speed", speed, "x", _AXES, (ratio,), _ALONG, _STEP)
     times = Shown("arm_ms", "time of one call (ms)", ("arm_ms_low", "arm_ms_high"), "quartiles")
@@ -94,6 +95,7 @@ def _penalties(data: Data) -> Iterator[View]:
     costs = tables.penalty_costs(data)
     if costs.empty:
         return
+    costs = between(costs)
     keys = ["case_key", "run_id", "env_id"]
     known = data.cases.drop_duplicates("case_key")[keys]
     sizes = costs[["batch", "layers", "grid_size", "spline_order"]].astype(str).agg(", ".join, axis=1)

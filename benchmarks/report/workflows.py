@@ -15,6 +15,8 @@ from benchmarks.report.cells import code, number
 from benchmarks.report.tables import Table
 from benchmarks.schema.rows import Row
 
+_UNPLANNED = "Not planned: another workflow has a case of this arm, this one none."
+
 
 def of_tables(data: Data, _: object) -> list[Table]:
     """The table of this kind, empty if there is no row."""
@@ -34,6 +36,8 @@ def table(data: Data) -> Table:
     frame = pd.DataFrame([_line(key, list(rows.values())) for key, rows in found.items()])
     if frame.empty:
         return Table("workflows", frame, {})
+    seeds = sorted(set(frame["seeds"]))
+    frame = _with_unplanned(frame)
     own = frame[frame["arm"] == BASELINE].set_index(["setting", "workflow", "target"])["seconds"]
     places = zip(frame["setting"], frame["workflow"], frame["target"], strict=True)
     frame["times"] = [seconds / own.get(place, math.nan) for seconds, place in zip(frame["seconds"], places, strict=True)]
@@ -45,7 +49,7 @@ def table(data: Data) -> Table:
             for quantity, target in zip(frame["quantity"], frame["target"], strict=True)
         ],
         "arm": code(frame["arm"]),
-        "reached": [f"{a} of {b}" for a, b in zip(frame["reached"], frame["seeds"], strict=True)],
+        "seeds that reached it": [f"{a} of {b}" if b else "–" for a, b in zip(frame["reached"], frame["seeds"], strict=True)],
         "seconds": [number(value) for value in frame["seconds"]],
         f"over `{BASELINE}`": [number(value) for value in frame["times"]],
         "error at the end": [number(value) for value in frame["error"]],
@@ -53,7 +57,25 @@ def table(data: Data) -> Table:
         "memory (MiB)": [number(value) for value in frame["rss_above_mib"]],
         "otherwise": list(frame["otherwise"]),
     }
-    return Table("workflows", frame, view)
+    note = (
+        "One seed each."
+        if seeds == [1]
+        else f"Medians over {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds."
+    )
+    note += f" {_UNPLANNED}" if frame["seeds"].eq(0).any() else ""
+    return Table("workflows", frame, view, note=note)
+
+
+def _with_unplanned(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add to each workflow a line for every arm that only others of the setting have."""
+    parts = []
+    for _, part in frame.groupby(["setting", "workflow", "target"], sort=False):
+        arms = dict.fromkeys(frame.loc[frame["setting"] == part["setting"].iloc[0], "arm"])
+        shared = part[["setting", "workflow", "about", "quantity", "target"]].iloc[0].to_dict()
+        none = {"seeds": 0, "reached": 0, "seconds": math.nan, "rss_above_mib": math.nan, "otherwise": "not planned"}
+        absent = [shared | none | {"arm": arm} for arm in arms if arm not in set(part["arm"])]
+        parts.append(pd.concat([part, pd.DataFrame(absent)], ignore_index=True) if absent else part)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _line(key: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:

@@ -71,7 +71,7 @@
       value === null ? `no value: ${row.status}${row.reason ? `, ${row.reason}` : ""}` : `${quantity.label}: ${numberText(value)}`,
       interval && `${quantity.interval}: ${interval}`,
       row.floor > 1 && quantity.ratio ? `noise floor: ${numberText(1 / row.floor)} to ${numberText(row.floor)}` : "",
-      row.pairs ? `${row.pairs} pairs from ${row.processes} processes` : "",
+      row.pairs ? `${row.pairs} pairs from ${row.processes} process${row.processes > 1 ? "es" : ""}` : "",
       value !== null && row.status !== "ok" ? `status: ${row.status}, ${row.reason}` : "",
       row.case_key && `case ${row.case_key}, environment ${row.env_id}`,
       run && `commit ${run.commit.slice(0, 12)}, ${run.machine}`,
@@ -359,7 +359,8 @@
     box.setAttribute("aria-label", `${quantity.label} over ${xLabel()}`);
     const failures = failed.length ? ` ${failed.length} without a value, drawn as × at the top, where heights mean nothing.` : "";
     const shade = floors.length ? " The grey band is the noise floor." : "";
-    const ends = quantity.interval ? ` Bars and bands: ${quantity.interval}.` : "";
+    const lone = quantity.interval && quantity.ratio && known.some((row) => row.processes === 1);
+    const ends = quantity.interval ? ` Bars and bands: ${quantity.interval}${lone ? "; what was timed in one process has none" : ""}.` : "";
     const zeros = logy ? rows.filter((row) => row[quantity.column] !== null && row[quantity.column] <= 0).length : 0;
     const below = zeros ? ` ${zeros} at 0, which a logarithmic axis does not have.` : "";
     element("summary").textContent = `${known.length} values of ${names.length} series.${ends}${shade}${failures}${below}`;

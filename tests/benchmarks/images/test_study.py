@@ -228,4 +228,7 @@ def test_the_report_shows_heads_with_intervals_beside_the_published_table(smoke:
     costs = pd.read_csv(smoke / "tables" / "head_cost.csv")
     assert set(costs["arm"]) == {"efficient_kan", "pykan[speed]"}
     assert (costs["time_share"] < 1).all()
+    shown = (smoke / "tables" / "head_cost.md").read_text(encoding="utf-8")
+    assert "95 %" not in shown and (costs["pairs"] > 0).all()
+    assert "Each was timed in one process: its pairs say nothing of the spread between processes" in page
     assert len(report.PUBLISHED) == 7

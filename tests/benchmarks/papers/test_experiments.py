@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,6 +182,7 @@ def test_an_experiment_from_a_file_of_its_own_runs_end_to_end(
     page = (out / "README.md").read_text(encoding="utf-8").partition("## The KAN papers reproduced")[2]
     assert page.count("| reproduced |") == 4 and "Planted paper, table 9" in page
     assert (out / "tables" / "papers.csv").read_text(encoding="utf-8").count("\n") == 5
+    assert re.search(r"\| seeds +\| status", (out / "tables" / "papers.md").read_text(encoding="utf-8"))
 
 
 def test_feynman_rows_are_judged_by_the_order_of_pruned_shape_and_mlp() -> None:

@@ -108,7 +108,7 @@ def test_a_failure_is_a_cross_that_tells_its_reason(page: Any) -> None:
     assert "pykan[default], batch size B (samples): 512" in text
 
 
-def test_the_pointer_shows_interval_and_provenance(page: Any) -> None:
+def test_the_pointer_shows_noise_processes_and_provenance(page: Any) -> None:
     x, y = page.run(
         "(() => { document.querySelector('#chart').scrollIntoView({behavior: 'instant'});"
         " const r = document.querySelector('#chart svg circle:not(.halo)').getBoundingClientRect();"
@@ -118,14 +118,15 @@ def test_the_pointer_shows_interval_and_provenance(page: Any) -> None:
     text = page.run("document.getElementById('tip').innerText")
     assert "efficient_kan, batch size B (samples): 32" in text
     for part in (
-        "95 % interval: ",
         "noise floor: ",
-        "10 pairs from 1 processes",
+        "10 pairs from 1 process\n",
         "case 0",
         "environment env0",
         "commit 0123abc",
     ):
         assert part in text
+    assert "95 % interval" not in text
+    assert "Bars and bands: 95 % interval; what was timed in one process has none." in page.run(SUMMARY)
     page.move(2, 2)
     assert page.run("document.getElementById('tip').hidden")
 

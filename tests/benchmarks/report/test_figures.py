@@ -16,11 +16,24 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.analysis import data
-from benchmarks.report import capacity, figures, images, penalties, scaling, sparsity, sparsity_figures, style, tables
+from benchmarks.report import (
+    capacity,
+    cells,
+    figures,
+    images,
+    penalties,
+    scaling,
+    sparsity,
+    sparsity_figures,
+    style,
+    tables,
+    views,
+)
 from benchmarks.report.ids import figure_id
 from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.rows import FrontierPoint, MemorySeries, SimulatedSeries, Status
@@ -70,6 +83,70 @@ def test_the_ratio_figure_has_the_noise_floor_and_leaves_the_baseline_out(loaded
     assert "noise floor" in labels
     assert "efficient_kan" not in labels
     assert any(line.get_ydata()[0] == 1 for line in figure.axes[0].lines)
+
+
+def hollow(axes: Axes) -> list[tuple[float, float]]:
+    """Every hollow mark of a panel."""
+    return [
+        tuple(map(float, place)) for line in axes.lines if line.get_markerfacecolor() == "white" for place in line.get_xydata()
+    ]
+
+
+def spans(axes: Axes) -> list[float]:
+    """Where a panel has bars of intervals."""
+    return [
+        float(segment[0][0])
+        for drawn in axes.collections
+        if isinstance(drawn, LineCollection)
+        for segment in drawn.get_segments()
+        if len(segment) and np.isfinite(segment).all()
+    ]
+
+
+def test_a_ratio_of_one_process_is_hollow_and_has_no_bar(
+    run: Any, speed_case: Callable[..., Case], times: Any, tmp_path: Path
+) -> None:
+    for batch, processes in ((32, 1), (128, 3), (512, 3)):
+        run.add(speed_case(batch=batch, axes=("batch",)), speed=times())
+        for process in range(processes):
+            case = speed_case("pykan[default]", batch=batch, axes=("batch",)).model_copy(update={"process": process})
+            run.add(case, speed=times(300.0 + process))
+    (line,) = (line for line in data.families(data.load(run.write(tmp_path)).speed)[0] if line.axis == "batch")
+    figure = scaling.draw([line], scaling.RATIO)
+    (axes,) = figure.axes
+    assert [x for x, _ in hollow(axes)] == [32]
+    assert spans(axes) == [128, 512]
+    assert {"one process: no interval", "95 % interval"} <= set(legend(figure))
+    said = figures._on_ratios(line.frame)
+    assert cells.HOLLOW in said and "Bars and coloured bands are 95 % intervals." in said
+    several = replace(line, frame=line.frame[line.frame["batch"] > 32])
+    assert "one process: no interval" not in legend(scaling.draw([several], scaling.RATIO))
+    assert cells.HOLLOW not in figures._on_ratios(several.frame)
+    alone = replace(line, frame=line.frame[line.frame["batch"] == 32])
+    assert "95 % interval" not in legend(scaling.draw([alone], scaling.RATIO))
+    assert "intervals" not in figures._on_ratios(alone.frame).replace(cells.HOLLOW, "")
+    assert spans(scaling.draw([line], scaling.TIME).axes[0]) != [], "quartiles of the samples are another thing"
+
+
+def test_the_page_to_hover_over_has_no_interval_of_one_process(loaded: data.Data) -> None:
+    found = {view.key: view.frame for view in views.views(loaded, [])}
+    for key in ("ratio", "penalty"):
+        assert found[key]["ratio"].notna().any() and set(found[key]["processes"]) <= {0, 1}
+        assert found[key][["ratio_low", "ratio_high"]].isna().all(axis=None), key
+
+
+def test_a_cost_of_one_process_is_hollow_and_has_no_bar(loaded: data.Data) -> None:
+    costs = tables.penalty_costs(loaded)
+    several = costs.assign(processes=costs["processes"].where(costs["penalty"] != "sample_std", 3))
+    figure = penalties.draw_cost(several)
+    ratios = figure.axes[2]
+    lone = several[several["ratio"].notna() & (several["processes"] < 2)]
+    assert [x for x, _ in hollow(ratios)] == pytest.approx(list(lone["ratio"]))
+    assert len(spans(ratios)) == (several["processes"] == 3).sum() > 0
+    assert "one process: no interval" in legend(figure)
+    assert figures._intervals(several) == f", the time with 95 % intervals. {cells.HOLLOW}"
+    assert figures._intervals(costs) == f". {cells.HOLLOW}"
+    assert figures._intervals(costs.assign(processes=3)) == ", the time with 95 % intervals."
 
 
 def test_an_unsupported_penalty_is_marked(loaded: data.Data) -> None:
@@ -247,7 +324,7 @@ def test_a_peak_that_was_simulated_but_not_measured_is_hollow(run: Any, tmp_path
     assert hollow == [(128, 8)]
     assert marks(axes) == [(512, style.LOOKS["pykan[default]"].colour)]
     assert {"simulated, not measured", "no value: see failed cases"} <= set(legend(figure))
-    assert figures._on_peaks(frame) == figures._HOLLOW
+    assert figures._on_peaks(frame) == figures._SIMULATED
     assert figures._on_peaks(frame[frame["batch"] == 32]) == ""
     assert "Of `pykan[default]` at 8-8 the peak" in figures._on_peaks(frame.assign(method="live storages"))
 
@@ -259,7 +336,7 @@ def test_the_caption_says_what_each_cross_is(run: Any, speed_case: Callable[...,
     speed = data.load(run.write(tmp_path)).speed
     caption = figures._crosses(speed[speed["ratio"].isna()])
     assert "a case without a value (out of time, not tried as a smaller case had failed; reasons in T10)" in caption
-    assert set(figures._STATUSES) == {status for status in get_args(Status) if status != "ok"}
+    assert set(cells.STATUSES) == {status for status in get_args(Status) if status != "ok"}
 
 
 def test_the_resident_set_is_drawn_above_its_lowest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from benchmarks.report import cells, findings, render, tables
 from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
+TIMED = ("summary", "time", "overall", "penalty_cost")  # tables with ratios of times and their intervals
 
 
 def section(page: str, heading: str) -> str:
@@ -23,14 +25,15 @@ def section(page: str, heading: str) -> str:
     return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-def test_findings_come_first_and_say_of_one_process_what_its_interval_is(rendered: Path) -> None:
+def test_findings_come_first_and_give_one_process_no_interval(rendered: Path) -> None:
     page = (rendered / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\n## (.*)", page)[:2] == ["In short", "Findings"]
     found = section(page, "Findings")
     summary = pd.read_csv(rendered / "tables" / "summary.csv").set_index("arm")
     for arm in ("pykan[default]", "pykan[speed]", "cox_de_boor"):
-        ratio, low, high = (cells.number(summary.loc[arm, f"step_{end}"]) for end in ("ratio", "ratio_low", "ratio_high"))
-        assert f"`{arm}`: **{ratio} times** the time (one process, whose pairs lie within {low} to {high})" in found
+        ratio = cells.number(summary.loc[arm, "step_ratio"])
+        assert f"`{arm}`: **{ratio} times** the time (one process), " in found
+    assert "or the value of one process, which has none" in found
     assert "mlp[width]`: **" not in found
 
 
@@ -68,7 +71,7 @@ def test_a_memory_that_was_not_measured_is_not_called_a_failure(
     render(run.write(tmp_path))
     found = section((tmp_path / "README.md").read_text(encoding="utf-8"), "Findings")
     assert re.search(r"`pykan\[speed\]`: .*, no peak memory \(not measured\)", found)
-    assert re.search(r"`cox_de_boor`: .*, no peak memory \(oom\)", found)
+    assert re.search(r"`cox_de_boor`: .*, no peak memory \(out of memory\)", found)
 
 
 def test_the_range_over_all_points_counts_every_point(full_run: Any, tmp_path: Path) -> None:
@@ -80,6 +83,67 @@ def test_the_range_over_all_points_counts_every_point(full_run: Any, tmp_path: P
     assert dict(frame["faster"]) == {"pykan[default]": 0, "pykan[speed]": 0, "cox_de_boor": 0, "mlp[width]": 7}
     assert (frame["lowest_ratio"] <= frame["median"]).all()
     assert (frame["median"] <= frame["highest_ratio"]).all()
+
+
+def test_a_point_that_was_not_planned_is_no_point_without_a_value(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    for batch in (32, 128, 512):
+        run.add(speed_case(batch=batch), speed=times())
+        run.add(speed_case("pykan[speed]", batch=batch), speed=times(2.0))
+    run.add(speed_case("pykan[default]", batch=32), speed=times(9.0))
+    run.add(speed_case("pykan[default]", batch=128), status="timeout", reason="no result")
+    run.add(speed_case("cox_de_boor", batch=32), speed=times(3.0))
+    table = findings.overall(data.load(run.write(tmp_path)))
+    shown = dict(zip(table.view["arm"], zip(table.view["no value"], table.view["not planned"], strict=True), strict=True))
+    assert shown == {
+        "`pykan[speed]`": ("0", "0"),
+        "`pykan[default]`": ("1", "1: B = 512, 32-32-1, G = 5, k = 3"),
+        "`cox_de_boor`": ("0", "2"),
+    }
+    assert table.view["points"] == ["3 of 3", "2 of 3", "1 of 3"]
+    assert "Not planned: points at which other arms have a case, this one none." in table.caption
+
+
+@pytest.mark.usefixtures("_unpainted")
+def test_no_sentence_and_no_table_shows_an_interval_of_one_process(
+    run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    run.add(speed_case("pykan[default]"), speed=times(300.0))
+    for process, factor in enumerate((4.0, 5.0, 6.0)):
+        run.add(speed_case("pykan[speed]").model_copy(update={"process": process}), speed=times(factor))
+    for penalty, processes in (("weight_l1", 1), ("sample_l1", 2)):
+        cost = speed_case(axes=()).model_copy(update={"kind": "penalty_cost", "baseline": "efficient_kan", "penalty": penalty})
+        for process in range(processes):
+            run.add(cost.model_copy(update={"process": process}), speed=times(1.2 + 0.1 * process))
+    render(run.write(tmp_path))
+    shown = {name: (tmp_path / "tables" / f"{name}.md").read_text(encoding="utf-8") for name in TIMED}
+    for name, text in shown.items():
+        marked = [line for line in text.splitlines() if "(one process)" in line]
+        told = [line for line in text.splitlines() if re.search(r"\(\d[\d.,]* to \d", line)]
+        assert marked and told and not set(marked) & set(told), name
+        caption = json.loads((tmp_path / "tables" / f"{name}.json").read_text(encoding="utf-8"))["caption"]
+        assert caption.count(cells.ONE_PROCESS) == 1, name
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    found = section(page, "Findings")
+    assert re.search(r"`WeightL1` 1\.\d+ \(one process\) times as long", found)
+    assert re.search(r"`SampleL1` 1\.\d+ \([\d.]+ to [\d.]+\) times as long", found)
+
+
+def test_what_has_no_value_is_named_with_its_reason(full_run: Any, tmp_path: Path) -> None:
+    loaded = data.load(full_run.write(tmp_path))
+    costs = tables.penalty_costs(loaded)
+    lost = (costs["arm"] == "efficient_kan") & (costs["penalty"] == "sample_l1")
+    costs.loc[lost, ["ratio", "status"]] = [math.nan, "timeout"]
+    costs.loc[costs["penalty"] == "sample_std", ["memory_ratio", "memory_status"]] = [math.nan, "oom"]
+    (sentence,) = findings._penalties(costs)
+    assert re.search(r"`SampleL1` no time \(out of time\) at [\d.]+ times the peak memory", sentence)
+    assert re.search(r"`SampleStd` [^;]* times as long, no peak memory \(out of memory\)", sentence)
+    summary = tables.summary(loaded).frame
+    summary.loc[summary["arm"] == "cox_de_boor", ["step_ratio", "step_status"]] = [math.nan, "gate_failed"]
+    (sentence,) = findings._centre(summary)
+    assert "`cox_de_boor`: no time (gate failed)" in sentence
 
 
 def test_the_range_names_the_points_of_its_ends(
@@ -120,11 +184,14 @@ def test_an_arm_of_a_wide_interval_comes_after_those_that_are_surely_slower() ->
         point
         | unknown
         | {"arm": arm, "division": "closed", "memory_status": "ok", "step_memory_ratio": 2.0, "step_verdict": "slower"}
-        | {"step_ratio": ratio, "step_ratio_low": low, "step_ratio_high": high}
-        for arm, ratio, low, high in (("a", 219.0, 88.0, 542.0), ("b", 198.0, 185.0, 211.0), ("c", 6.0, 5.0, 7.0))
+        | {"step_ratio": ratio, "step_ratio_low": low, "step_ratio_high": high, "step_processes": processes}
+        for arm, ratio, low, high, processes in (
+            *(("a", 219.0, 88.0, 542.0, 3), ("b", 198.0, 185.0, 211.0, 3), ("c", 6.0, 5.0, 7.0, 3)),
+            ("d", 90.0, 80.0, 95.0, 1),
+        )
     ]
     (text,) = findings._centre(pd.DataFrame(lines))
-    assert re.findall(r"- `(\w)`", text) == ["b", "a", "c"]
+    assert re.findall(r"- `(\w)`", text) == ["b", "d", "a", "c"], "one process has no lower end: its value counts"
 
 
 def test_a_linear_head_stands_beside_the_kan_with_its_size() -> None:
@@ -192,9 +259,11 @@ def test_arms_without_any_largest_batch_are_named_beside_those_with_one() -> Non
     batches = {("a", 16): 900.0, ("a", 64): 30.0, ("b", 16): 800.0, ("b", 64): 0.0, ("c", 16): None, ("c", 64): None}
     frame = pd.DataFrame(
         [
-            shared | {"arm": arm, "width": width, "layers": f"{width}-{width}", "largest_batch": batch}
+            shared
+            | {"arm": arm, "width": width, "layers": f"{width}-{width}", "largest_batch": batch}
+            | {"status": "ok" if batch is not None else "unsupported"}
             for (arm, width), batch in batches.items()
         ]
     )
     (sentence,) = findings._frontier(frame)
-    assert "`a` 900, `b` 800; no value for `c` (16-16, G = 5" in sentence
+    assert "`a` 900, `b` 800; no value for `c` (not supported) (16-16, G = 5" in sentence

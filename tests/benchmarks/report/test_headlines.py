@@ -30,7 +30,8 @@ def test_a_report_begins_with_its_results(rendered: Path) -> None:
     ]
     summary = pd.read_csv(rendered / "tables" / "summary.csv").set_index("arm")
     for arm in ("pykan[default]", "pykan[speed]"):
-        assert f"`{arm}` **{cells.number(summary.loc[arm, 'step_ratio'])}**" in first[0], "of one process: no interval"
+        assert f"`{arm}` **{cells.number(summary.loc[arm, 'step_ratio'])}** (one process)" in first[0]
+    assert "one process" not in first[1], "a peak has no interval between processes"
     for line in first:
         link = re.search(r"\]\((tables/\w+\.md)\)", line)
         assert link and (rendered / link.group(1)).is_file()
@@ -92,7 +93,93 @@ def test_an_interval_over_processes_is_said_and_a_missing_value_too(
     loaded = data.load(run.write(tmp_path))
     first, *_ = headlines._centre(tables.summary(loaded).frame)
     assert re.search(r"`pykan\[speed\]` \*\*[45]\.\d\d \([\d.]+ to [\d.]+\)\*\*", first.sentence)
-    assert first.sentence.endswith("; no value for `cox_de_boor`.")
+    assert first.sentence.endswith("; no value for `cox_de_boor` (out of memory).")
+
+
+def _costs(**changed: Any) -> pd.DataFrame:
+    """What two penalties cost the baseline; a third is another arm's alone."""
+    point = {"setting": "cpu", "batch": 256, "layers": "4-4", "grid_size": 5, "spline_order": 3, "processes": 3}
+    cost = point | {
+        "ratio": 1.2,
+        "ratio_low": 1.1,
+        "ratio_high": 1.3,
+        "status": "ok",
+        "memory_ratio": 1.04,
+        "memory_status": "ok",
+    }
+    lines = [cost | {"arm": "efficient_kan", "penalty": "weight_l1"}, cost | {"arm": "efficient_kan", "penalty": "sample_l1"}]
+    lines[1] |= changed
+    return pd.DataFrame([*lines, cost | {"arm": "cox_de_boor", "penalty": "sample_std"}])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {},
+            "**1.20** times as long with `SampleL1` (1.04 times the peak memory); no value for `SampleStd` (not planned) (B =",
+        ),
+        (
+            {"ratio": math.nan, "status": "timeout"},
+            "(1.04 times the peak memory); no value for `SampleL1` (out of time); no value for `SampleStd` (not planned) (B =",
+        ),
+        ({"memory_ratio": math.nan, "memory_status": "oom"}, "with `SampleL1` (no peak memory: out of memory); no value"),
+        ({"memory_ratio": math.nan, "memory_status": math.nan}, "with `SampleL1` (no peak memory: not measured); no value"),
+    ],
+)
+def test_a_penalty_without_a_value_is_named_with_its_reason(changed: dict[str, Any], said: str) -> None:
+    (found,) = headlines._penalty(_costs(**changed))
+    assert said in found.sentence
+    assert "**1.20** times as long with `WeightL1` (1.04 times the peak memory)" in found.sentence
+
+
+def test_penalties_without_any_value_are_a_sentence_without_a_picture() -> None:
+    costs = _costs().assign(ratio=math.nan, status="killed", memory_ratio=math.nan, memory_status="")
+    (found,) = headlines._penalty(costs)
+    assert found.sentence.startswith(
+        "No time of a training step with a penalty; peak memory not measured; no value for `WeightL1`, `SampleL1` (killed); no"
+    )
+    assert strip.picture(found) == ""
+
+
+def test_a_cost_of_one_process_has_no_bar() -> None:
+    (found,) = headlines._penalty(_costs(processes=1))
+    assert [math.isfinite(dot.high) for dot in found.dots] == [True, False]
+
+
+def test_a_family_without_a_verdict_is_named_with_its_reason_and_the_margin_is_said() -> None:
+    shared = {"candidate": "weight_l1+entropy", "reference": "sample_l1+entropy", "confirmatory": False, "missing": ""}
+    ends = {"effect": 0.1, "error_ratio": 1.1, "error_ratio_low": 0.9, "error_ratio_high": 1.3, "tasks": 4.0, "seeds": 3.0}
+    lines = [shared | ends | {"family": "symbolic", "verdict": "undecided"}]
+    lines.append(
+        shared
+        | dict.fromkeys(ends, math.nan)
+        | {"family": "real", "verdict": "no rows", "missing": "no network trained with `a`"}
+    )
+    (found,) = headlines._l1(Table("sparsity_verdict", pd.DataFrame(lines), {}))
+    assert found.sentence.endswith(
+        "4 symbolic tasks at 3 seeds **undecided**, real tasks without a verdict (no network trained with `a`) (exploratory; "
+        "undecided: the interval includes an error larger by the margin, 10 %)."
+    )
+    assert [dot.label for dot in found.dots] == ["symbolic"]
+    lines[0]["verdict"] = "adequate"
+    (found,) = headlines._l1(Table("sparsity_verdict", pd.DataFrame(lines), {}))
+    assert "margin" not in found.sentence
+    (found,) = headlines._l1(Table("sparsity_verdict", pd.DataFrame(lines[1:]), {}))
+    assert found.sentence.endswith("real tasks without a verdict (no network trained with `a`).")
+
+
+def test_a_memory_that_no_arm_has_is_named_where_it_was_tried(
+    run: Any, speed_case: Callable[..., Case], times: Callable[..., Any], tmp_path: Path
+) -> None:
+    run.add(speed_case(), speed=times())
+    run.add(speed_case("pykan[speed]"), speed=times(4.0))
+    frame = tables.summary(data.load(run.write(tmp_path))).frame
+    assert [found.heading for found in headlines._centre(frame)] == ["Time of a training step"]
+    tried = frame.assign(memory_status=["ok" if arm == "efficient_kan" else "oom" for arm in frame["arm"]])
+    *_, memory = headlines._centre(tried)
+    assert memory.sentence.startswith("No ratio to `efficient_kan` (B = 128")
+    assert memory.sentence.endswith("; no value for `pykan[speed]` (out of memory).")
 
 
 def test_there_is_nothing_to_say_of_empty_tables() -> None:

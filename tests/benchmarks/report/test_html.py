@@ -83,7 +83,9 @@ def test_every_point_is_embedded_with_its_interval_status_and_case(full_run: Any
     merged = found["ratio"].assign(mode=found["ratio"]["mode"].map({"training step": "step", "forward": "forward"}))
     merged = merged.merge(drawn, on=["case_key", "mode", "axis"], suffixes=("", "_drawn"), validate="one_to_one")
     assert len(merged) == len(drawn)
-    for name in ("ratio", "ratio_low", "ratio_high", "floor"):
+    assert set(drawn["processes"]) == {0, 1}
+    assert merged[["ratio_low", "ratio_high"]].isna().all(axis=None), "one process has no interval"
+    for name in ("ratio", "floor"):
         known = merged[merged[f"{name}_drawn"].notna()]
         assert ((known[name].astype(float) / known[f"{name}_drawn"] - 1).abs() < 1e-5).all()
     assert set(found["ratio"]["status"]) == {"ok", "timeout", "gate_failed"}

@@ -44,7 +44,7 @@ def two(rendered_machines: Path, tmp_path: Path) -> Path:
 def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two: Path) -> None:
     page = (two / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\n## (.*)", page) == ["In short, on cpu-2core", "In short, on nvidia-h100"]
-    assert re.findall(r"`pykan\[speed\]` \*\*([\d.]+)\*\* times as long", page) == ["3.00", "5.00"]
+    assert re.findall(r"`pykan\[speed\]` \*\*([\d.]+)\*\* \(one process\) times as long", page) == ["3.00", "5.00"]
     for name in ("cpu-2core", "nvidia-h100"):
         assert (two / name / "README.md").is_file()
     assert not (two / "smoke" / "README.md").exists()

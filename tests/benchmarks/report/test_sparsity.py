@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import tasks
 from benchmarks.analysis import data
-from benchmarks.report import ids, sparsity, sparsity_axes, sparsity_figures, style
+from benchmarks.report import ids, sparsity, sparsity_axes, sparsity_figures, sparsity_original, sparsity_words, style
 from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.schema.rows import SparsityResult, SparsityRun
-from benchmarks.study import curves
+from benchmarks.study import curves, verdict
 from benchmarks.study.penalties import NORMS, PAIRS
 
 
@@ -32,7 +33,8 @@ def test_the_verdict_is_on_the_page_before_the_figures(rendered: Path) -> None:
     section = page[page.index("## Does L1 on the weights do the job?") :]
     found, figure = section.index("**worse**"), section.index("![Test error against the share of edges left")
     assert found < figure
-    assert "No verdict for want of rows" in section
+    assert "comparisons have no verdict: no network was trained with " in section
+    assert "for want of rows" not in page and "no rows" not in page
     assert "8 of 100 runs failed" in section or "6 of 100 runs failed" in section
     assert "benchmarks/study/RULE.md" in section
     assert "Exploratory: its tasks, seeds or setting" in section and "as under the former rule" in section
@@ -87,6 +89,102 @@ def test_every_figure_says_its_seeds_and_failures(study: sparsity.Study) -> None
         assert "failed" in caption, stem
         assert not frame.empty, stem
         assert re.match(r"F\d+-cpu$", ids.figure_id(f"{stem}-cpu")), stem
+
+
+def test_a_caption_explains_hollow_and_dashed_only_where_there_are_any(study: sparsity.Study) -> None:
+    def captions(one: sparsity.Study) -> str:
+        with style.applied():
+            return " ".join(caption for *_, caption in sparsity_figures.draw_all(one))
+
+    assert not any(word in captions(study) for word in ("Hollow", "Dashed"))
+    plain = {name: getattr(study, name) for name in ("runs", "choices", "against_none")}
+    for name, frame in plain.items():
+        column = "candidate" if name == "against_none" else "penalty"
+        own = frame[frame[column] == "weight_l1+entropy"]
+        plain[name] = pd.concat([frame, own.assign(**{column: "weight_l1"})], ignore_index=True)
+    said = captions(replace(study, **plain))
+    assert "left of 1 it helps. Hollow: without the entropy term." in said
+    assert "Dashed: without the entropy term." in said
+
+
+def test_one_seed_has_no_interval_in_any_figure_or_table(study: sparsity.Study) -> None:
+    runs, original = (frame[frame["seed"] == 0] for frame in (study.runs, study.original))
+    choices = verdict.chosen(runs, study.rule)
+    one = replace(
+        study,
+        runs=runs,
+        original=original,
+        choices=choices,
+        verdicts=verdict.verdicts(choices, study.rule),
+        short=verdict.verdicts(choices, study.rule, column="short_area"),
+        against_none=verdict.against_none(choices, study.penalties, study.rule),
+        cross_check=sparsity_original.judged(runs, original, study.rule),
+    )
+    with style.applied():
+        captions = [caption for *_, caption in sparsity_figures.draw_all(one)]
+    assert not any("95 %" in caption or "bands" in caption for caption in captions)
+    assert all("one seed" in caption for caption in captions)
+    made = {table.name: table for table in sparsity.tables(one)}
+    known = [cell for cell in made["sparsity_verdict"].view["error at equal edges, these tasks"] if cell != "–"]
+    assert known and all(cell.endswith("% (no interval)") for cell in known)
+    assert "Medians" not in made["sparsity_tasks"].caption
+
+
+@pytest.mark.parametrize(
+    ("seeds", "factors", "said"),
+    [
+        (5, (1.0, 1.01), "the same curve"),
+        (5, (0.5, 1.6), "undecided"),
+        (5, (1.2, 1.21), "not the same curve"),
+        (5, (0.8, 0.81), "not the same curve"),
+        (1, (1.0, 1.01), "undecided (one seed)"),
+        (1, (0.97, 1.04), "undecided (one seed)"),
+        (1, (1.2, 1.3), "not the same curve (one seed)"),
+    ],
+)
+def test_pykans_curve_is_another_only_beyond_the_tolerance(
+    study: sparsity.Study, seeds: int, factors: tuple[float, float], said: str
+) -> None:
+    own = study.runs[(study.runs["task"] == "product") & (study.runs["penalty"] == "sample_std+entropy")]
+    own = own[(own["seed"] < seeds) & ~own["failed"]]
+    factor = np.where(own["seed"] % 2 == 1, *factors) if seeds > 1 else np.where(own["strength"] == 1e-3, *factors)
+    pykan = own.assign(test_area=own["test_area"] + np.log(factor), arm="pykan[speed]")
+    table = sparsity_original.table(sparsity_original.judged(own, pykan, study.rule), study.rule)
+    assert table.view["verdict"] == [said]
+    assert table.view["strengths × seeds"] == [f"3 × {seeds}"]
+    (shown,) = table.view["its error over ours (95 %)"]
+    assert shown.endswith("% (one seed)") == (seeds == 1)
+    assert "The tolerance is 5 %" in table.caption and ("One seed has no interval" in table.caption) == (seeds == 1)
+
+
+def test_the_margin_stands_beside_undecided(study: sparsity.Study) -> None:
+    made = {table.name: table for table in sparsity.tables(study)}
+    undecided = study.verdicts.assign(verdict=sparsity_words.UNDECIDED)
+    noted = {table.name: table for table in sparsity.tables(replace(study, verdicts=undecided))}["sparsity_verdict"]
+    assert "Undecided: the interval includes an error larger by the margin, 10 %" in noted.caption
+    decided = replace(study, verdicts=study.verdicts.assign(verdict="worse", verdict_tasks="worse"))
+    assert "margin, 10 %" not in {table.name: table for table in sparsity.tables(decided)}["sparsity_verdict"].caption
+    words = " ".join(made["sparsity_penalties"].view["verdict, these tasks"])
+    assert ("undecided" in words) == ("(margin 0 %)" in made["sparsity_penalties"].caption)
+    assert sparsity_words.undecided_against_none(["undecided at 3 seeds"]).endswith("(margin 0 %)")
+
+
+def test_what_a_comparison_lacks_is_said(study: sparsity.Study) -> None:
+    said = sparsity_words.without_verdict(study.runs, study.verdicts)
+    absent = study.verdicts["verdict"] == "no rows"
+    assert said.startswith(f"{absent.sum()} comparisons have no verdict: ")
+    assert "no network was trained with `folded_l1+entropy`" in said
+    rows = study.verdicts[absent].to_dict("records")
+    reasons = {(one["family"], one["candidate"]): sparsity_words.missing(study.runs, one) for one in rows}
+    assert reasons["symbolic", "folded_l1+entropy"] == "no network trained with `folded_l1+entropy`"
+    assert reasons["special", "weight_l1"] == "no network trained with `weight_l1` or `sample_l1`"
+    halves = (("weight_l1+entropy", 0), ("sample_l1+entropy", 1))
+    apart = pd.concat([study.runs[(study.runs["penalty"] == name) & (study.runs["seed"] == seed)] for name, seed in halves])
+    line = {"family": "symbolic", "candidate": halves[0][0], "reference": halves[1][0], "verdict": "no rows"}
+    assert sparsity_words.missing(apart, line) == "no task and seed with networks of both"
+    text = sparsity_words.without_verdict(apart, pd.DataFrame([line]))
+    assert text.endswith("no task and seed has networks of `weight_l1+entropy` and `sample_l1+entropy` on symbolic tasks.")
+    assert sparsity_words.without_verdict(study.runs, study.verdicts[~absent]) == ""
 
 
 def test_penalties_look_different_and_the_same_with_and_without_entropy() -> None:
@@ -153,6 +251,9 @@ def test_places_on_lines_are_one_table_and_one_figure_and_the_centre_has_the_stu
     assert (stem, base) == ("sparsity_axes", "cpu, float32, 1 thread")
     assert sum(axes.get_visible() for axes in figure.axes) == 3
     assert "T31" in caption and not drawn.empty
+    assert set(table.view["tasks × seeds"]) == {"1 × 3"}
+    assert "Tasks × seeds: symbolic 1 × 3 (along intervals G, training steps, rounds of the refit at most)." in caption
+    assert "the band is the margin of 10 %" in caption
 
 
 def confirmatory_case(penalty: str, seeds: tuple[int, ...]) -> Case:

@@ -1,0 +1,46 @@
+"""The table of workflows: how many seeds are behind it, and which arms a workflow was not planned for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.analysis import data
+from benchmarks.report import workflows
+from benchmarks.report.tables import Table
+from benchmarks.schema.cases import Case, Point
+
+
+def _table(run: Any, out: Path, arms: dict[str, dict[str, int]]) -> Table:
+    """The table of workflows, each with the number of seeds of its arms; a seed takes 2 + seed seconds."""
+    where = Point(batch=8, layers=(2, 5, 1), grid_size=5, dtype="float64")
+    for name, seeds_of in arms.items():
+        told = (("workflow", name), ("target", 0.02), ("limit_s", 60.0))
+        for arm, seeds in seeds_of.items():
+            for seed in range(seeds):
+                part = {"reached": True, "seconds": 2.0 + seed, "error": 0.01, "rss_above_bytes": 2**20, "items": 4}
+                run.add(Case(kind="workflows", arm=arm, point=where, options=told, seed=seed), part=part)
+    return workflows.table(data.load(run.write(out)))
+
+
+def test_an_arm_that_only_another_workflow_has_is_not_planned(run: Any, tmp_path: Path) -> None:
+    table = _table(run, tmp_path, {"lbfgs": {"efficient_kan": 1, "pykan[default]": 1}, "poisson": {"efficient_kan": 1}})
+    lines = list(zip(table.view["workflow"], table.view["arm"], table.view["otherwise"], strict=True))
+    assert lines == [
+        ("lbfgs", "`efficient_kan`", "–"),
+        ("lbfgs", "`pykan[default]`", "–"),
+        ("poisson", "`efficient_kan`", "–"),
+        ("poisson", "`pykan[default]`", "not planned"),
+    ]
+    assert table.view["seeds that reached it"] == ["1 of 1", "1 of 1", "1 of 1", "–"]
+    assert table.view["seconds"] == ["2.00", "2.00", "2.00", "–"]
+    assert table.caption.endswith("One seed each. Not planned: another workflow has a case of this arm, this one none.")
+
+
+@pytest.mark.parametrize(("other", "said"), [(3, "Medians over 3 seeds."), (1, "Medians over 1 to 3 seeds.")])
+def test_medians_are_over_as_many_seeds_as_there_were(run: Any, tmp_path: Path, other: int, said: str) -> None:
+    table = _table(run, tmp_path, {"lbfgs": {"efficient_kan": 3, "pykan[speed]": other}})
+    assert table.caption.endswith(said)
+    assert table.view["seconds"] == ["3.00", "3.00" if other == 3 else "2.00"]
