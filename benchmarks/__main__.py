@@ -14,7 +14,8 @@ try:
     from benchmarks.cli import main
 except ModuleNotFoundError as error:
     sys.stderr.write(
-        f"error: python -m benchmarks needs {error.name}; run `python -m pip install -e . --group bench` (pip 25.1 or later) in the checkout\n"
+        f"error: python -m benchmarks needs {error.name}; run `python -m pip install -e . --group bench` in the checkout "
+        "(pip 25.1 or later)\n"
     )
     sys.exit(2)
 

@@ -134,17 +134,17 @@ def warn_of(pruned: KAN, moved: Change | None, stacklevel: int) -> None:
 
 def _named(dangling: list[DanglingNode]) -> str:
     """A phrase for the nodes of each depth that lack the same edges."""
-    missing: dict[tuple[int, int], list[str]] = {}
-    for node in dangling:
-        missing.setdefault((node.depth, node.node), []).append(node.missing)
-    alike: dict[tuple[int, tuple[str, ...]], list[str]] = {}
-    for (depth, number), sides in missing.items():
-        alike.setdefault((depth, tuple(sides)), []).append(str(number))
+    missing: dict[tuple[int, int], str] = {}
+    for depth, number, side in dangling:
+        missing[depth, number] = "neither incoming nor outgoing" if (depth, number) in missing else f"no {side}"
+    alike: dict[tuple[int, str], list[str]] = {}
+    for (depth, number), what in missing.items():
+        alike.setdefault((depth, what), []).append(str(number))
     phrases = []
-    for (depth, sides), numbers in alike.items():
+    for (depth, what), numbers in alike.items():
         shown = ", ".join(numbers[:10]) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
         who = f"node {shown} at depth {depth} has" if len(numbers) == 1 else f"nodes {shown} at depth {depth} have"
-        phrases.append(f"{who} {f'no {sides[0]}' if len(sides) == 1 else 'neither incoming nor outgoing'} edges")
+        phrases.append(f"{who} {what} edges")
     return "; ".join(phrases)
 
 

@@ -53,10 +53,11 @@ def table(data: Data) -> Table:
         "seconds": [number(value) for value in frame["seconds"]],
         f"over `{BASELINE}`": [number(value) for value in frame["times"]],
         "error at the end": [number(value) for value in frame["error"]],
-        "edges": [f"{value:g}" if math.isfinite(value) else "–" for value in frame["edges"]],
         "memory (MiB)": [number(value) for value in frame["rss_above_mib"]],
         "otherwise": list(frame["otherwise"]),
     }
+    if frame["edges"].notna().any():
+        view["edges"] = [f"{value:g}" if math.isfinite(value) else "–" for value in frame["edges"]]
     note = (
         "One seed each."
         if seeds == [1]
@@ -67,13 +68,13 @@ def table(data: Data) -> Table:
 
 
 def _with_unplanned(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add to each workflow a line for every arm that only others of the setting have."""
+    """Add to each workflow with a declared error a line for every arm that only others of the setting have."""
     parts = []
-    for _, part in frame.groupby(["setting", "workflow", "target"], sort=False):
+    for (*_, target), part in frame.groupby(["setting", "workflow", "target"], sort=False):
         arms = dict.fromkeys(frame.loc[frame["setting"] == part["setting"].iloc[0], "arm"])
         shared = part[["setting", "workflow", "about", "quantity", "target"]].iloc[0].to_dict()
         none = {"seeds": 0, "reached": 0, "seconds": math.nan, "rss_above_mib": math.nan, "otherwise": "not planned"}
-        absent = [shared | none | {"arm": arm} for arm in arms if arm not in set(part["arm"])]
+        absent = [shared | none | {"arm": arm} for arm in arms if target and arm not in set(part["arm"])]
         parts.append(pd.concat([part, pd.DataFrame(absent)], ignore_index=True) if absent else part)
     return pd.concat(parts, ignore_index=True)
 

@@ -134,7 +134,7 @@ def test_nodes_without_incoming_edges_pass_on_their_mean() -> None:
     hidden = small.kan_layers[0](x)[:, 1]
     torch.testing.assert_close(hidden, kan.kan_layers[0](x)[:, 1].mean().expand(100), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(small(x).mean(), kan(x).mean(), rtol=1e-12, atol=1e-14)
-    assert "node 1 at depth 1 has no incoming edges. " in message
+    assert "; node 1 at depth 1 has neither incoming nor outgoing edges. " in message
 
 
 def test_nothing_removed_changes_nothing_and_says_nothing() -> None:
