@@ -134,7 +134,7 @@ def _study(setting: str, frame: pd.DataFrame) -> Study:
         against_none=verdict.against_none(choices, names, rule),
         rates=rates.rates(choices, rule),
         ends=verdict.ends(runs, rule),
-        cross_check=sparsity_original.judged(runs, original, rule),
+        cross_check=verdict.cross_check(runs, original, rule),
         original=original,
     )
 

@@ -4,40 +4,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.report.cells import View, code, text_of
 from benchmarks.report.sparsity_words import percent
 from benchmarks.report.tables import Table
-from benchmarks.study import verdict
 from benchmarks.study.rule import Rule
 
-SAME, OTHER, OPEN = "the same curve", "not the same curve", "undecided"
 NAME = "sparsity_cross_check"
 
 
-def judged(own: pd.DataFrame, original: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """One line per task with the difference of areas, pykan's less ours, and what it shows by the declared tolerance.
-
-    An interval within the tolerance says that the curves are the same, one beyond it that they are not, any other nothing. One
-    seed has no interval, however many strengths: it can show only a difference that is itself beyond the tolerance.
-    """
-    frame = verdict.cross_check(own, original, rule)
-    if frame.empty:
-        return frame
-    pairs = original.merge(own, on=[*verdict.UNIT, "strength", "penalty"]).groupby("task")
-    frame = frame.assign(**{f"{name}s": frame["task"].map(pairs[name].nunique()) for name in ("seed", "strength")})
-    lone, tolerance = frame["seeds"] < 2, math.log1p(rule.cross_check.tolerance)
-    low, high = (frame[f"difference_{end}"].where(~lone, frame["difference"]) for end in ("low", "high"))
-    within = ~lone & (low > -tolerance) & (high < tolerance)
-    beyond = (low > tolerance) | (high < -tolerance)
-    ends = {f"difference_{end}": frame[f"difference_{end}"].mask(lone) for end in ("low", "high")}
-    return frame.assign(**ends, verdict=np.select([within, beyond], [SAME, OTHER], OPEN))
-
-
 def table(frame: pd.DataFrame, rule: Rule) -> Table:
-    """The lines of `judged`."""
+    """The lines of `benchmarks.study.verdict.cross_check`."""
     if frame.empty:
         return Table(NAME, frame, {})
     lone = frame["seeds"] < 2

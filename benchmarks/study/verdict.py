@@ -22,6 +22,7 @@ from benchmarks.study.statistics import Estimate
 
 UNIT = ["task", "seed"]
 NO_ROWS, UNDECIDED = "no rows", "undecided"
+SAME_CURVE, OTHER_CURVE = "the same curve", "not the same curve"
 
 
 def with_areas(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
@@ -244,24 +245,32 @@ def shares(part: pd.DataFrame, plain: pd.DataFrame, norm: str) -> pd.Series:
 
 
 def cross_check(own: pd.DataFrame, original: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """pykan's runs beside ours at the same task, seed and strength: one line per task with the difference of areas."""
-    lines = []
+    """pykan's runs beside ours at the same task, seed and strength: one line per task with the difference of areas.
+
+    An interval within the declared tolerance says that the curves are the same, one beyond it that they are not, any other
+    nothing. One seed has no interval, however many strengths: it shows only a difference that is itself beyond the tolerance.
+    """
+    tolerance, lines = math.log1p(rule.cross_check.tolerance), []
     keys = [*UNIT, "strength"]
     both = original.merge(own, on=[*keys, "penalty"], suffixes=("_pykan", "_ours"))
     for task, part in both.groupby("task", sort=True):
         d = (part["test_area_pykan"] - part["test_area_ours"]).to_numpy()
         found = statistics.over_seeds([d]).interval(rule.exploratory_confidence)
-        equal = max(abs(found.low), abs(found.high)) < math.log1p(rule.cross_check.tolerance)
+        lone = part["seed"].nunique() < 2
+        low, high = (found.value, found.value) if lone else (found.low, found.high)
+        beyond, within = low > tolerance or high < -tolerance, low > -tolerance and high < tolerance and not lone
         lines.append(
             {
                 "task": task,
                 "arm": part["arm_pykan"].iloc[0],
                 "runs": len(part),
                 "difference": found.value,
-                "difference_low": found.low,
-                "difference_high": found.high,
+                "difference_low": math.nan if lone else found.low,
+                "difference_high": math.nan if lone else found.high,
                 "largest": float(np.abs(d).max()),
-                "verdict": "the same curve" if equal else "not the same curve",
+                "verdict": OTHER_CURVE if beyond else SAME_CURVE if within else UNDECIDED,
+                "seeds": part["seed"].nunique(),
+                "strengths": part["strength"].nunique(),
             }
         )
     return pd.DataFrame(lines)

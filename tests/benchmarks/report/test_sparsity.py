@@ -118,7 +118,7 @@ def test_one_seed_has_no_interval_in_any_figure_or_table(study: sparsity.Study) 
         verdicts=verdict.verdicts(choices, study.rule),
         short=verdict.verdicts(choices, study.rule, column="short_area"),
         against_none=verdict.against_none(choices, study.penalties, study.rule),
-        cross_check=sparsity_original.judged(runs, original, study.rule),
+        cross_check=verdict.cross_check(runs, original, study.rule),
     )
     with style.applied():
         captions = [caption for *_, caption in sparsity_figures.draw_all(one)]
@@ -149,7 +149,7 @@ def test_pykans_curve_is_another_only_beyond_the_tolerance(
     own = own[(own["seed"] < seeds) & ~own["failed"]]
     factor = np.where(own["seed"] % 2 == 1, *factors) if seeds > 1 else np.where(own["strength"] == 1e-3, *factors)
     pykan = own.assign(test_area=own["test_area"] + np.log(factor), arm="pykan[speed]")
-    table = sparsity_original.table(sparsity_original.judged(own, pykan, study.rule), study.rule)
+    table = sparsity_original.table(verdict.cross_check(own, pykan, study.rule), study.rule)
     assert table.view["verdict"] == [said]
     assert table.view["strengths × seeds"] == [f"3 × {seeds}"]
     (shown,) = table.view["its error over ours (95 %)"]
