@@ -36,18 +36,18 @@ def measure(case: Case) -> Outcome:
         {name: value for name, value in told.items() if name not in _NAMED},
         case.seed,
     )
-    target, limit = (float(told[name]) if name in told else None for name in ("target", "limit_s"))
-    assert limit is not None
+    target, limit = float(told["target"]) if "target" in told else None, float(told["limit_s"])
     curve: list[tuple[float, float | None]] = []
-    edges: list[int | None] = []
+    edges: int | None = None
 
     def call() -> None:
+        nonlocal edges
         clock = Clock()
         for measured in get_workflow(str(told["workflow"])).progress(task):
             seconds = clock.seconds
             found = clock.aside(measured)
             curve.append((seconds, found.error if math.isfinite(found.error) else None))
-            edges.append(found.edges)
+            edges = found.edges
             if (target is not None and found.error <= target) or seconds > limit or not math.isfinite(found.error):
                 return
 
@@ -55,8 +55,8 @@ def measure(case: Case) -> Outcome:
     seconds, last = curve[-1]
     reached = last is not None and (seconds <= limit if target is None else last <= target)
     above = None if peak is None else max(0, peak - before)
-    found = {"reached": reached, "seconds": seconds, "error": last, "items": len(curve), "rss_above_bytes": above}
-    found |= {"edges": edges[-1]}
+    found = {"reached": reached, "seconds": seconds, "error": last, "edges": edges, "items": len(curve)}
+    found |= {"rss_above_bytes": above}
     return Outcome(status="ok", part=found | {"curve": [list(one) for one in curve]})
 
 

@@ -88,8 +88,7 @@ def _line(key: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
     ends += [f"{number(part['error'])} after {number(part['seconds'])} s" for part in parts if not part["reached"]]
     # Seconds of all seeds or none: those of the quick ones alone would flatter an arm.
     complete = len(reached) == len(rows)
-    errors = [math.inf if part["error"] is None else part["error"] for part in parts]
-    edges = [part["edges"] for part in parts if part.get("edges") is not None]
+    edges = [part["edges"] for part in reached if part.get("edges") is not None]
     peaks = [part["rss_above_bytes"] for part in parts if part["rss_above_bytes"] is not None]
     return {
         "case_key": rows[0].case_key,
@@ -102,7 +101,7 @@ def _line(key: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
         "seeds": len(rows),
         "reached": len(reached),
         "seconds": float(np.median([part["seconds"] for part in reached])) if complete else math.nan,
-        "error": float(np.median(errors)) if complete else math.nan,
+        "error": float(np.median([part["error"] for part in reached])) if complete else math.nan,
         "edges": float(np.median(edges)) if complete and edges else math.nan,
         "rss_above_mib": float(np.median(peaks)) / 2**20 if peaks else math.nan,
         "otherwise": "; ".join(ends) or "–",

@@ -1,10 +1,13 @@
-"""What tests of parts and of queues share beside the plan in lines.toml: a run that computes nothing."""
+"""What tests of several rooms share beside the plan in lines.toml: commands that end well, and a run that computes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from benchmarks.run import runner
+from benchmarks.cli import app
+from benchmarks.run import runner, usage
 from benchmarks.run.child import Server
 from benchmarks.schema.rows import Outcome
 
@@ -20,3 +23,17 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Server, "run", run)
     return found
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command prints, which ends well."""
+
+    def run(*words: object) -> str:
+        with pytest.raises(SystemExit) as end:
+            usage.run(app, [*map(str, words)])
+        printed = capsys.readouterr()
+        assert not end.value.code, printed.err
+        return printed.out
+
+    return run

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Knots of a layer up to which its table is kept: numbers of about 1.3 MiB for order 3 in float32.
+# Knots of a layer up to which its table is kept: at most 1.3 MiB for order 3 in float32.
 _LARGEST_KEPT = 2**16
 # An input's bases lie side by side, and nothing is transposed, where its samples would make too short a loop ...
 _SHORT_LOOP = 8
@@ -48,7 +48,8 @@ class Bases(NamedTuple):
 class Table:
     """What the recursion needs of knots ``(I, G + 2k + 1)``: its factors are ``(x - ends) * slopes``, clamped.
 
-    Both terms of a difference are factors here: of few numbers, to compute one twice costs less than to shift it.
+    Few numbers are computed at once, with both terms of a difference: to compute a term costs less than to shift the other. Of
+    many numbers each order is computed by itself, and shifted.
     """
 
     def __init__(self, knots: Tensor, order: int) -> None:
@@ -93,6 +94,7 @@ class Table:
         return Bases(matrix, (former * of_slopes).diff(dim=dim) if slopes else None, dim)
 
     def _one_by_one(self, samples: Tensor, dim: int, *, slopes: bool) -> list[Tensor]:
+        """The factors of each order by itself; those in differences as two parts. Steps only where ``slopes`` need them."""
         samples = samples.nan_to_num(torch.inf, torch.inf, -torch.inf)  # beyond all knots
         found: list[Tensor] = []
         for n, rows in enumerate(self._orders[: None if slopes or self.order > 1 else 1]):

@@ -12,9 +12,7 @@ import pytest
 
 from benchmarks import kinds, presets
 from benchmarks.analysis import results
-from benchmarks.cli import app
 from benchmarks.kinds.kind import Section, resolved
-from benchmarks.run import usage
 from benchmarks.run.store import Store
 from benchmarks.schema import environment
 from benchmarks.schema.cases import Case, Point
@@ -43,20 +41,6 @@ def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     monkeypatch.setattr(kinds, "_KINDS", dict(kinds._KINDS))
     monkeypatch.delitem(sys.modules, "benchmark_plugin_planted_kind", raising=False)
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """What a command prints, which ends well."""
-
-    def run(*words: str | Path) -> str:
-        with pytest.raises(SystemExit) as end:
-            usage.run(app, [*map(str, words)])
-        printed = capsys.readouterr()
-        assert not end.value.code, printed.err
-        return printed.out
-
-    return run
 
 
 @pytest.mark.end_to_end

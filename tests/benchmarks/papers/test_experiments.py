@@ -6,19 +6,17 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import papers
-from benchmarks.cli import app
 from benchmarks.papers import experiment as registry
 from benchmarks.papers import functions, judging, published, scaling, special
 from benchmarks.papers.experiment import EFFORTS, Result, Run
 from benchmarks.papers.measuring import case_of, run_of
-from benchmarks.run import usage
 
 PLACE = {"device": "cpu", "threads": 1}
 PLANTED = Path(__file__).with_name("planted_experiment.py")
@@ -163,20 +161,12 @@ def test_what_cannot_be_registered() -> None:
 
 @pytest.mark.end_to_end
 def test_an_experiment_from_a_file_of_its_own_runs_end_to_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, said: Callable[..., str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(registry, "_EXPERIMENTS", dict(registry._EXPERIMENTS))
     monkeypatch.delitem(sys.modules, "benchmark_plugin_planted_experiment", raising=False)
     preset, out = tmp_path / "mine.toml", tmp_path / "out"
     preset.write_text(PRESET)
-
-    def said(*words: str | Path) -> str:
-        with pytest.raises(SystemExit) as end:
-            usage.run(app, [*map(str, words)])
-        printed = capsys.readouterr()
-        assert not end.value.code, printed.err
-        return printed.out
-
     assert said("run", "--preset", preset, "--plugin", PLANTED, "--out", out) == "4 ok\n"
     said("report", "--out", out, "--plugin", PLANTED)
     page = (out / "README.md").read_text(encoding="utf-8").partition("## The KAN papers reproduced")[2]

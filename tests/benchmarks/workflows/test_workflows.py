@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks import workflows
 from benchmarks.analysis import results
-from benchmarks.cli import app
 from benchmarks.kinds.workflows import Workflows, cases
 from benchmarks.measure.workflows import measure
 from benchmarks.presets import load
-from benchmarks.run import usage
-from benchmarks.workflows import Task
+from benchmarks.schema.meaning import ROOT
+from benchmarks.workflows import Task, tutorial
 from benchmarks.workflows import workflow as registry
 from reference.arm import Unsupported
 
@@ -59,20 +61,12 @@ def test_the_clock_stops_at_the_error_or_at_the_limit() -> None:
 
 @pytest.mark.end_to_end
 def test_a_workflow_from_a_file_of_its_own_runs_end_to_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, said: Callable[..., str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(registry, "_WORKFLOWS", dict(registry._WORKFLOWS))
     monkeypatch.delitem(sys.modules, "benchmark_plugin_planted_workflow", raising=False)
     preset, out = tmp_path / "mine.toml", tmp_path / "out"
     preset.write_text(PRESET)
-
-    def said(*words: str | Path) -> str:
-        with pytest.raises(SystemExit) as end:
-            usage.run(app, [*map(str, words)])
-        printed = capsys.readouterr()
-        assert not end.value.code, printed.err
-        return printed.out
-
     assert said("run", "--preset", preset, "--plugin", PLANTED, "--out", out) == "3 ok, 1 unsupported\n"
     parts = {(dict(row.case.options)["workflow"], row.case.arm): row.part for row in results.load_rows(out)}
     halved, stuck, pruned = (
@@ -99,6 +93,22 @@ def test_each_package_follows_its_own_tutorial_in_the_open_division() -> None:
         assert found.error < 1
     with pytest.raises(Unsupported, match="has no tutorial"):
         list(it.progress(Task("cox_de_boor", it.layers, it.grid_size, 200, told)))
+
+
+def test_our_side_of_the_open_division_is_the_tutorial_of_the_documentation() -> None:
+    """The options of every step, read from both sources."""
+
+    def options(source: str) -> dict[str, list[dict[str, str]]]:
+        found: dict[str, list[dict[str, str]]] = {"train": [], "prune": []}
+        for node in ast.walk(ast.parse(source)):
+            name = ast.unparse(node.func).rpartition(".")[2].removesuffix("_kan") if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and name in found:
+                found[name].append({str(one.arg): ast.unparse(one.value) for one in node.keywords})
+        return {name: sorted(calls, key=str) for name, calls in found.items()}
+
+    shown = options((ROOT / "docs" / "examples" / "tutorial.py").read_text(encoding="utf-8"))
+    assert [len(calls) for calls in shown.values()] == [2, 1]
+    assert options(inspect.getsource(tutorial._own_tutorial)) == shown
 
 
 def test_what_cannot_be_registered() -> None:
