@@ -198,9 +198,20 @@ class KANLinear(nn.Module):
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
+        from efficient_kan.penalties import SampleL1
+
         known = hasattr(penalty, "layer_loss") and not isinstance(penalty, type)
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
-        inputs = self.layer_inputs(x)
+        grid, parameters = self._tensors()
+        if _sharding.is_dtensor(parameters[3]):
+            _sharding.require_readable(self)
+        samples, base = self._samples(x, grid, parameters[3])
+        if type(penalty) is SampleL1:  # others, derived ones too, may make of the samples what they like
+            together = kernels.linear_and_edge_l1(self.kernel, samples, base, grid, Parameters(*parameters), self.spline_order)
+            if together is not None:
+                y, norms = together
+                return _in_shape_of(x, self._plus_bias(y)), penalty.loss_of_magnitudes(norms, grid, self.spline_order)
+        inputs = self._inputs(samples, base, grid, parameters)
         y = _in_shape_of(x, self._plus_bias(kernels.folded_linear(self.kernel, inputs)))
         return y, penalty.layer_loss(self, inputs)
 

@@ -180,6 +180,21 @@ def layer_linear(name: str, x: Tensor, base: Tensor | None, knots: Tensor, param
     return folded_linear(name, LayerInputs(x, base, knots, weight, spline_order))
 
 
+def linear_and_edge_l1(
+    name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int
+) -> tuple[Tensor, Tensor] | None:
+    """:func:`layer_linear` and the norms ``mean_b |phi_oi(x[b, i])|``, ``(O, I)``, in one pass.
+
+    None where the kernel makes them apart, or takes other tensors than these.
+    """
+    kernel = _accelerated(name, x) if name != "native" and x.shape[0] else None
+    if kernel is None or not hasattr(kernel, "linear_and_edge_l1"):
+        return None
+    if not kernel.takes_unfolded(x, base, knots, parameters, spline_order):
+        return None
+    return cast("tuple[Tensor, Tensor]", kernel.linear_and_edge_l1(x, base, knots, parameters, spline_order))
+
+
 def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
     """``spline_linear`` of the kernel that ``name`` stands for, under autocast with weights of its dtype."""
     device = inputs.x.device.type

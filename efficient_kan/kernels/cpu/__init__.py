@@ -6,6 +6,7 @@ from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
 from efficient_kan.kernels.cpu.autograd import fold as fold
 from efficient_kan.kernels.cpu.autograd import input_std as input_std
+from efficient_kan.kernels.cpu.autograd import linear_and_edge_l1 as linear_and_edge_l1
 from efficient_kan.kernels.cpu.autograd import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.autograd import unfolded_linear as unfolded_linear
 from efficient_kan.kernels.cpu.codegen import openmp

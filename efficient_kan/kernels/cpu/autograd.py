@@ -14,10 +14,10 @@ from efficient_kan.kernels import LayerInputs, Parameters, native, unfold
 from efficient_kan.kernels.cpu import dispatch
 from efficient_kan.kernels.cpu.common.edges import scale_rows
 from efficient_kan.kernels.cpu.common.tables import tables
-from efficient_kan.kernels.cpu.penalties import edge_l1 as l1
 from efficient_kan.kernels.cpu.penalties import edge_std as std
 from efficient_kan.kernels.cpu.penalties.input_std import deviations as input_deviations
 from efficient_kan.kernels.cpu.products import by_span
+from efficient_kan.kernels.cpu.products.by_span import Layer
 
 
 def spline_linear(inputs: LayerInputs) -> Tensor:
@@ -32,7 +32,24 @@ def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: P
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, base, *parameters)):
         y: Tensor = _Linear.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
-    return by_span.multiply(x, base, knots, tables(knots, order), parameters, order)
+    return by_span.multiply(Layer(x, base, knots, tables(knots, order), parameters, order))
+
+
+def linear_and_edge_l1(
+    x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`unfolded_linear` and :func:`edge_l1` from one pass forward and one back."""
+    y, norms = _measured(x, base, knots, parameters, order, outputs=True)
+    assert y is not None
+    return y, norms
+
+
+def _measured(
+    x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int, *, outputs: bool
+) -> tuple[Tensor | None, Tensor]:
+    x, base, knots = x.contiguous(), None if base is None else base.contiguous(), knots.contiguous()
+    found: tuple[Tensor | None, Tensor] = _Measured.apply(outputs, x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Linear(torch.autograd.Function):
@@ -51,7 +68,7 @@ class _Linear(torch.autograd.Function):
         parameters, made = Parameters(spline_weight, scaler, mask, base_weight), tables(knots, order)
         ctx.save_for_backward(x, base, knots, *made, *parameters)
         ctx.order = order
-        return by_span.multiply(x, base, knots, made, parameters, order)
+        return by_span.multiply(Layer(x, base, knots, made, parameters, order))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,8 +77,9 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_base, _, *needs = ctx.needs_input_grad[:-1]
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return _differentiable(ctx, x, base, knots, parameters, grad)
-        of_x, of_spline, of_scaler, of_base_weight = by_span.pull_back(
-            x, base, knots, (guide, table), parameters, ctx.order, grad.contiguous(), needs_x, any(needs)
+        layer = Layer(x, base, knots, (guide, table), parameters, ctx.order)
+        of_x, _, of_spline, of_scaler, of_base_weight = by_span.pull_back(
+            layer, grad.contiguous(), None, needs_x=needs_x, needs_parameters=any(needs)
         )
         of_base = grad @ _base_weight(parameters) if needs_base else None
         return of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
@@ -85,6 +103,66 @@ def _differentiable(
     return of_x if needs_x else None, of_base if needs_base else None, None, *of_parameters, None
 
 
+class _Measured(torch.autograd.Function):
+    """Outputs, if they are asked for, and the norms of edges."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        outputs: bool,
+        x: Tensor,
+        base: Tensor | None,
+        knots: Tensor,
+        spline_weight: Tensor,
+        scaler: Tensor | None,
+        mask: Tensor | None,
+        base_weight: Tensor | None,
+        order: int,
+    ) -> tuple[Tensor | None, Tensor]:
+        parameters, made = Parameters(spline_weight, scaler, mask, base_weight), tables(knots, order)
+        ctx.save_for_backward(x, base, knots, *made, *parameters)
+        ctx.order = order
+        ctx.set_materialize_grads(False)
+        return by_span.multiply_and_measure(Layer(x, base, knots, made, parameters, order), outputs=outputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, of_norms: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, base, knots, guide, table, *rest = ctx.saved_tensors
+        parameters, wanted = Parameters(*rest), ctx.needs_input_grad[1:-1]
+        grads = [g for g in (grad, of_norms) if g is not None]
+        if not grads:
+            return (None,) * len(ctx.needs_input_grad)
+        if torch.is_grad_enabled() or any(dispatch.transformed(g) for g in grads):
+            outputs, norms = grad is not None, of_norms is not None
+            function = partial(_of_parameters, ctx.order, outputs=outputs, norms=norms)
+            return None, *_of_native(function, wanted, (x, base, knots, *parameters), grads), None
+        needs_x, needs_base, _, *needs = wanted
+        of_x, of_base, of_spline, of_scaler, of_base_weight = by_span.pull_back(
+            Layer(x, base, knots, (guide, table), parameters, ctx.order),
+            None if grad is None else grad.contiguous(),
+            of_norms,
+            needs_x=needs_x,
+            needs_base=needs_base,
+            needs_parameters=any(needs),
+        )
+        if needs_base and of_norms is None and grad is not None:
+            of_base = grad @ _base_weight(parameters)
+        return None, of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
+
+
+def _of_parameters(
+    order: int, x: Tensor, base: Tensor | None, knots: Tensor, *parameters: Tensor | None, outputs: bool, norms: bool
+) -> list[Tensor]:
+    """What :class:`_Measured` computes, by the kernel `native`."""
+    spline_weight, scaler, mask, base_weight = parameters
+    assert spline_weight is not None
+    weight = spline_weight
+    if mask is not None and base_weight is not None:
+        weight = kernels.fold("native", spline_weight, scaler, mask, base_weight)
+    inputs = LayerInputs(x, base, knots, weight, order)
+    return [*([native.spline_linear(inputs)] if outputs else []), *([native.edge_l1(inputs)] if norms else [])]
+
+
 def _base_weight(parameters: Parameters) -> Tensor:
     """Of folded weights."""
     spline_weight, _, mask, base_weight = parameters
@@ -94,8 +172,8 @@ def _base_weight(parameters: Parameters) -> Tensor:
 
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
-    norms: Tensor = _EdgeL1.apply(*_contiguous(inputs))  # type: ignore[no-untyped-call]
-    return norms
+    x, base, knots, weight, order = _contiguous(inputs)
+    return _measured(x, base, knots, Parameters(weight, None, None, None), order, outputs=False)[1]
 
 
 def edge_std(inputs: LayerInputs) -> Tensor:
@@ -117,30 +195,8 @@ def _contiguous(inputs: LayerInputs) -> LayerInputs:
     )
 
 
-def _of_tensors(
-    norm: Callable[[LayerInputs], Tensor], order: int, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor
-) -> Tensor:
-    return norm(LayerInputs(x, base, knots, weight, order))
-
-
-class _EdgeL1(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
-        norms, gradient = l1.norms(LayerInputs(x, base, knots, weight, order))
-        ctx.save_for_backward(x, base, knots, weight, gradient)
-        ctx.order = order
-        return norms
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight, gradient = ctx.saved_tensors
-        if torch.is_grad_enabled() or dispatch.transformed(grad):
-            norm = partial(_of_tensors, native.edge_l1, ctx.order)
-            return *_of_native(norm, ctx.needs_input_grad[:4], (x, base, knots, weight), grad), None
-        of_x, of_base = None, None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            of_x, of_base = l1.pull_back(LayerInputs(x, base, knots, weight, ctx.order), grad)
-        return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
+def _deviations(order: int, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor) -> list[Tensor]:
+    return [native.edge_std(LayerInputs(x, base, knots, weight, order))]
 
 
 class _EdgeStd(torch.autograd.Function):
@@ -156,8 +212,9 @@ class _EdgeStd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, base, knots, weight, gradient, deviations, means, sizes = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.transformed(grad):
-            norm = partial(_of_tensors, native.edge_std, ctx.order)
-            return *_of_native(norm, ctx.needs_input_grad[:4], (x, base, knots, weight), grad), None
+            return *_of_native(
+                partial(_deviations, ctx.order), ctx.needs_input_grad[:4], (x, base, knots, weight), [grad]
+            ), None
         of_x, of_base = None, None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             scale = _over_deviation(grad, deviations, x.shape[0]).contiguous()
@@ -176,7 +233,7 @@ class _InputStd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
         x, mean, deviation = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.transformed(grad):
-            return _of_native(native.column_std, ctx.needs_input_grad, (x,), grad)[0]
+            return _of_native(lambda x: [native.column_std(x)], ctx.needs_input_grad, (x,), [grad])[0]
         of_x: Tensor = (x - x[0]).sub_(mean).mul_(_over_deviation(grad, deviation, x.shape[0]))
         return of_x
 
@@ -223,13 +280,16 @@ def _over_deviation(grad: Tensor, deviation: Tensor, samples: int) -> Tensor:
 
 
 def _of_native(
-    function: Callable[..., Tensor], needs: Sequence[bool], tensors: tuple[Tensor | None, ...], grad: Tensor
+    function: Callable[..., list[Tensor]], needs: Sequence[bool], tensors: tuple[Tensor | None, ...], grads: list[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients of ``function(*tensors)`` by operations that can be differentiated again, or transformed."""
+    """The gradients of ``function(*tensors)`` by operations that can be differentiated again, or transformed.
+
+    ``grads`` are those of its results.
+    """
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, because base depends on x: each gradient is with respect to its own argument alone.
         inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
         wanted = [tensor for tensor, needed in zip(inputs, needs, strict=True) if needed]
-        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=again))
+        found = iter(torch.autograd.grad(function(*inputs), wanted, grads, create_graph=again))
     return [next(found) if needed else None for needed in needs]

@@ -185,6 +185,23 @@ class Emitter:
                 body(wide)
             wide *= 2
 
+    def magnitude(self, value: Any) -> Any:
+        """Absolute values; NaN stays."""
+        return self.builder.bitcast(self._masked_bits(value, (1 << (8 * self.size - 1)) - 1), self.vector)
+
+    def signed(self, magnitude: Any, value: Any) -> Any:
+        """``magnitude * sign(value)``, zero where ``value`` is zero or NaN; ``magnitude`` of any sign."""
+        flipped = self.builder.xor(self._bits(magnitude), self._masked_bits(value, 1 << (8 * self.size - 1)))
+        flipped = self.builder.bitcast(flipped, self.vector)
+        return self.builder.select(self.builder.fcmp_ordered("!=", value, self.zero), flipped, self.zero)
+
+    def _bits(self, value: Any) -> Any:
+        return self.builder.bitcast(value, ir.VectorType(ir.IntType(8 * self.size), self.lanes))
+
+    def _masked_bits(self, value: Any, mask: int) -> Any:
+        bits = self._bits(value)
+        return self.builder.and_(bits, ir.Constant(bits.type, [mask] * self.lanes))
+
     def blend(self, low: Any, high: Any, places: list[int]) -> Any:
         """The elements at ``places`` of two vectors after each other."""
         return self.builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_LANE, len(places)), places))

@@ -38,6 +38,7 @@ class Job(NamedTuple):
     of_spline: int
     of_scaler: int
     of_base_weight: int
+    norms: int  # (O, I), of each part of the samples; backward what signs are multiplied with
     scratch: int
     scratch_bytes: int
     batch: int
@@ -68,6 +69,9 @@ class Job(NamedTuple):
     panel_base: int  # (tile,): what a panel adds to an input's row of those
     pulled: int  # (group, stride): gradients of samples in order
     pulled_base: int  # the same of base activations
+    factors: int  # (tile,) of `norms`
+    signed: int  # (panel, tile): gradients of the values of edges of one span, in order
+    numbers: int  # (panel,) integers: 0, 1, 2, ...
 
 
 read = reader(Job)
@@ -125,7 +129,7 @@ def held(job_at: int, room: int, i: int, n: int, o: Any, order: int, zero: Any) 
 
 def make_job(
     x: Tensor, base: Tensor | None, knots: Tensor, tables: tuple[Tensor, Tensor], parameters: Parameters, order: int,
-    y: Tensor, targets: tuple[Tensor | None, ...], sizes: Sizes,
+    y: Tensor | None, targets: tuple[Tensor | None, ...], sizes: Sizes, norms: Tensor | None = None,
 ) -> tuple[Job, Tensor]:  # fmt: skip
     """The job, and the tensor that is its scratch memory: to be held until it is done.
 
@@ -134,6 +138,7 @@ def make_job(
     (batch, inputs), count = x.shape, knots.shape[1]
     outputs, _, length = parameters.spline_weight.shape
     size, backward = x.element_size(), any(t is not None for t in targets)
+    signs = backward and norms is not None
     stride = -(-sizes.panel // APART) * APART + APART
     whole = sizes.tile if sizes.panel >= batch else -(-outputs // sizes.tile) * sizes.tile
     of_group = sizes.group * size
@@ -154,6 +159,9 @@ def make_job(
         "panel_base": sizes.tile * size,
         "pulled": of_group * stride if backward else 0,
         "pulled_base": of_group * stride if backward else 0,
+        "factors": sizes.tile * size if signs else 0,
+        "signed": sizes.panel * sizes.tile * size if signs else 0,
+        "numbers": sizes.panel * 4 if signs else 0,
     }
     places, total = {}, 0
     for name, bytes_ in lengths.items():
@@ -161,7 +169,7 @@ def make_job(
         total += -(-bytes_ // LINE_BYTES) * LINE_BYTES
     total += 4 * LINE_BYTES  # threads' own parts are not in the same sets of a cache
     scratch = x.new_empty((total * sizes.sample_parts * sizes.input_parts + LINE_BYTES) // size)
-    named = dict(zip(Job._fields, addresses(x, base, knots, *tables, *parameters, y, *targets), strict=False))
+    named = dict(zip(Job._fields, addresses(x, base, knots, *tables, *parameters, y, *targets, norms), strict=False))
     job = Job(
         **named, scratch=_aligned(scratch), scratch_bytes=total, batch=batch, inputs=inputs, knot_count=count, outputs=outputs,
         length=length, panel=sizes.panel, group=sizes.group, tile=sizes.tile, whole=whole,

@@ -32,9 +32,9 @@ from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, addresses, at, moved, noinline, reader, size_of, stored
 from efficient_kan.kernels.cpu.common.fold import fold
 from efficient_kan.kernels.cpu.common.job import held, make_job, read
-from efficient_kan.kernels.cpu.common.spans import fill, first_basis
+from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
 from efficient_kan.kernels.cpu.common.tables import tables
-from efficient_kan.kernels.cpu.penalties.edge_l1 import divided, finish_pulled
+from efficient_kan.kernels.cpu.dispatch import plan
 from efficient_kan.kernels.cpu.penalties.moment_loops import (
     Edge,
     Moments,
@@ -227,6 +227,20 @@ def _pull_forms(own_at: int, room: int, scratch: int, i: int, width: int, order:
             pull_form(moved(of.terms, start), job.stride, some, row, form, of_x, of_base, literally(order))
 
 
+@noinline
+def _finish_pulled(job_at: int, room: int, sample: int, samples: int, i: int, width: int, order: int, zero: Any) -> None:
+    """Gradients of a panel's samples, in order, to ``of_x``, through SiLU, or without that to ``of_base``."""
+    job = read(job_at)
+    if job.of_base:
+        scatter(job_at, room, job.pulled_base, job.of_base, sample, samples, i, width, zero)
+    else:
+        for n in range(width):
+            of = held(job_at, room, i, n, np.int64(0), order, zero)
+            for b in range(samples):
+                of.pulled[b] += of.rise[b] * of.pulled_base[b]
+    scatter(job_at, room, job.pulled, job.of_x, sample, samples, i, width, zero)
+
+
 @cache
 def _pull_back(order: int, real: Any) -> Entry:
     """Gradients of samples of parts ``start..stop`` of the inputs."""
@@ -252,7 +266,7 @@ def _pull_back(order: int, real: Any) -> Entry:
                     samples = min(job.panel, job.batch - sample)
                     fill(own.job, scratch, sample, samples, i, width, order, zero)
                     _pull_forms(own_at, room, scratch, i, width, order, zero)
-                    finish_pulled(own.job, scratch, sample, samples, i, width, order, zero)
+                    _finish_pulled(own.job, scratch, sample, samples, i, width, order, zero)
 
     return Entry(pull_back)
 
@@ -263,7 +277,8 @@ def _run(
 ) -> None:  # fmt: skip
     """Do one of this module's functions, if there are numbers."""
     x, base, knots, weight, order = inputs
-    sizes, spans, D = divided(inputs), knots.shape[1] + 1, order + 1
+    (batch, count), (outputs, _, features), spans, D = x.shape, weight.shape, knots.shape[1] + 1, order + 1
+    sizes = plan(batch, count, outputs, features, order, x.element_size(), torch.get_num_threads()).penalty
     job, scratch = make_job(
         x, base, knots, tables(knots, order), Parameters(weight, None, None, None), order, y, targets, sizes
     )

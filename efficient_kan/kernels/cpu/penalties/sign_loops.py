@@ -1,97 +1,127 @@
-"""Sums over the samples of one span with the signs of edges' values, the innermost loops of `edge_l1`.
+"""What a penalty of mean absolute values adds to the product: the innermost loops of `by_span` with it.
 
-Arguments are as in :mod:`efficient_kan.kernels.cpu.products.span_loops`.
+``phi`` is the value of an edge at a sample, ``p(s) + active * base``. Arguments are as in
+:mod:`efficient_kan.kernels.cpu.products.span_loops`. Vectors of a tile are taken one after the other: coefficients and sums of
+one just fit into 16 registers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.codegen.simd import INDEX, Emitter, real_of
-from efficient_kan.kernels.cpu.products.span_loops import Chains, evaluated, for_few, polynomials, slopes, unpacked_span
+from efficient_kan.kernels.cpu.codegen.simd import Emitter, real_of
+from efficient_kan.kernels.cpu.products.span_loops import (
+    Span,
+    Weights,
+    evaluated,
+    for_few,
+    in_chains,
+    polynomials,
+    unpacked_span,
+    unpacked_weights,
+)
 
 
-def signed(emit: Emitter, magnitude: Any, value: Any) -> Any:
-    """``magnitude * sign(value)``, zero where ``value`` is zero or NaN; ``magnitude`` of any sign."""
-    bits = ir.VectorType(ir.IntType(8 * emit.size), emit.lanes)
-    mask = ir.Constant(bits, [1 << (8 * emit.size - 1)] * emit.lanes)
-    sign = emit.builder.and_(emit.builder.bitcast(value, bits), mask)
-    flipped = emit.builder.bitcast(emit.builder.xor(emit.builder.bitcast(magnitude, bits), sign), emit.vector)
-    return emit.builder.select(emit.builder.fcmp_ordered("!=", value, emit.zero), flipped, emit.zero)
+def _for_each_vector(
+    emit: Emitter, span: Span, weights: Weights, stride: Any, order: int, vectors: Any,
+    body: Callable[[int, Callable[[Any], Any]], None],
+) -> None:  # fmt: skip
+    """Emit ``body(offset, phi)`` for each vector of the tile: its first output, and what gives ``phi[b]``."""
+
+    def one(offset: int) -> None:
+        rows, scale, base = (emit.place(pointer, offset) for pointer in weights)
+        p, last = polynomials(emit, span.row, rows, scale, stride, order, 1), emit.load(base)
+
+        def phi(b: Any) -> Any:
+            of_base = emit.times(emit.spread_at(span.active, b), last)
+            return emit.plus(of_base, evaluated(emit, p, emit.spread_at(span.s, b), 0))
+
+        body(offset, phi)
+
+    def tile(wide: int) -> None:
+        for n in range(wide):
+            one(n * emit.lanes)
+
+    emit.of_widths(vectors, tile)
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def sum_signs(_: Any, span: Any, weights: Any, stride: Any, of_weights: Any, of_stride: Any, order: Any, vectors: Any) -> Any:
-    """What a span adds to ``sum_b sign(phi) feature``, the gradient of ``sum_b |phi|``; rows and base of ``of_weights``."""
+def add_and_measure_span(_: Any, y: Any, norms: Any, span: Any, weights: Any, stride: Any, order: Any, vectors: Any) -> Any:
+    """``y[samples[b]] += phi[b]`` and ``norms += sum_b |phi[b]|``."""
     k = order.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        span, weights, stride, of_weights, of_stride, _, vectors = args
-        _, s, s_stride, active, _, count, row = unpacked_span(builder, span)
-        emit = Emitter(builder, real_of(signature.args[1].types[0]))
-        rows, scale, base = cgutils.unpack_tuple(builder, weights, 3)
-        of_rows, _, of_base = cgutils.unpack_tuple(builder, of_weights, 3)
+        y, norms, span, weights, stride, _, vectors = args
+        emit, of = Emitter(builder, real_of(signature.args[0])), unpacked_span(builder, span)
 
-        def one(n: int) -> None:
-            """For vector ``n`` of the tile: its coefficients and sums just fit into 16 registers."""
-            row_, scale_, base_, of_rows_, of_base_ = (
-                emit.place(pointer, n * emit.lanes) for pointer in (rows, scale, base, of_rows, of_base)
-            )
-            p, last, unit = polynomials(emit, row, row_, scale_, stride, k, 1), emit.load(base_), emit.number(1.0)
+        def body(offset: int, phi: Callable[[Any], Any]) -> None:
+            (part, total), place = emit.zeros(2), emit.place(norms, offset)
 
-            def sign(b: Any) -> list[Any]:
-                phi = emit.plus(emit.times(emit.spread_at(active, b), last), evaluated(emit, p, emit.spread_at(s, b), 0))
-                return [signed(emit, unit, phi)]
+            def add(b: Any) -> None:
+                value, target = phi(b), emit.place(emit.row_of(y, of.samples, b, stride), offset)
+                emit.store(builder.fadd(emit.load(target), value), target)
+                emit.put(builder.fadd(emit.held(part), emit.magnitude(value)), part)
 
-            chains = Chains(emit, k, 1)
-            chains.over(count, [emit.place(s, builder.mul(s_stride, INDEX(n))) for n in range(k)], active, sign)
-            chains.add_to(row, of_rows_, of_base_, of_stride, k)
+            in_chains(emit, of.count, add, [part], [total])
+            emit.store(builder.fadd(emit.load(place), emit.held(total)), place)
+
+        _for_each_vector(emit, of, unpacked_weights(builder, weights), stride, k, vectors, body)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(y, norms, span, weights, integer, order, integer), generate
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_signs(_: Any, h: Any, g: Any, factors: Any, span: Any, weights: Any, stride: Any, order: Any, vectors: Any) -> Any:
+    """``h[b] = g[samples[b]] + factors * sign(phi[b])``, the gradient of ``phi[b]``, in rows ``stride`` apart."""
+    k = order.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        h, g, factors, span, weights, stride, _, vectors = args
+        emit, of = Emitter(builder, real_of(signature.args[0])), unpacked_span(builder, span)
+
+        def body(offset: int, phi: Callable[[Any], Any]) -> None:
+            factor = emit.load(emit.place(factors, offset))
+            with cgutils.for_range(builder, of.count) as loop:
+                b = loop.index
+                of_y = emit.load(emit.place(emit.row_of(g, of.samples, b, stride), offset))
+                added = builder.fadd(of_y, emit.signed(factor, phi(b)))
+                emit.store(added, emit.place(h, builder.mul(b, stride), offset))
+
+        _for_each_vector(emit, of, unpacked_weights(builder, weights), stride, k, vectors, body)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(h, g, factors, span, weights, integer, order, integer), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pull_base(_: Any, h: Any, base: Any, count: Any, stride: Any, result: Any, vectors: Any) -> Any:
+    """``result[b] += h[b] . base`` of ``count`` rows, ``stride`` apart."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        h, base, count, stride, result, vectors = args
+        emit = Emitter(builder, real_of(signature.args[0]))
 
         def body(wide: int) -> None:
-            for n in range(wide):
-                one(n)
+            weights = emit.load_all(base, wide)
+
+            def products(b: Any) -> tuple[Any]:
+                total = emit.zero
+                for value, weight in zip(emit.load_all(emit.place(h, builder.mul(b, stride)), wide), weights, strict=True):
+                    total = emit.plus(total, emit.times(value, weight))
+                return (total,)
+
+            for_few(emit, count, (result,), products)
 
         emit.of_widths(vectors, body)
         return context.get_dummy_value()
 
     integer = types.intp
-    return types.void(span, weights, integer, of_weights, integer, order, integer), generate
-
-
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def pull_signs(
-    _: Any, span: Any, weights: Any, factors: Any, stride: Any, of_x: Any, of_base: Any, order: Any, vectors: Any
-) -> Any:
-    """With ``f = factors * sign(phi)``, of each output: ``of_x[b] += sum f p'(s[b])``, ``of_base[b] += sum f base``."""
-    k = order.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        span, weights, factors, stride, of_x, of_base, _, vectors = args
-        _, s, _, active, _, count, row = unpacked_span(builder, span)
-        emit = Emitter(builder, real_of(signature.args[2]))
-        rows, scale, base = cgutils.unpack_tuple(builder, weights, 3)
-
-        def body(wide: int) -> None:
-            p, last = polynomials(emit, row, rows, scale, stride, k, wide), emit.load_all(base, wide)
-            slope, of = slopes(emit, row, p), emit.load_all(factors, wide)
-
-            def products(b: Any) -> tuple[Any, Any]:
-                place, value, to_x, to_base = emit.spread_at(s, b), emit.spread_at(active, b), emit.zero, emit.zero
-                for n in range(wide):
-                    sign = signed(emit, of[n], emit.plus(emit.times(value, last[n]), evaluated(emit, p, place, n)))
-                    to_x = emit.plus(to_x, emit.times(sign, evaluated(emit, slope, place, n)))
-                    to_base = emit.plus(to_base, emit.times(sign, last[n]))
-                return to_x, to_base
-
-            for_few(emit, count, (of_x, of_base), products)
-
-        emit.of_widths(vectors, body)
-        return context.get_dummy_value()
-
-    integer = types.intp
-    return types.void(span, weights, factors, integer, of_x, of_base, order, integer), generate
+    return types.void(h, base, integer, integer, result, integer), generate

@@ -7,14 +7,19 @@ their spans; then each tile of outputs takes the inputs of the group one after t
 weights exist for one group and tile at a time, so that a layer's parameters are read once for each panel, and their gradients
 written once.
 
-Operations: ``2 B I O (k + 2)`` forward, twice as many backward, and ``2 I O min(G, B) (k + 1)^2`` for the spans' polynomials.
+The same passes make the *norms* of edges, ``n_oi = mean_b |phi_oi(x_bi)|``: forward, values are summed up where they are
+added to outputs; backward, ``sign(phi_oi(x_bi)) / B`` times the gradient of ``n_oi`` is added to that of the value. Neither
+takes memory but ``(O, I)``.
+
+Operations: ``2 B I O (k + 2)`` forward, twice as many backward, and ``2 I O min(G, B) (k + 1)^2`` for the spans' polynomials;
+with norms ``2 B I O`` and ``2 B I O (k + 3)`` more.
 Bytes: the parameters once for each panel and twice backward, their gradients once.
 """
 
 from __future__ import annotations
 
 from functools import cache, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +33,8 @@ from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.fold import clear, fold, unfold
 from efficient_kan.kernels.cpu.common.job import held, make_job, read, vectors_of
 from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
-from efficient_kan.kernels.cpu.dispatch import plan
+from efficient_kan.kernels.cpu.dispatch import Plan, Sizes, plan
+from efficient_kan.kernels.cpu.penalties.sign_loops import add_and_measure_span, add_signs, pull_base
 from efficient_kan.kernels.cpu.products.span_loops import Span, Weights, add_span, pull_span, sum_span
 
 
@@ -51,9 +57,31 @@ def _add_outputs(job_at: int, room: int, i: int, n: int, y: Any, vectors: int, o
         add_span(y, samples_of(of, start, some, job.stride, row), weights, tile, literally(order), vectors)
 
 
+@noinline
+def _add_and_measure(
+    job_at: int, room: int, i: int, n: int, norms: Any, some: int, y: Any, vectors: int, order: int, zero: Any
+) -> None:
+    """The same, and what the panel adds to the ``norms`` of ``some`` edges, ``I`` numbers apart."""
+    job, length, size = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero)
+    of, tile, sums = held(job_at, room, i, n, np.int64(0), order, zero), job.tile, at(room + job.panel_base, zero)
+    for c in range(tile):
+        sums[c] = zero
+    for m in range(of.spans[0]):
+        span, start, count = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
+        row = at(of.table + span * length * size, zero)
+        weights = Weights(moved(of.weights, first_basis(span, job.knot_count, order) * tile), of.scale, of.base)
+        samples = samples_of(of, start, count, job.stride, row)
+        add_and_measure_span(y, sums, samples, weights, tile, literally(order), vectors)
+    for c in range(some):
+        norms[c * job.inputs] += sums[c]
+
+
 @cache
 def _multiply(order: int, real: Any) -> Entry:
-    """Outputs of parts ``start..stop`` of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, O)``."""
+    """Outputs of parts ``start..stop`` of ``sample_parts`` by ``input_parts``; each part of the inputs has a y ``(B, O)``.
+
+    If there are ``norms``, each part of the samples adds its absolute values to its own, and y may be absent.
+    """
     size, stamp = np.dtype(real).itemsize, STAMP
     lanes = VECTOR_BYTES // size
 
@@ -73,7 +101,7 @@ def _multiply(order: int, real: Any) -> Entry:
             for sample in range(first, end, job.panel):
                 samples = min(job.panel, end - sample)
                 y = at(job.y + (of_inputs * job.batch + sample) * outputs * size, zero)
-                for n in range(samples * outputs):
+                for n in range(samples * outputs if job.y else 0):
                     y[n] = zero
                 for i in range(first_input, end_input, job.group):
                     width = min(job.group, end_input - i)
@@ -81,11 +109,17 @@ def _multiply(order: int, real: Any) -> Entry:
                     for o in range(0, outputs, tile):
                         some = min(tile, outputs - o)
                         fold(job_at, room, i, width, o, some, zero)
-                        of, vectors = y if outputs == tile else sums, vectors_of(some, lanes)
+                        apart, vectors = (outputs != tile) | (job.y == 0), vectors_of(some, lanes)
+                        of = sums if apart else y
                         for n in range(width):
-                            _add_outputs(job_at, room, i + n, n, of, vectors, order, zero)
-                        if outputs != tile:
-                            _empty(sums, tile, moved(y, o), outputs, samples, some)
+                            if job.norms:
+                                edge = (of_samples * outputs + o) * job.inputs + i + n
+                                norms = at(job.norms + edge * size, zero)
+                                _add_and_measure(job_at, room, i + n, n, norms, some, of, vectors, order, zero)
+                            else:
+                                _add_outputs(job_at, room, i + n, n, of, vectors, order, zero)
+                        if apart:
+                            _empty(sums, tile, moved(y, o), outputs, samples, some if job.y else 0)
 
     return Entry(multiply)
 
@@ -113,6 +147,15 @@ def _copy(source: Any, source_stride: int, target: Any, target_stride: int, rows
 
 
 @noinline
+def _factors(job_at: int, room: int, i: int, o: int, some: int, zero: Any) -> None:
+    """What signs of the values of a tile's edges are multiplied with: the gradients of norms, over ``B``."""
+    job = read(job_at)
+    factors, norms = at(room + job.factors, zero), at(job.norms + (o * job.inputs + i) * size_of(zero), zero)
+    for c in range(job.tile):
+        factors[c] = norms[c * job.inputs] if c < some else zero
+
+
+@noinline
 def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int, order: int, zero: Any) -> None:
     """Add what a tile of outputs gives to the gradients of input ``i``, ``n`` of the group: of its samples and its weights."""
     job, length, size, k = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero), literally(order)
@@ -123,13 +166,19 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
-        samples = samples_of(of, start, some, job.stride, row)
+        weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
+        h, samples = g, samples_of(of, start, some, job.stride, row)
+        if job.norms:
+            h = at(room + job.signed, zero)
+            add_signs(h, g, at(room + job.factors, zero), samples, weights, tile, k, vectors)
+            samples = Span(at(room + job.numbers, np.int32(0)), *samples[1:])  # rows of h are in order
+            if job.of_base:
+                pull_base(h, of.base, some, tile, moved(of.pulled_base, start), vectors)
         if job.of_x:
-            weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
-            pull_span(g, samples, weights, tile, moved(of.pulled, start), k, vectors)
+            pull_span(h, samples, weights, tile, moved(of.pulled, start), k, vectors)
         if job.of_spline:
             to = Weights(moved(of.of_weights, first * whole), of.scale, sums)
-            sum_span(g, samples, to, tile, whole, k, vectors)
+            sum_span(h, samples, to, tile, whole, k, vectors)
     if job.of_spline:
         for c in range(tile):
             of.of_base[c] += sums[c]
@@ -155,31 +204,38 @@ def _pull_back(order: int, real: Any) -> Entry:
             first_input = job.inputs * of_inputs // job.input_parts
             end_input = job.inputs * (of_inputs + 1) // job.input_parts
             single = whole == tile  # there is one panel, or one tile
+            folds = (job.of_x != 0) | (job.norms != 0)
+            for n in range(job.panel if job.norms else 0):
+                at(room + job.numbers, np.int32(0))[n] = np.int32(n)
             for i in range(first_input, end_input, job.group):
                 width = min(job.group, end_input - i)
                 clear(job_at, room, width, zero)
                 for sample in range(first, end, job.panel):
                     samples = min(job.panel, end - sample)
                     fill(job_at, room, sample, samples, i, width, order, zero)
-                    pulled = at(room + job.pulled, zero)
                     for n in range(width * job.stride):
-                        pulled[n] = zero
+                        at(room + job.pulled, zero)[n] = zero
+                        at(room + job.pulled_base, zero)[n] = zero
                     for o in range(0, outputs, tile):
                         some = min(tile, outputs - o)
                         vectors = vectors_of(some, lanes)
-                        if job.of_x:
+                        if folds:
                             fold(job_at, room, i, width, o, some, zero)
                         g = at(job.y + (sample * outputs + o) * size, zero)
-                        _copy(g, outputs, at(room + job.sums, zero), tile, samples, some)
+                        _copy(g, outputs, at(room + job.sums, zero), tile, samples, some if job.y else 0)
                         for n in range(width):
+                            if job.norms:
+                                _factors(job_at, room, i + n, o, some, zero)
                             _add_gradients(job_at, room, i + n, n, o, vectors, order, zero)
                         if job.of_spline and single and sample + job.panel >= end:
-                            if not job.of_x:
+                            if not folds:
                                 fold(job_at, room, i, width, o, some, zero)
                             unfold(job_at, room, of_samples, i, width, o, some, zero)
                             clear(job_at, room, width, zero)
                     if job.of_x:
                         scatter(job_at, room, job.pulled, job.of_x, sample, samples, i, width, zero)
+                    if job.of_base:
+                        scatter(job_at, room, job.pulled_base, job.of_base, sample, samples, i, width, zero)
                 if job.of_spline and not single:
                     for o in range(0, outputs, tile):
                         some = min(tile, outputs - o)
@@ -189,41 +245,71 @@ def _pull_back(order: int, real: Any) -> Entry:
     return Entry(pull_back)
 
 
-def multiply(
-    x: Tensor, base: Tensor | None, knots: Tensor, tables: tuple[Tensor, Tensor], parameters: Parameters, order: int
-) -> Tensor:
+class Layer(NamedTuple):
+    """A layer at some samples: contiguous tensors, as in :class:`~efficient_kan.kernels.LayerInputs`."""
+
+    x: Tensor
+    base: Tensor | None
+    knots: Tensor
+    tables: tuple[Tensor, Tensor]  # see common.tables
+    parameters: Parameters
+    order: int
+
+    def plan(self) -> Plan:
+        """How its work is divided."""
+        (batch, inputs), outputs = self.x.shape, self.parameters.spline_weight.shape[0]
+        features, threads = self.knots.shape[1] - self.order, torch.get_num_threads()
+        return plan(batch, inputs, outputs, features, self.order, self.x.element_size(), threads)
+
+
+def multiply(layer: Layer) -> Tensor:
     """The layer's outputs ``(B, O)``."""
-    (batch, inputs), outputs = x.shape, parameters.spline_weight.shape[0]
-    features, size = knots.shape[1] - order, x.element_size()
-    sizes = plan(batch, inputs, outputs, features, order, size, torch.get_num_threads()).forward
-    y = x.new_empty((sizes.input_parts * batch, outputs))
-    job, scratch = make_job(x, base, knots, tables, parameters, order, y, (None,) * 5, sizes)
-    if stored(y):
-        openmp.run(_multiply(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
+    y = _multiplied(layer, layer.plan().forward, None, outputs=True)
+    assert y is not None
+    return y
+
+
+def multiply_and_measure(layer: Layer, *, outputs: bool) -> tuple[Tensor | None, Tensor]:
+    """The same, unless they are not asked for, and the norms ``(O, I)``.
+
+    Without outputs norms are the same on any number of threads; with them, sums of parts of the samples are added up.
+    """
+    sizes = layer.plan().forward if outputs else layer.plan().penalty
+    norms = layer.x.new_zeros((sizes.sample_parts, *layer.parameters.spline_weight.shape[:2]))
+    y = _multiplied(layer, sizes, norms, outputs=outputs)
+    return y, norms.sum(0).div_(layer.x.shape[0])
+
+
+def _multiplied(layer: Layer, sizes: Sizes, norms: Tensor | None, *, outputs: bool) -> Tensor | None:
+    x, (batch, count) = layer.x, (layer.x.shape[0], layer.parameters.spline_weight.shape[0])
+    y = x.new_empty((sizes.input_parts * batch, count)) if outputs else None
+    job, scratch = make_job(*layer, y, (None,) * 5, sizes, norms)
+    if stored(x):
+        openmp.run(_multiply(layer.order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
     del scratch
-    return y if sizes.input_parts == 1 else reduce(torch.add, y.view(sizes.input_parts, batch, outputs).unbind())
+    return y if y is None or sizes.input_parts == 1 else reduce(torch.add, y.view(sizes.input_parts, batch, count).unbind())
 
 
 def pull_back(
-    x: Tensor, base: Tensor | None, knots: Tensor, tables: tuple[Tensor, Tensor], parameters: Parameters, order: int, g: Tensor,
-    needs_x: bool, needs_parameters: bool,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """The gradients of ``x``, its way through SiLU included unless there is a base, and of the parameters but the mask.
+    layer: Layer, g: Tensor | None, of_norms: Tensor | None, *, needs_x: bool, needs_base: bool = False, needs_parameters: bool
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``x``, its way through SiLU included unless there is a base, of base, and of parameters but the mask.
 
-    ``g`` is that of the outputs, ``(B, O)``.
+    ``g`` is that of the outputs, ``(B, O)``, and ``of_norms`` that of the norms, ``(O, I)``; one of them may be missing. The
+    gradient of base is made with norms alone: else it is a product of matrices.
     """
-    (batch, inputs), outputs = x.shape, g.shape[1]
-    features, size = knots.shape[1] - order, x.element_size()
-    sizes = plan(batch, inputs, outputs, features, order, size, torch.get_num_threads()).backward
-    of_x = torch.empty_like(x) if needs_x else None
-    spline_weight, scaler, _, base_weight = parameters
+    x, batch = layer.x, layer.x.shape[0]
+    sizes = layer.plan().penalty if g is None else layer.plan().backward
+    of_x, of_base = (torch.empty_like(x) if needed else None for needed in (needs_x, needs_base and of_norms is not None))
+    spline_weight, scaler, _, base_weight = layer.parameters
     wanted = (spline_weight, scaler, base_weight) if needs_parameters else (None, None, None)
     make = torch.Tensor.new_empty if batch else torch.Tensor.new_zeros
     targets = tuple(None if t is None else make(t, (sizes.sample_parts, *t.shape)) for t in wanted)
-    if batch and (needs_x or needs_parameters):
-        job, scratch = make_job(x, base, knots, tables, parameters, order, g, (of_x, None, *targets), sizes)
-        if stored(g):
-            openmp.run(_pull_back(order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
+    factors = None if of_norms is None else (of_norms / max(batch, 1)).contiguous()
+    if batch and (needs_x or of_base is not None or needs_parameters):
+        job, scratch = make_job(*layer, g, (of_x, of_base, *targets), sizes, factors)
+        if stored(x):
+            openmp.run(_pull_back(layer.order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
         del scratch
     summed = (None if t is None else t[0] if sizes.sample_parts == 1 else t.sum(0) for t in targets)
-    return (of_x, *summed)
+    return (of_x, of_base, *summed)

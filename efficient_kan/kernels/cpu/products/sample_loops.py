@@ -16,7 +16,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from efficient_kan.kernels.cpu.codegen.simd import INDEX, Emitter, real_of
-from efficient_kan.kernels.cpu.penalties.sign_loops import signed
 
 TILE = 2  # vectors of outputs at a time: with those of slopes and gradients they fit into 16 registers
 _NUMBER = ir.IntType(32)
@@ -212,7 +211,7 @@ def pull_samples(_: Any, samples: Any, count: Any, edges: Any, gradients: Any, s
                     emit.load(emit.place(pointer, n * emit.lanes)) for pointer in (of.factor, of.mean, of.shift)
                 )
                 away = emit.plus(emit.times(factor, builder.fsub(value, mean)), shift)
-                added = builder.select(of_sign, signed(emit, factor, value), away)
+                added = builder.select(of_sign, emit.signed(factor, value), away)
                 emit.put(builder.fadd(emit.held(register), added), register)
 
         def pull(b: Any, rows: list[list[Any]], h: list[Any]) -> None:

@@ -12,6 +12,7 @@ rows of samples and weights; and how many ``vectors`` of outputs to work on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 from numba import types
@@ -91,6 +92,19 @@ def for_few(emit: Emitter, count: Any, results: tuple[Any, ...], products: Calla
             builder.store(builder.fadd(emit.scalar(place), emit.total(vector)), place)
 
 
+def in_chains(emit: Emitter, count: Any, add: Callable[[Any], None], parts: list[Any], totals: list[Any]) -> None:
+    """Emit ``add(b)``, which adds to the registers ``parts``, for ``count`` samples; then parts go to ``totals``."""
+    builder = emit.builder
+    with cgutils.for_range_slice(builder, INDEX(0), count, INDEX(_CHAIN), intp=INDEX) as (start, _):
+        further = builder.add(start, INDEX(_CHAIN))
+        stop = builder.select(builder.icmp_signed("<", further, count), further, count)
+        with cgutils.for_range_slice(builder, start, stop, INDEX(1), intp=INDEX) as (b, _):
+            add(b)
+        for total, part in zip(totals, parts, strict=True):
+            emit.put(builder.fadd(emit.held(total), emit.held(part)), total)
+            emit.put(emit.zero, part)
+
+
 class Chains:
     """Sums of products over the samples of a span, of powers 0 to k and of the base activation, in registers."""
 
@@ -100,20 +114,16 @@ class Chains:
 
     def over(self, count: Any, s: list[Any], active: Any, gradient: Any) -> None:
         """Add ``gradient(b)``, vectors, times powers ``s`` and the base activation of each sample."""
-        emit, builder = self._emit, self._emit.builder
-        with cgutils.for_range_slice(builder, INDEX(0), count, INDEX(_CHAIN), intp=INDEX) as (start, _):
-            further = builder.add(start, INDEX(_CHAIN))
-            stop = builder.select(builder.icmp_signed("<", further, count), further, count)
-            with cgutils.for_range_slice(builder, start, stop, INDEX(1), intp=INDEX) as (b, _):
-                vectors = gradient(b)
-                for register, vector in zip(self._registers[0], vectors, strict=True):
-                    emit.put(builder.fadd(emit.held(register), vector), register)
-                for pointer, of_factor in zip([*s, active], self._registers[1:], strict=True):
-                    emit.add_products(emit.spread_at(pointer, b), vectors, of_factor)
-            for total, of_chain in zip(self._sums, self._registers, strict=True):
-                for register, part in zip(total, of_chain, strict=True):
-                    emit.put(builder.fadd(emit.held(register), emit.held(part)), register)
-                    emit.put(emit.zero, part)
+        emit = self._emit
+
+        def add(b: Any) -> None:
+            vectors = gradient(b)
+            for register, vector in zip(self._registers[0], vectors, strict=True):
+                emit.put(emit.builder.fadd(emit.held(register), vector), register)
+            for pointer, of_factor in zip([*s, active], self._registers[1:], strict=True):
+                emit.add_products(emit.spread_at(pointer, b), vectors, of_factor)
+
+        in_chains(emit, count, add, [*chain.from_iterable(self._registers)], [*chain.from_iterable(self._sums)])
 
     def add_to(self, row: Any, of_weights: Any, of_last: Any, stride: Any, order: int) -> None:
         """Add to the gradients of the bases' rows of weights and of the base activation's."""
@@ -159,9 +169,9 @@ def unpacked_span(builder: Any, span: Any) -> Span:
     return Span(*cgutils.unpack_tuple(builder, span, len(Span._fields)))
 
 
-def _unpacked(builder: Any, weights: Any) -> list[Any]:
-    found: list[Any] = cgutils.unpack_tuple(builder, weights, 3)
-    return found
+def unpacked_weights(builder: Any, weights: Any) -> Weights:
+    """The same."""
+    return Weights(*cgutils.unpack_tuple(builder, weights, len(Weights._fields)))
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -172,7 +182,7 @@ def add_span(_: Any, y: Any, span: Any, weights: Any, stride: Any, order: Any, v
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         y, span, weights, stride, _, vectors = args
         samples, s, _, active, _, count, row = unpacked_span(builder, span)
-        emit, (rows, scale, base) = Emitter(builder, real_of(signature.args[0])), _unpacked(builder, weights)
+        emit, (rows, scale, base) = Emitter(builder, real_of(signature.args[0])), unpacked_weights(builder, weights)
 
         def body(wide: int) -> None:
             p, of_base = polynomials(emit, row, rows, scale, stride, k, wide), emit.load_all(base, wide)
@@ -199,7 +209,7 @@ def pull_span(_: Any, g: Any, span: Any, weights: Any, stride: Any, result: Any,
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         g, span, weights, stride, result, _, vectors = args
         samples, s, _, _, rise, count, row = unpacked_span(builder, span)
-        emit, (rows, scale, base) = Emitter(builder, real_of(signature.args[0])), _unpacked(builder, weights)
+        emit, (rows, scale, base) = Emitter(builder, real_of(signature.args[0])), unpacked_weights(builder, weights)
 
         def body(wide: int) -> None:
             slope, of_base = slopes(emit, row, polynomials(emit, row, rows, scale, stride, k, wide)), emit.load_all(base, wide)
@@ -231,7 +241,7 @@ def sum_span(_: Any, g: Any, span: Any, of_weights: Any, stride: Any, of_stride:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         g, span, of_weights, stride, of_stride, _, vectors = args
         samples, s, s_stride, active, _, count, row = unpacked_span(builder, span)
-        emit, (of_rows, _, of_base) = Emitter(builder, real_of(signature.args[0])), _unpacked(builder, of_weights)
+        emit, (of_rows, _, of_base) = Emitter(builder, real_of(signature.args[0])), unpacked_weights(builder, of_weights)
 
         def body(wide: int) -> None:
             chains = Chains(emit, k, wide)
