@@ -56,6 +56,7 @@ KIND = Kind(
     group=simulated.of_policy,
     tables="benchmarks.report.tables:of_frontier",
     figures="benchmarks.report.figures:frontier_figures",
+    findings="benchmarks.report.findings_of_kinds:of_frontier",
     part="frontier",
     shown=(Shown(20, "capacity", "What fits", ("frontier",)),),
 )

@@ -142,6 +142,7 @@ KIND = Kind(
     group=group,
     tables="benchmarks.report.images:of_images",
     figures="benchmarks.report.figures:image_figures",
+    findings="benchmarks.report.findings_of_kinds:of_images",
     part="images",
     grouped=("published",),
     shown=(

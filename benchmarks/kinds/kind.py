@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -43,6 +43,14 @@ class Section(Record):
         """Return the section with those of `arms` that it measures at the centre alone measured at all points."""
         moved = [arm for arm in getattr(self, "centre_arms", ()) if arm in arms]
         return self.model_copy(update={"arms": tuple(dict.fromkeys((*getattr(self, "arms", ()), *moved)))}) if moved else self
+
+
+class Finding(NamedTuple):
+    """What is said at the beginning of a report, in the order of `place`; texts of one heading stand below it together."""
+
+    place: int
+    about: str
+    text: str  # Markdown, or empty
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ class Kind:
     and all others tell settings apart, compared among the rows of one `group(case, field)`; `joined` kinds share lines of a
     table. `compare` says of the fields in `conditions` whether they changed, and sets the quantity `compared` against that of
     another report. `tables(data, studies)` and `figures(data, studies, folder)` give its sections of the report, which `shown`
-    describes; those of a plugin are named after the kind. `part` is the field of a row that holds what it measured.
+    describes; those of a plugin are named after the kind. `findings(tables) -> Finding` gives what it says at the beginning,
+    from all tables by name. `part` is the field of a row that holds what it measured.
 
     - `summarised`: its cases without a penalty make up the summary of the centre points.
     - `gives_floor`: its baseline against itself gives the noise floor.
@@ -126,6 +135,7 @@ class Kind:
     conditions: tuple[str, ...] = ()
     tables: str | Callable[..., Any] | None = None
     figures: str | Callable[..., Any] | None = None
+    findings: str | Callable[..., Finding] | None = None
     part: str = "part"
     compared: Literal["", "time ratio", "peak bytes"] = ""
     summarised: bool = False
@@ -166,4 +176,4 @@ def of_one_arm(case: Case, smaller: Case) -> bool:
 
 SIZES = frozenset({"point.batch", "point.layers", "point.grid_size", "point.spline_order"})
 
-__all__ = ["SIZES", "Axis", "Kind", "Section", "Shown", "at_least", "of_one_arm", "resolved"]
+__all__ = ["SIZES", "Axis", "Finding", "Kind", "Section", "Shown", "at_least", "of_one_arm", "resolved"]

@@ -50,6 +50,7 @@ KIND = timing.timed_kind(
     seen=SIZES | {"baseline", "seed"},
     tables="benchmarks.report.tables:of_penalty_cost",
     figures="benchmarks.report.figures:penalty_figures",
+    findings="benchmarks.report.findings_of_kinds:of_penalty_cost",
     grouped=("equivalence",),
     shown=(
         Shown(

@@ -59,6 +59,7 @@ KIND = Kind(
     conditions=("seed", "rounding_bytes"),
     tables="benchmarks.report.tables:of_simulated",
     figures="benchmarks.report.figures:named_figures",
+    findings="benchmarks.report.findings_of_kinds:of_simulated",
     part="simulated",
     compared="peak bytes",
     grouped=("cross_check",),

@@ -290,6 +290,7 @@ KIND = Kind(
     group=group,
     tables="benchmarks.report.sparsity:of_studies",
     figures="benchmarks.report.figures:study_figures",
+    findings="benchmarks.report.findings_of_kinds:of_sparsity",
     part="sparsity",
     shown=(Shown(40, "sparsity", "Does L1 on the weights do the job? The sparsity study", whole=True),),
     together=lambda case: case.sweep.task if case.sweep else None,

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from benchmarks.kinds import Kind, Section, register
 from benchmarks.kinds.design import Preset, place_of, point_at
+from benchmarks.kinds.kind import Finding
 from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Outcome
 
@@ -67,6 +68,11 @@ def figures(data: Any, _: object, folder: Path) -> Iterator[Any]:
         yield Entry("rounding", "rounding-all", "Largest deviation of the outputs from float64's.")
 
 
+def findings(made: Any) -> Finding:
+    largest = made["rounding"].frame["largest"].max() if "rounding" in made else None
+    return Finding(15, "Rounding", "" if largest is None else f"- Outputs are off by at most {largest:.1e}.")
+
+
 register(
     Kind(
         name="rounding",
@@ -78,5 +84,6 @@ register(
         seen=frozenset({"seed"}),
         tables=tables,
         figures=figures,
+        findings=findings,
     )
 )

@@ -62,6 +62,7 @@ def test_a_kind_from_a_file_of_its_own_runs_end_to_end(said: Said, tmp_path: Pat
     page = (out / "README.md").read_text(encoding="utf-8")
     section = page.partition("## Rounding of the outputs")[2].partition("\n## ")[0]
     assert "| `efficient_kan`" in section and "figures/rounding-all.png" in section
+    assert "### Rounding\n\n- Outputs are off by at most " in page.partition("\n## Findings")[2].partition("\n## ")[0]
     assert (out / "tables" / "rounding.csv").read_text(encoding="utf-8").count("\n") == 5
     assert (out / "figures" / "rounding-all.png").stat().st_size > 1000
 
@@ -112,14 +113,14 @@ def test_names_are_taken_once() -> None:
 
 @pytest.mark.parametrize("kind", kinds.every(), ids=kinds.names())
 def test_what_a_kind_names_is_there(kind: kinds.Kind) -> None:
-    for function in (kind.measure, kind.tables, kind.figures):
+    for function in (kind.measure, kind.tables, kind.figures, kind.findings):
         assert function is None or callable(resolved(function))
     assert kind.about and kind.name.isidentifier()
 
 
 def _named_by_kinds() -> set[Path]:
     """The files of kinds, and those of the report that they name."""
-    named = (function for kind in kinds.every() for function in (kind.measure, kind.tables, kind.figures))
+    named = (function for kind in kinds.every() for function in (kind.measure, kind.tables, kind.figures, kind.findings))
     modules = {function.partition(":")[0] for function in named if isinstance(function, str)}
     return {
         *(ROOT / "benchmarks" / "kinds").glob("*.py"),

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.analysis import data
-from benchmarks.report import cells, findings, render, tables
+from benchmarks.report import cells, findings, findings_of_kinds, render, tables
 from benchmarks.schema.cases import Case
 
 Times = Callable[..., tuple[Any, ...]]
@@ -137,7 +137,7 @@ def test_what_has_no_value_is_named_with_its_reason(full_run: Any, tmp_path: Pat
     lost = (costs["arm"] == "efficient_kan") & (costs["penalty"] == "sample_l1")
     costs.loc[lost, ["ratio", "status"]] = [math.nan, "timeout"]
     costs.loc[costs["penalty"] == "sample_std", ["memory_ratio", "memory_status"]] = [math.nan, "oom"]
-    (sentence,) = findings._penalties(costs)
+    (sentence,) = findings_of_kinds._penalties(costs)
     assert re.search(r"`SampleL1` no time \(out of time\) at [\d.]+ times the peak memory", sentence)
     assert re.search(r"`SampleStd` [^;]* times as long, no peak memory \(out of memory\)", sentence)
     summary = tables.summary(loaded).frame
@@ -199,12 +199,12 @@ def test_a_linear_head_stands_beside_the_kan_with_its_size() -> None:
     shared |= {"preparation": "none", "penalty": "none", "over_mlp_low": -0.01, "over_mlp_high": 0.02}
     heads = (("linear", 0.005, 1290), ("mlp", math.nan, 44212), ("kan", 0.01, 44160))
     frame = pd.DataFrame([shared | {"head": h, "over_mlp": over, "head_parameters": size} for h, over, size in heads])
-    cells_of = [cell.strip() for cell in findings._images(frame).splitlines()[-1].strip("|").split("|")]
+    cells_of = [cell.strip() for cell in findings_of_kinds._images(frame).splitlines()[-1].strip("|").split("|")]
     assert cells_of[:4] == ["`digits`, 0", "ResNet-18", "the head alone", "none"]
     assert cells_of[4:] == ["+1.00 (-1.00 to +2.00)", "+0.50 (-1.00 to +2.00)", "44,160 / 1,290"]
-    alone = findings._images(frame[frame["head"] != "linear"]).splitlines()[-1]
+    alone = findings_of_kinds._images(frame[frame["head"] != "linear"]).splitlines()[-1]
     assert [cell.strip() for cell in alone.strip("|").split("|")][5:] == ["–", "44,160"]
-    assert findings._images(frame[frame["head"] != "kan"]) == ""
+    assert findings_of_kinds._images(frame[frame["head"] != "kan"]) == ""
 
 
 @pytest.mark.usefixtures("_unpainted")
@@ -265,5 +265,5 @@ def test_arms_without_any_largest_batch_are_named_beside_those_with_one() -> Non
             for (arm, width), batch in batches.items()
         ]
     )
-    (sentence,) = findings._frontier(frame)
+    (sentence,) = findings_of_kinds._frontier(frame)
     assert "`a` 900, `b` 800; no value for `c` (not supported) (16-16, G = 5" in sentence
