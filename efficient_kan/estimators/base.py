@@ -33,6 +33,9 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
 
     network_: KAN
     history_: list[Record]
+    n_iter_: int
+    loss_: float
+    feature_importances_: Array
     input_scaling_: Affine
 
     def __init__(

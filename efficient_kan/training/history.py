@@ -14,18 +14,28 @@ Ended = Literal["steps", "patience", "callback"]
 class Record(NamedTuple):
     """One step. ``pandas.DataFrame(trained.history)`` makes a table of them.
 
-    ``train_loss`` and ``penalty`` are those of the step's last evaluation on its batch: with Adam at the parameters before the
-    step, with LBFGS at the last point of its line search. ``validation_loss`` is measured after the step.
+    Loss and penalty are those of the step's last evaluation on its batch: with Adam at the parameters before the step, with
+    LBFGS at the last point of its line search. The validation loss is measured after the step.
+
+    Attributes:
+        step: its number, from 0.
+        epoch: the number of its epoch, from 0.
+        train_loss: without the penalty.
+        penalty: without its weight; None if it was not computed.
+        validation_loss: None if it was not computed after this step.
+        learning_rate: of this step.
+        seconds: from the start of the training to the end of this step.
+        note: what ``update_grid`` and ``refine`` said before this step.
     """
 
-    step: int  # from 0
-    epoch: int  # from 0
-    train_loss: float  # without the penalty
-    penalty: float | None  # without its weight; None if it was not computed
-    validation_loss: float | None  # None if it was not computed after this step
+    step: int
+    epoch: int
+    train_loss: float
+    penalty: float | None
+    validation_loss: float | None
     learning_rate: float
-    seconds: float  # from the start of the training to the end of this step
-    note: str = ""  # what update_grid and refine said before this step
+    seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
