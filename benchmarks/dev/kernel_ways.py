@@ -1,8 +1,8 @@
 """Bars of the CPU kernel: the way taken over the best way on random shapes, first use, and wide layers over `gemm_bound`.
 
-The ways to a layer's outputs are the compiled kernel, which has one product, and `native`, dense features and the library's
-product. Ways are interleaved and the least time of each counts, which other processes disturb least. Shapes are drawn from the
-clock, whose seed is printed; what exceeds the bar is timed again.
+The ways to a layer's outputs are the compiled kernel as it chooses, its product by spans where it chose that by samples, and
+`native`, dense features and the library's product. Ways are interleaved and the least time of each counts, which other
+processes disturb least. Shapes are drawn from the clock, whose seed is printed; what exceeds the bar is timed again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import torch
 
-from efficient_kan import KAN, KANLinear
+from efficient_kan import KAN, KANLinear, kernels
 
 _WORST = 1.3
 _STEP_S = 1.0  # of the slowest step that is measured
 _RATE = 5e9  # multiplications a second that a step is taken to reach when shapes are drawn
-_WAYS = ("cpu", "native")
+_WAYS = ("cpu", "by_span", "native")
 
 
 class Shape(NamedTuple):
@@ -55,16 +55,19 @@ def times(shape: Shape, repeats: int) -> dict[str, float]:
     assert isinstance(layer, KANLinear)
     x = (2 * torch.rand(shape.batch, shape.inputs, dtype=shape.dtype, generator=generator) - 1).requires_grad_()
     cotangent = torch.randn(shape.batch, shape.outputs, dtype=shape.dtype, generator=generator)
-    best = dict.fromkeys(_WAYS, math.inf)
+    ways = [way for way in _WAYS if way != "by_span" or kernels.algorithm(kan, shape.batch) != way]
+    best = dict.fromkeys(ways, math.inf)
     for repeat in range(repeats + 1):
-        for way in _WAYS:
-            layer.kernel = way
+        for way in ways:
+            layer.kernel = "native" if way == "native" else "cpu"
             for leaf in (x, *kan.parameters()):
                 leaf.grad = None
-            begin = time.perf_counter()
-            torch.autograd.backward(kan(x), cotangent)
+            with kernels.set_whole_networks(way == "cpu"):
+                begin = time.perf_counter()
+                torch.autograd.backward(kan(x), cotangent)
+                end = time.perf_counter()
             if repeat:  # the first one compiles and fills caches
-                best[way] = min(best[way], time.perf_counter() - begin)
+                best[way] = min(best[way], end - begin)
     return best
 
 
@@ -81,7 +84,7 @@ def report(number: int, seconds: float) -> None:
             best = times(shape, 9)
         ratios.append(best["cpu"] / min(best.values()))
         if ratios[-1] > _WORST:
-            print(f"  {shape}: {best['cpu'] * 1e3:.2f} ms, native {best['native'] * 1e3:.2f} ms", flush=True)
+            print(f"  {shape}: " + ", ".join(f"{way} {seconds * 1e3:.2f} ms" for way, seconds in best.items()), flush=True)
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     print(
         f"the way taken over the best way, {len(ratios)} random shapes: {mean:.3f} in geometric mean (bar: 1.06), "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import pytest
 import torch
 
 from benchmarks.dev import kernel_ways
@@ -19,7 +20,9 @@ def test_shapes_are_within_the_bounds_and_repeat_with_their_seed() -> None:
     assert {shape.dtype for shape in drawn} == {torch.float32, torch.float64}
 
 
-def test_each_way_is_timed() -> None:
-    found = kernel_ways.times(kernel_ways.Shape(20, 3, 4, 5, 3, torch.float32), 2)
-    assert set(found) == {"cpu", "native"}
+@pytest.mark.parametrize(("outputs", "ways"), [(4, {"cpu", "by_span", "native"}), (2000, {"cpu", "native"})])
+def test_each_way_is_timed_once(outputs: int, ways: set[str]) -> None:
+    """Small layers are computed by samples; where the kernel chooses by spans itself, that is no other way."""
+    found = kernel_ways.times(kernel_ways.Shape(20, 3, outputs, 5, 3, torch.float32), 2)
+    assert set(found) == ways
     assert all(0 < seconds < math.inf for seconds in found.values())
