@@ -202,16 +202,16 @@ class KANLinear(nn.Module):
 
         known = hasattr(penalty, "layer_loss") and not isinstance(penalty, type)
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
-        grid, parameters = self._tensors()
-        if _sharding.is_dtensor(parameters[3]):
-            _sharding.require_readable(self)
-        samples, base = self._samples(x, grid, parameters[3])
-        if type(penalty) is SampleL1:  # others, derived ones too, may make of the samples what they like
+        # Classes derived from these may compute what they like.
+        if type(penalty) is SampleL1 and type(self).layer_inputs is KANLinear.layer_inputs:
+            samples, base, grid, parameters = self._readable(x)
             together = kernels.linear_and_edge_l1(self.kernel, samples, base, grid, Parameters(*parameters), self.spline_order)
             if together is not None:
                 y, norms = together
                 return _in_shape_of(x, self._plus_bias(y)), penalty.loss_of_magnitudes(norms, grid, self.spline_order)
-        inputs = self._inputs(samples, base, grid, parameters)
+            inputs = self._inputs(samples, base, grid, parameters)
+        else:
+            inputs = self.layer_inputs(x)
         y = _in_shape_of(x, self._plus_bias(kernels.folded_linear(self.kernel, inputs)))
         return y, penalty.layer_loss(self, inputs)
 
@@ -266,10 +266,14 @@ class KANLinear(nn.Module):
 
     def layer_inputs(self, x: Tensor) -> LayerInputs:
         """Check ``x`` and gather what kernels and penalties compute with; leading dimensions become one."""
+        return self._inputs(*self._readable(x))
+
+    def _readable(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, tuple[Tensor, Tensor | None, Tensor, Tensor]]:
+        """Samples and base activations as matrices, knots, and parameters of edges, which are whole on this rank."""
         grid, parameters = self._tensors()
         if _sharding.is_dtensor(parameters[3]):
             _sharding.require_readable(self)
-        return self._inputs(*self._samples(x, grid, parameters[3]), grid, parameters)
+        return *self._samples(x, grid, parameters[3]), grid, parameters
 
     def _samples(self, x: Tensor, grid: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """``x`` and its base activation, if a kernel cannot compute that, as matrices. ``weight`` is the base weight."""

@@ -50,8 +50,8 @@ class SampleL1:
         n_{oi} = \tfrac1B \sum_b |\phi_{oi}(x_{bi})|, \quad |\Phi|_1 = \sum_{oi} n_{oi}, \quad
         S(\Phi) = - \sum_{oi} \frac{n_{oi}}{|\Phi|_1} \log \frac{n_{oi}}{|\Phi|_1}
 
-    (arXiv 2404.19756, eqs 2.17-2.20; natural logarithm, 0 log 0 := 0). Streams over blocks of edges and recomputes them
-    backward, so the extra memory is one block.
+    (arXiv 2404.19756, eqs 2.17-2.20; natural logarithm, 0 log 0 := 0). Values of edges are never kept: the kernel `cpu` sums
+    them up where it computes a layer's outputs, others block by block, and all compute them again in the backward pass.
 
     Args:
         l1: weight of the L1 term, >= 0.

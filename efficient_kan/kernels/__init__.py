@@ -8,7 +8,8 @@ A kernel is a module with four functions, each of :class:`LayerInputs` alone:
 - ``input_std(inputs) -> (I,)``: standard deviation of ``x`` over the samples (divisor ``B - 1``).
 
 All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
-and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`.
+and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`. ``cpu`` computes ``edge_l1`` in the
+same pass: :func:`linear_and_edge_l1`.
 
 ==========  =======================  =======================================================================
 kernel      needs                    takes
@@ -185,12 +186,12 @@ def linear_and_edge_l1(
 ) -> tuple[Tensor, Tensor] | None:
     """:func:`layer_linear` and the norms ``mean_b |phi_oi(x[b, i])|``, ``(O, I)``, in one pass.
 
-    None where the kernel makes them apart, or takes other tensors than these.
+    None where the kernel computes them separately, takes other tensors than these, or there are no samples.
     """
-    kernel = _accelerated(name, x) if name != "native" and x.shape[0] else None
+    kernel = _accelerated(name, x) if name != "native" else None
     if kernel is None or not hasattr(kernel, "linear_and_edge_l1"):
         return None
-    if not kernel.takes_unfolded(x, base, knots, parameters, spline_order):
+    if not kernel.takes_unfolded(x, base, knots, parameters, spline_order) or not x.shape[0]:
         return None
     return cast("tuple[Tensor, Tensor]", kernel.linear_and_edge_l1(x, base, knots, parameters, spline_order))
 
@@ -241,8 +242,8 @@ def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalt
     """Have the compiled kernel for CPUs ready for layers of this order and dtype, before a fork or a measurement, say.
 
     Without it the first call of a layer takes the seconds that compiling takes, or the fraction of one to load what was
-    compiled before. Most of that goes to the sample penalties: leave them out with ``penalties=False``. Does nothing if there
-    is no such kernel.
+    compiled before. ``penalties=False`` leaves out :class:`~efficient_kan.SampleStd` and the penalties of small networks. Does
+    nothing if there is no such kernel.
     """
     kernel = _kernel("cpu")
     if kernel is not None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from efficient_kan import KAN, KANLinear, kernels
+from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
 
 pytest.importorskip("numba")
 
@@ -249,3 +250,15 @@ def test_writing_to_saved_tensors_is_refused() -> None:
         kan.kan_layers[0].base_weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("penalty", [None, SampleL1(), SampleStd(), WeightL1()], ids=str)
+def test_real_samples_give_fake_results_under_a_mode_of_fake_tensors(penalty: Any) -> None:
+    kan, x = KAN([4, 3, 2], generator=source()), torch.rand(30, 4)
+    before = kan(x)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y, loss = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
+        (y.sum() + loss).backward()
+        assert isinstance(y, FakeTensor) and y.shape == (30, 2)
+    kan.zero_grad()
+    assert torch.equal(kan(x), before)

@@ -39,16 +39,16 @@ def linear_and_edge_l1(
     x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int
 ) -> tuple[Tensor, Tensor]:
     """:func:`unfolded_linear` and :func:`edge_l1` from one pass forward and one back."""
-    y, norms = _measured(x, base, knots, parameters, order, outputs=True)
+    y, norms = _linear_and_norms(x, base, knots, parameters, order, outputs=True)
     assert y is not None
     return y, norms
 
 
-def _measured(
+def _linear_and_norms(
     x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int, *, outputs: bool
 ) -> tuple[Tensor | None, Tensor]:
     x, base, knots = x.contiguous(), None if base is None else base.contiguous(), knots.contiguous()
-    found: tuple[Tensor | None, Tensor] = _Measured.apply(outputs, x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor | None, Tensor] = _LinearAndNorms.apply(outputs, x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -103,7 +103,7 @@ def _differentiable(
     return of_x if needs_x else None, of_base if needs_base else None, None, *of_parameters, None
 
 
-class _Measured(torch.autograd.Function):
+class _LinearAndNorms(torch.autograd.Function):
     """Outputs, if they are asked for, and the norms of edges."""
 
     @staticmethod
@@ -123,7 +123,7 @@ class _Measured(torch.autograd.Function):
         ctx.save_for_backward(x, base, knots, *made, *parameters)
         ctx.order = order
         ctx.set_materialize_grads(False)
-        return by_span.multiply_and_measure(Layer(x, base, knots, made, parameters, order), outputs=outputs)
+        return by_span.multiply_with_norms(Layer(x, base, knots, made, parameters, order), outputs=outputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, of_norms: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -134,7 +134,7 @@ class _Measured(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled() or any(dispatch.transformed(g) for g in grads):
             outputs, norms = grad is not None, of_norms is not None
-            function = partial(_of_parameters, ctx.order, outputs=outputs, norms=norms)
+            function = partial(_native_results, ctx.order, outputs=outputs, norms=norms)
             return None, *_of_native(function, wanted, (x, base, knots, *parameters), grads), None
         needs_x, needs_base, _, *needs = wanted
         of_x, of_base, of_spline, of_scaler, of_base_weight = by_span.pull_back(
@@ -150,10 +150,10 @@ class _Measured(torch.autograd.Function):
         return None, of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
 
 
-def _of_parameters(
+def _native_results(
     order: int, x: Tensor, base: Tensor | None, knots: Tensor, *parameters: Tensor | None, outputs: bool, norms: bool
 ) -> list[Tensor]:
-    """What :class:`_Measured` computes, by the kernel `native`."""
+    """What :class:`_LinearAndNorms` computes, by the kernel `native`."""
     spline_weight, scaler, mask, base_weight = parameters
     assert spline_weight is not None
     weight = spline_weight
@@ -173,7 +173,7 @@ def _base_weight(parameters: Parameters) -> Tensor:
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
     x, base, knots, weight, order = _contiguous(inputs)
-    return _measured(x, base, knots, Parameters(weight, None, None, None), order, outputs=False)[1]
+    return _linear_and_norms(x, base, knots, Parameters(weight, None, None, None), order, outputs=False)[1]
 
 
 def edge_std(inputs: LayerInputs) -> Tensor:

@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 
     forward: Sizes
     backward: Sizes
-    penalty: Sizes  # no part of the samples: norms are the same on any number of threads
+    penalty: Sizes  # of norms alone: no part of the samples, so that they are the same on any number of threads
     operations: int
     bytes: int
 

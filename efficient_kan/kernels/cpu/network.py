@@ -164,7 +164,7 @@ def _forward(
     statistics, loss = None, None
     if penalty is not None:
         statistics, loss = x.new_zeros(places[-1] + 1, dtype=torch.float64), x.new_empty(())
-    if stored(x):
+    if stored(room):
         real, scratch = REAL[x.dtype], room.data_ptr()
         values = [x.data_ptr(), *_places(kept.data_ptr() if keeps else scratch + length * size, size, hidden), y.data_ptr()]
         of_statistics = 0 if statistics is None else statistics.data_ptr()
@@ -249,7 +249,7 @@ def _backward(
                 parameter = flat[n + m]
                 found[n + m] = None if parameter is None else torch.empty_like(parameter)
     of_x, of_hidden, room = torch.empty_like(x) if needs_x else None, torch.empty_like(kept), x.new_empty(length)
-    if stored(x):
+    if stored(room) and stored(grad):
         addresses, of_parameters = _addresses(flat), _addresses(found)
         values = [x.data_ptr(), *_places(kept.data_ptr(), size, hidden)]
         targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden.data_ptr(), size, hidden), grad.data_ptr()]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from efficient_kan import KAN, KANLinear, kernels
+from efficient_kan import KAN, KANLinear, SampleL1, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, Parameters, cpu, native
 from efficient_kan.kernels.cpu import dispatch
@@ -705,5 +705,9 @@ def test_a_call_with_fake_tensors_leaves_a_layer_as_it_is(grid_size: int, output
         if used_before:
             layer(x)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            assert layer(mode.from_tensor(x)).shape == (300, outputs)
+            for given in (mode.from_tensor(x), x):
+                assert layer(given).shape == (300, outputs)
+                y, loss = layer.forward_with_penalty(given, SampleL1())
+                (y.sum() + loss).backward()
+                layer.zero_grad()
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)

@@ -190,7 +190,7 @@ class Emitter:
         return self.builder.bitcast(self._masked_bits(value, (1 << (8 * self.size - 1)) - 1), self.vector)
 
     def signed(self, magnitude: Any, value: Any) -> Any:
-        """``magnitude * sign(value)``, zero where ``value`` is zero or NaN; ``magnitude`` of any sign."""
+        """``magnitude * sign(value)``, zero where ``value`` is zero or NaN, whatever ``magnitude`` is."""
         flipped = self.builder.xor(self._bits(magnitude), self._masked_bits(value, 1 << (8 * self.size - 1)))
         flipped = self.builder.bitcast(flipped, self.vector)
         return self.builder.select(self.builder.fcmp_ordered("!=", value, self.zero), flipped, self.zero)

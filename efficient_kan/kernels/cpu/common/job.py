@@ -32,13 +32,13 @@ class Job(NamedTuple):
     scaler: int  # (O, I), as mask and base_weight
     mask: int
     base_weight: int
-    y: int  # (B, O), or the gradient of that; of penalties (O, I): norms, or their gradients
+    y: int  # (B, O), 0 if not asked for; or its gradient, 0 for zeros; of SampleStd (O, I): deviations, or their gradients
     of_x: int
     of_base: int
     of_spline: int
     of_scaler: int
     of_base_weight: int
-    norms: int  # (O, I), of each part of the samples; backward what signs are multiplied with
+    norms: int  # (parts of the samples, O, I): sums of absolute values; backward (O, I): what signs are multiplied with
     scratch: int
     scratch_bytes: int
     batch: int
@@ -66,7 +66,7 @@ class Job(NamedTuple):
     sums: int  # (panel, tile): outputs, or gradients of outputs
     of_weights: int  # (group L, whole)
     of_bases: int  # (group, whole)
-    panel_base: int  # (tile,): what a panel adds to an input's row of those
+    row: int  # (tile,): what a panel adds to an input's row of sums, of norms or of gradients of base weights
     pulled: int  # (group, stride): gradients of samples in order
     pulled_base: int  # the same of base activations
     factors: int  # (tile,) of `norms`
@@ -156,7 +156,7 @@ def make_job(
         "sums": sizes.panel * sizes.tile * size,
         "of_weights": of_group * length * whole if backward else 0,
         "of_bases": of_group * whole if backward else 0,
-        "panel_base": sizes.tile * size,
+        "row": sizes.tile * size,
         "pulled": of_group * stride if backward else 0,
         "pulled_base": of_group * stride if backward else 0,
         "factors": sizes.tile * size if signs else 0,

@@ -8,8 +8,8 @@ weights exist for one group and tile at a time, so that a layer's parameters are
 written once.
 
 The same passes make the *norms* of edges, ``n_oi = mean_b |phi_oi(x_bi)|``: forward, values are summed up where they are
-added to outputs; backward, ``sign(phi_oi(x_bi)) / B`` times the gradient of ``n_oi`` is added to that of the value. Neither
-takes memory but ``(O, I)``.
+added to outputs; backward, ``sign(phi_oi(x_bi)) / B`` times the gradient of ``n_oi`` is added to that of the value. Sums take
+``(O, I)`` for each part of the samples, of which there is at most one a thread.
 
 Operations: ``2 B I O (k + 2)`` forward, twice as many backward, and ``2 I O min(G, B) (k + 1)^2`` for the spans' polynomials;
 with norms ``2 B I O`` and ``2 B I O (k + 3)`` more.
@@ -34,12 +34,12 @@ from efficient_kan.kernels.cpu.common.fold import clear, fold, unfold
 from efficient_kan.kernels.cpu.common.job import held, make_job, read, vectors_of
 from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
 from efficient_kan.kernels.cpu.dispatch import Plan, Sizes, plan
-from efficient_kan.kernels.cpu.penalties.sign_loops import add_and_measure_span, add_signs, pull_base
+from efficient_kan.kernels.cpu.products.sign_loops import add_signs, add_span_and_norms, pull_base
 from efficient_kan.kernels.cpu.products.span_loops import Span, Weights, add_span, pull_span, sum_span
 
 
 @inlined
-def samples_of(of: Any, start: int, count: int, stride: int, row: Any) -> Any:
+def _samples_of(of: Any, start: int, count: int, stride: int, row: Any) -> Any:
     """``count`` samples from ``start`` on, of one span, of what scratch memory holds of an input."""
     terms, active, rise = moved(of.terms, start), moved(of.active, start), moved(of.rise, start)
     return Span(moved(of.rows, start), terms, stride, active, rise, count, row)
@@ -54,24 +54,24 @@ def _add_outputs(job_at: int, room: int, i: int, n: int, y: Any, vectors: int, o
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row = at(of.table + span * length * size, zero)
         weights = Weights(moved(of.weights, first_basis(span, job.knot_count, order) * tile), of.scale, of.base)
-        add_span(y, samples_of(of, start, some, job.stride, row), weights, tile, literally(order), vectors)
+        add_span(y, _samples_of(of, start, some, job.stride, row), weights, tile, literally(order), vectors)
 
 
 @noinline
-def _add_and_measure(
+def _add_outputs_and_norms(
     job_at: int, room: int, i: int, n: int, norms: Any, some: int, y: Any, vectors: int, order: int, zero: Any
 ) -> None:
     """The same, and what the panel adds to the ``norms`` of ``some`` edges, ``I`` numbers apart."""
     job, length, size = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero)
-    of, tile, sums = held(job_at, room, i, n, np.int64(0), order, zero), job.tile, at(room + job.panel_base, zero)
+    of, tile, sums = held(job_at, room, i, n, np.int64(0), order, zero), job.tile, at(room + job.row, zero)
     for c in range(tile):
         sums[c] = zero
     for m in range(of.spans[0]):
         span, start, count = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row = at(of.table + span * length * size, zero)
         weights = Weights(moved(of.weights, first_basis(span, job.knot_count, order) * tile), of.scale, of.base)
-        samples = samples_of(of, start, count, job.stride, row)
-        add_and_measure_span(y, sums, samples, weights, tile, literally(order), vectors)
+        samples = _samples_of(of, start, count, job.stride, row)
+        add_span_and_norms(y, sums, samples, weights, tile, literally(order), vectors)
     for c in range(some):
         norms[c * job.inputs] += sums[c]
 
@@ -115,7 +115,7 @@ def _multiply(order: int, real: Any) -> Entry:
                             if job.norms:
                                 edge = (of_samples * outputs + o) * job.inputs + i + n
                                 norms = at(job.norms + edge * size, zero)
-                                _add_and_measure(job_at, room, i + n, n, norms, some, of, vectors, order, zero)
+                                _add_outputs_and_norms(job_at, room, i + n, n, norms, some, of, vectors, order, zero)
                             else:
                                 _add_outputs(job_at, room, i + n, n, of, vectors, order, zero)
                         if apart:
@@ -160,14 +160,14 @@ def _add_gradients(job_at: int, room: int, i: int, n: int, o: int, vectors: int,
     """Add what a tile of outputs gives to the gradients of input ``i``, ``n`` of the group: of its samples and its weights."""
     job, length, size, k = read(job_at), 2 + (order + 1) * (order + 1), size_of(zero), literally(order)
     of, tile, whole, g = held(job_at, room, i, n, o, order, zero), job.tile, job.whole, at(room + job.sums, zero)
-    sums = at(room + job.panel_base, zero)  # of all spans: else each would be rounded to the sum over all panels
+    sums = at(room + job.row, zero)  # of all spans: else each would be rounded to the sum over all panels
     for c in range(tile):
         sums[c] = zero
     for m in range(of.spans[0]):
         span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
         row, first = at(of.table + span * length * size, zero), first_basis(span, job.knot_count, order)
         weights = Weights(moved(of.weights, first * tile), of.scale, of.base)
-        h, samples = g, samples_of(of, start, some, job.stride, row)
+        h, samples = g, _samples_of(of, start, some, job.stride, row)
         if job.norms:
             h = at(room + job.signed, zero)
             add_signs(h, g, at(room + job.factors, zero), samples, weights, tile, k, vectors)
@@ -269,7 +269,7 @@ def multiply(layer: Layer) -> Tensor:
     return y
 
 
-def multiply_and_measure(layer: Layer, *, outputs: bool) -> tuple[Tensor | None, Tensor]:
+def multiply_with_norms(layer: Layer, *, outputs: bool) -> tuple[Tensor | None, Tensor]:
     """The same, unless they are not asked for, and the norms ``(O, I)``.
 
     Without outputs norms are the same on any number of threads; with them, sums of parts of the samples are added up.
@@ -284,7 +284,7 @@ def _multiplied(layer: Layer, sizes: Sizes, norms: Tensor | None, *, outputs: bo
     x, (batch, count) = layer.x, (layer.x.shape[0], layer.parameters.spline_weight.shape[0])
     y = x.new_empty((sizes.input_parts * batch, count)) if outputs else None
     job, scratch = make_job(*layer, y, (None,) * 5, sizes, norms)
-    if stored(x):
+    if stored(scratch):
         openmp.run(_multiply(layer.order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
     del scratch
     return y if y is None or sizes.input_parts == 1 else reduce(torch.add, y.view(sizes.input_parts, batch, count).unbind())
@@ -308,7 +308,8 @@ def pull_back(
     factors = None if of_norms is None else (of_norms / max(batch, 1)).contiguous()
     if batch and (needs_x or of_base is not None or needs_parameters):
         job, scratch = make_job(*layer, g, (of_x, of_base, *targets), sizes, factors)
-        if stored(x):
+        # An address of 0 is a gradient of zero: where one has no numbers there is nothing to compute.
+        if stored(scratch) and all(stored(given) for given in (g, factors) if given is not None):
             openmp.run(_pull_back(layer.order, REAL[x.dtype]), sizes.sample_parts * sizes.input_parts, job)
         del scratch
     summed = (None if t is None else t[0] if sizes.sample_parts == 1 else t.sum(0) for t in targets)

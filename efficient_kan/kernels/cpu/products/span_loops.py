@@ -77,19 +77,16 @@ def sums_of(emit: Emitter, vectors: list[Any]) -> Any:
     return total
 
 
-def for_few(emit: Emitter, count: Any, results: tuple[Any, ...], products: Callable[[Any], tuple[Any, ...]]) -> None:
-    """``result[b] += sum(product)`` of each of ``products(b)``, for ``count`` samples, some of them at once."""
+def for_few(emit: Emitter, count: Any, result: Any, product: Callable[[Any], Any]) -> None:
+    """``result[b] += sum(product(b))``, the sum of a vector's elements, for ``count`` samples, some of them at once."""
     builder, few = emit.builder, _SUMMED_BYTES // emit.size
     grouped = builder.sub(count, builder.urem(count, INDEX(few)))
     with cgutils.for_range_slice(builder, INDEX(0), grouped, INDEX(few), intp=INDEX) as (b, _):
-        found = [products(builder.add(b, INDEX(n))) for n in range(few)]
-        for result, vectors in zip(results, zip(*found, strict=True), strict=True):
-            totals, place = sums_of(emit, list(vectors)), emit.place(result, b)
-            emit.store(builder.fadd(emit.load(place, totals.type), totals), place)
+        totals, place = sums_of(emit, [product(builder.add(b, INDEX(n))) for n in range(few)]), emit.place(result, b)
+        emit.store(builder.fadd(emit.load(place, totals.type), totals), place)
     with cgutils.for_range_slice(builder, grouped, count, INDEX(1), intp=INDEX) as (b, _):
-        for result, vector in zip(results, products(b), strict=True):
-            place = emit.place(result, b)
-            builder.store(builder.fadd(emit.scalar(place), emit.total(vector)), place)
+        place = emit.place(result, b)
+        builder.store(builder.fadd(emit.scalar(place), emit.total(product(b))), place)
 
 
 def in_chains(emit: Emitter, count: Any, add: Callable[[Any], None], parts: list[Any], totals: list[Any]) -> None:
@@ -214,17 +211,17 @@ def pull_span(_: Any, g: Any, span: Any, weights: Any, stride: Any, result: Any,
         def body(wide: int) -> None:
             slope, of_base = slopes(emit, row, polynomials(emit, row, rows, scale, stride, k, wide)), emit.load_all(base, wide)
 
-            def products(number: Any) -> tuple[Any]:
+            def product(number: Any) -> Any:
                 source = emit.row_of(g, samples, number, stride)
                 place, value = emit.spread_at(s, number), emit.spread_at(rise, number)
                 total = None
                 for n, gradient in enumerate(emit.load_all(source, wide)):
                     of_x = emit.plus(emit.times(value, of_base[n]), evaluated(emit, slope, place, n))
-                    product = emit.times(of_x, gradient)
-                    total = product if total is None else emit.plus(total, product)
-                return (total,)
+                    of_output = emit.times(of_x, gradient)
+                    total = of_output if total is None else emit.plus(total, of_output)
+                return total
 
-            for_few(emit, count, (result,), products)
+            for_few(emit, count, result, product)
 
         emit.of_widths(vectors, body)
         return context.get_dummy_value()

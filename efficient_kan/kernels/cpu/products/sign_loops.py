@@ -51,7 +51,7 @@ def _for_each_vector(
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def add_and_measure_span(_: Any, y: Any, norms: Any, span: Any, weights: Any, stride: Any, order: Any, vectors: Any) -> Any:
+def add_span_and_norms(_: Any, y: Any, norms: Any, span: Any, weights: Any, stride: Any, order: Any, vectors: Any) -> Any:
     """``y[samples[b]] += phi[b]`` and ``norms += sum_b |phi[b]|``."""
     k = order.literal_value
 
@@ -112,13 +112,13 @@ def pull_base(_: Any, h: Any, base: Any, count: Any, stride: Any, result: Any, v
         def body(wide: int) -> None:
             weights = emit.load_all(base, wide)
 
-            def products(b: Any) -> tuple[Any]:
+            def product(b: Any) -> Any:
                 total = emit.zero
                 for value, weight in zip(emit.load_all(emit.place(h, builder.mul(b, stride)), wide), weights, strict=True):
                     total = emit.plus(total, emit.times(value, weight))
-                return (total,)
+                return total
 
-            for_few(emit, count, (result,), products)
+            for_few(emit, count, result, product)
 
         emit.of_widths(vectors, body)
         return context.get_dummy_value()
