@@ -56,6 +56,7 @@ def render(out: Path) -> dict[Path, int]:
     parts = [_one(folder) for folder in folders]
     if folders == [out]:
         return {out: _written(out)}
+    parts.sort(key=lambda part: -len(part.data.cases))  # what is read first is what tells most
     with _aside(out) as aside:
         (aside / "README.md").write_text(machines.page(parts), encoding="utf-8")
         (aside / "index.html").write_text(html.index(parts, _TITLE), encoding="utf-8")

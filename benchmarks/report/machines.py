@@ -53,8 +53,8 @@ def page(parts: Sequence[Part]) -> str:
     many = len(parts) > 1
     text = [
         "# Benchmark reports",
-        "Each machine has a report of its own; "
-        + ("they stand side by side and are never averaged. " if many else "further machines will stand beside it. ")
+        "A report is of one machine; "
+        + ("they stand side by side and are never averaged. " if many else "those of further machines will stand beside it. ")
         + "[index.html](index.html) holds every point, to filter and to hover over: save it and open it.",
         _table(parts),
         *(

@@ -51,6 +51,20 @@ def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two
 
 
 @pytest.mark.usefixtures("_unpainted")
+def test_the_report_with_the_most_cases_comes_first(
+    make_run: Callable[[], Any], speed_case: Callable[..., Case], times: Times, tmp_path: Path
+) -> None:
+    for name, arms in (("few", ["efficient_kan"]), ("many", ["efficient_kan", "pykan[speed]"])):
+        run = make_run()
+        for arm in arms:
+            run.add(speed_case(arm), speed=times(), machine=name)
+        run.write(tmp_path / name)
+    render(tmp_path)
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\n## (.*)", page) == ["In short, on many", "In short, on few"]
+
+
+@pytest.mark.usefixtures("_unpainted")
 @pytest.mark.end_to_end
 def test_processors_of_one_name_are_told_apart_where_that_was_recorded(two: Path, tmp_path: Path) -> None:
     two = Path(shutil.copytree(two, tmp_path / "two"))
