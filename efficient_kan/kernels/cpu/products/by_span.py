@@ -215,6 +215,7 @@ def _pull_back(order: int, real: Any) -> Entry:
                     fill(job_at, room, sample, samples, i, width, order, zero)
                     for n in range(width * job.stride):
                         at(room + job.pulled, zero)[n] = zero
+                    for n in range(width * job.stride if job.of_base else 0):
                         at(room + job.pulled_base, zero)[n] = zero
                     for o in range(0, outputs, tile):
                         some = min(tile, outputs - o)
