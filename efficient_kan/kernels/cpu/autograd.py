@@ -225,7 +225,7 @@ class _EdgeStd(torch.autograd.Function):
 class _InputStd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        deviation, mean = input_deviations(x)
+        deviation, mean = input_deviations(x.contiguous())
         ctx.save_for_backward(x, mean, deviation)
         return deviation
 

@@ -293,6 +293,17 @@ def test_equal_inputs_have_no_deviation_and_no_gradient(kernel: Any) -> None:
     assert (deviations == 0).tolist() == [False, True, False] and not x.grad[:, 1].any() and x.grad[:, ::2].any()
 
 
+def test_deviations_of_inputs_are_the_same_bits_on_any_number_of_threads() -> None:
+    inputs, threads, found = of_inputs(torch.randn(300, 70, generator=source())), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 4):
+            torch.set_num_threads(count)
+            found.append(cpu.input_std(inputs))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other, found[0]) for other in found)
+
+
 def test_deviations_of_inputs_in_float32_are_rounded_once() -> None:
     x = torch.randn(5000, 20, generator=source()) + 100
     exact = x.double().std(0)
