@@ -4,8 +4,9 @@ A file holds no code and is never unpickled. Its header has one entry, ``efficie
 
 =============  ===================================================================================================
 ``format``     version of this description, now 1; a file of a later one is refused by its number
-``kind``       ``KAN`` or ``KANLinear``
-``layers``     of each layer its constructor's arguments, the base activation by name with its own arguments
+``kind``       ``KAN``, ``KANLinear`` or ``SymbolicKAN``
+``layers``     of each layer its constructor's arguments, the base activation by name with its own arguments; of a
+               :class:`~efficient_kan.symbolic.SymbolicKAN` the names of the edges' functions, and those of the splines left
 ``frozen``     names of the parameters that do not require gradients
 ``memory``     of tensors that are not contiguous: their dimensions from the outermost to the innermost one in memory,
                by which products round
@@ -61,32 +62,46 @@ def save(module: KAN | KANLinear, path: str | os.PathLike[str]) -> None:
     expected = "tensors of their own in each layer: a file would keep copies (else save its state_dict())"
     _checks.require(len(set(places)) == len(places), "module", expected, "tensors that share memory")
     header = {
-        "format": FORMAT,
         "kind": kind.__name__,
         "layers": layers,
         "frozen": sorted(name for name, parameter in module.named_parameters() if not parameter.requires_grad),
-        "memory": {name: _order(tensor) for name, tensor in tensors.items() if not tensor.is_contiguous()},
         "training": module.training,
     }
+    write(path, header, tensors)
+
+
+def write(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a file of ``tensors`` with this description, whose entries ``format`` and ``memory`` are added."""
+    order = {name: _order(tensor) for name, tensor in tensors.items() if not tensor.is_contiguous()}
+    entry = json.dumps({"format": FORMAT, "memory": order} | header, sort_keys=True)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file = _safetensors("save()").torch.save_file
     with _replacing(path) as aside:
-        # One entry: several would come in any order.
-        save_file(stored, aside, {_ENTRY: json.dumps(header, sort_keys=True)})
+        save_file(stored, aside, {_ENTRY: entry})  # one entry: several would come in any order
 
 
 def load(kind: type[Module], path: str | os.PathLike[str], device: torch.device | str | None = None) -> Module:
     """The module of this ``kind`` that :func:`save` wrote to ``path``; see :meth:`KAN.load`."""
     expected = "KAN or KANLinear themselves (a subclass loads a state_dict())"
     _checks.require(kind in (KAN, KANLinear), "load", expected, kind)
+    with reading(kind.__name__, path, device) as (header, tensors):
+        return _built(kind, header, tensors)
+
+
+@contextmanager
+def reading(
+    kind: str, path: str | os.PathLike[str], device: torch.device | str | None
+) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Description and tensors, on ``device``, of a file of this kind; errors that come up then name the file."""
     target = torch.get_default_device() if device is None else _checks.device(device, "device")
     file = Path(_path(path))
     library = _safetensors("load()")
     try:
         with library.safe_open(file, "pt") as opened:
-            header = _header(opened.metadata(), kind.__name__)
+            header = _header(opened.metadata(), kind)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return _built(kind, header, tensors, target)
+        _restore_order(header["memory"], tensors)
+        yield header, {name: tensor.to(target, copy=True) for name, tensor in tensors.items()}
     except library.SafetensorError as error:
         with file.open("rb") as content:
             pickled = content.read(2).startswith((b"PK", b"\x80"))
@@ -172,13 +187,15 @@ def _header(metadata: dict[str, str] | None, kind: str) -> dict[str, Any]:
     return cast(dict[str, Any], header)
 
 
-def _built(kind: type[Module], header: dict[str, Any], tensors: dict[str, Tensor], device: Any) -> Module:
-    for name, order in header["memory"].items():
+def _restore_order(memory: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    for name, order in memory.items():
         known = name in tensors and isinstance(order, list) and all(isinstance(n, int) for n in order)
         known = known and sorted(order) == list(range(tensors[name].dim()))
         _checks.require(known, f"memory of {name}", "the dimensions of a tensor", order)
         tensors[name] = tensors[name].permute(order).contiguous().permute([order.index(n) for n in range(len(order))])
-    left = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+
+
+def _built(kind: type[Module], header: dict[str, Any], left: dict[str, Tensor]) -> Module:
     layers = []
     for n, options in enumerate(header["layers"]):
         layers.append(_architecture.rebuilt(options, left, "" if kind is KANLinear else f"layers.{n}."))
@@ -188,8 +205,13 @@ def _built(kind: type[Module], header: dict[str, Any], tensors: dict[str, Tensor
         module = layers[0]
     else:
         module = KAN.from_layers(layers)  # type: ignore[assignment]
-    frozen, parameters = set(header["frozen"]), dict(module.named_parameters())
-    _checks.require(frozen <= set(parameters), "frozen", f"some of {sorted(parameters)}", sorted(frozen))
+    freeze(module, header["frozen"])
+    return module.train(header["training"])  # type: ignore[return-value]
+
+
+def freeze(module: torch.nn.Module, frozen: list[str]) -> None:
+    """Let the parameters of these names require no gradients."""
+    parameters = dict(module.named_parameters())
+    _checks.require(set(frozen) <= set(parameters), "frozen", f"some of {sorted(parameters)}", sorted(frozen))
     for name in frozen:
         parameters[name].requires_grad_(False)
-    return module.train(header["training"])  # type: ignore[return-value]

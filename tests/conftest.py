@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 # Fixtures that take seconds and serve several tests, made once for a module or the session: in each worker that needs them.
-SHARED = ("checkout", "plain_peak", "rendered", "rendered_machines", "results", "run", "smoke", "trained")
+SHARED = ("checkout", "plain_peak", "read_once", "rendered", "rendered_machines", "results", "run", "smoke", "trained")
 WHOLE = ("rendered", "rendered_machines", "results")  # reports drawn from end to end, ranks in processes of their own
 
 

@@ -3,7 +3,7 @@ r"""A layer whose edges are functions with names, or splines."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +99,11 @@ class SymbolicLayer(nn.Module):
                 self.library[function.name] = function
             self.names[o][i] = SPLINE if function is None else function.name
             self.affine[:, o, i] = 0.0 if function is None else affine[:, n].to(self.affine)
+        self._regroup()
+
+    def take(self, names: Sequence[Sequence[str]]) -> None:
+        """Let the edges have functions of these names, ``names[o][i]``, which are in the library."""
+        self.names = [list(row) for row in names]
         self._regroup()
 
     def edges_called(self, name: str) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -231,6 +232,33 @@ class SymbolicKAN(nn.Module):
             network = self._network[0].to(x.device, x.dtype)
             self.comparison = compare(self(x), network(x), y)
         return self.comparison
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file that :meth:`load` makes it of again, with the same outputs bit for bit.
+
+        As :meth:`KAN.save`, with the names of functions, the numbers, the splines that are left and the samples that
+        :meth:`fix` and :meth:`formula` use; without :attr:`fits`, :attr:`ranking`, :attr:`comparison` and the network that
+        this was made of. Raises as :meth:`KAN.save`.
+        """
+        from efficient_kan.symbolic import files
+
+        files.save(self, path)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], library: Library = None, *, device: torch.device | str | None = None
+    ) -> SymbolicKAN:
+        """The network that :meth:`save` wrote to ``path``, on ``device`` (torch's default one if ``None``).
+
+        A file names its functions and does not hold them: ``library`` must have all of them.
+
+        Raises:
+            ImportError: if safetensors is not installed.
+            ValueError: as :meth:`KAN.load`, and if a function is not in the library.
+        """
+        from efficient_kan.symbolic import files
+
+        return files.load(cls, path, library, device)
 
     def plot(
         self,

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks import report
+from benchmarks.analysis import data as stored
 from benchmarks.analysis.results import load_rows
-from benchmarks.report import frames, render, style
+from benchmarks.report import frames, render, sparsity, style
 from benchmarks.report.machines import folders
 from benchmarks.report.quote import filled, unfounded, unmarked
 from benchmarks.run import archive
@@ -44,11 +46,37 @@ def machines() -> list[Path]:
     return found
 
 
-@pytest.mark.usefixtures("machines")
+@pytest.fixture(scope="module")
+def read_once() -> Iterator[None]:
+    """What `frames` and `render` read and work out of equal rows is kept for the tests here: it takes many seconds."""
+    load, studies, tables = stored.load, sparsity.studies, report._tables
+    loaded: dict[tuple[tuple[str, int], ...], stored.Data] = {}
+    made: dict[stored.Data, dict[str, Any]] = {}
+
+    def load_once(out: Path) -> stored.Data:
+        files = tuple((path.name, path.stat().st_size) for path in sorted((out / "raw").glob("*.jsonl*")))
+        if files not in loaded:
+            loaded[files] = load(out)
+        return loaded[files]
+
+    def tables_once(data: stored.Data, found: list[sparsity.Study], out: Path) -> dict[str, Any]:
+        if data not in made:
+            made[data] = tables(data, found, out)
+        return made[data]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "load", load_once)
+        patch.setattr(sparsity, "studies", cache(studies))
+        patch.setattr(report, "_tables", tables_once)
+        yield
+
+
+@pytest.mark.usefixtures("machines", "read_once")
 def test_the_numbers_of_texts_are_what_the_rows_say() -> None:
     texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in NUMBERED}
-    of_report = cache(frames)  # made once for all texts
-    assert {name: filled(text, of_report, (ROOT / name).parent) for name, text in texts.items()} == texts
+    of_report = cache(frames)
+    for name, text in texts.items():
+        assert filled(text, lambda folder: of_report(folder.resolve()), (ROOT / name).parent) == text
 
 
 @pytest.mark.parametrize("name", NUMBERED)
@@ -58,6 +86,7 @@ def test_no_number_comes_from_nowhere(name: str) -> None:
     assert unfounded(text, ROOT) == []
 
 
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("which", ["fullest", pytest.param("all", marks=pytest.mark.slow)])
 def test_the_committed_reports_are_what_the_rows_give(
     machines: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
