@@ -18,6 +18,7 @@ from efficient_kan.symbolic.constants import short, unit_of
 
 Functions = Mapping[str, Callable[..., Any]]
 _LARGE = 120  # operations; beyond, sympy's transformations may take minutes
+_SHORT = 25  # beyond, simplify() takes many seconds, of sines and powers of numbers that are not simple
 _TERMS = 60  # of an expanded power
 _EQUAL = 1e-9
 
@@ -107,9 +108,9 @@ def expanded(expression: Any) -> Any:
 def shortened(expression: Any, samples: Samples | None) -> Any:
     """The shortest among some forms of an expression that have equal values at the samples."""
     best = expression
-    for transform in _TRANSFORMS:
-        if sympy.count_ops(best) > _LARGE:
-            break
+    for transform, most in _TRANSFORMS:
+        if sympy.count_ops(best) > most:
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sympy about its own use of old names
             form = transform(best)
@@ -135,11 +136,12 @@ def _equal(form: Any, expression: Any, samples: Samples | None) -> bool:
     return torch.allclose(before, after, rtol=_EQUAL, atol=_EQUAL * size, equal_nan=True)
 
 
-_TRANSFORMS: tuple[Callable[[Any], Any], ...] = (
-    sympy.powsimp,
-    sympy.expand_trig,
-    lambda expression: sympy.logcombine(expression, force=True),
-    sympy.factor_terms,
-    sympy.cancel,
-    sympy.simplify,
+# With the operations of an expression beyond which each is not tried.
+_TRANSFORMS: tuple[tuple[Callable[[Any], Any], int], ...] = (
+    (sympy.powsimp, _LARGE),
+    (sympy.expand_trig, _LARGE),
+    (lambda expression: sympy.logcombine(expression, force=True), _LARGE),
+    (sympy.factor_terms, _LARGE),
+    (sympy.cancel, _LARGE),
+    (sympy.simplify, _SHORT),
 )
