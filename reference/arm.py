@@ -38,10 +38,11 @@ class Arm:
       needed for the gate, so for exact arms only.
     - `penalised(module, x, penalty) -> (y, scalar)` is one forward with the penalty called `penalty`, one of `PENALTIES`.
 
-    `sources` are the modules or packages whose text decides what the arm computes; they enter the case key. `packages` are the
-    distributions, beside torch and numpy, whose version decides it too. `requires` are the packages that building imports
-    late. `reads_weights` is False for an arm that takes nothing but shapes, dtype and device from its source. `environment`
-    names the environment whose interpreter measures the arm, see `reference.environments` (None: the environment that runs).
+    `sources` are the modules or packages whose text decides what the arm computes; they enter the case key, but for those in
+    `apart`, which it never imports. `packages` are the distributions, beside torch and numpy, whose version decides it too.
+    `requires` are the packages that building imports late. `reads_weights` is False for an arm that takes nothing but shapes,
+    dtype and device from its source. `environment` names the environment whose interpreter measures the arm, see
+    `reference.environments` (None: the environment that runs).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Arm:
     packages: tuple[str, ...] = ()
     reads_weights: bool = True
     environment: str | None = None
+    apart: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -143,6 +145,12 @@ def _peer(package: str, name: str, builder: str, summary: str) -> Arm:
     )
 
 
+# Of this package: what no training, timing or simulation of a network imports.
+_APART = tuple(
+    f"efficient_kan.{name}"
+    for name in ("__main__", "_architecture", "_drawing", "_panels", "estimators", "files", "plot", "symbolic")
+)
+
 ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (
@@ -154,6 +162,7 @@ ARMS: dict[str, Arm] = {
             gradients="reference.ours:gradients",
             penalised="reference.ours:penalised",
             sources=("reference.ours", "efficient_kan"),
+            apart=_APART,
             packages=("numba",),
         ),
         Arm(
@@ -164,6 +173,7 @@ ARMS: dict[str, Arm] = {
             gradients="reference.ours:gradients",
             penalised="reference.ours:penalised",
             sources=("reference.ours", "efficient_kan"),
+            apart=_APART,
         ),
         _pykan("default", "pykan as constructed: symbolic branch on, activations saved"),
         _pykan("nosave", "pykan with save_act=False and auto_save=False, symbolic branch on"),

@@ -42,9 +42,10 @@ def _arms(case: Case) -> list[Arm]:
     return arms
 
 
-def _modules(case: Case) -> tuple[str, ...]:
-    """The modules and packages that decide what `case` gives: those of the measurement and of its arms."""
-    return tuple(sorted({*_ALWAYS, *get_kind(case.kind).sources, *(module for arm in _arms(case) for module in arm.sources)}))
+def _modules(case: Case) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The modules and packages that decide what `case` gives, of the measurement and its arms; each with what of it does not."""
+    whole = {(name, ()) for name in (*_ALWAYS, *get_kind(case.kind).sources)}
+    return tuple(sorted(whole | {(name, arm.apart) for arm in _arms(case) for name in arm.sources}))
 
 
 def source_hash(case: Case, plugin: Path | None = None, root: Path | None = None) -> str:
@@ -65,8 +66,13 @@ def forget() -> None:
 
 
 @cache
-def _meaning(root: Path, modules: tuple[str, ...]) -> str:
-    return meaning.fingerprint(one for name in modules for one in meaning.below(root, name))
+def _meaning(root: Path, modules: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+    return meaning.fingerprint(
+        one
+        for name, apart in modules
+        for one in meaning.below(root, name)
+        if not any(f"{one.name}.".startswith(f"{other}.") for other in apart)
+    )
 
 
 @cache
@@ -76,7 +82,7 @@ def _of_file(path: Path, _changed_at: int) -> str:
 
 def state_hash(case: Case, plugin: Path | None = None) -> str:
     """Return a hash of the text of the same source: whether it changed, in any way, since a process of this run read it."""
-    parts = [text_hash(module) for module in _modules(case)]
+    parts = [text_hash(module) for module, _ in _modules(case)]
     if plugin is not None:
         parts.append(hashlib.sha256(plugin.read_bytes()).hexdigest())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

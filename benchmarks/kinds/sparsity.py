@@ -265,7 +265,7 @@ KIND = Kind(
                 *("rule", "stacked", "sweep", "training", "yardstick"),
             )
         ),
-        "benchmarks.tasks",
+        *("benchmarks.tasks", "efficient_kan.symbolic"),
     ),
     # As declared: every penalty goes through all tasks in turn, so that the time of the next cases is that of the last.
     order=lambda case: (),

@@ -159,6 +159,30 @@ def test_the_parent_side_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+NEEDS = """
+import sys, torch, benchmarks.images.training, benchmarks.study.sweep
+from efficient_kan import ResNetKAN
+from benchmarks.measure import workload
+from benchmarks.schema.cases import Point
+from reference.arm import PENALTIES, get_arm
+arm, point = get_arm(sys.argv[1]), Point(batch=20, layers=(4, 6, 3), grid_size=5)
+kan, data = arm.build(workload.network(point, seed=0)), workload.data(point, seed=0)
+for penalty in PENALTIES:
+    y, extra = arm.penalised_forward(kan, data.x, penalty)
+    (y.square().mean() + extra).backward()
+kan.update_grid(data.x)
+kan.refine(7, data.x).prune(data.x).shrink()
+ResNetKAN(18, 3)(torch.rand(2, 3, 64, 64)).sum().backward()
+print([name for name in sys.modules if any(f"{name}.".startswith(f"{apart}.") for apart in arm.apart)])
+"""
+
+
+@pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.apart])
+def test_modules_apart_are_never_imported(name: str) -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", NEEDS, name], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_an_arm_is_frozen() -> None:
     arm = Arm(name="x", division="closed", summary="", builder="m:f", sources=())
     with pytest.raises(AttributeError):

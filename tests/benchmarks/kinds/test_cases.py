@@ -85,6 +85,10 @@ def test_the_key_changes_with_the_source_of_the_arm_and_of_no_other(tmp_path: Pa
     yardstick = tmp_path / "reference" / "pykan.py"
     yardstick.write_text(yardstick.read_text() + "\nCHANGED = 1\n")
     assert hashes()[0] != after[0]
+    yardstick.write_text(yardstick.read_text().removesuffix("CHANGED = 1\n"))
+    formulas = tmp_path / "efficient_kan" / "symbolic" / "refit.py"
+    formulas.write_text(formulas.read_text() + "\nCHANGED = 1\n")
+    assert hashes() == after
     sources.forget()
 
 
