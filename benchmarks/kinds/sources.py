@@ -43,7 +43,7 @@ def _arms(case: Case) -> list[Arm]:
 
 
 def _modules(case: Case) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The modules and packages that decide what `case` gives, of the measurement and its arms; each with what of it does not."""
+    """The modules and packages that decide what `case` gives, and what of each does not: of measuring and of its arms."""
     whole = {(name, ()) for name in (*_ALWAYS, *get_kind(case.kind).sources)}
     return tuple(sorted(whole | {(name, arm.apart) for arm in _arms(case) for name in arm.sources}))
 
