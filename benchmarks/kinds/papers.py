@@ -17,7 +17,8 @@ from benchmarks.schema.cases import Case
 class Papers(Section):
     """Which experiments, and how much is spent on each: "full" is the paper's setting where that is known.
 
-    Seeds, grids and steps are those that an experiment declares for the effort; `seeds` replaces their number.
+    A preset may have several such sections, each with its effort. Seeds, grids and steps are those that an experiment declares
+    for the effort; `seeds` replaces the number of seeds.
     """
 
     experiments: tuple[str, ...] = Field(default=(), description="names; none: all")
@@ -71,6 +72,7 @@ KIND = Kind(
         "processes": "measures each network in one process",
     },
     packages=lambda case: ("scipy",),
+    many=True,
     trains=True,
     seconds=seconds,
     seen=frozenset({"point.batch", "point.layers", "point.grid_size", "options", "seed"}),

@@ -24,15 +24,20 @@ def of_tables(data: Data, _: object) -> list[Table]:
 
 
 def table(data: Data) -> Table:
-    """One line for each workflow and arm, over seeds."""
+    """One line for each workflow and arm, over seeds; of cases with several limits of time, those with the longest."""
     found: dict[tuple[str, ...], dict[int, Row]] = {}
+    limits: dict[tuple[str, ...], float] = {}
     settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
     for row in sorted(data.rows, key=lambda row: data.order.get(row.case_key, 0)):
         if row.case.kind == "workflows":
             told = dict(row.case.options)
             target = f"{told['target']:g}" if "target" in told else ""
             key = settings[row.case_key], str(told["workflow"]), target, row.case.arm
-            found.setdefault(key, {})[row.case.seed] = row
+            limit = float(told["limit_s"])
+            if limit > limits.get(key, 0.0):
+                found[key], limits[key] = {}, limit
+            if limit == limits[key]:
+                found[key][row.case.seed] = row
     frame = pd.DataFrame([_line(key, list(rows.values())) for key, rows in found.items()])
     if frame.empty:
         return Table("workflows", frame, {})

@@ -59,8 +59,8 @@ class Selection:
     Parameters
     ----------
     preset
-        Name of a preset (smoke, default, confirm, pilot, paper, gpu, gpu-precisions, gpu-study,
-        kernels) or a .toml file.
+        Name of a preset (smoke, default, confirm, reproduction, pilot, paper, gpu, gpu-precisions, gpu-study, kernels) or a
+        .toml file.
     only
         Kinds to keep: speed, penalty_cost, head_cost, memory, simulated, frontier, sparsity, images, tabular, papers,
         workflows. An option that cannot change a kind named here is refused; without this option it changes what it can and

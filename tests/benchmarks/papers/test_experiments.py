@@ -27,7 +27,7 @@ batch = 8
 width = 4
 depth = 1
 grid = 3
-[papers]
+[[papers]]
 experiments = ["line"]
 effort = "tiny"
 timeout_s = 60

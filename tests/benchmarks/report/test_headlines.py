@@ -78,9 +78,23 @@ def test_bars_are_as_long_as_their_counts() -> None:
 def test_every_line_of_the_papers_is_counted() -> None:
     line = {"experiment": "special", "effort": "reduced", "reproduced": 2, "ordering only": 1, "not": 0, "not measured": 3}
     (found,) = headlines._papers(pd.DataFrame([line | {"source": "A paper, table 1"}]))
-    assert "Lines of 1 experiments of A paper, with a reduced effort" in found.sentence
+    assert "Lines of 1 experiment of A paper, with a reduced effort," in found.sentence
     assert "special 2 reproduced, 1 ordering only, 3 not measured." in found.sentence
     assert found.bars == [Bar("special", (2, 1, 0))]
+
+
+def test_an_experiment_of_two_efforts_says_which() -> None:
+    line = {
+        "experiment": "special",
+        "reproduced": 2,
+        "ordering only": 1,
+        "not": 0,
+        "not measured": 0,
+        "source": "A paper, table 1",
+    }
+    (found,) = headlines._papers(pd.DataFrame([line | {"effort": effort} for effort in ("reduced", "full")]))
+    assert "Lines of 2 experiments of A paper, 1 of them with a reduced effort," in found.sentence
+    assert [bar.label for bar in found.bars] == ["special (reduced)", "special (full)"]
 
 
 def test_an_interval_over_processes_is_said_and_a_missing_value_too(

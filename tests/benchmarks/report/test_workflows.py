@@ -13,15 +13,19 @@ from benchmarks.report.tables import Table
 from benchmarks.schema.cases import Case, Point
 
 
+def _add(run: Any, name: str, arm: str, seed: int, *, limit: float = 60.0, seconds: float, reached: bool = True) -> None:
+    where = Point(batch=8, layers=(2, 5, 1), grid_size=5, dtype="float64")
+    told = (("workflow", name), ("target", 0.02), ("limit_s", limit))
+    part = {"reached": reached, "seconds": seconds, "error": 0.01, "rss_above_bytes": 2**20, "items": 4}
+    run.add(Case(kind="workflows", arm=arm, point=where, options=told, seed=seed), part=part)
+
+
 def _table(run: Any, out: Path, arms: dict[str, dict[str, int]]) -> Table:
     """The table of workflows, each with the number of seeds of its arms; a seed takes 2 + seed seconds."""
-    where = Point(batch=8, layers=(2, 5, 1), grid_size=5, dtype="float64")
     for name, seeds_of in arms.items():
-        told = (("workflow", name), ("target", 0.02), ("limit_s", 60.0))
         for arm, seeds in seeds_of.items():
             for seed in range(seeds):
-                part = {"reached": True, "seconds": 2.0 + seed, "error": 0.01, "rss_above_bytes": 2**20, "items": 4}
-                run.add(Case(kind="workflows", arm=arm, point=where, options=told, seed=seed), part=part)
+                _add(run, name, arm, seed, seconds=2.0 + seed)
     return workflows.table(data.load(run.write(out)))
 
 
@@ -44,3 +48,12 @@ def test_medians_are_over_as_many_seeds_as_there_were(run: Any, tmp_path: Path, 
     table = _table(run, tmp_path, {"lbfgs": {"efficient_kan": 3, "pykan[speed]": other}})
     assert table.caption.endswith(said)
     assert table.view["seconds"] == ["3.00", "3.00" if other == 3 else "2.00"]
+
+
+@pytest.mark.parametrize("limits", [(30.0, 180.0), (180.0, 30.0)])
+def test_of_several_limits_the_longest_counts(run: Any, tmp_path: Path, limits: tuple[float, float]) -> None:
+    for limit in limits:
+        _add(run, "lbfgs", "efficient_kan", 0, limit=limit, seconds=min(limit, 90.0), reached=limit > 90)
+    _add(run, "lbfgs", "efficient_kan", 1, limit=30.0, seconds=1.0)
+    table = workflows.table(data.load(run.write(tmp_path)))
+    assert table.view["seeds that reached it"] == ["1 of 1"] and table.view["seconds"] == ["90.0"]

@@ -322,8 +322,8 @@ def test_plan_prints_cases_and_runs_nothing(capsys: pytest.CaptureFixture[str]) 
     [
         (
             ["--preset", "nope"],
-            "preset: expected one of confirm, default, gpu, gpu-precisions, gpu-study, kernels, paper, pilot, smoke, "
-            "or a .toml file, got 'nope'",
+            "preset: expected one of confirm, default, gpu, gpu-precisions, gpu-study, kernels, paper, pilot, "
+            "reproduction, smoke, or a .toml file, got 'nope'",
         ),
         (["--arms", "pykan"], "arm: expected one of efficient_kan, efficient_kan[native], pykan[default], pykan[nosave]"),
         (["--arms", "pykan[speed]", "inkan[compiled]"], "arms: expected what preset smoke measures"),
