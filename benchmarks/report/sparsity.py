@@ -81,6 +81,12 @@ class Study:
         )
         return f"Exploratory: its tasks, seeds or setting are not those of the confirmatory study.{former}"
 
+    def lacking(self, penalty: str, family: str) -> str:
+        """'1 of 12 symbolic tasks' where a penalty was trained on some tasks of a family alone; empty otherwise."""
+        part = self.runs[self.runs["family"] == family]
+        own, every = part.loc[part["penalty"] == penalty, "task"].nunique(), part["task"].nunique()
+        return f"{own} of {every} {family} tasks" if 0 < own < every else ""
+
     def failed(self, part: pd.DataFrame | None = None) -> str:
         """'3 of 120 runs failed' of the networks, or of a part of them."""
         part = self.runs if part is None else part
@@ -178,9 +184,9 @@ def task_band(study: Study, penalty: str, task: str, curve: str = "test") -> Ban
 
 
 def family_band(study: Study, penalty: str, family: str, curve: str) -> Band | None:
-    """Error against the share of edges left of the choices of a family, where all its tasks reach."""
+    """Error against the share of edges left of the choices of a family, where all its tasks reach; None if one has none."""
     part = study.choices[(study.choices["penalty"] == penalty) & (study.choices["family"] == family)]
-    if part.empty:
+    if part.empty or study.lacking(penalty, family):
         return None
     smallest = max(1 / counts[-1] for counts in study.runs.loc[study.runs["family"] == family, "edge_counts"])
     shares = np.geomspace(smallest, 1, _GRID)
@@ -193,9 +199,9 @@ def family_band(study: Study, penalty: str, family: str, curve: str) -> Band | N
 
 
 def sweep_band(study: Study, penalty: str, family: str) -> Band | None:
-    """Test area against the strength, over all tasks and seeds of a family."""
+    """Test area against the strength, over all tasks and seeds of a family; None if a task has none."""
     part = study.runs[(study.runs["penalty"] == penalty) & (study.runs["family"] == family)]
-    if part.empty:
+    if part.empty or study.lacking(penalty, family):
         return None
     strengths = np.sort(part["strength"].unique())
     groups = [

@@ -55,6 +55,13 @@ def draw_all(study: Study) -> Iterator[Drawn]:
     plain = any(not name.endswith(ENTROPY) for name in study.penalties if name != "none")
     dashed = " Dashed: without the entropy term." if plain else ""
     chosen = "each penalty at the strength that its validation set chose"
+    few = [
+        f"{label(name)} ({text})"
+        for name in study.penalties
+        for family in study.families
+        if (text := study.lacking(name, family))
+    ]
+    partial = f" Not drawn, as trained on some tasks of a family alone: {', '.join(few)}." if few else ""
     for name, penalties in (("", _with_entropy(study)), ("plain", _without_entropy(study))):
         if len(penalties) < 2:
             continue
@@ -65,17 +72,18 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             figure,
             drawn,
             f"Test error against the share of edges left, penalties {entropy} their entropy term: {chosen}. Above as pruned, "
-            f"below after the refit without a penalty. {bands} ({seeds}).",
+            f"below after the refit without a penalty. {bands} ({seeds}).{partial}",
         )
-    if not study.against_none.empty:
-        hollow = " Hollow: without the entropy term." if not _filled(study.against_none["candidate"]).all() else ""
+    figure, drawn = effects(study)
+    if not drawn.empty:
+        hollow = " Hollow: without the entropy term." if not _filled(drawn["candidate"]).all() else ""
         yield (
             "sparsity_effects",
-            effects(study),
-            study.against_none,
+            figure,
+            drawn,
             "What each penalty does to the test error at equal edge counts, after the refit, against training without one: "
             f"left of 1 it helps.{hollow} Means over tasks and seeds{ends and ', 95 % intervals over seeds'} "
-            f"({seeds}).",
+            f"({seeds}).{partial}",
         )
     figure, drawn = by_task(study, _with_entropy(study))
     yield (
@@ -91,7 +99,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         "The whole sweep: geometric mean of the test error along the curve over the strength of the penalty."
-        f"{dashed} The black line is no penalty. {bands} ({seeds}).",
+        f"{dashed} The black line is no penalty. {bands} ({seeds}).{partial}",
     )
     figure, drawn = agreement(study)
     if not drawn.empty:
@@ -185,9 +193,12 @@ def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFram
     return figure, pd.concat(drawn, ignore_index=True)
 
 
-def effects(study: Study) -> Figure:
+def effects(study: Study) -> tuple[Figure, pd.DataFrame]:
     """Error against no penalty, one row a penalty, one panel a family."""
-    frame = study.against_none
+    lines = [line for line in study.against_none.to_dict("records") if not study.lacking(line["candidate"], line["family"])]
+    frame = pd.DataFrame(lines)
+    if frame.empty:
+        return Figure(), frame
     order = list(dict.fromkeys(frame["candidate"]))
     families = [name for name in study.families if name in set(frame["family"])]
     figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.75), layout="constrained")
@@ -211,7 +222,7 @@ def effects(study: Study) -> Figure:
     figure.supxlabel("test error at equal edges / that without a penalty", fontsize=mpl.rcParams["axes.labelsize"])
     grid[0, 0].set_yticks(range(len(order)), [label(name) for name in order])
     grid[0, 0].set_ylim(len(order) - 0.5, -0.5)
-    return figure
+    return figure, frame
 
 
 def _shown(effect: float) -> float:

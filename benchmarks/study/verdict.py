@@ -117,16 +117,25 @@ def word(low: float, high: float, margin: float) -> str:
 
 @dataclass(frozen=True)
 class Compared:
-    """One comparison in one family: the estimate with tasks fixed and with tasks a sample of others like them."""
+    """One comparison in one family: the estimate with tasks fixed and with tasks a sample of others like them.
+
+    `trained` is how many tasks either penalty has; where that is more than `tasks`, which both have, there is no verdict.
+    """
 
     family: str
     candidate: str
     reference: str
     tasks: int
+    trained: int
     seeds: int
     these: Estimate
     like_these: Estimate
     without_one: tuple[float, float]
+
+    @property
+    def lacking(self) -> str:
+        """Of how many tasks there are networks of both, in the place of a verdict; empty if of all."""
+        return f"{self.tasks} of {self.trained} tasks" if self.tasks < self.trained else ""
 
     def line(self, seeds_confidence: float, tasks_confidence: float) -> dict[str, object]:
         """As a line of a table."""
@@ -140,7 +149,8 @@ class Compared:
 
 def compare(choices: pd.DataFrame, family: str, candidate: str, reference: str, column: str = "test_area") -> Compared | None:
     """Compare two penalties in a family; None without a task and seed that both have."""
-    pairs = paired(choices[choices["family"] == family], candidate, reference, column)
+    own = choices[choices["family"] == family]
+    pairs = paired(own, candidate, reference, column)
     if pairs.empty:
         return None
     differences = [part["d"].to_numpy() for _, part in pairs.groupby("task", sort=True)]
@@ -152,6 +162,7 @@ def compare(choices: pd.DataFrame, family: str, candidate: str, reference: str, 
         candidate=candidate,
         reference=reference,
         tasks=len(differences),
+        trained=own.loc[own["penalty"].isin([candidate, reference]), "task"].nunique(),
         seeds=min(len(one) for one in differences),
         these=these,
         like_these=like_these,
@@ -162,7 +173,8 @@ def compare(choices: pd.DataFrame, family: str, candidate: str, reference: str, 
 def verdicts(choices: pd.DataFrame, rule: Rule, *, confirmatory: bool = False, column: str = "test_area") -> pd.DataFrame:
     """One line per family and comparison: effect with intervals, p-values of the same statistics, and both verdicts of RULE.md.
 
-    Where `confirmatory`, the intervals of the first comparison have the confidence that the rule corrects.
+    A comparison that lacks tasks of its family says of how many it has networks, in the place of both. Where `confirmatory`,
+    the intervals of the first comparison have the confidence that the rule corrects.
     """
     margin, lines = math.log1p(rule.margin), []
     for rank, (comparison, family) in enumerate((c, f) for c in rule.comparison for f in rule.families):
@@ -177,10 +189,10 @@ def verdicts(choices: pd.DataFrame, rule: Rule, *, confirmatory: bool = False, c
         )
         for ending, estimate in (("", found.these), ("_tasks", found.like_these)):
             line |= {f"p_worse{ending}": estimate.p_above(margin), f"p_adequate{ending}": estimate.p_below(margin)}
-        line |= {"verdict": word(_number(line["effect_low"]), _number(line["effect_high"]), margin)}
+        line |= {"verdict": found.lacking or word(_number(line["effect_low"]), _number(line["effect_high"]), margin)}
         wider = word(_number(line["tasks_low"]), _number(line["tasks_high"]), margin)
         # What is not decided for these tasks is not for others like them, whose interval may have a lower confidence.
-        line |= {"verdict_tasks": UNDECIDED if line["verdict"] == UNDECIDED else wider}
+        line |= {"verdict_tasks": found.lacking or (UNDECIDED if line["verdict"] == UNDECIDED else wider)}
         lines.append(line | {"confirmatory": corrected})
     return pd.DataFrame(lines)
 
@@ -203,7 +215,8 @@ def against_none(choices: pd.DataFrame, penalties: Sequence[str], rule: Rule) ->
         judged = word(_number(line["effect_low"]), _number(line["effect_high"]), 0.0)
         texts = {"better": f"helps by {change:.0f} %", "worse": f"harms by {change:.0f} %"}
         p_values = {"p_worse": found.these.p_above(0.0), "p_better": found.these.p_below(0.0)}
-        lines.append(line | p_values | {"verdict": texts.get(judged, f"undecided at {found.seeds} seeds")})
+        told = found.lacking or texts.get(judged, f"undecided at {found.seeds} seeds")
+        lines.append(line | p_values | {"verdict": told})
     return pd.DataFrame(lines)
 
 

@@ -363,7 +363,7 @@ def test_nothing_of_a_figure_is_cut_off(loaded: data.Data, tmp_path: Path, monke
         name: pd.concat([getattr(study, name), getattr(study, name).assign(family="real")]) for name in ("runs", "against_none")
     }
     with style.applied():
-        drawn["two families"] = sparsity_figures.effects(replace(study, **frames))
+        drawn["two families"], _ = sparsity_figures.effects(replace(study, **frames))
     assert len(drawn) > 5
     assert [name for name, figure in drawn.items() if cut_off(figure)] == []
 

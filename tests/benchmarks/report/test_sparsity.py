@@ -91,6 +91,21 @@ def test_every_figure_says_its_seeds_and_failures(study: sparsity.Study) -> None
         assert re.match(r"F\d+-cpu$", ids.figure_id(f"{stem}-cpu")), stem
 
 
+def test_a_penalty_that_lacks_tasks_of_a_family_is_named_and_not_drawn(study: sparsity.Study) -> None:
+    def without(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[(frame["penalty"] != "weight_l1+entropy") | (frame["task"] != "product")]
+
+    few = replace(study, runs=without(study.runs), choices=without(study.choices))
+    with style.applied():
+        drawn = {stem: (frame, caption) for stem, _, frame, caption in sparsity_figures.draw_all(few)}
+    for stem in ("sparsity_trade_off", "sparsity_effects", "sparsity_sweep"):
+        frame, caption = drawn[stem]
+        own = frame[frame["candidate" if stem == "sparsity_effects" else "penalty"] == "weight_l1+entropy"]
+        assert "symbolic" not in set(own["family"]), stem
+        assert "L1 of weights (efficient-kan) + entropy (1 of 2 symbolic tasks)" in caption, stem
+    assert not any("Not drawn" in caption for *_, caption in sparsity_figures.draw_all(study))
+
+
 def test_a_caption_explains_hollow_and_dashed_only_where_there_are_any(study: sparsity.Study) -> None:
     def captions(one: sparsity.Study) -> str:
         with style.applied():

@@ -196,6 +196,19 @@ def test_a_family_without_rows_says_so() -> None:
     assert dict(zip(frame["family"], frame["verdict"], strict=True))["real"] == "no rows"
 
 
+def test_a_comparison_that_lacks_tasks_has_no_verdict_though_it_has_numbers() -> None:
+    far = runs("candidate", lambda seed, task, _: 0.4 * math.exp(noise(seed, task, 2)))
+    some = [line for line in far if line["task"] not in ("product", "wine", "digits")]
+    reference = runs("reference", lambda seed, task, _: 0.2 * math.exp(noise(seed, task, 1)))
+    plain = [line | {"penalty": "none"} for line in reference]
+    rule = RULE.model_copy(update={"comparison": (Comparison(candidate="candidate", reference="reference"),)})
+    found = verdict.verdicts(choices(reference, some), rule).set_index("family")
+    assert list(found["verdict"]) == list(found["verdict_tasks"]) == ["1 of 2 tasks", "worse", verdict.NO_ROWS]
+    assert found.loc["symbolic", "effect_low"] > MARGIN
+    helps = verdict.against_none(choices(plain, some), ["none", "candidate"], rule).set_index("family")
+    assert helps["verdict"].to_dict() == {"symbolic": "1 of 2 tasks", "special": "harms by 101 %"}
+
+
 def test_the_short_refit_is_judged_from_the_same_networks() -> None:
     lines = runs("candidate", lambda *_: 0.2) + runs("reference", lambda *_: 0.2)
     for line in lines:
