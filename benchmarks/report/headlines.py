@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from benchmarks.analysis.data import BASELINE, POINT
-from benchmarks.report.cells import alone, between, number, why, without
+from benchmarks.report.cells import alone, between, listed, number, why, without
 from benchmarks.report.ids import table_id
 from benchmarks.report.penalties import PENALTIES
 from benchmarks.report.scaling import MODES
@@ -191,7 +191,7 @@ def _papers(declared: pd.DataFrame) -> Iterator[Headline]:
     reduced = f", {'' if len(few) == len(declared) else f'{len(few)} of them '}with a reduced effort" if few else ""
     experiments = f"{len(declared)} experiment{'s' if len(declared) > 1 else ''}"
     sentence = (
-        f"Lines of {experiments} of {' and '.join(papers)}{reduced}, variants of our own among them: "
+        f"Lines of {experiments} of {listed(papers)}{reduced}, variants of our own among them: "
         f"{'; '.join(said)}. *Not* includes what the interval leaves open."
     )
     yield Headline("The KAN papers, again", sentence, "lines", "papers_declared", bars=bars, parts=STATUSES)

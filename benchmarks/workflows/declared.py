@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from benchmarks.workflows.workflow import Workflow
 
+# What pykan's first tutorial (hellokan.ipynb) tells `fit`, `refine` and `auto_symbolic`.
+_TUTORIAL = {"steps": 50, "strength": 1e-3, "finer": 10}
+_LIBRARY = "x,x^2,x^3,x^4,exp,log,sqrt,tanh,sin,abs"
 _KANS = ("efficient_kan", "pykan[default]", "pykan[nosave]", "pykan[speed]", "cox_de_boor")
 
 WORKFLOWS = (
@@ -68,7 +71,7 @@ WORKFLOWS = (
     Workflow(
         name="tutorial",
         about="pykan's first tutorial whole: [2,5,1], 50 steps of L-BFGS with a penalty and grid updates, prune, 50 steps, "
-        "refine to 10 intervals, 50 steps, edges named, 50 steps; each package by its own functions",
+        "refine to 10 intervals, 50 steps, edges named out of ten functions, 50 steps; each package by its own functions",
         quantity="test RMSE of the formula over the deviation",
         target=1e-2,
         limit_s=600,
@@ -78,7 +81,7 @@ WORKFLOWS = (
         samples=1000,
         dtype="float64",
         train="benchmarks.workflows.tutorial:train",
-        told={"function": "exp_sin", "steps": 50, "strength": 1e-2, "finer": 10},
+        told={"function": "exp_sin", "library": _LIBRARY, **_TUTORIAL},
     ),
     *(
         Workflow(
@@ -94,7 +97,7 @@ WORKFLOWS = (
             samples=1000,
             dtype="float64",
             train="benchmarks.workflows.tutorial:train_open",
-            told={"function": function, "steps": 50, "strength": 1e-2, "finer": 10},
+            told={"function": function, **_TUTORIAL},
         )
         for function, layers, text in (
             ("exp_sin", (2, 5, 1), "exp(sin(pi x) + y^2)"),

@@ -25,7 +25,10 @@ _UPDATES, _EVERY = 50, 5  # pykan's grid updates: before every fifth step below 
 
 
 def train(task: Task) -> Progress:
-    """One item, once the formula is there; before it nothing has an error to compare. Told: `steps`, `strength`, `finer`."""
+    """One item, once the formula is there; before it nothing has an error to compare.
+
+    Told: `function`, `steps`, `strength` of pykan's penalty, intervals of the `finer` grid, names of the `library`.
+    """
     run = run_of(task)
     fit, _, test, _ = samples(run)
     if task.arm == "efficient_kan":
@@ -65,7 +68,7 @@ def _ours(run: Run, fit: Samples, test: Samples) -> Progress:
         kan = train_kan(kan, data, steps=steps, optimizer="lbfgs", **updates).network
         kan = kan.refine(run.whole("finer"), fit.x)
         kan = train_kan(kan, data, steps=steps, optimizer="lbfgs", **updates).network
-        symbolic = kan.symbolic(fit.x, fit.y)
+        symbolic = kan.symbolic(fit.x, fit.y, library=run.text("library").split(","))
     yield lambda: Reached(test.error(symbolic))
 
 
@@ -85,7 +88,7 @@ def _own_tutorial(run: Run, fit: Samples) -> KAN:
 def _pykan(run: Run, fit: Samples, test: Samples) -> Progress:
     with in_pykan():
         model = _fitted_by_pykan(run, fit, test)
-        model.auto_symbolic(verbose=0)
+        model.auto_symbolic(lib=run.text("library").split(","), verbose=0)
         model.fit(_data(fit, test), update_grid=False, **_options(run))
     yield lambda: Reached(test.error(model))
 
