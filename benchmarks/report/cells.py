@@ -27,6 +27,7 @@ _SAYS_NOTHING = "its pairs say nothing of the spread between processes, so it ha
 ONE_PROCESS = f"One process: {_SAYS_NOTHING}."
 BY_PAIRS = f"{ONE_PROCESS} Whether it is beyond the noise is judged by its pairs."
 HOLLOW = f"A hollow mark rests on one process: {_SAYS_NOTHING}."
+_TINY = 1e-4  # numbers below it have an exponent
 _EXACT = 1e10  # from here on ten digits are too few for a whole number
 
 
@@ -66,7 +67,10 @@ def number(value: Any, digits: int = 3) -> str:
         return "∞"
     if value == 0:
         return "0"
-    rounded = float(f"{value:.{digits - 1}e}")
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    rounded = float(f"{mantissa}e{exponent}")
+    if abs(rounded) < _TINY:
+        return f"{mantissa}e{int(exponent)}"
     return f"{value:,.{max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)}f}"
 
 

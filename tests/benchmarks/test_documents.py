@@ -28,7 +28,7 @@ from benchmarks.schema.rows import SCHEMA_VERSION
 from benchmarks.study import penalties
 
 ROOT = Path(__file__).parents[2]
-NUMBERED = ("README.md", "docs/proven.md", "docs/l1.md")  # texts whose numbers are those of rows and files
+NUMBERED = ("README.md", "docs/proven.md", "docs/l1.md", "docs/papers.md")  # texts whose numbers are those of rows and files
 HOW_TO = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -86,9 +86,9 @@ def test_a_workflow_from_a_file_of_its_own_runs_end_to_end(
 def test_each_package_follows_its_own_tutorial_in_the_open_division() -> None:
     it = workflows.get_workflow("open_exp_sin")
     assert it.target is None
-    told = dict(it.told) | {"steps": 4}
+    told = dict(it.told) | {"steps": 10}  # of fewer pykan's own fit of splines may fail
     for arm in it.arms:
-        (found,) = (measured() for measured in it.progress(Task(arm, it.layers, it.grid_size, 200, told)))
+        (found,) = (measured() for measured in it.progress(Task(arm, it.layers, it.grid_size, 400, told)))
         assert found.edges is not None and 2 <= found.edges <= 15
         assert found.error < 1
     with pytest.raises(Unsupported, match="has no tutorial"):
