@@ -175,23 +175,23 @@ def _papers(declared: pd.DataFrame) -> Iterator[Headline]:
     """How many lines of each experiment have which status."""
     if declared.empty:
         return
-    bars, said = [], []
+    bars = []
     for line in declared.to_dict("records"):
         name = str(line["experiment"])
         if (declared["experiment"] == name).sum() > 1:
             name += f" ({line['effort']})"
-        counts = [f"{line[status]} {status}" for status in (*STATUSES, "not measured") if line[status]]
-        said.append(f"{name} {', '.join(counts)}")
         if any(line[status] for status in STATUSES):
             bars.append(Bar(name, tuple(int(line[status]) for status in STATUSES)))
     if not bars:
         return
+    totals = {status: int(declared[status].sum()) for status in (*STATUSES, "not measured")}
+    counts = [f"{count} {status}" for status, count in totals.items() if count]
     papers = sorted({str(source).partition(",")[0] for source in declared["source"]})
     few = list(declared.loc[declared["effort"] == "reduced", "experiment"])
     reduced = f", {'' if len(few) == len(declared) else f'{len(few)} of them '}with a reduced effort" if few else ""
     experiments = f"{len(declared)} experiment{'s' if len(declared) > 1 else ''}"
     sentence = (
-        f"Lines of {experiments} of {listed(papers)}{reduced}, variants of our own among them: "
-        f"{'; '.join(said)}. *Not* includes what the interval leaves open."
+        f"{sum(totals.values())} lines of {experiments} of {listed(papers)}{reduced}, variants of our own among them: "
+        f"{', '.join(counts)}. *Not* includes what the interval leaves open."
     )
     yield Headline("The KAN papers, again", sentence, "lines", "papers_declared", bars=bars, parts=STATUSES)

@@ -78,8 +78,8 @@ def test_bars_are_as_long_as_their_counts() -> None:
 def test_every_line_of_the_papers_is_counted() -> None:
     line = {"experiment": "special", "effort": "reduced", "reproduced": 2, "ordering only": 1, "not": 0, "not measured": 3}
     (found,) = headlines._papers(pd.DataFrame([line | {"source": "A paper, table 1"}]))
-    assert "Lines of 1 experiment of A paper, with a reduced effort," in found.sentence
-    assert "special 2 reproduced, 1 ordering only, 3 not measured." in found.sentence
+    assert "6 lines of 1 experiment of A paper, with a reduced effort," in found.sentence
+    assert ": 2 reproduced, 1 ordering only, 3 not measured." in found.sentence
     assert found.bars == [Bar("special", (2, 1, 0))]
 
 
@@ -93,7 +93,7 @@ def test_an_experiment_of_two_efforts_says_which() -> None:
         "source": "A paper, table 1",
     }
     (found,) = headlines._papers(pd.DataFrame([line | {"effort": effort} for effort in ("reduced", "full")]))
-    assert "Lines of 2 experiments of A paper, 1 of them with a reduced effort," in found.sentence
+    assert "6 lines of 2 experiments of A paper, 1 of them with a reduced effort," in found.sentence
     assert [bar.label for bar in found.bars] == ["special (reduced)", "special (full)"]
 
 
