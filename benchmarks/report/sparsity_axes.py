@@ -120,7 +120,8 @@ def _table(one: Lines, *, named: bool) -> Table:
             "; ".join(f"{name_of(line['value'])}{'*' * line['centre']}: {line['verdict']}, {text}" for line, text in records)
         )
         shown["verdict at the centre"].append(at)
-        shown["turns at"].append(", ".join(name_of(line["value"]) for line, _ in records if line["verdict"] != at) or "nowhere")
+        turns = [name_of(line["value"]) for line, _ in records if line["verdict"] in verdict.WORDS and line["verdict"] != at]
+        shown["turns at"].append(", ".join(turns) or "nowhere")
     name = f"sparsity_axes-{slug(one.base)}" if named else "sparsity_axes"
     view: View = dict(shown)
     said = undecided(rules.load(), frame["verdict"])

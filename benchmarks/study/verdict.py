@@ -22,6 +22,7 @@ from benchmarks.study.statistics import Estimate
 
 UNIT = ["task", "seed"]
 NO_ROWS, UNDECIDED = "no rows", "undecided"
+WORDS = ("worse", "better", "adequate", UNDECIDED)  # what a comparison with all of its tasks ends in
 SAME_CURVE, OTHER_CURVE = "the same curve", "not the same curve"
 
 

@@ -205,6 +205,7 @@ def test_a_comparison_that_lacks_tasks_has_no_verdict_though_it_has_numbers() ->
     found = verdict.verdicts(choices(reference, some), rule).set_index("family")
     assert list(found["verdict"]) == list(found["verdict_tasks"]) == ["1 of 2 tasks", "worse", verdict.NO_ROWS]
     assert found.loc["symbolic", "effect_low"] > MARGIN
+    assert [word in verdict.WORDS for word in found["verdict"]] == [False, True, False]
     helps = verdict.against_none(choices(plain, some), ["none", "candidate"], rule).set_index("family")
     assert helps["verdict"].to_dict() == {"symbolic": "1 of 2 tasks", "special": "harms by 101 %"}
 
