@@ -55,13 +55,6 @@ def draw_all(study: Study) -> Iterator[Drawn]:
     plain = any(not name.endswith(ENTROPY) for name in study.penalties if name != "none")
     dashed = " Dashed: without the entropy term." if plain else ""
     chosen = "each penalty at the strength that its validation set chose"
-    few = [
-        f"{label(name)} ({text})"
-        for name in study.penalties
-        for family in study.families
-        if (text := study.lacking(name, family))
-    ]
-    partial = f" Not drawn, as trained on some tasks of a family alone: {', '.join(few)}." if few else ""
     for name, penalties in (("", _with_entropy(study)), ("plain", _without_entropy(study))):
         if len(penalties) < 2:
             continue
@@ -72,7 +65,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             figure,
             drawn,
             f"Test error against the share of edges left, penalties {entropy} their entropy term: {chosen}. Above as pruned, "
-            f"below after the refit without a penalty. {bands} ({seeds}).{partial}",
+            f"below after the refit without a penalty. {bands} ({seeds}).{_not_drawn(study, penalties)}",
         )
     figure, drawn = effects(study)
     if not drawn.empty:
@@ -83,7 +76,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             drawn,
             "What each penalty does to the test error at equal edge counts, after the refit, against training without one: "
             f"left of 1 it helps.{hollow} Means over tasks and seeds{ends and ', 95 % intervals over seeds'} "
-            f"({seeds}).{partial}",
+            f"({seeds}).{_not_drawn(study, study.penalties)}",
         )
     figure, drawn = by_task(study, _with_entropy(study))
     yield (
@@ -99,7 +92,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         "The whole sweep: geometric mean of the test error along the curve over the strength of the penalty."
-        f"{dashed} The black line is no penalty. {bands} ({seeds}).{partial}",
+        f"{dashed} The black line is no penalty. {bands} ({seeds}).{_not_drawn(study, study.penalties)}",
     )
     figure, drawn = agreement(study)
     if not drawn.empty:
@@ -120,6 +113,14 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             f"error after the refit against edges left, {_means(study)}, one colour and marker for each strength of "
             f"the penalty, darker where it is weaker (pykan: {study.failed(study.original)}). Whether they differ: T19.",
         )
+
+
+def _not_drawn(study: Study, penalties: Sequence[str]) -> str:
+    """Which penalties have no curve in a family, for want of tasks, as the last sentence of a caption; empty if none."""
+    few = [
+        f"{label(name)} ({text})" for name in penalties for family in study.families if (text := study.lacking(name, family))
+    ]
+    return f" Not drawn, as trained on some tasks of a family alone: {', '.join(few)}." if few else ""
 
 
 def _means(study: Study) -> str:
