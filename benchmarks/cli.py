@@ -274,7 +274,7 @@ def merge_parts(out: Path, *, file: Path | None = None) -> None:
     )
     if len(done.machines) > 1:
         names = "; ".join(sorted(done.machines))
-        _say([f"the jobs ran on different machines, whose rows are never compared with one another: {names}"])
+        _say([f"the jobs ran on different machines, whose times and memory are never compared: {names}"])
 
 
 @app.command(name="pack")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks import kinds
 from benchmarks.analysis import results
-from benchmarks.analysis.settings import Settings, host, place, settings
+from benchmarks.analysis.settings import Settings, counted_at, host, place, settings
 from benchmarks.analysis.settings import slug as slug
 from benchmarks.kinds import Kind
 from benchmarks.run.archive import holds_rows
@@ -221,6 +221,8 @@ def package_versions(environment: Environment) -> str:
 def _newest(rows: Sequence[Row], environments: Mapping[str, Environment], order: Mapping[str, int]) -> list[Row]:
     """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions.
 
+    What is the same `anywhere` is kept once, whichever machine measured it last.
+
     A sweep replaces one of other strengths, whatever its seeds: together they would give a penalty more strengths to choose
     from than others have. Of the processes that repeat a cell those stay that ran what the newest one ran, where it ran: a
     median over two versions of the code, or over two machines of one name, would be of neither.
@@ -229,14 +231,14 @@ def _newest(rows: Sequence[Row], environments: Mapping[str, Environment], order:
     cells: dict[tuple[object, ...], Row] = {}
     sweeps: dict[tuple[object, ...], Row] = {}
     for row in sorted(rows, key=lambda row: order[row.case_key]):
-        where = place(row, environments)
+        where = counted_at(row, environments)
         latest[_without(row.case, "strengths").cell, row.case.process, where] = row
         cells[row.case.cell, where] = row
         if row.case.sweep:
             sweeps[_without(row.case, "strengths", "seeds").cell, where] = row
 
     def stays(row: Row) -> bool:
-        where = place(row, environments)
+        where = counted_at(row, environments)
         newest = cells[row.case.cell, where]
         if newest.versions != row.versions or (newest.source and row.source and newest.source != row.source):
             return False

@@ -1,9 +1,10 @@
 """What must be equal before measurements are drawn, compared or averaged together, and what that is called.
 
 A *base* says where and on what a row was measured: device, dtype, threads, and the precision of products, the seed, the version
-of torch and the machine where a folder holds several. A *setting* is the base and every field of a case that differs among the
-rows of its kind and is no column that readers see: blocks and budget of timed cases, grid, steps and refit of the sparsity
-study, recipe and epochs of images, and whatever field comes later. Where nothing differs, setting and base are the same words.
+of torch and the machine where a folder holds several; not the machine of what is the same `anywhere`. A *setting* is the base
+and every field of a case that differs among the rows of its kind and is no column that readers see: blocks and budget of timed
+cases, grid, steps and refit of the sparsity study, recipe and epochs of images, and whatever field comes later. Where nothing
+differs, setting and base are the same words.
 """
 
 from __future__ import annotations
@@ -118,6 +119,11 @@ def place(row: Row, environments: Mapping[str, Environment]) -> tuple[str, str |
     return row.machine, str(kind) if kind else None
 
 
+def counted_at(row: Row, environments: Mapping[str, Environment]) -> tuple[str, str | None] | None:
+    """Return the place of `row` if rows of several places are told apart, None if its kind is the same `anywhere`."""
+    return None if _kind(row).anywhere else place(row, environments)
+
+
 def host(row: Row, environments: Mapping[str, Environment]) -> str | None:
     """Return what tells the machine of `row` from others of the same name, if it was recorded."""
     environment = environments.get(row.run_id)
@@ -185,17 +191,17 @@ def _bases(rows: Sequence[Row], environments: Mapping[str, Environment]) -> dict
     torches = {row.versions.get("torch", "unknown") for row in rows}
     seeds = {row.case.seed for row in rows if _kind(row).joined}
     matmuls = {row.case.point.matmul for row in rows if _kind(row).joined}
-    places = {place(row, environments) for row in rows}
+    places = {one for row in rows if (one := counted_at(row, environments))}
     machines = {machine for machine, _ in places}
     kinds = len(places) > len(machines)
     names = {}
     for row in rows:
-        p, (machine, kind) = row.case.point, place(row, environments)
+        p, at = row.case.point, counted_at(row, environments)
         words = [p.device, p.dtype, f"{p.threads} thread{'s' * (p.threads > 1)}"]
         words += [f"{p.matmul} products"] if matmuls - {"ieee"} and _kind(row).joined else []
         words += [f"seed {row.case.seed}"] if len(seeds) > 1 and _kind(row).joined else []
         words += [f"torch {row.versions.get('torch', 'unknown')}"] if len(torches) > 1 else []
-        words += [machine] if len(machines) > 1 else []
-        words += [kind or "unknown kind of processor"] if kinds else []
+        words += [at[0]] if at and len(machines) > 1 else []
+        words += [at[1] or "unknown kind of processor"] if at and kinds else []
         names[row.case_key] = ", ".join(words)
     return names

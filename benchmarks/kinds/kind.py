@@ -93,6 +93,8 @@ class Kind:
     - `simulated`: it computes nothing, so that neither the memory nor the device of the machine limits it.
     - `fills_memory`: what it measures is the memory that it takes, so that a large one gets the machine for itself.
     - `in_precisions`: its products may be computed in each precision of the axis `matmul`.
+    - `anywhere`: what it measures is the same on every machine but for rounding, as errors of trained networks are and times
+      are not, so that its rows count together whichever machine they are of.
 
     `seconds(case)` and `peak_bytes(case)` predict. In reports, fields of the case in `seen` are columns, or pooled on purpose,
     and all others tell settings apart, compared among the rows of one `group(case, field)`; `joined` kinds share lines of a
@@ -127,6 +129,7 @@ class Kind:
     simulated: bool = False
     fills_memory: bool = False
     in_precisions: bool = False
+    anywhere: bool = False
     seconds: Callable[[Case], float] = lambda case: 0.0
     peak_bytes: Callable[[Case], int | None] = lambda case: None
     joined: bool = False

@@ -45,6 +45,13 @@ def seconds(case: Case) -> float:
     return experiment.seconds(run_of(case)) if experiment else 0.0
 
 
+def together(case: Case) -> str | None:
+    """Networks whose times are compared stay on one machine."""
+    told = dict(case.options)
+    experiment = papers.find_experiment(str(told["experiment"]))
+    return f"{told['experiment']} {told['effort']}" if experiment and experiment.timed else None
+
+
 _NOTE = (
     "Numbers of the papers are transcribed in benchmarks/papers/published.csv with equation, table and row. The status is "
     "computed from the rows by the rule of each experiment, last table. The effort *reduced* has fewer seeds, grids and steps "
@@ -74,10 +81,12 @@ KIND = Kind(
     packages=lambda case: ("scipy",),
     many=True,
     trains=True,
+    anywhere=True,
     seconds=seconds,
     seen=frozenset({"point.batch", "point.layers", "point.grid_size", "options", "seed"}),
     tables="benchmarks.report.papers:of_tables",
     figures="benchmarks.report.papers_figures:of_figures",
     grouped=("papers", "papers_declared"),
+    together=together,
     shown=(Shown(62, "papers", "The KAN papers reproduced", ("papers", "papers_declared"), note=_NOTE),),
 )

@@ -284,6 +284,7 @@ KIND = Kind(
     },
     packages=packages,
     trains=True,
+    anywhere=True,
     seconds=seconds,
     peak_bytes=peak_bytes,
     seen=frozenset(f"sweep.{name}" for name in ("task", "penalty", "strengths", "seeds", "formulas")),

@@ -91,6 +91,7 @@ class Experiment:
         train: `train(run) -> part`, or "module:function"; raises `reference.arm.Unsupported` for what cannot be trained.
         judge: the lines of the report from the results of one effort.
         seconds: predicted time of a run on one idle core.
+        timed: whether its lines compare times, so that one machine is to train all its networks.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Experiment:
     train: str | Callable[[Run], Mapping[str, Any]]
     judge: Callable[[Sequence[Result]], Iterable[Line]]
     seconds: Callable[[Run], float] = lambda run: 10.0
+    timed: bool = False
 
     def trained(self, run: Run) -> Mapping[str, Any]:
         """Train `run` in this process."""

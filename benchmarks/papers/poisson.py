@@ -78,4 +78,5 @@ EXPERIMENT = Experiment(
     train="benchmarks.papers.runs.poisson:train",
     judge=judge,
     seconds=seconds,
+    timed=True,
 )

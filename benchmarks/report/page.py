@@ -102,13 +102,15 @@ def _study(
     parts = []
     for study in studies:
         totals = sorted({int(counts[-1]) for counts in study.runs["edge_counts"]})
+        places = study.runs["machine"].nunique()
+        spread = f" They were trained on {places} machines, whose rounding differs." if places > 1 else ""
         parts.append(
             f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.runs['seed'].nunique()} seeds "
-            f"({study.setting}): {study.failed()}. {study.phase} Each was pruned to every declared number of its {totals[0]} "
-            f"to {totals[-1]} edges by one importance score and refitted without a penalty. The error is measured on samples "
-            "that were neither trained on nor used to choose a strength; 1 is what a constant gives. *These tasks* takes the "
-            "tasks as they are, *tasks like these* takes them for a sample. The verdict is computed from the rows by a rule "
-            "that was committed before the confirmatory run: benchmarks/study/RULE.md."
+            f"({study.setting}): {study.failed()}.{spread} {study.phase} Each was pruned to every declared number of its "
+            f"{totals[0]} to {totals[-1]} edges by one importance score and refitted without a penalty. The error is measured "
+            "on samples that were neither trained on nor used to choose a strength; 1 is what a constant gives. *These "
+            "tasks* takes the tasks as they are, *tasks like these* takes them for a sample. The verdict is computed from "
+            "the rows by a rule that was committed before the confirmatory run: benchmarks/study/RULE.md."
         )
         parts.append(without_verdict(study.runs, study.verdicts))
     verdicts = [table for table in tables if table.name.startswith("sparsity_verdict")]

@@ -29,7 +29,7 @@ _READS, _AGAIN_S = 3, 0.2
 class Merged:
     """What a merge came to: rows `added`, `known` from before, and `left` where they are, since another row of the case counts.
 
-    `machines` counts the machines of all jobs by what they are called: rows of two names are never compared.
+    `machines` counts the machines of all jobs by what they are called: their times and memory are never compared.
     """
 
     jobs: int

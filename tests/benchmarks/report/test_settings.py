@@ -252,3 +252,28 @@ def test_processors_of_one_name_and_two_kinds_are_two_machines(run: Any, speed_c
     path.write_text("".join(f"{json.dumps(one)}\n" for one in kinds), encoding="utf-8")
     found = stored.load(out)
     assert sorted(found.speed["setting"]) == ["cpu, float32, 1 thread, AVX", "cpu, float32, 1 thread, AVX2"]
+
+
+def test_networks_of_two_machines_count_together_and_times_do_not(
+    full_run: Any, make_run: Callable[[], Any], tmp_path: Path
+) -> None:
+    alone = frames(full_run.write(tmp_path / "one"))
+    spread = make_run()
+    for row in full_run.rows:
+        elsewhere = row.case.sweep.penalty.startswith("weight") if row.case.sweep else row.case.arm != "efficient_kan"
+        spread.rows.append(row.model_copy(update={"machine": "Other CPU"}) if elsewhere else row)
+    out = spread.write(tmp_path / "two")
+    both = frames(out)
+    assert both["T15"].to_csv() == alone["T15"].to_csv()
+    assert all(setting.endswith(("Example CPU, 2 cores, 8 GiB", "Other CPU")) for setting in both["T3"]["setting"])
+    assert both["T3"]["setting"].nunique() == 2
+    render(out)
+    assert "trained on 2 machines" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_network_that_two_machines_trained_counts_once(full_run: Any, make_run: Callable[[], Any], tmp_path: Path) -> None:
+    alone = stored.load(full_run.write(tmp_path / "one"))
+    again = grown(full_run, make_run, "sparsity", lambda case: case, machine="Other CPU")
+    both = stored.load(again.write(tmp_path / "two"))
+    assert len(both.sparsity) == len(alone.sparsity)
+    assert both.superseded == alone.superseded + sum(row.case.kind == "sparsity" for row in full_run.rows)

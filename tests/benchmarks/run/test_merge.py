@@ -200,9 +200,7 @@ def test_machines_of_one_name_are_told_and_the_processes_of_a_cell_never_pooled(
     printed, said = capsys.readouterr()
     assert "4 rows added from 3 jobs" in printed
     assert "2 machines are called 'Example CPU'" in " ".join(said.split())
-    assert "different machines, whose rows are never compared with one another: Example CPU; Other CPU" in " ".join(
-        said.split()
-    )
+    assert "different machines, whose times and memory are never compared: Example CPU; Other CPU" in " ".join(said.split())
     assert len(merge.statuses(tmp_path)) == 4
     loaded = data.load(tmp_path)
     assert sorted(one.case_key for one in loaded.rows) == ["k2", "k3", "k9"]

@@ -54,6 +54,8 @@ def test_arms_kinds_and_processes_of_a_point_stay_together(name: str) -> None:
             together.setdefault((case.backbone, sizes), set()).add(split[id(case)])
         elif case.sweep:
             together.setdefault(case.sweep.task, set()).add(split[id(case)])
+        elif case.kind == "papers" and dict(case.options)["experiment"] == "poisson":  # whose lines compare times
+            together.setdefault(dict(case.options)["effort"], set()).add(split[id(case)])
     assert together
     assert {key: found for key, found in together.items() if len(found) > 1} == {}
 
