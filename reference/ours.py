@@ -7,8 +7,14 @@ import copy
 from torch import Tensor, nn
 
 from efficient_kan import KAN, SampleL1, SampleStd, WeightL1
+from efficient_kan.penalties import Penalty
 
 _PENALTIES = {"weight_l1": WeightL1, "sample_l1": SampleL1, "sample_std": SampleStd}
+
+
+def penalty_of(name: str) -> Penalty | None:
+    """Return the package's own penalty called `name` with its default factors, None for "none"."""
+    return None if name == "none" else _PENALTIES[name]()
 
 
 def build(source: KAN) -> KAN:
@@ -30,6 +36,6 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 
 
 def penalised(module: nn.Module, x: Tensor, penalty: str) -> tuple[Tensor, Tensor]:
-    """Return outputs and the package's own penalty with its default factors."""
+    """Return outputs and the penalty."""
     assert isinstance(module, KAN)
     return module.forward_with_penalty(x, _PENALTIES[penalty]())

@@ -1,12 +1,14 @@
-"""Bars of the CPU kernel: the way taken over the best way on random shapes, first use, and wide layers over `gemm_bound`.
+"""Bars of the CPU kernel: the way taken over the best way on random shapes, and first use.
 
 The ways to a layer's outputs are the compiled kernel as it chooses, its product by spans where it chose that by samples, and
-`native`, dense features and the library's product. Ways are interleaved and the least time of each counts, which other
-processes disturb least. Shapes are drawn from the clock, whose seed is printed; what exceeds the bar is timed again.
+`native`, dense features and the library's product; those to a network's are one pass and layer by layer. Ways are interleaved
+and the least time of each counts, which other processes disturb least. Shapes are drawn from the clock, whose seed is printed;
+what exceeds the bar is timed again.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import random
@@ -14,16 +16,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 
-from efficient_kan import KAN, KANLinear, kernels
+from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
+from efficient_kan.penalties import Penalty
 
 _WORST = 1.3
 _STEP_S = 1.0  # of the slowest step that is measured
 _RATE = 5e9  # multiplications a second that a step is taken to reach when shapes are drawn
 _WAYS = ("cpu", "by_span", "native")
+_PENALTIES: dict[str, Penalty] = {"SampleL1": SampleL1(), "SampleStd": SampleStd(), "WeightL1": WeightL1()}
+_CALLS: dict[int, int] = importlib.import_module("efficient_kan.kernels.cpu.network")._CALLS  # what decides, to force one pass
 
 
 class Shape(NamedTuple):
@@ -71,23 +79,80 @@ def times(shape: Shape, repeats: int) -> dict[str, float]:
     return best
 
 
+class Small(NamedTuple):
+    """A network that may be computed in one pass, its samples, and what is called."""
+
+    batch: int
+    widths: tuple[int, ...]
+    grid_size: int
+    order: int
+    dtype: torch.dtype
+    mode: str  # inference, no penalty (forward and backward), or the name of a penalty
+
+
+def draw_small(source: random.Random) -> Small:
+    """One to three layers whose outputs and grids fit into one pass on any processor, each size even on a logarithmic scale."""
+
+    def size(most: int) -> int:
+        return round(math.exp(source.uniform(0, math.log(most))))
+
+    while True:
+        batch, grid_size, order = size(16384), size(12), source.randint(1, 5)
+        widths = (size(1000), *(size(32) for _ in range(source.randint(1, 3))))
+        dtype, mode = source.choice((torch.float32, torch.float64)), source.choice(("inference", "no penalty", *_PENALTIES))
+        dense = 6 * batch * sum(i * o for i, o in pairwise(widths)) * (grid_size + order)
+        if batch > 1 and dense < _STEP_S * _RATE / 10:
+            return Small(batch, widths, grid_size, order, dtype, mode)
+
+
+def small_times(small: Small, repeats: int) -> dict[str, float]:
+    """The least seconds of the way taken, of layers one by one (`by_span`) and of one pass (`by_sample`)."""
+    generator = torch.Generator().manual_seed(0)
+    kan = KAN(list(small.widths), small.grid_size, small.order, dtype=small.dtype, generator=generator)
+    x = 2 * torch.rand(small.batch, small.widths[0], dtype=small.dtype, generator=generator) - 1
+    penalty = _PENALTIES.get(small.mode)
+    chosen = kernels.algorithm(kan, small.batch, penalty)
+    best = {"by_span": math.inf, "by_sample": math.inf}
+    for repeat in range(repeats + 1):
+        for way in best:
+            kan.zero_grad()
+            with kernels.set_whole_networks(way == "by_sample"), mock.patch.dict(_CALLS, dict.fromkeys(_CALLS, 10**15)):
+                begin = time.perf_counter()
+                with torch.set_grad_enabled(small.mode != "inference"):
+                    y, value = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
+                if small.mode != "inference":
+                    (y.sum() + value).backward()
+                end = time.perf_counter()
+            if repeat:  # the first one compiles and fills caches
+                best[way] = min(best[way], end - begin)
+    return {"taken": best[chosen], **best}
+
+
 def report(number: int, seconds: float) -> None:
-    """Print the way taken over the best way for so many random shapes, or as many as the time is enough for."""
+    """Print the way taken over the best way for so many random shapes, or as many as half of the time is enough for."""
+    _report("shapes", draw, times, "cpu", number, seconds / 2)
+    _report("small networks", draw_small, small_times, "taken", number, seconds / 2)
+
+
+def _report(
+    what: str, drawn: Callable[[random.Random], Any], timed: Callable[[Any, int], dict[str, float]], taken: str, number: int,
+    seconds: float,
+) -> None:  # fmt: skip
     seed, end = time.time_ns() % 2**32, time.monotonic() + seconds
     ratios: list[float] = []
     source = random.Random(seed)
-    print(f"random shapes from seed {seed}", flush=True)
+    print(f"random {what} from seed {seed}", flush=True)
     while len(ratios) < number and time.monotonic() < end:
-        shape = draw(source)
-        best = times(shape, 3)
-        if best["cpu"] > _WORST * min(best.values()):
-            best = times(shape, 9)
-        ratios.append(best["cpu"] / min(best.values()))
+        shape = drawn(source)
+        best = timed(shape, 3)
+        if best[taken] > _WORST * min(best.values()):
+            best = timed(shape, 9)
+        ratios.append(best[taken] / min(best.values()))
         if ratios[-1] > _WORST:
             print(f"  {shape}: " + ", ".join(f"{way} {seconds * 1e3:.2f} ms" for way, seconds in best.items()), flush=True)
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     print(
-        f"the way taken over the best way, {len(ratios)} random shapes: {mean:.3f} in geometric mean (bar: 1.06), "
+        f"the way taken over the best way, {len(ratios)} random {what}: {mean:.3f} in geometric mean (bar: 1.06), "
         f"{max(ratios):.2f} at worst (bar: {_WORST})",
         flush=True,
     )

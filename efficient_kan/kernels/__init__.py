@@ -257,10 +257,10 @@ def report() -> Report:
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
 
 
-def explain(layer: KANLinear | KAN, batch: int) -> str:
+def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) -> str:
     """Which kernels compute a layer's product of so many samples on the device where it is, and why, in lines of text.
 
-    Of a network: whether it is computed in one pass, or the same of each layer.
+    Of a network: whether it is computed in one pass, with ``penalty`` if one is given, or the same of each layer.
 
     On a CPU also its algorithm, operations, bytes and how the work is divided. On a GPU ``auto`` decides for each of the three
     products by a model, or by measured times where it has them.
@@ -269,7 +269,7 @@ def explain(layer: KANLinear | KAN, batch: int) -> str:
         ValueError: if ``layer`` is no KANLinear or KAN, or ``batch`` no integer >= 0.
     """
     if hasattr(layer, "kan_layers"):
-        return _explain_network(cast("KAN", layer).kan_layers, batch)
+        return _explain_network(cast("KAN", layer).kan_layers, batch, penalty)
     layer = cast("KANLinear", layer)
     known = all(hasattr(layer, name) for name in ("kernel", "layer_inputs", "in_features", "spline_weight"))
     _checks.require(known, "layer", "a KANLinear", layer)
@@ -291,12 +291,12 @@ def explain(layer: KANLinear | KAN, batch: int) -> str:
     return f"{chosen}\n{kernel.explain(inputs)}" if name == "cpu" else chosen
 
 
-def algorithm(layer: KANLinear | KAN, batch: int) -> str:
+def algorithm(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) -> str:
     """The name of what computes so many samples, for records of measurements; :func:`explain` says more.
 
     ``by_sample`` (a small network in one pass), ``by_span`` (the CPU kernel, layer by layer), ``native`` or ``cuda``; names of
-    layers that differ have ``+`` between. It follows from shapes, dtype and machine, never from a measurement;
-    :class:`set_whole_networks` and the ``kernel`` of a layer pin it.
+    layers that differ have ``+`` between. It follows from shapes, dtype, torch's number of threads, the penalty and the
+    machine, never from a measurement; :class:`set_whole_networks` and the ``kernel`` of a layer pin it.
 
     Raises:
         ValueError: as :func:`explain`.
@@ -307,17 +307,17 @@ def algorithm(layer: KANLinear | KAN, batch: int) -> str:
         return "cuda" if on_gpu and word != "native" else "by_span" if word == "cpu" else word
     layers = cast("KAN", layer).kan_layers
     of_layers = dict.fromkeys(algorithm(each, batch) for each in layers)
-    _, whole = _whole(layers, batch)
+    _, whole = _whole(layers, batch, penalty)
     return "by_sample" if whole else "+".join(of_layers)
 
 
-def _explain_network(layers: Sequence[KANLinear], batch: int) -> str:
+def _explain_network(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> str:
     by_layers = [f"layers[{n}]: {explain(layer, batch)}" for n, layer in enumerate(layers)]
-    reason, whole = _whole(layers, batch)
+    reason, whole = _whole(layers, batch, penalty)
     return reason if whole else "\n".join([reason, *by_layers] if reason else by_layers)
 
 
-def _whole(layers: Sequence[KANLinear], batch: int) -> tuple[str, bool]:
+def _whole(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> tuple[str, bool]:
     """Why a network is computed in one pass, or why not, in words where that is a choice; and whether it is."""
     _checks.integer(batch, "batch", 0)
     kernel = _kernel("cpu")
@@ -326,7 +326,7 @@ def _whole(layers: Sequence[KANLinear], batch: int) -> tuple[str, bool]:
         return "", False
     shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
     size = layers[0].spline_weight.element_size()
-    return kernel.explain_network(batch, shapes, size), kernel.takes_network(batch, shapes, size)
+    return kernel.explain_network(batch, shapes, size, penalty), kernel.takes_network(batch, shapes, size, penalty)
 
 
 def _from_environment(name: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -209,7 +210,7 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
     assert [is_whole(kan(x)) for kan in (small, wide, fine)] == [True, False, False]
     assert not is_whole(small(samples(100_000, 2)))
     assert not is_whole(network([2, 5, 1], kernel="native")(x))
-    assert kernels.explain(small, 10).startswith("cpu: the whole network in one pass (1,350 products")
+    assert kernels.explain(small, 10).startswith("cpu: the whole network in one pass (in one pass: up to ")
     assert [kernels.algorithm(kan, 10) for kan in (small, wide, fine)] == ["by_sample", "by_span", "by_span"]
     assert kernels.algorithm(on_native(small), 10) == "native"
     assert kernels.algorithm(small.kan_layers[0], 10) == "by_span"
@@ -226,6 +227,48 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
     assert is_whole(small(x))
     with pytest.raises(ValueError, match="enabled"):
         kernels.set_whole_networks(1)  # type: ignore[arg-type]
+
+
+class OfOthers(SampleL1):
+    """A penalty that the compiled pass does not know."""
+
+
+@pytest.fixture(params=[1, 2, 16])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def most_samples(kan: KAN, penalty: Any = None) -> int:
+    """The largest power of two of samples that are computed in one pass."""
+    fits = [kernels.algorithm(kan, 2**n, penalty) == "by_sample" for n in range(1, 25)]
+    assert fits == sorted(fits, reverse=True)
+    return int(2 ** sum(fits))
+
+
+def test_the_choice_weighs_calls_against_operations_and_threads(threads: int) -> None:
+    """[1, 1]: a vector of outputs takes k + 2 operations of a sample, of which layers do half, and 5 for the input's bases."""
+    extra = 5 * (1 - 0.5 / threads) + 5 * (1 - 1 / threads)
+    assert most_samples(network([1, 1])) == 2 ** math.floor(math.log2(90_000 / extra))
+    penalties = None, SampleL1(), WeightL1(), SampleStd()
+    most = [most_samples(network([4, 8, 1]), penalty) for penalty in penalties]
+    assert most == sorted(most) and most[0] < most[-1]
+    assert most_samples(network([4, 8, 1]), OfOthers()) == 1
+
+
+def test_explain_says_what_was_weighed(threads: int) -> None:
+    text = kernels.explain(network([1, 1]), 100)
+    extra = round(100 * (5 * (1 - 0.5 / threads) + 5 * (1 - 1 / threads)))
+    assert f"up to 90,000 operations on vectors more than layers on {threads} threads do: {extra:,} here" in text
+    assert "up to 400,000 operations" in kernels.explain(network([1, 1]), 100, SampleStd())
+
+
+def test_a_penalised_pass_is_chosen_by_its_penalty() -> None:
+    kan, x = network([4, 8, 1]), samples(2 * most_samples(network([4, 8, 1])), 4)
+    assert not is_whole(kan(x))
+    assert is_whole(kan.forward_with_penalty(x, SampleStd())[0])
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0", "by_span"), ("1", "by_sample"), ("no", "expected 0 or 1")])

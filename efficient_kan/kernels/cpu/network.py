@@ -1,8 +1,9 @@
 """A network of small layers as one node of autograd's graph, penalty included, computed by `products.by_sample`.
 
 A step of a small network is bound by calls: some 150 µs a layer, of Python and of torch. Here it is one node, and a compiled
-call a layer forward and one backward. Chosen by shapes alone (:func:`takes_network`), since its rounding differs from that of
-layers one by one; derivatives of higher order are those of the kernel `native`.
+call a layer forward and one backward, on one thread. Chosen by shapes, threads and penalty (:func:`takes_network`), never by a
+measurement, since its rounding differs from that of layers one by one; derivatives of higher order are those of the kernel
+`native`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from efficient_kan import kernels
 from efficient_kan.kernels import LayerInputs, native
 from efficient_kan.kernels.cpu import dispatch
 from efficient_kan.kernels.cpu.codegen.jit import REAL, stored
-from efficient_kan.kernels.cpu.codegen.simd import NEAREST_CACHE
+from efficient_kan.kernels.cpu.codegen.simd import NEAREST_CACHE, VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.tables import tables
 from efficient_kan.kernels.cpu.penalties import of_network
 from efficient_kan.kernels.cpu.penalties.of_network import Described
 from efficient_kan.kernels.cpu.products import by_sample
 
-# Products of a pass (samples, inputs, features, outputs) from which on layers are worth several threads each.
-_PRODUCTS = 6_000_000
+# What `by_sample` does, in operations on vectors forward: k + 2 for a sample, an input and a vector of outputs, and these for a
+# sample and an input's span and bases. `by_span` does half of the former, and shares all among threads.
+_BASES = 5
+# What it saves: a layer's calls one by one, in such operations, by the kind of the penalty (0: none).
+_CALLS = {0: 90_000, of_network.SAMPLE_L1: 120_000, of_network.WEIGHT_L1: 270_000, of_network.SAMPLE_STD: 400_000}
 
 # A layer's sizes (I, O, T, k), and its tensors: knots (I, T), spline weight (O, I, N), scaler (O, I) or None, mask (O, I), base
 # weight (O, I), bias (O,) or None.
@@ -40,7 +44,8 @@ _TENSORS = 6
 class _Sizes(NamedTuple):
     """What depends on a network's shapes alone."""
 
-    products: int  # for a sample
+    products: int  # operations of a sample
+    bases: int
     small: bool
 
 
@@ -50,7 +55,9 @@ def _sizes(shapes: tuple[Shape, ...], size: int) -> _Sizes:
     coefficients, widest = by_sample.fitting(NEAREST_CACHE, size)
     fits = all(t - k - 1 <= coefficients and o <= widest and k in dispatch.ORDERS for i, o, t, k in shapes)
     chained = all(before[1] == after[0] for before, after in itertools.pairwise(shapes))
-    return _Sizes(sum(i * o * (t - k) for i, o, t, k in shapes), fits and chained)
+    lanes = VECTOR_BYTES // size
+    products = sum(i * -(-o // lanes) * (k + 2) for i, o, _, k in shapes)
+    return _Sizes(products, _BASES * sum(i for i, *_ in shapes), fits and chained)
 
 
 class _Scratch(NamedTuple):
@@ -72,21 +79,39 @@ def _scratch(batch: int, shapes: tuple[Shape, ...], size: int) -> _Scratch:
     return _Scratch(tuple(layouts), tuple(statistics), tuple(hidden), max(bytes_) // size)
 
 
-def takes_network(batch: int, shapes: Sequence[Shape], size: int) -> bool:
+def takes_network(batch: int, shapes: Sequence[Shape], size: int, penalty: object = None) -> bool:
     """Whether networks of layers ``(I, O, T, k)`` are computed here with so many samples, of ``size`` bytes a number."""
-    sizes = _sizes(tuple(shapes), size)
-    return sizes.small and batch * sizes.products <= _PRODUCTS
+    return _takes(batch, tuple(shapes), size, penalty is not None, of_network.described(penalty))
 
 
-def explain_network(batch: int, shapes: Sequence[Shape], size: int) -> str:
+def _takes(batch: int, shapes: tuple[Shape, ...], size: int, penalised: bool, penalty: Described | None) -> bool:
+    if penalised and (penalty is None or batch < penalty.least):
+        return False
+    sizes = _sizes(shapes, size)
+    return sizes.small and _extra(batch, sizes) <= _worth(shapes, penalty)
+
+
+def _extra(batch: int, sizes: _Sizes) -> float:
+    """Operations that a pass does and each of torch's threads would not, were layers computed by spans."""
+    threads = torch.get_num_threads()
+    return batch * (sizes.products * (1 - 0.5 / threads) + sizes.bases * (1 - 1 / threads))
+
+
+def _worth(shapes: tuple[Shape, ...], penalty: Described | None) -> int:
+    return len(shapes) * _CALLS[0 if penalty is None else penalty.kind]
+
+
+def explain_network(batch: int, shapes: Sequence[Shape], size: int, penalty: object = None) -> str:
     """Why, or why not, in a line of text."""
-    products, (coefficients, widest) = batch * _sizes(tuple(shapes), size).products, by_sample.fitting(NEAREST_CACHE, size)
-    limits = (
-        f"up to {widest} outputs of a layer and {coefficients} coefficients of an edge, for a nearest cache of "
-        f"{NEAREST_CACHE // 1024} KiB, and {_PRODUCTS:,} products of a pass"
+    shapes, found = tuple(shapes), of_network.described(penalty)
+    which = "the whole network in one pass" if takes_network(batch, shapes, size, penalty) else "layer by layer"
+    coefficients, widest = by_sample.fitting(NEAREST_CACHE, size)
+    return (
+        f"cpu: {which} (in one pass: up to {widest} outputs of a layer and {coefficients} coefficients of an edge, for a "
+        f"nearest cache of {NEAREST_CACHE // 1024} KiB, without a penalty or with one of efficient_kan's, while that takes up "
+        f"to {_worth(shapes, found):,} operations on vectors more than layers on {torch.get_num_threads()} threads do: "
+        f"{_extra(batch, _sizes(shapes, size)):,.0f} here; kernels.set_whole_networks(False) for layers)"
     )
-    which = "the whole network in one pass" if takes_network(batch, shapes, size) else "layer by layer"
-    return f"cpu: {which} ({products:,} products; in one pass: {limits}; kernels.set_whole_networks(False) for layers)"
 
 
 def network(
@@ -126,10 +151,8 @@ def network(
     shapes = tuple(described)
     flat_already = x.dim() == 2
     batch, width = x.shape if flat_already else (math.prod(x.shape[:-1]), x.shape[-1])
-    if width != shapes[0][0] or not takes_network(batch, shapes, x.element_size()):
-        return None
     found = None if penalty is None else of_network.described(penalty)
-    if penalty is not None and (found is None or batch < found.least):
+    if width != shapes[0][0] or not _takes(batch, shapes, x.element_size(), penalty is not None, found):
         return None
     samples = x if flat_already else x.reshape(-1, width)
     samples = samples if samples.is_contiguous() else samples.contiguous()

@@ -293,6 +293,12 @@ def test_equal_inputs_have_no_deviation_and_no_gradient(kernel: Any) -> None:
     assert (deviations == 0).tolist() == [False, True, False] and not x.grad[:, 1].any() and x.grad[:, ::2].any()
 
 
+@pytest.mark.parametrize("samples", [0, 1])
+def test_too_few_samples_have_no_deviation(samples: int) -> None:
+    found = cpu.input_std(of_inputs(torch.ones(samples, 3)))
+    assert found.shape == (3,) and found.isnan().all()
+
+
 def test_deviations_of_inputs_are_the_same_bits_on_any_number_of_threads() -> None:
     inputs, threads, found = of_inputs(torch.randn(300, 70, generator=source())), torch.get_num_threads(), []
     try:

@@ -8,6 +8,7 @@ import torch
 from efficient_kan.kernels import Parameters
 from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, addresses, at
+from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.fold import fold, unfold
 from efficient_kan.kernels.cpu.common.job import Job, make_job, read
 from efficient_kan.kernels.cpu.common.transpose import transpose
@@ -30,7 +31,7 @@ def test_transposes_shapes_of_any_kind(rows: int, columns: int) -> None:
         job = at(job_at, 0)
         transpose(at(job[0], 0.0), stop, at(job[1], 0.0), start + 3, start, stop, job[2])
 
-    record = openmp.record((*addresses(given, found), 4))
+    record = openmp.record((*addresses(given, found), VECTOR_BYTES // 8))
     Entry(turn)(record.address, rows, columns)
     assert torch.equal(found[:, :rows], given.T)
     assert found[:, rows:].eq(-1.0).all()

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
 from efficient_kan.kernels.cpu.codegen.jit import at, moved, noinline, size_of
-from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
-from efficient_kan.kernels.cpu.common.job import read
+from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, Emitter, real_of
+from efficient_kan.kernels.cpu.common.job import read, vectors_of
 from efficient_kan.kernels.cpu.common.transpose import transpose
 
 
@@ -22,11 +26,10 @@ def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: An
     rows, tile, lanes = width * job.length, job.tile, VECTOR_BYTES // size
     weights = at(room + job.weights, zero)
     source = at(job.spline + (o * job.inputs + i) * job.length * size, zero)
-    transpose(source, job.inputs * job.length, weights, tile, some, rows, lanes)
     if some < tile:
-        for row in range(rows):
-            for n in range(some, tile):
-                weights[row * tile + n] = zero
+        for n in range(rows * tile):
+            weights[n] = zero
+    transpose(source, job.inputs * job.length, weights, tile, some, rows, lanes)
     scaler, mask, base = at(job.scaler, zero), at(job.mask, zero), at(job.base_weight, zero)
     for n in range(width):
         scales, bases = at(room + job.scales + n * tile * size, zero), at(room + job.bases + n * tile * size, zero)
@@ -37,6 +40,37 @@ def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: An
             of_mask = mask[edge] if job.mask else one
             scales[c] = of_mask * scaler[edge] if job.scaler else of_mask
             bases[c] = of_mask * base[edge] if job.base_weight else weights[((n + 1) * job.length - 1) * tile + c]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _scale_rows(
+    _: Any, grads: Any, whole: Any, weights: Any, tile: Any, scales: Any, totals: Any, rows: Any, vectors: Any
+) -> Any:
+    """``totals = sum_f grads[f] * weights[f]``, then ``grads *= scales``: so many ``vectors`` of each of ``rows``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        grads, whole, weights, tile, scales, totals, rows, vectors = args
+        emit = Emitter(builder, real_of(signature.args[0]))
+
+        def scale(count: int) -> None:
+            factors, sums = emit.load_all(scales, count), emit.zeros(count)
+            with cgutils.for_range(builder, rows) as loop:
+                of_row, row = (
+                    emit.place(grads, builder.mul(loop.index, whole)),
+                    emit.place(weights, builder.mul(loop.index, tile)),
+                )
+                for n, (factor, total) in enumerate(zip(factors, sums, strict=True)):
+                    place = emit.place(of_row, n * emit.lanes)
+                    gradient, weight = emit.load(place), emit.load(emit.place(row, n * emit.lanes))
+                    emit.put(emit.plus(emit.held(total), emit.times(gradient, weight)), total)
+                    emit.store(emit.times(gradient, factor), place)
+            for n, total in enumerate(sums):
+                emit.store(emit.held(total), emit.place(totals, n * emit.lanes))
+
+        emit.of_widths(vectors, scale)
+        return context.get_dummy_value()
+
+    return types.void(grads, types.intp, weights, types.intp, scales, totals, types.intp, types.intp), generate
 
 
 @noinline
@@ -55,16 +89,10 @@ def unfold(job_at: int, room: int, part: int, i: int, width: int, o: int, some: 
         first, scales = n * job.length, at(room + job.scales + n * tile * size, zero)
         of_base = at(room + job.of_bases + (n * whole + place) * size, zero)
         totals = at(room + job.bases + n * tile * size, zero)
-        for c in range(tile):
-            totals[c] = zero
-        for f in range(length):
-            of_row = moved(grads, (first + f) * whole)
-            if job.of_scaler:
-                row = at(room + job.weights + (first + f) * tile * size, zero)
-                for c in range(tile):
-                    totals[c] += of_row[c] * row[c]
-            for c in range(tile):
-                of_row[c] *= scales[c]
+        row = at(room + job.weights + first * tile * size, zero)
+        _scale_rows(
+            moved(grads, first * whole), whole, row, tile, scales, totals, length, vectors_of(some, VECTOR_BYTES // size)
+        )
         if not job.base_weight:
             for c in range(some):
                 grads[(first + length) * whole + c] = of_base[c]

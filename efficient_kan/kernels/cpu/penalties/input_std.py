@@ -6,6 +6,7 @@ those to the mean. torch's own loop along columns takes several times as long. O
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -63,9 +64,11 @@ def _deviate(real: Any) -> Entry:
 
 
 def deviations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``(I,)`` deviations and, in float64, means of ``x - x[0]``; ``x`` is contiguous."""
+    """``(I,)`` deviations and, in float64, means of ``x - x[0]``; ``x`` is contiguous. NaN without samples."""
     (batch, inputs), found = x.shape, x.new_empty(x.shape[1])
     origin, mean, square = x.new_empty((3, inputs), dtype=torch.float64)
+    if not batch:
+        return found.fill_(math.nan), mean.fill_(math.nan)
     if stored(x):
         job = _Columns._make((*addresses(x, found, origin, mean, square), batch, inputs))
         openmp.run(_deviate(REAL[x.dtype]), inputs, job, least=_LEAST)

@@ -33,7 +33,7 @@ class Described(NamedTuple):
 
 @lru_cache(maxsize=64)
 def described(penalty: object) -> Described | None:
-    """A penalty of :mod:`efficient_kan.penalties`; None for those that others have made."""
+    """A penalty of :mod:`efficient_kan.penalties`; None for those that others have made, and for none."""
     from efficient_kan.penalties import SampleL1, SampleStd, WeightL1
 
     if type(penalty) is SampleL1:

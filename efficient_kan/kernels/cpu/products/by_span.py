@@ -232,7 +232,8 @@ def _pull_back(order: int, real: Any) -> Entry:
                             if not folds:
                                 fold(job_at, room, i, width, o, some, zero)
                             unfold(job_at, room, of_samples, i, width, o, some, zero)
-                            clear(job_at, room, width, zero)
+                            if o + tile < outputs:
+                                clear(job_at, room, width, zero)
                     if job.of_x:
                         scatter(job_at, room, job.pulled, job.of_x, sample, samples, i, width, zero)
                     if job.of_base:
