@@ -102,8 +102,8 @@ class Data:
 
 
 def current_rows(out: Path) -> tuple[list[Row], int, dict[str, Environment], dict[str, int]]:
-    """Return the newest row of each case on each machine, how many older ones are left out, the environments of `out`, and by
-    case key the order in which rows were stored.
+    """Return the newest row of each case on each machine, or on any if they count together, how many older ones are left out,
+    the environments of `out`, and by case key the order in which rows were stored.
 
     Raises ValueError if `out` holds no finished case, or a damaged row or one of another schema version.
     """
@@ -221,7 +221,7 @@ def package_versions(environment: Environment) -> str:
 def _newest(rows: Sequence[Row], environments: Mapping[str, Environment], order: Mapping[str, int]) -> list[Row]:
     """Keep the last measurement of each case on each machine: the key of a case changes with its source and versions.
 
-    What is the same `anywhere` is kept once, whichever machine measured it last.
+    What counts `anywhere` is kept once, of the machine that measured it last; what another one failed at is not kept.
 
     A sweep replaces one of other strengths, whatever its seeds: together they would give a penalty more strengths to choose
     from than others have. Of the processes that repeat a cell those stay that ran what the newest one ran, where it ran: a
@@ -232,7 +232,11 @@ def _newest(rows: Sequence[Row], environments: Mapping[str, Environment], order:
     sweeps: dict[tuple[object, ...], Row] = {}
     for row in sorted(rows, key=lambda row: order[row.case_key]):
         where = counted_at(row, environments)
-        latest[_without(row.case, "strengths").cell, row.case.process, where] = row
+        key = _without(row.case, "strengths").cell, row.case.process, where
+        known = latest.get(key)
+        if known and row.status != "ok" == known.status and place(row, environments) != place(known, environments):
+            continue
+        latest[key] = row
         cells[row.case.cell, where] = row
         if row.case.sweep:
             sweeps[_without(row.case, "strengths", "seeds").cell, where] = row

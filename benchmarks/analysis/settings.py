@@ -1,7 +1,7 @@
 """What must be equal before measurements are drawn, compared or averaged together, and what that is called.
 
 A *base* says where and on what a row was measured: device, dtype, threads, and the precision of products, the seed, the version
-of torch and the machine where a folder holds several; not the machine of what is the same `anywhere`. A *setting* is the base
+of torch and the machine where a folder holds several; not the machine of what counts `anywhere`. A *setting* is the base
 and every field of a case that differs among the rows of its kind and is no column that readers see: blocks and budget of timed
 cases, grid, steps and refit of the sparsity study, recipe and epochs of images, and whatever field comes later. Where nothing
 differs, setting and base are the same words.
@@ -120,8 +120,8 @@ def place(row: Row, environments: Mapping[str, Environment]) -> tuple[str, str |
 
 
 def counted_at(row: Row, environments: Mapping[str, Environment]) -> tuple[str, str | None] | None:
-    """Return the place of `row` if rows of several places are told apart, None if its kind is the same `anywhere`."""
-    return None if _kind(row).anywhere else place(row, environments)
+    """Return the place of `row` if rows of several places are told apart, None if they count together."""
+    return None if _kind(row).anywhere(row.case) else place(row, environments)
 
 
 def host(row: Row, environments: Mapping[str, Environment]) -> str | None:

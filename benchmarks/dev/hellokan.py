@@ -3,7 +3,8 @@
     python -m benchmarks.dev.hellokan --seeds 20 --pykan
 
 Each seed draws data and initial weights, trains a [2, 5, 1] network with a penalty, prunes it and trains it again. A formula
-counts as found if its largest error at the samples is below 1e-3, after a refit of its numbers in both packages.
+counts as found if its largest error at the samples is below 1e-3, after a refit of its numbers in both packages. pykan chooses
+among the ten functions of its first tutorial, which is several times as fast as among all of its own; this package among all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 
 from efficient_kan import KAN, SampleStd
+
+_LIBRARY = ("x", "x^2", "x^3", "x^4", "exp", "log", "sqrt", "tanh", "sin", "abs")
 
 
 def data(seed: int, samples: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +63,7 @@ def by_pykan(kan: KAN, x: Tensor, y: Tensor) -> tuple[float, float]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         model(x)
         start = time.perf_counter()
-        model.auto_symbolic(verbose=0)
+        model.auto_symbolic(lib=list(_LIBRARY), verbose=0)
         seconds = time.perf_counter() - start
         dataset = {"train_input": x, "train_label": y, "test_input": x, "test_label": y}
         model.fit(dataset, opt="LBFGS", steps=20, update_grid=False)
@@ -80,12 +83,13 @@ def main() -> None:
     """Print a line for each seed and the rates."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--pykan", action="store_true", help="compare with pykan, which takes minutes for each seed")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of pruning, and of formulas that are worse than their networks: errors are printed
     found, times, theirs, ratios = [], [], [], []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         kan, x, y = trained(seed, options.samples)
         seconds, error, formula = by_this_package(kan, x, y)
         found.append(error < 1e-3)

@@ -93,8 +93,6 @@ class Kind:
     - `simulated`: it computes nothing, so that neither the memory nor the device of the machine limits it.
     - `fills_memory`: what it measures is the memory that it takes, so that a large one gets the machine for itself.
     - `in_precisions`: its products may be computed in each precision of the axis `matmul`.
-    - `anywhere`: what it measures is the same on every machine but for rounding, as errors of trained networks are and times
-      are not, so that its rows count together whichever machine they are of.
 
     `seconds(case)` and `peak_bytes(case)` predict. In reports, fields of the case in `seen` are columns, or pooled on purpose,
     and all others tell settings apart, compared among the rows of one `group(case, field)`; `joined` kinds share lines of a
@@ -108,6 +106,8 @@ class Kind:
     - `grouped`: tables whose lines name no case and that summarise its cases.
 
     Cases of equal `together(case)` stay on one machine when a plan is cut into parts (None: as the lines of points do).
+    `anywhere(case)` says whether its rows count together whichever machine they are of: errors of trained networks do, which
+    differ by rounding and what training makes of it, and times do not.
     """
 
     name: str
@@ -129,7 +129,6 @@ class Kind:
     simulated: bool = False
     fills_memory: bool = False
     in_precisions: bool = False
-    anywhere: bool = False
     seconds: Callable[[Case], float] = lambda case: 0.0
     peak_bytes: Callable[[Case], int | None] = lambda case: None
     joined: bool = False
@@ -146,6 +145,7 @@ class Kind:
     grouped: tuple[str, ...] = ()
     shown: tuple[Shown, ...] = ()
     together: Callable[[Case], object | None] = lambda case: None
+    anywhere: Callable[[Case], bool] = lambda case: False
 
 
 def resolved(function: str | Callable[..., Any]) -> Callable[..., Any]:

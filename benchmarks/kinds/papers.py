@@ -48,8 +48,13 @@ def seconds(case: Case) -> float:
 def together(case: Case) -> str | None:
     """Networks whose times are compared stay on one machine."""
     told = dict(case.options)
-    experiment = papers.find_experiment(str(told["experiment"]))
-    return f"{told['experiment']} {told['effort']}" if experiment and experiment.timed else None
+    return None if anywhere(case) else f"{told['experiment']} {told['effort']}"
+
+
+def anywhere(case: Case) -> bool:
+    """Whether the experiment compares no times."""
+    experiment = papers.find_experiment(str(dict(case.options).get("experiment")))
+    return experiment is not None and not experiment.timed
 
 
 _NOTE = (
@@ -81,12 +86,12 @@ KIND = Kind(
     packages=lambda case: ("scipy",),
     many=True,
     trains=True,
-    anywhere=True,
     seconds=seconds,
     seen=frozenset({"point.batch", "point.layers", "point.grid_size", "options", "seed"}),
     tables="benchmarks.report.papers:of_tables",
     figures="benchmarks.report.papers_figures:of_figures",
     grouped=("papers", "papers_declared"),
     together=together,
+    anywhere=anywhere,
     shown=(Shown(62, "papers", "The KAN papers reproduced", ("papers", "papers_declared"), note=_NOTE),),
 )

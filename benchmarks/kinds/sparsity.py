@@ -284,7 +284,6 @@ KIND = Kind(
     },
     packages=packages,
     trains=True,
-    anywhere=True,
     seconds=seconds,
     peak_bytes=peak_bytes,
     seen=frozenset(f"sweep.{name}" for name in ("task", "penalty", "strengths", "seeds", "formulas")),
@@ -295,4 +294,5 @@ KIND = Kind(
     part="sparsity",
     shown=(Shown(40, "sparsity", "Does L1 on the weights do the job? The sparsity study", whole=True),),
     together=lambda case: case.sweep.task if case.sweep else None,
+    anywhere=lambda case: True,
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from benchmarks import kinds
 from benchmarks.analysis.data import AXES, BASELINE, POINT, Data, machines, package_versions, processor
+from benchmarks.analysis.settings import place
 from benchmarks.kinds.kind import Shown
 from benchmarks.report import gpu
 from benchmarks.report.cells import code, markdown, number
@@ -44,7 +45,7 @@ def page(
         shown = [entry for entry in figures if entry.section == section.figures]
         if section.whole:
             own = [table for name, table in tables.items() if name.startswith(section.figures) and not table.frame.empty]
-            parts += [f"## {section.heading}", *_study(studies, own, shown, sources)] if studies else []
+            parts += [f"## {section.heading}", *_study(data, studies, own, shown, sources)] if studies else []
             continue
         full = [name for name in section.tables if not tables[name].frame.empty]
         if not shown and not full:
@@ -96,21 +97,27 @@ def _of_kind(
 
 
 def _study(
-    studies: Sequence[Study], tables: Sequence[Table], figures: Sequence[Entry], sources: Mapping[tuple[str, str], Source]
+    data: Data,
+    studies: Sequence[Study],
+    tables: Sequence[Table],
+    figures: Sequence[Entry],
+    sources: Mapping[tuple[str, str], Source],
 ) -> list[str]:
     """The verdict first, then the figures, then the other tables."""
     parts = []
     for study in studies:
         totals = sorted({int(counts[-1]) for counts in study.runs["edge_counts"]})
-        places = study.runs["machine"].nunique()
-        spread = f" They were trained on {places} machines, whose rounding differs." if places > 1 else ""
+        trained = set(study.runs["case_key"])
+        places = {place(row, data.environments) for row in data.rows if row.case_key in trained}
+        spread = f" They were trained on {len(places)} kinds of machine, whose rounding differs." if len(places) > 1 else ""
         parts.append(
             f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.runs['seed'].nunique()} seeds "
             f"({study.setting}): {study.failed()}.{spread} {study.phase} Each was pruned to every declared number of its "
             f"{totals[0]} to {totals[-1]} edges by one importance score and refitted without a penalty. The error is measured "
             "on samples that were neither trained on nor used to choose a strength; 1 is what a constant gives. *These "
             "tasks* takes the tasks as they are, *tasks like these* takes them for a sample. The verdict is computed from "
-            "the rows by a rule that was committed before the confirmatory run: benchmarks/study/RULE.md."
+            "the rows by a rule that was committed before the confirmatory run, but for additions that it marks: "
+            "benchmarks/study/RULE.md."
         )
         parts.append(without_verdict(study.runs, study.verdicts))
     verdicts = [table for table in tables if table.name.startswith("sparsity_verdict")]

@@ -2,8 +2,8 @@
 
 What is compared with one another stays in one part, with all arms, kinds and processes and in the order of the plan: the points
 on a line, so that what a failure rules out, the verdict of a gate and the noise floor stay on one machine; the penalties and
-seeds of a task of the sparsity study; the heads on one trained backbone, whereas a network that is trained as a whole is one
-case. A part depends on nothing but the cases.
+seeds of a task of the sparsity study; the networks of a paper's experiment that compares times; the heads on one trained
+backbone, whereas a network that is trained as a whole is one case. A part depends on nothing but the cases.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from efficient_kan import _checks, _tracing
+from efficient_kan import _calls, _checks, _tracing
 from efficient_kan._device import device_type
 
 if TYPE_CHECKING:
@@ -322,7 +322,10 @@ def _whole(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> 
     _checks.integer(batch, "batch", 0)
     kernel = _kernel("cpu")
     compiled = all(layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu" for layer in layers)
-    if kernel is None or not compiled or not _whole_networks:
+    silu = all(_calls.is_forward_alone(layer.base_activation, nn.SiLU) for layer in layers)
+    dtypes = {layer.spline_weight.dtype for layer in layers}
+    plain = silu and dtypes in ({torch.float32}, {torch.float64})
+    if kernel is None or not compiled or not plain or not _whole_networks:
         return "", False
     shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
     size = layers[0].spline_weight.element_size()
@@ -364,9 +367,10 @@ class set_feature_budget:  # noqa: N801  # called like a function, and a context
 class set_whole_networks:  # noqa: N801  # called like a function, and a context manager
     """Let the kernel `cpu` compute small networks in one pass, or (``False``) layer by layer as it does large ones.
 
-    The two round differently. By default they are: which networks are small depends on their shapes and the number of samples
-    alone, and :func:`explain` tells. It holds for the process from the call on, or inside a ``with`` block. The variable
-    ``EFFICIENT_KAN_WHOLE_NETWORKS`` of the environment, ``0`` or ``1``, is what it starts from.
+    The two round differently. By default they are: which networks are small depends on their shapes and dtype, the number of
+    samples, torch's number of threads and the penalty, and :func:`explain` tells. It holds for the process from the call on,
+    or inside a ``with`` block. The variable ``EFFICIENT_KAN_WHOLE_NETWORKS`` of the environment, ``0`` or ``1``, is what it
+    starts from.
 
     Raises:
         ValueError: if ``enabled`` is no bool.

@@ -232,6 +232,8 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
 class OfOthers(SampleL1):
     """A penalty that the compiled pass does not know."""
 
+    __hash__ = None  # type: ignore[assignment]
+
 
 @pytest.fixture(params=[1, 2, 16])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
@@ -256,13 +258,28 @@ def test_the_choice_weighs_calls_against_operations_and_threads(threads: int) ->
     most = [most_samples(network([4, 8, 1]), penalty) for penalty in penalties]
     assert most == sorted(most) and most[0] < most[-1]
     assert most_samples(network([4, 8, 1]), OfOthers()) == 1
+    assert kernels.explain(network([4, 8, 1]), 10, OfOthers()).startswith("cpu: layer by layer (in one pass: without a penalty")
 
 
 def test_explain_says_what_was_weighed(threads: int) -> None:
     text = kernels.explain(network([1, 1]), 100)
-    extra = round(100 * (5 * (1 - 0.5 / threads) + 5 * (1 - 1 / threads)))
-    assert f"up to 90,000 operations on vectors more than layers on {threads} threads do: {extra:,} here" in text
+    extra, of_layers = round(100 * (5 * (1 - 0.5 / threads) + 5 * (1 - 1 / threads))), f"{threads} thread{'s' * (threads > 1)}"
+    assert f"up to 90,000 operations on vectors more than layers on {of_layers} do: {extra:,} here" in text
     assert "up to 400,000 operations" in kernels.explain(network([1, 1]), 100, SampleStd())
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"base_activation": nn.Tanh}], ids=str)
+def test_the_word_for_other_dtypes_and_activations_is_not_that_of_one_pass(options: dict[str, Any]) -> None:
+    kan = network([4, 8, 1], **options)
+    x = samples(10, 4).to(kan.kan_layers[0].spline_weight.dtype)
+    assert is_whole(kan(x)) is (kernels.algorithm(kan, 10) == "by_sample")
+
+
+@pytest.mark.parametrize("widths", [[4, 8, 1], [4, 300, 1]], ids=str)
+def test_penalties_that_have_no_hash_are_computed_by_layers(widths: list[int]) -> None:
+    kan, x = network(widths), samples(10, widths[0])
+    found, expected = (kan.forward_with_penalty(x, penalty) for penalty in (OfOthers(), SampleL1()))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def test_a_penalised_pass_is_chosen_by_its_penalty() -> None:

@@ -234,7 +234,7 @@ class _InputStd(torch.autograd.Function):
         x, mean, deviation = ctx.saved_tensors
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return _of_native(lambda x: [native.column_std(x)], ctx.needs_input_grad, (x,), [grad])[0]
-        of_x: Tensor = (x - x[0]).sub_(mean).mul_(_over_deviation(grad, deviation, x.shape[0]))
+        of_x: Tensor = (x - x[:1]).sub_(mean).mul_(_over_deviation(grad, deviation, x.shape[0]))
         return of_x
 
 

@@ -44,8 +44,8 @@ _TENSORS = 6
 class _Sizes(NamedTuple):
     """What depends on a network's shapes alone."""
 
-    products: int  # operations of a sample
-    bases: int
+    operations: int  # on vectors, of a sample's products
+    bases: int  # the same of its bases
     small: bool
 
 
@@ -56,8 +56,8 @@ def _sizes(shapes: tuple[Shape, ...], size: int) -> _Sizes:
     fits = all(t - k - 1 <= coefficients and o <= widest and k in dispatch.ORDERS for i, o, t, k in shapes)
     chained = all(before[1] == after[0] for before, after in itertools.pairwise(shapes))
     lanes = VECTOR_BYTES // size
-    products = sum(i * -(-o // lanes) * (k + 2) for i, o, _, k in shapes)
-    return _Sizes(products, _BASES * sum(i for i, *_ in shapes), fits and chained)
+    operations = sum(i * -(-o // lanes) * (k + 2) for i, o, _, k in shapes)
+    return _Sizes(operations, _BASES * sum(i for i, *_ in shapes), fits and chained)
 
 
 class _Scratch(NamedTuple):
@@ -94,7 +94,7 @@ def _takes(batch: int, shapes: tuple[Shape, ...], size: int, penalised: bool, pe
 def _extra(batch: int, sizes: _Sizes) -> float:
     """Operations that a pass does and each of torch's threads would not, were layers computed by spans."""
     threads = torch.get_num_threads()
-    return batch * (sizes.products * (1 - 0.5 / threads) + sizes.bases * (1 - 1 / threads))
+    return batch * (sizes.operations * (1 - 0.5 / threads) + sizes.bases * (1 - 1 / threads))
 
 
 def _worth(shapes: tuple[Shape, ...], penalty: Described | None) -> int:
@@ -104,13 +104,15 @@ def _worth(shapes: tuple[Shape, ...], penalty: Described | None) -> int:
 def explain_network(batch: int, shapes: Sequence[Shape], size: int, penalty: object = None) -> str:
     """Why, or why not, in a line of text."""
     shapes, found = tuple(shapes), of_network.described(penalty)
+    if penalty is not None and found is None:
+        return f"cpu: layer by layer (in one pass: without a penalty, or with one of efficient_kan's own, not {penalty!r:.80})"
     which = "the whole network in one pass" if takes_network(batch, shapes, size, penalty) else "layer by layer"
-    coefficients, widest = by_sample.fitting(NEAREST_CACHE, size)
+    (coefficients, widest), threads = by_sample.fitting(NEAREST_CACHE, size), torch.get_num_threads()
     return (
         f"cpu: {which} (in one pass: up to {widest} outputs of a layer and {coefficients} coefficients of an edge, for a "
-        f"nearest cache of {NEAREST_CACHE // 1024} KiB, without a penalty or with one of efficient_kan's, while that takes up "
-        f"to {_worth(shapes, found):,} operations on vectors more than layers on {torch.get_num_threads()} threads do: "
-        f"{_extra(batch, _sizes(shapes, size)):,.0f} here; kernels.set_whole_networks(False) for layers)"
+        f"nearest cache of {NEAREST_CACHE // 1024} KiB, while that takes up to {_worth(shapes, found):,} operations on vectors "
+        f"more than layers on {threads} thread{'s' * (threads > 1)} do: {_extra(batch, _sizes(shapes, size)):,.0f} here; "
+        "kernels.set_whole_networks(False) for layers)"
     )
 
 

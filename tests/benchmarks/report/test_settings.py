@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks import kinds
+from benchmarks import kinds, presets
 from benchmarks.analysis import data as stored
 from benchmarks.analysis.settings import conditions_of, slug
 from benchmarks.report import frames, render
@@ -268,7 +268,7 @@ def test_networks_of_two_machines_count_together_and_times_do_not(
     assert all(setting.endswith(("Example CPU, 2 cores, 8 GiB", "Other CPU")) for setting in both["T3"]["setting"])
     assert both["T3"]["setting"].nunique() == 2
     render(out)
-    assert "trained on 2 machines" in (out / "README.md").read_text(encoding="utf-8")
+    assert "trained on 2 kinds of machine" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_network_that_two_machines_trained_counts_once(full_run: Any, make_run: Callable[[], Any], tmp_path: Path) -> None:
@@ -277,3 +277,27 @@ def test_a_network_that_two_machines_trained_counts_once(full_run: Any, make_run
     both = stored.load(again.write(tmp_path / "two"))
     assert len(both.sparsity) == len(alone.sparsity)
     assert both.superseded == alone.superseded + sum(row.case.kind == "sparsity" for row in full_run.rows)
+
+
+def test_what_one_machine_failed_at_does_not_take_the_place_of_what_another_trained(
+    full_run: Any, make_run: Callable[[], Any], tmp_path: Path
+) -> None:
+    alone = stored.load(full_run.write(tmp_path / "one")).sparsity
+    failed = {"status": "timeout", "reason": "too slow there", "sparsity": None}
+    elsewhere = grown(full_run, make_run, "sparsity", lambda case: case, machine="Other CPU", **failed)
+    assert stored.load(elsewhere.write(tmp_path / "two")).sparsity["test"].equals(alone["test"])
+    here = grown(full_run, make_run, "sparsity", lambda case: case, **failed)
+    assert set(stored.load(here.write(tmp_path / "three")).sparsity["status"]) == {"timeout"}
+
+
+def test_times_that_a_paper_compares_are_of_one_machine(run: Any, tmp_path: Path) -> None:
+    plan = [case for case in presets.expand(presets.load("reproduction")) if case.kind == "papers"]
+    for name in ("poisson", "special"):
+        case = next(case for case in plan if dict(case.options)["experiment"] == name)
+        run.add(case, status="error", reason="r")
+        run.add(case, status="error", reason="r", machine="Other CPU")
+    found = stored.load(run.write(tmp_path))
+    by_experiment = {dict(row.case.options)["experiment"]: 0 for row in found.rows}
+    for row in found.rows:
+        by_experiment[dict(row.case.options)["experiment"]] += 1
+    assert by_experiment == {"poisson": 2, "special": 1}

@@ -295,8 +295,10 @@ def test_equal_inputs_have_no_deviation_and_no_gradient(kernel: Any) -> None:
 
 @pytest.mark.parametrize("samples", [0, 1])
 def test_too_few_samples_have_no_deviation(samples: int) -> None:
-    found = cpu.input_std(of_inputs(torch.ones(samples, 3)))
+    x = torch.ones(samples, 3, requires_grad=True)
+    found = cpu.input_std(of_inputs(x))
     assert found.shape == (3,) and found.isnan().all()
+    assert torch.autograd.grad(found.sum(), x)[0].shape == x.shape
 
 
 def test_deviations_of_inputs_are_the_same_bits_on_any_number_of_threads() -> None:

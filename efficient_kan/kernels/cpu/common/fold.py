@@ -46,7 +46,10 @@ def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: An
 def _scale_rows(
     _: Any, grads: Any, whole: Any, weights: Any, tile: Any, scales: Any, totals: Any, rows: Any, vectors: Any
 ) -> Any:
-    """``totals = sum_f grads[f] * weights[f]``, then ``grads *= scales``: so many ``vectors`` of each of ``rows``."""
+    """``totals = sum_f grads[f] * weights[f]``, then ``grads *= scales``: so many ``vectors`` of each of ``rows``.
+
+    Rows of ``grads`` are ``whole`` numbers apart, those of ``weights`` a ``tile``.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         grads, whole, weights, tile, scales, totals, rows, vectors = args
@@ -55,10 +58,8 @@ def _scale_rows(
         def scale(count: int) -> None:
             factors, sums = emit.load_all(scales, count), emit.zeros(count)
             with cgutils.for_range(builder, rows) as loop:
-                of_row, row = (
-                    emit.place(grads, builder.mul(loop.index, whole)),
-                    emit.place(weights, builder.mul(loop.index, tile)),
-                )
+                of_row = emit.place(grads, builder.mul(loop.index, whole))
+                row = emit.place(weights, builder.mul(loop.index, tile))
                 for n, (factor, total) in enumerate(zip(factors, sums, strict=True)):
                     place = emit.place(of_row, n * emit.lanes)
                     gradient, weight = emit.load(place), emit.load(emit.place(row, n * emit.lanes))

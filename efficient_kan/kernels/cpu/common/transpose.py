@@ -51,6 +51,9 @@ def transpose(source: Any, source_stride: int, target: Any, target_stride: int, 
                 moved(source, row * source_stride + column), source_stride,
                 moved(target, column * target_stride + row), target_stride,
             )  # fmt: skip
-    for row in range(rows):
-        for column in range(whole_columns if row < whole_rows else 0, columns):
+    for column in range(whole_columns, columns):
+        for row in range(rows):
+            target[column * target_stride + row] = source[row * source_stride + column]
+    for row in range(whole_rows, rows):
+        for column in range(whole_columns):
             target[column * target_stride + row] = source[row * source_stride + column]

@@ -31,20 +31,27 @@ class Described(NamedTuple):
     options: array[float]  # l1, entropy, coef, coefdiff and two flags
 
 
-@lru_cache(maxsize=64)
 def described(penalty: object) -> Described | None:
     """A penalty of :mod:`efficient_kan.penalties`; None for those that others have made, and for none."""
+    return _described(penalty) if type(penalty) in _own() else None
+
+
+@cache
+def _own() -> dict[type, int]:
     from efficient_kan.penalties import SampleL1, SampleStd, WeightL1
 
-    if type(penalty) is SampleL1:
-        return Described(SAMPLE_L1, 1, array("d", (penalty.l1, penalty.entropy, 0, 0, penalty.divide_by_grid_range, 0)))
-    if type(penalty) is SampleStd:
+    return {SampleL1: SAMPLE_L1, SampleStd: SAMPLE_STD, WeightL1: WEIGHT_L1}
+
+
+@lru_cache(maxsize=64)
+def _described(penalty: Any) -> Described:
+    kind = _own()[type(penalty)]
+    if kind == SAMPLE_L1:
+        return Described(kind, 1, array("d", (penalty.l1, penalty.entropy, 0, 0, penalty.divide_by_grid_range, 0)))
+    if kind == SAMPLE_STD:
         terms = penalty.l1, penalty.entropy, penalty.coef, penalty.coefdiff, penalty.normalize, 0
-        return Described(SAMPLE_STD, 2, array("d", terms))
-    if type(penalty) is WeightL1:
-        terms = penalty.l1, penalty.entropy, 0, 0, penalty.fold_scale, penalty.count_base
-        return Described(WEIGHT_L1, 0, array("d", terms))
-    return None
+        return Described(kind, 2, array("d", terms))
+    return Described(kind, 0, array("d", (penalty.l1, penalty.entropy, 0, 0, penalty.fold_scale, penalty.count_base)))
 
 
 class Penalised(NamedTuple):
