@@ -111,7 +111,7 @@ def _study(
         places = {place(row, data.environments) for row in data.rows if row.case_key in trained}
         spread = f" They were trained on {len(places)} kinds of machine, whose rounding differs." if len(places) > 1 else ""
         parts.append(
-            f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.runs['seed'].nunique()} seeds "
+            f"{len(study.runs)} networks on {len(study.tasks)} tasks, {study.seeds} "
             f"({study.setting}): {study.failed()}.{spread} {study.phase} Each was pruned to every declared number of its "
             f"{totals[0]} to {totals[-1]} edges by one importance score and refitted without a penalty. The error is measured "
             "on samples that were neither trained on nor used to choose a strength; 1 is what a constant gives. *These "

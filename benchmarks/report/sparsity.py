@@ -81,6 +81,13 @@ class Study:
         )
         return f"Exploratory: its tasks, seeds or setting are not those of the confirmatory study.{former}"
 
+    @property
+    def seeds(self) -> str:
+        """'5 to 20 seeds' of a task and penalty."""
+        counts = self.runs.groupby(["task", "penalty"])["seed"].nunique()
+        least, most = int(counts.min()), int(counts.max())
+        return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
+
     def lacking(self, penalty: str, family: str) -> str:
         """'1 of 12 symbolic tasks' where a penalty was trained on some tasks of a family alone; empty otherwise."""
         part = self.runs[self.runs["family"] == family]

@@ -49,7 +49,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
     """Every figure of the study with the stem of its file, what it draws and its caption."""
     failed = study.failed()
     count = study.runs["seed"].nunique()
-    seeds = f"{count} seeds; {failed}" if count > 1 else f"one seed, so no interval; {failed}"
+    seeds = f"{study.seeds}; {failed}" if count > 1 else f"one seed, so no interval; {failed}"
     ends = ", bands 95 % bootstrap intervals over seeds" if count > 1 else ""
     bands = f"Lines are means over tasks and seeds of the logarithm{ends}"
     plain = any(not name.endswith(ENTROPY) for name in study.penalties if name != "none")

@@ -210,11 +210,15 @@ def _cpu_name() -> str:
 def _cpu_kind() -> str | None:
     """Return what tells processors of one name apart, as virtual machines show them: microarchitecture and widest vectors.
 
-    None where archspec is not installed or knows no more than the processor's family.
+    Where a virtual machine hides what a microarchitecture has, archspec names the level that is left, such as x86_64_v4. None
+    where it is not installed, or knows no more than the processor's family.
     """
-    if archspec is None or (host := archspec.host()).vendor == "generic":
+    if archspec is None:
         return None
+    host = archspec.host()
     vectors = [words for flag, words in _VECTORS.items() if flag in host.features]
+    if host.vendor == "generic" and not vectors:
+        return None
     return ", ".join([str(host.name), *vectors[:1]])
 
 

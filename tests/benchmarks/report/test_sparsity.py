@@ -91,6 +91,12 @@ def test_every_figure_says_its_seeds_and_failures(study: sparsity.Study) -> None
         assert re.match(r"F\d+-cpu$", ids.figure_id(f"{stem}-cpu")), stem
 
 
+def test_a_study_whose_penalties_have_different_seeds_says_so(study: sparsity.Study) -> None:
+    (most,) = {len(seeds) for seeds in study.runs.groupby(["task", "penalty"])["seed"].agg(set)}
+    fewer = replace(study, runs=study.runs[(study.runs["penalty"] != study.penalties[-1]) | (study.runs["seed"] == 0)])
+    assert (study.seeds, fewer.seeds) == (f"{most} seeds", f"1 to {most} seeds")
+
+
 def test_a_penalty_that_lacks_tasks_of_a_family_is_named_and_not_drawn(study: sparsity.Study) -> None:
     def without(frame: pd.DataFrame) -> pd.DataFrame:
         return frame[(frame["penalty"] != "weight_l1+entropy") | (frame["task"] != "product")]

@@ -55,7 +55,16 @@ def test_a_variable_that_is_no_commit_is_refused(tmp_path: Path, monkeypatch: py
         git_commit(tmp_path)
 
 
-@pytest.mark.parametrize(("target", "kind"), [("zen2", "zen2, AVX2"), ("icelake", "icelake, AVX-512"), ("x86_64_v3", None)])
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("zen2", "zen2, AVX2"),
+        ("icelake", "icelake, AVX-512"),
+        ("x86_64_v3", "x86_64_v3, AVX2"),
+        ("x86_64_v4", "x86_64_v4, AVX-512"),
+        ("x86_64", None),
+    ],
+)
 def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, target: str, kind: str | None) -> None:
     monkeypatch.setattr(environment.archspec, "brand_string", lambda: "AMD EPYC")
     monkeypatch.setattr(environment.archspec, "host", lambda: archspec.cpu.TARGETS[target])
