@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from efficient_kan import KAN, SampleStd
-
-_LIBRARY = ("x", "x^2", "x^3", "x^4", "exp", "log", "sqrt", "tanh", "sin", "abs")
+from reference import tutorial
 
 
 def data(seed: int, samples: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +62,7 @@ def by_pykan(kan: KAN, x: Tensor, y: Tensor) -> tuple[float, float]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         model(x)
         start = time.perf_counter()
-        model.auto_symbolic(lib=list(_LIBRARY), verbose=0)
+        model.auto_symbolic(lib=list(tutorial.FUNCTIONS), verbose=0)
         seconds = time.perf_counter() - start
         dataset = {"train_input": x, "train_label": y, "test_input": x, "test_label": y}
         model.fit(dataset, opt="LBFGS", steps=20, update_grid=False)

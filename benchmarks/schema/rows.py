@@ -289,7 +289,7 @@ class Row(Outcome):
     finished_at: str = Field(description="ISO 8601, UTC")
     wall_s: float = Field(description="from the fork of the process to its end")
     env_id: str
-    machine: str = Field(description="hardware in words; rows of different machines are never compared")
+    machine: str = Field(description="hardware in words; times and memory of different machines are never compared")
     load_average: float | None = Field(default=None, description="of the last minute, when the case ended")
     gpu_state: str | None = Field(default=None, description="of older rows: nvidia-smi's clocks, at the end; see `gpu`")
     commit: str = Field(description="git commit, '+dirty' appended if the tree had changes; 'unknown' outside git")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.workflows.workflow import Workflow
+from reference import tutorial
 
-# What pykan's first tutorial (hellokan.ipynb) tells `fit`, `refine` and `auto_symbolic`.
+# What pykan's first tutorial tells `fit` and `refine`.
 _TUTORIAL = {"steps": 50, "strength": 1e-3, "finer": 10}
-_LIBRARY = "x,x^2,x^3,x^4,exp,log,sqrt,tanh,sin,abs"
 _KANS = ("efficient_kan", "pykan[default]", "pykan[nosave]", "pykan[speed]", "cox_de_boor")
 
 WORKFLOWS = (
@@ -81,7 +81,7 @@ WORKFLOWS = (
         samples=1000,
         dtype="float64",
         train="benchmarks.workflows.tutorial:train",
-        told={"function": "exp_sin", "library": _LIBRARY, **_TUTORIAL},
+        told={"function": "exp_sin", "library": ",".join(tutorial.FUNCTIONS), **_TUTORIAL},
     ),
     *(
         Workflow(

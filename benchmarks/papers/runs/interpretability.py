@@ -23,7 +23,8 @@ _PYKAN_STEPS = 20  # of the refit of pykan's formula
 def train(run: Run) -> dict[str, Any]:
     """Return the pruned network's shape and error, and the formula's; errors are over the targets' deviation.
 
-    Told: `steps` with the penalty `strength` * (L1 + `entropy` * entropy), `threshold` of importance, `refit_steps`.
+    Told: `steps` with the penalty `strength` * (L1 + `entropy` * entropy), `threshold` of importance, `refit_steps`, and
+    for pykan the `library` that it names edges by.
     """
     fit, _, test, _ = samples(run)
     clock = Clock()
@@ -32,8 +33,10 @@ def train(run: Run) -> dict[str, Any]:
     used = kan.kan_layers[0].in_features
     found = {"shape": "-".join(map(str, kan.layers_hidden)), "error": test.error(kan), "inputs": used}
     found["edges"] = int(sum(float(layer.edge_mask.sum()) for layer in kan.kan_layers))
-    name = _by_pykan if run.arm.startswith("pykan") else _by_symbolic
-    error, formula = name(kan, fit, test)
+    if run.arm.startswith("pykan"):
+        error, formula = _by_pykan(kan, fit, test, run.text("library").split(","))
+    else:
+        error, formula = _by_symbolic(kan, fit, test)
     return found | {"formula_error": error, "formula": formula, "seconds": clock.seconds}
 
 
@@ -65,12 +68,12 @@ def _by_symbolic(kan: KAN, fit: Samples, test: Samples) -> tuple[float, str]:
     return test.error(symbolic), str(symbolic.formula())
 
 
-def _by_pykan(kan: KAN, fit: Samples, test: Samples) -> tuple[float, str]:
+def _by_pykan(kan: KAN, fit: Samples, test: Samples, library: list[str]) -> tuple[float, str]:
     with in_pykan():
         model: Any = kan.to_pykan()
         model.save_act = True
         model(fit.x)
-        model.auto_symbolic(verbose=0)
+        model.auto_symbolic(lib=library, verbose=0)
         data = {"train_input": fit.x, "train_label": fit.y, "test_input": test.x, "test_label": test.y}
         model.fit(data, opt="LBFGS", steps=_PYKAN_STEPS, update_grid=False, log=10**9)
         with torch.no_grad():

@@ -239,6 +239,17 @@ def test_rates_of_formulas_count_errors_below_the_limit() -> None:
     assert (formula.ours, formula.status) == ("1 of 3", "ordering only")
 
 
+@pytest.mark.end_to_end
+def test_pykan_names_edges_by_the_functions_that_it_is_told() -> None:
+    from benchmarks.papers.runs import interpretability
+
+    told = {"steps": 2, "refit_steps": 2, "function": "product", "strength": 1e-2, "entropy": 2.0, "threshold": 3e-2}
+    run = Run("product", "planted", "pykan[speed]", (2, 2, 1), 200, 3, {**told, "library": "x,x^2"})
+    part = interpretability.train(run)
+    assert part["formula_error"] < 1e-6  # x y is the difference of two squares of sums
+    assert set(part["formula"].split()) == {"x", "x^2"}
+
+
 def test_the_equation_of_poisson_is_that_of_its_solution() -> None:
     import torch
 
