@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
+
+if TYPE_CHECKING:
+    from efficient_kan.linear import KANLinear
+    from efficient_kan.penalties import Penalty
 
 
 def is_forward_alone(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -13,8 +17,31 @@ def is_forward_alone(module: nn.Module, kind: type[nn.Module]) -> bool:
     own = module.__dict__
     if type(module) is not kind or "forward" in own or "_compiled_call_impl" in own or _has_any_global_hook():
         return False
-    hooked = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    return not hooked
+    return not _hooked(module)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def with_penalty(layer: KANLinear, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+    """The outputs of a layer as a call gives them, with its hooks and a ``forward`` of its own, and the penalty of the layer.
+
+    That is of the samples that ``forward`` gets, with weights as hooks made them.
+    """
+    from efficient_kan.linear import KANLinear
+
+    own = type(layer)
+    replaced = own.forward is not KANLinear.forward and own.forward_with_penalty is KANLinear.forward_with_penalty
+    if not (replaced or _hooked(layer) or "forward" in layer.__dict__):
+        return layer.forward_with_penalty(x, penalty)
+    samples: list[Tensor] = []
+    last = layer.register_forward_pre_hook(lambda _, arguments: samples.append(arguments[0]))
+    try:
+        y = layer(x)
+    finally:
+        last.remove()
+    return y, layer.forward_with_penalty(samples[0], penalty)[1]
 
 
 def call_of(module: nn.Module, x: fx.Proxy, update_grid: Any) -> Any:

@@ -159,7 +159,7 @@ class KANConv2d(nn.Module):
         """The outputs and ``penalty`` summed over groups; its samples are the patches. See :meth:`KAN.forward_with_penalty`."""
         batch, outputs, losses = self._batch(x), [], []
         for layer, part in zip(self.kan_layers, self._patches(batch), strict=True):
-            y, loss = layer.forward_with_penalty(part, penalty)
+            y, loss = _calls.with_penalty(layer, part, penalty)
             outputs.append(y)
             losses.append(loss)
         return self._images(outputs, batch, x), torch.stack(losses).sum()

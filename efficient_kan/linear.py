@@ -107,7 +107,7 @@ class KANLinear(nn.Module):
         self.scale_spline = _checks.number(scale_spline, "scale_spline", 0.0)
         self.grid_eps = _checks.number(grid_eps, "grid_eps", 0.0, 1.0)
         self.grid_range = _checks.interval(grid_range, "grid_range")
-        self.kernel = check_kernel(kernel)
+        self.kernel = kernel
         with_scaler = _checks.flag(enable_standalone_scale_spline, "enable_standalone_scale_spline")
         with_bias = _checks.flag(bias, "bias")
         device = _checks.device(device, "device")
@@ -415,6 +415,10 @@ class KANLinear(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "grid" and "grid" in self._buffers:
             state.check_grid(self, value)
+        elif name == "edge_mask" and "edge_mask" in self._buffers:
+            state.check_mask(self, value)
+        elif name == "kernel":
+            check_kernel(value)
         super().__setattr__(name, value)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -162,6 +162,8 @@ class KAN(nn.Module):
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
         """Outputs and the penalty summed over layers, from one pass; exact gradients through the whole network.
 
+        A layer with hooks, or with a ``forward`` of its own, is called first, and its penalty computed after it.
+
         Args:
             x: samples ``(..., n_0)``; leading dimensions count as samples alike.
             penalty: :class:`WeightL1`, :class:`SampleL1` or :class:`SampleStd`.
@@ -191,7 +193,7 @@ class KAN(nn.Module):
                 return cast("tuple[Tensor, Tensor]", found)
         losses = []
         for layer in layers:
-            x, loss = layer.forward_with_penalty(x, penalty)
+            x, loss = _calls.with_penalty(layer, x, penalty)
             losses.append(loss)
         return x, torch.stack(losses).sum()
 
@@ -229,7 +231,8 @@ class KAN(nn.Module):
             margin: by how much the samples' range is widened on each side, in the units of a layer's inputs.
             fit: ``"function"`` or ``"samples"``.
             max_change: with ``fit="function"``, the largest change of a layer's outputs, relative to their deviation, that
-                moving knots may make; ``float("inf")`` lets all knots move that samples ask for.
+                moving knots may make; ``float("inf")`` lets all knots move that samples ask for. Whatever it is, knots
+                move where more than 20 % of an input's samples lie outside its grid.
             group: of ``torch.distributed``, where that is initialised: the samples of all its ranks are used, and all get the
                 same grids, so every rank must call this, with the same network. Those that call wait for the others as long as
                 the group's ``timeout`` allows, by default 10 minutes with nccl and 30 with gloo. ``None``: this rank alone.

@@ -36,6 +36,13 @@ def check_grid(layer: KANLinear, grid: Any) -> None:
     _checks.require(meets, "grid", f"device {weight.device}", grid.device)
 
 
+def check_mask(layer: KANLinear, mask: Any) -> None:
+    """Raise ``ValueError`` unless ``mask`` can be the layer's mask as it is."""
+    _checks.floating(mask, "edge_mask")
+    shape = (layer.out_features, layer.in_features)
+    _checks.require(tuple(mask.shape) == shape, "edge_mask", f"shape {shape}", tuple(mask.shape))
+
+
 def loadable(layer: KANLinear, state: dict[str, Any], prefix: str, *, assign: bool) -> dict[str, Any]:
     """``state`` with what ``layer`` needs to load it: a mask, knots of its precision; the layer's bias is made to fit.
 
@@ -48,7 +55,7 @@ def loadable(layer: KANLinear, state: dict[str, Any], prefix: str, *, assign: bo
     if mask not in state:
         # Beside the loaded weights, because load_state_dict(..., assign=True) takes the mask as it is.
         state[mask] = weights[0].new_ones(layer.edge_mask.shape) if weights else layer.edge_mask
-    if bias in state and layer.bias is None:
+    if bias in state and layer.bias is None and _fits(layer, state, prefix):
         layer.add_bias(torch.zeros(layer.out_features, device=layer.base_weight.device, dtype=layer.base_weight.dtype))
     elif layer._bias_added and weights and not _tensors(state, prefix, "bias"):
         layer.bias, layer._bias_added = None, False
@@ -58,6 +65,12 @@ def loadable(layer: KANLinear, state: dict[str, Any], prefix: str, *, assign: bo
             dtype = torch.promote_types(weights[0].dtype, torch.float32)
         state[grid] = _knots(layer, state[grid], grid, dtype)
     return state
+
+
+def _fits(layer: KANLinear, state: dict[str, Any], prefix: str) -> bool:
+    """Whether the state's tensors have the shapes of the layer's."""
+    own = {prefix + name: tensor.shape for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
+    return all(state[name].shape == shape for name, shape in own.items() if isinstance(state.get(name), Tensor))
 
 
 def _tensors(state: dict[str, Any], prefix: str, name: str) -> list[Tensor]:

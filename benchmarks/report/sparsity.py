@@ -195,7 +195,7 @@ def family_band(study: Study, penalty: str, family: str, curve: str) -> Band | N
     part = study.choices[(study.choices["penalty"] == penalty) & (study.choices["family"] == family)]
     if part.empty or study.lacking(penalty, family):
         return None
-    smallest = max(1 / counts[-1] for counts in study.runs.loc[study.runs["family"] == family, "edge_counts"])
+    smallest = max(counts[0] / counts[-1] for counts in study.runs.loc[study.runs["family"] == family, "edge_counts"])
     shares = np.geomspace(smallest, 1, _GRID)
     curves = []
     for _, own in part.groupby("task", sort=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -17,8 +17,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.report import sparsity
 from benchmarks.report.sparsity import Band, Study, label
-from benchmarks.report.style import BLACK, GREY, LOOKS, WIDTH_INCHES, Look, log_axis
-from benchmarks.study.penalties import ENTROPY, NORMS
+from benchmarks.report.style import BLACK, GREY, LOOKS, WIDTH_INCHES, Look, log_axis, looks
+from benchmarks.study.penalties import ENTROPY
 
 # Norms whose agreement with the paper's, and with the importance that prunes, is asked.
 _ASKED = (
@@ -38,11 +38,18 @@ ERROR = "test error (1: a constant)"
 Drawn = tuple[str, Figure, pd.DataFrame, str]  # stem, figure, what it draws, caption
 
 
-def look(penalty: str) -> Look:
-    """Colour and marker of the norm; dashed without its entropy term."""
-    norm = penalty.removesuffix(ENTROPY)
-    own = LOOKS[norm]
-    return own if norm == "none" or penalty.endswith(ENTROPY) else Look(own.colour, own.marker, "--")
+def _norms(penalties: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(penalty.removesuffix(ENTROPY) for penalty in penalties))
+
+
+def _looks(study: Study) -> dict[str, Look]:
+    """Of each penalty the colour and marker of its norm; dashed without its entropy term."""
+    of_norms = looks(_norms(study.penalties))
+    solid = {penalty: of_norms[penalty.removesuffix(ENTROPY)] for penalty in study.penalties}
+    return {
+        penalty: own if penalty == "none" or penalty.endswith(ENTROPY) else Look(own.colour, own.marker, "--")
+        for penalty, own in solid.items()
+    }
 
 
 def draw_all(study: Study) -> Iterator[Drawn]:
@@ -146,14 +153,14 @@ def _without_entropy(study: Study) -> list[str]:
 
 def trade_off(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
     """Error against the share of edges left, families side by side: above before, below after the refit."""
-    families, drawn = study.families, []
+    families, own, drawn = study.families, _looks(study), []
     figure = Figure(figsize=(WIDTH_INCHES, 4.1), layout="constrained")
     grid = figure.subplots(2, len(families), squeeze=False, sharex="col", sharey=True)
     for row, (curve, text) in enumerate((("before", "as pruned"), ("test", "after the refit"))):
         for axes, family in zip(grid[row], families, strict=True):
             for penalty in penalties:
                 found = sparsity.family_band(study, penalty, family, curve)
-                drawn.append(_plot(axes, found, penalty, np.exp, {"family": family, "curve": curve}))
+                drawn.append(_plot(axes, found, penalty, own, {"family": family, "curve": curve}))
             tasks = study.runs.loc[study.runs["family"] == family, "task"].nunique()
             axes.set_title(f"{family} ({tasks} task{'s' if tasks > 1 else ''}), {text}")
     for axes in grid[-1]:
@@ -162,13 +169,13 @@ def trade_off(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFr
     for axes in grid[:, 0]:
         axes.set_ylabel(ERROR)
     _error_axis(grid[0, 0])
-    _legend(figure, penalties)
+    _legend(figure, study, penalties)
     return figure, pd.concat(drawn, ignore_index=True)
 
 
 def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
     """Error after the refit against edges left, one panel a task."""
-    names, drawn = study.tasks, []
+    names, own, drawn = study.tasks, _looks(study), []
     rows = math.ceil(len(names) / _COLUMNS)
     figure = Figure(figsize=(WIDTH_INCHES, 1.35 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, min(_COLUMNS, len(names)), squeeze=False)
@@ -177,7 +184,7 @@ def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFram
     for axes, task in zip(grid.flat, names, strict=False):
         for penalty in penalties:
             found = sparsity.task_band(study, penalty, task)
-            drawn.append(_plot(axes, found, penalty, np.exp, {"task": task}, bands=penalty != "none"))
+            drawn.append(_plot(axes, found, penalty, own, {"task": task}, bands=penalty != "none"))
         part = study.runs[study.runs["task"] == task]
         failed = int(part["failed"].sum())
         axes.set_title(f"{task} ({part['family'].iloc[0]})" + (f", {failed} failed" if failed else ""))
@@ -190,7 +197,7 @@ def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFram
     for place, axes in enumerate(grid.flat[: len(names)]):
         if place + grid.shape[1] >= len(names):
             axes.set_xlabel("edges left")
-    _legend(figure, penalties)
+    _legend(figure, study, penalties)
     return figure, pd.concat(drawn, ignore_index=True)
 
 
@@ -200,14 +207,14 @@ def effects(study: Study) -> tuple[Figure, pd.DataFrame]:
     frame = pd.DataFrame(lines)
     if frame.empty:
         return Figure(), frame
-    order = list(dict.fromkeys(frame["candidate"]))
+    order, own_looks = list(dict.fromkeys(frame["candidate"])), _looks(study)
     families = [name for name in study.families if name in set(frame["family"])]
     figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.75), layout="constrained")
     grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True)
     for axes, family in zip(grid[0], families, strict=True):
         axes.axvline(1, color=GREY, linewidth=0.8)
         for line in frame[frame["family"] == family].to_dict("records"):
-            chosen, place = look(line["candidate"]), order.index(line["candidate"])
+            chosen, place = own_looks[line["candidate"]], order.index(line["candidate"])
             low, value, high = (_shown(line[name]) for name in ("effect_low", "effect", "effect_high"))
             if math.isfinite(line["effect_low"]):
                 axes.hlines(place, low, high, color=chosen.colour, linewidth=1.2)
@@ -233,7 +240,7 @@ def _shown(effect: float) -> float:
 
 def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
     """Geometric mean of the error along the curve over the strength, with entropy above and without below."""
-    families, drawn = study.families, []
+    families, own, drawn = study.families, _looks(study), []
     rows = [names for names in (_with_entropy(study), _without_entropy(study)) if len(names) > 1]
     figure = Figure(figsize=(WIDTH_INCHES, 1.65 * max(len(rows), 1) + 0.6), layout="constrained")
     grid = figure.subplots(max(len(rows), 1), len(families), squeeze=False, sharex=True, sharey="col")
@@ -246,7 +253,7 @@ def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
                     axes.axhline(math.exp(found.y[0]), color=BLACK, linewidth=1.0)
                     drawn.append(_frame(found, np.exp, {"family": family, "penalty": penalty}))
                 else:
-                    drawn.append(_plot(axes, found, penalty, np.exp, {"family": family}))
+                    drawn.append(_plot(axes, found, penalty, own, {"family": family}))
             axes.set_title(f"{family}, {entropy} entropy")
             axes.set_xscale("log")
             axes.set_yscale("log")
@@ -256,7 +263,7 @@ def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
         _decades(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel("test error, mean over\nthe curve (geometric)")
-    _legend(figure, study.penalties, plain="none")
+    _legend(figure, study, study.penalties, plain="none")
     return figure, pd.concat(drawn, ignore_index=True)
 
 
@@ -352,12 +359,12 @@ def _plot(
     axes: Axes,
     found: Band | None,
     penalty: str,
-    scale: Callable[..., np.ndarray],
+    of_penalties: Mapping[str, Look],
     keys: dict[str, str],
     *,
     bands: bool = True,
 ) -> pd.DataFrame:
-    return _draw(axes, found, look(penalty), scale, keys | {"penalty": penalty}, bands=bands)
+    return _draw(axes, found, of_penalties[penalty], np.exp, keys | {"penalty": penalty}, bands=bands)
 
 
 def _draw(
@@ -383,11 +390,11 @@ def _frame(found: Band, scale: Callable[..., np.ndarray], keys: dict[str, str]) 
     return pd.DataFrame(values).assign(**keys)
 
 
-def _legend(figure: Figure, penalties: Sequence[str], *, plain: str = "") -> None:
+def _legend(figure: Figure, study: Study, penalties: Sequence[str], *, plain: str = "") -> None:
     """One entry a norm; where both forms of a norm are drawn, dashes are explained by the caption."""
-    norms = [name for name in ("none", *NORMS) if any(one.removesuffix(ENTROPY) == name for one in penalties)]
-    markers = {name: LOOKS[name].marker if name != plain else "" for name in norms}
-    handles = [Line2D([], [], color=LOOKS[name].colour, marker=markers[name], label=label(name)) for name in norms]
+    norms, own = _norms(penalties), looks(_norms(study.penalties))
+    markers = {name: own[name].marker if name != plain else "" for name in norms}
+    handles = [Line2D([], [], color=own[name].colour, marker=markers[name], label=label(name)) for name in norms]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 

@@ -37,7 +37,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from efficient_kan import _calls, _checks, _tracing
 from efficient_kan._device import device_type
@@ -198,11 +198,17 @@ def linear_and_edge_l1(
 
 def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
     """``spline_linear`` of the kernel that ``name`` stands for, under autocast with weights of its dtype."""
+    inputs = _under_autocast(inputs)
+    return resolve(name, inputs).spline_linear(inputs)
+
+
+def _under_autocast(inputs: LayerInputs) -> LayerInputs:
+    """The same with weights of autocast's dtype, where that is on."""
     device = inputs.x.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast and inputs.weight.dtype != torch.float64:  # which autocast leaves alone in torch's own layers too
-        inputs = inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
-    return resolve(name, inputs).spline_linear(inputs)
+    if not autocast or inputs.weight.dtype == torch.float64:  # which autocast leaves alone in torch's own layers too
+        return inputs
+    return inputs._replace(weight=inputs.weight.to(torch.get_autocast_dtype(device)))
 
 
 def network(layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor | None] | None:
@@ -268,11 +274,10 @@ def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) 
     Raises:
         ValueError: if ``layer`` is no KANLinear or KAN, or ``batch`` no integer >= 0.
     """
-    if hasattr(layer, "kan_layers"):
-        return _explain_network(cast("KAN", layer).kan_layers, batch, penalty)
+    layers = _layers_of(layer)
+    if layers is not None:
+        return _explain_network(layers, batch, penalty)
     layer = cast("KANLinear", layer)
-    known = all(hasattr(layer, name) for name in ("kernel", "layer_inputs", "in_features", "spline_weight"))
-    _checks.require(known, "layer", "a KANLinear", layer)
     _checks.integer(batch, "batch", 0)
     device = layer.spline_weight.device
     name = _BY_DEVICE.get(device.type, "native") if layer.kernel == "auto" else layer.kernel
@@ -282,7 +287,7 @@ def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) 
     if kernel is None:
         return f"native ({_reasons[name]})"
     with torch.no_grad():
-        inputs = layer.layer_inputs(layer.spline_weight.new_zeros(1, layer.in_features).expand(batch, -1))
+        inputs = _under_autocast(layer.layer_inputs(layer.spline_weight.new_zeros(1, layer.in_features).expand(batch, -1)))
     if not kernel.takes(inputs):
         return f"native ({name} does not take {inputs.weight.dtype} at order {inputs.spline_order} on {device})"
     if layer.kernel == "auto" and name == "cuda":
@@ -301,14 +306,23 @@ def algorithm(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None
     Raises:
         ValueError: as :func:`explain`.
     """
-    if not hasattr(layer, "kan_layers"):
+    layers = _layers_of(layer)
+    if layers is None:
         word = explain(layer, batch).split(maxsplit=1)[0]
         on_gpu = cast("KANLinear", layer).spline_weight.device.type == "cuda"
         return "cuda" if on_gpu and word != "native" else "by_span" if word == "cpu" else word
-    layers = cast("KAN", layer).kan_layers
     of_layers = dict.fromkeys(algorithm(each, batch) for each in layers)
     _, whole = _whole(layers, batch, penalty)
     return "by_sample" if whole else "+".join(of_layers)
+
+
+def _layers_of(layer: KANLinear | KAN) -> list[KANLinear] | None:
+    """The layers of a network, None of a layer."""
+    from efficient_kan.linear import KANLinear
+    from efficient_kan.network import KAN
+
+    _checks.require(isinstance(layer, KANLinear | KAN), "layer", "a KANLinear or KAN", layer)
+    return layer.kan_layers if isinstance(layer, KAN) else None
 
 
 def _explain_network(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> str:
@@ -321,15 +335,23 @@ def _whole(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> 
     """Why a network is computed in one pass, or why not, in words where that is a choice; and whether it is."""
     _checks.integer(batch, "batch", 0)
     kernel = _kernel("cpu")
-    compiled = all(layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu" for layer in layers)
-    silu = all(_calls.is_forward_alone(layer.base_activation, nn.SiLU) for layer in layers)
+    if kernel is None or not _whole_networks or not all(_plain(layer) for layer in layers):
+        return "", False
     dtypes = {layer.spline_weight.dtype for layer in layers}
-    plain = silu and dtypes in ({torch.float32}, {torch.float64})
-    if kernel is None or not compiled or not plain or not _whole_networks:
+    if dtypes != {torch.float64} and (dtypes != {torch.float32} or torch.is_autocast_enabled("cpu")):
         return "", False
     shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
     size = layers[0].spline_weight.element_size()
     return kernel.explain_network(batch, shapes, size, penalty), kernel.takes_network(batch, shapes, size, penalty)
+
+
+def _plain(layer: KANLinear) -> bool:
+    """Whether a layer may be part of a network that is computed in one pass, whatever its shape and dtype."""
+    from efficient_kan.linear import KANLinear
+
+    compiled = layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu"
+    tensors = layer.tensors() if compiled and _calls.is_forward_alone(layer, KANLinear) else None
+    return tensors is not None and all(t is None or t.is_contiguous() for t in tensors)
 
 
 def _from_environment(name: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
 from efficient_kan.basis import bspline_basis
@@ -254,6 +255,41 @@ def test_penalties_and_their_second_derivatives_equal_the_references(name: str) 
 def gradients_with_graph(loss: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor]:
     leaves = {"first x": x, **{f"first {n}": p for n, p in module.named_parameters()}}
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), create_graph=True), strict=True))
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_penalised_pass_runs_what_a_call_runs(name: str) -> None:
+    x, penalty = samples(9, 4), PENALTIES[name]
+
+    class Bounded(KANLinear):
+        def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+            return super().forward(x, update_grid).tanh()
+
+    kan = KAN.from_layers([Bounded(4, 6, dtype=torch.float64), KANLinear(6, 3, dtype=torch.float64)])
+    first, second = kan.kan_layers
+    y, value = kan.forward_with_penalty(x, penalty)
+    torch.testing.assert_close(y, kan(x))
+    expected = first.forward_with_penalty(x, penalty)[1] + second.forward_with_penalty(first(x), penalty)[1]
+    torch.testing.assert_close(value, expected)
+
+    second.register_forward_pre_hook(lambda _, arguments: (2 * arguments[0],))
+    second.register_forward_hook(lambda _, __, y: y + 1)
+    y, value = kan.forward_with_penalty(x, penalty)
+    torch.testing.assert_close(y, kan(x))
+    expected = first.forward_with_penalty(x, penalty)[1] + second.forward_with_penalty(2 * first(x), penalty)[1]
+    torch.testing.assert_close(value, expected)
+    assert len(second._forward_pre_hooks) == 1
+
+
+def test_weights_that_hooks_compute_are_trained_under_a_penalty() -> None:
+    kan, x = network(WIDTHS, masked=False), samples(9, 4)
+    prune.l1_unstructured(kan.kan_layers[0], "spline_weight", amount=0.5)
+    for _ in range(2):  # a graph of the former step would be gone
+        y, value = kan.forward_with_penalty(x, SampleL1())
+        (y.sum() + value).backward()
+    with torch.no_grad():
+        kan.kan_layers[0].spline_weight_orig.mul_(2)
+    torch.testing.assert_close(kan.forward_with_penalty(x, SampleL1())[0], kan(x))
 
 
 # Dynamo warns about classes of torch itself; inductor lays out what searchsorted reads as it likes.

@@ -143,6 +143,13 @@ def test_a_bias_of_another_shape_is_torchs_error() -> None:
         network().load_state_dict(state)
 
 
+def test_a_state_that_does_not_fit_leaves_no_bias_behind() -> None:
+    kan = network()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        kan.load_state_dict(network(bias=True, grid_size=9).state_dict())
+    assert kan.kan_layers[0].bias is None
+
+
 def test_parts_of_a_state_leave_the_rest_alone() -> None:
     kan = pruned()
     before = kan.state_dict()
@@ -292,3 +299,26 @@ def test_knots_of_no_use_are_refused_when_set(spoil: Callable[[Tensor], Any], me
     assert torch.equal(layer.grid, before)
     layer.grid = before * 2
     assert torch.equal(layer.grid, before * 2) and "grid" in dict(layer.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(4, 3, dtype=torch.bool), "expected a floating-point tensor, got torch.bool"),
+        (torch.ones(3, 4), r"expected shape \(4, 3\), got \(3, 4\)"),
+        (None, "expected a floating-point tensor, got <class 'NoneType'>"),
+    ],
+)
+def test_masks_of_no_use_are_refused_when_set(mask: Any, message: str) -> None:
+    layer = KANLinear(3, 4)
+    with pytest.raises(ValueError, match=f"^edge_mask: {message}"):
+        layer.edge_mask = mask
+    layer.edge_mask = torch.zeros(4, 3)
+    assert not layer(torch.rand(2, 3)).any()
+
+
+def test_an_unknown_kernel_is_refused_when_set() -> None:
+    layer = KANLinear(3, 4)
+    with pytest.raises(ValueError, match=r"kernel: expected one of .*, got 'gpu'"):
+        layer.kernel = "gpu"
+    assert layer.kernel == "auto"

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
+from efficient_kan import KAN, KANConv2d, KANLinear, SampleL1, SampleStd, WeightL1, kernels
 
 pytest.importorskip("numba")
 
@@ -227,6 +228,52 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
     assert is_whole(small(x))
     with pytest.raises(ValueError, match="enabled"):
         kernels.set_whole_networks(1)  # type: ignore[arg-type]
+
+
+def test_the_word_says_what_computes() -> None:
+    kan, x = network([2, 5, 1]), samples(10, 2)
+    handle = kan.kan_layers[0].register_forward_hook(lambda *_: None)
+    assert kernels.algorithm(kan, 10) == "by_span" and not is_whole(kan(x))
+    handle.remove()
+    assert kernels.algorithm(kan, 10) == "by_sample" and is_whole(kan(x))
+    weight = kan.kan_layers[0].spline_weight
+    weight.data = weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+    assert kernels.algorithm(kan, 10) == "by_span" and not is_whole(kan(x))
+    kan = KAN([2, 5, 1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert kernels.algorithm(kan, 10) == "native" and not is_whole(kan(x.float()))
+    with pytest.raises(ValueError, match="layer: expected a KANLinear or KAN, got KANConv2d"):
+        kernels.algorithm(KANConv2d(1, 4, 3), 10)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("penalty", [None, SampleL1(), SampleStd()])
+def test_saved_tensors_may_come_back_in_another_layout(whole: bool, penalty: Any) -> None:
+    kan, x = network([3, 5, 2]), samples(20, 3).requires_grad_()
+
+    def gradients() -> list[Tensor]:
+        y, value = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
+        return list(torch.autograd.grad(y.square().sum() + value, [x, *kan.parameters()]))
+
+    with kernels.set_whole_networks(whole):
+        expected = gradients()
+        # Arrays in Fortran's order: other strides, the same numbers.
+        pack, unpack = (lambda t: np.asfortranarray(t.detach().numpy())), torch.from_numpy
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            found = gradients()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_views_of_negative_numbers_are_read_as_such(whole: bool) -> None:
+    kan, x = network([2, 4, 1]), torch._neg_view(samples(10, 2)).requires_grad_()
+    of_y = torch._neg_view(torch.ones(10, 1, dtype=torch.float64))
+    with kernels.set_whole_networks(whole):
+        found, expected = kan(x), kan(x.clone())
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, x, of_y, retain_graph=True)[0], torch.autograd.grad(found, x, of_y.clone())[0]
+        )
 
 
 class OfOthers(SampleL1):

@@ -72,14 +72,14 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, guide, table, *rest = ctx.saved_tensors
+        x, base, knots, guide, table, *rest = dispatch.saved(ctx)
         parameters = Parameters(*rest)
         needs_x, needs_base, _, *needs = ctx.needs_input_grad[:-1]
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return _differentiable(ctx, x, base, knots, parameters, grad)
         layer = Layer(x, base, knots, (guide, table), parameters, ctx.order)
         of_x, _, of_spline, of_scaler, of_base_weight = by_span.pull_back(
-            layer, grad.contiguous(), None, needs_x=needs_x, needs_parameters=any(needs)
+            layer, dispatch.dense(grad), None, needs_x=needs_x, needs_parameters=any(needs)
         )
         of_base = grad @ _base_weight(parameters) if needs_base else None
         return of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
@@ -127,7 +127,7 @@ class _LinearAndNorms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, of_norms: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, base, knots, guide, table, *rest = ctx.saved_tensors
+        x, base, knots, guide, table, *rest = dispatch.saved(ctx)
         parameters, wanted = Parameters(*rest), ctx.needs_input_grad[1:-1]
         grads = [g for g in (grad, of_norms) if g is not None]
         if not grads:
@@ -139,8 +139,8 @@ class _LinearAndNorms(torch.autograd.Function):
         needs_x, needs_base, _, *needs = wanted
         of_x, of_base, of_spline, of_scaler, of_base_weight = by_span.pull_back(
             Layer(x, base, knots, (guide, table), parameters, ctx.order),
-            None if grad is None else grad.contiguous(),
-            of_norms,
+            None if grad is None else dispatch.dense(grad),
+            None if of_norms is None else dispatch.dense(of_norms),
             needs_x=needs_x,
             needs_base=needs_base,
             needs_parameters=any(needs),
@@ -210,14 +210,14 @@ class _EdgeStd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight, gradient, deviations, means, sizes = ctx.saved_tensors
+        x, base, knots, weight, gradient, deviations, means, sizes = dispatch.saved(ctx)
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return *_of_native(
                 partial(_deviations, ctx.order), ctx.needs_input_grad[:4], (x, base, knots, weight), [grad]
             ), None
         of_x, of_base = None, None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            scale = _over_deviation(grad, deviations, x.shape[0]).contiguous()
+            scale = native.over_deviation(grad, deviations, x.shape[0]).contiguous()
             of_x, of_base = std.pull_back(LayerInputs(x, base, knots, weight, ctx.order), scale, means, sizes)
         return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
 
@@ -231,17 +231,17 @@ class _InputStd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
-        x, mean, deviation = ctx.saved_tensors
+        x, mean, deviation = dispatch.saved(ctx)
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return _of_native(lambda x: [native.column_std(x)], ctx.needs_input_grad, (x,), [grad])[0]
-        of_x: Tensor = (x - x[:1]).sub_(mean).mul_(_over_deviation(grad, deviation, x.shape[0]))
+        of_x: Tensor = (x - x[:1]).sub_(mean).mul_(native.over_deviation(grad, deviation, x.shape[0]))
         return of_x
 
 
 def _scaled(gradient: Tensor, grad: Tensor) -> Tensor:
     """``gradient * grad.unsqueeze(-1)``."""
     out = torch.empty_like(gradient)
-    scale_rows(gradient, grad.contiguous(), out)
+    scale_rows(gradient, dispatch.dense(grad), out)
     return out
 
 
@@ -263,20 +263,14 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        spline_weight, scaler, mask = ctx.saved_tensors
+        spline_weight, scaler, mask = dispatch.saved(ctx)
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return unfold(spline_weight, scaler, mask, grad)
-        grad, of_spline = grad.contiguous(), torch.empty_like(spline_weight)
+        grad, of_spline = dispatch.dense(grad), torch.empty_like(spline_weight)
         of_scaler = None if scaler is None else torch.empty_like(scaler)
         other = None if scaler is None else spline_weight
         scale_rows(grad[..., :-1], mask if scaler is None else scaler * mask, of_spline, other, of_scaler)
         return of_spline, None if of_scaler is None else of_scaler.mul_(mask), None, grad[..., -1] * mask
-
-
-def _over_deviation(grad: Tensor, deviation: Tensor, samples: int) -> Tensor:
-    """Factor of (x - mean) in the gradient of a standard deviation; 0 where the deviation is 0."""
-    nonzero = deviation > 0
-    return torch.where(nonzero, grad / torch.where(nonzero, deviation, 1.0), 0.0) / (samples - 1)
 
 
 def _of_native(

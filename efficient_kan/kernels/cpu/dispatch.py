@@ -8,7 +8,7 @@ that is worth a thread or folding weights once more; they were chosen on one pro
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ def takes(inputs: LayerInputs) -> bool:
         return False
     if base is not None and (type(base) not in TYPES or base.dtype != x.dtype):
         return False
+    if x.is_neg() or weight.is_neg() or knots.is_neg() or (base is not None and base.is_neg()):  # views of negative numbers
+        return False
     return type(x) in TYPES and type(weight) in TYPES and type(knots) in TYPES and x.device.type in ("cpu", "meta")
 
 
@@ -52,7 +54,19 @@ def folds(parameters: Parameters) -> bool:
         return False
     tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
     known = spline_weight.dtype in _DTYPES and spline_weight.device.type in ("cpu", "meta")
-    return known and all(type(t) in TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() for t in tensors)
+    return known and all(
+        type(t) in TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() and not t.is_neg() for t in tensors
+    )
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The same numbers where compiled code looks for them."""
+    return tensor.contiguous().resolve_neg()
+
+
+def saved(ctx: Any) -> list[Any]:
+    """What a node saved, contiguous as it was: hooks on saved tensors may give back another layout."""
+    return [t if t is None or t.is_contiguous() else t.contiguous() for t in ctx.saved_tensors]
 
 
 def transformed(grad: Tensor) -> bool:

@@ -141,7 +141,7 @@ def network(
             if tensor is None:
                 addresses.append(0)
                 continue
-            plain = tensor.dtype is dtype and tensor.is_contiguous() and type(tensor) in dispatch.TYPES
+            plain = tensor.dtype is dtype and tensor.is_contiguous() and type(tensor) in dispatch.TYPES and not tensor.is_neg()
             # Of what is shared among ranks there may be a part, or nothing for now.
             if not plain or tensor.numel() != count or (real and not tensor.is_cpu):
                 return None
@@ -157,7 +157,7 @@ def network(
     if width != shapes[0][0] or not _takes(batch, shapes, x.element_size(), penalty is not None, found):
         return None
     samples = x if flat_already else x.reshape(-1, width)
-    samples = samples if samples.is_contiguous() else samples.contiguous()
+    samples = dispatch.dense(samples)
     if graph and torch.is_grad_enabled():
         result = _node(samples, shapes, penalty, found, addresses, *flat)  # type: ignore[no-untyped-call]
         y, loss = result if found is not None else (result, None)
@@ -311,13 +311,13 @@ class _Network(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, of_loss: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        saved, tensors = ctx.saved, ctx.saved_tensors
+        saved, tensors = ctx.saved, dispatch.saved(ctx)
         needs_x, _, _, _, _, *needs = ctx.needs_input_grad
         x, *flat = tensors
         if torch.is_grad_enabled() or dispatch.transformed(grad) or (of_loss is not None and dispatch.transformed(of_loss)):
             grads = [grad] if of_loss is None else [grad, of_loss]
             return _differentiable(x, flat, saved.shapes, saved.penalty, grads, needs_x, needs)
-        of_x, *found = _backward(saved, x, flat, grad.contiguous(), of_loss, needs_x, needs)
+        of_x, *found = _backward(saved, x, flat, dispatch.dense(grad), of_loss, needs_x, needs)
         return of_x, None, None, None, None, *found
 
 

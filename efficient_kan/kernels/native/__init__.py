@@ -34,6 +34,7 @@ from efficient_kan.kernels.native.edges import edge_l1 as edge_l1
 from efficient_kan.kernels.native.edges import edge_l1_gradients as edge_l1_gradients
 from efficient_kan.kernels.native.edges import edge_std as edge_std
 from efficient_kan.kernels.native.edges import input_std as input_std
+from efficient_kan.kernels.native.edges import over_deviation as over_deviation
 from efficient_kan.kernels.native.expansion import linear_gradients as linear_gradients
 from efficient_kan.kernels.native.linear import SplineLinear, outputs
 

@@ -169,8 +169,7 @@ class _EdgeStd(torch.autograd.Function):
         x, base, knots, weight, deviations, means = ctx.saved_tensors
         order, wide = ctx.spline_order, ctx.wide
         needs_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        nonzero = deviations > 0
-        scale = torch.where(nonzero, grad / torch.where(nonzero, deviations, 1.0), 0.0) / (x.shape[0] - 1)
+        scale = over_deviation(grad.to(wide), deviations.to(wide), x.shape[0])
         grad_weight: list[Tensor] = []
         columns: list[tuple[Tensor, Tensor]] = []
         with blocks.autocast_off(x):
@@ -179,7 +178,7 @@ class _EdgeStd(torch.autograd.Function):
                 # The saved means are constants to autograd; derivatives of higher order need them as functions of x.
                 mean = _moments(bx, bbase, bknots, order, wide)[0] if torch.is_grad_enabled() else means[cols]
                 vectors = _without_constant(weight[:, cols], wide)
-                scaled = scale.T[cols].to(wide).unsqueeze(-1) * vectors  # shape: (cols, O, M+1)
+                scaled = scale.T[cols].unsqueeze(-1) * vectors  # shape: (cols, O, M+1)
                 form = scaled.mT @ vectors  # shape: (cols, M+1, M+1)
                 scatter: Tensor | None = None
                 grads: list[tuple[Tensor, Tensor]] = []
@@ -200,6 +199,16 @@ class _EdgeStd(torch.autograd.Function):
             return None, None, None, of_weight, None, None
         grad_x, grad_base = (torch.cat(parts, dim=1) for parts in zip(*columns, strict=True))
         return grad_x, grad_base, None, of_weight, None, None
+
+
+def over_deviation(grad: Tensor, deviation: Tensor, samples: int) -> Tensor:
+    """Factor of (value - mean) in the gradient of a standard deviation; 0 where the deviation is 0.
+
+    And where it is next to the smallest number, of which the quotient would overflow.
+    """
+    kind = torch.finfo(deviation.dtype)
+    nonzero = deviation > kind.tiny / kind.eps
+    return torch.where(nonzero, grad / torch.where(nonzero, deviation, 1.0), 0.0) / (samples - 1)
 
 
 def _with_constant(features: Tensor, wide: torch.dtype) -> Tensor:

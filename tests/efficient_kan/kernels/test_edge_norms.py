@@ -355,3 +355,22 @@ def test_compiled_networks_give_the_same(penalty: Any) -> None:
     for ours, expected in zip((y, loss), kan.forward_with_penalty(x, penalty), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", ["native", "cpu"])
+@pytest.mark.parametrize("width", [3, 80])  # in one pass, and by layers
+@pytest.mark.parametrize("far", [85.0, 88.0, 91.0, 95.0])
+def test_deviations_next_to_nothing_have_finite_gradients(name: str, width: int, far: float) -> None:
+    """SiLU of inputs far below zero: deviations near the smallest numbers of float32."""
+    kan = KAN([2, width, 1], kernel=name, generator=source())
+    x = 0.1 * torch.randn(64, 2, generator=source(1)) - far
+    kan.forward_with_penalty(x, SampleStd())[1].backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in kan.parameters() if parameter.grad is not None)
+
+
+def test_deviations_of_sixteen_bits_have_finite_gradients() -> None:
+    for seed in range(4):
+        kan = KAN([30, 50, 1], generator=source(seed)).half()
+        x = torch.rand(200, 30, generator=source(seed)).half()
+        kan.forward_with_penalty(x, SampleStd())[1].backward()
+        assert all(bool(parameter.grad.isfinite().all()) for parameter in kan.parameters() if parameter.grad is not None)
