@@ -36,7 +36,7 @@ def runs(effort: Effort) -> Iterator[Run]:
         if effort == "tiny" or (effort == "reduced" and function != _CHECKED):
             continue  # pykan fits every function to every edge in a loop: minutes, where little is pruned
         named = {**told, "library": ",".join(tutorial.FUNCTIONS)}
-        yield Run(function, "pykan's auto_symbolic", _PYKAN, _STARTS[function], samples, 5, named)
+        yield Run(function, "pykan's auto_symbolic, ten functions", _PYKAN, _STARTS[function], samples, 5, named)
 
 
 def judge(results: Sequence[Result]) -> Iterator[Line]:
