@@ -182,10 +182,11 @@ def bench(session: nox.Session) -> None:
     Rows and report go to reports/ followed by the machine, such as reports/cpu-2core; those of the smoke preset to
     reports/smoke.
     """
-    options, rest = words(session, "--preset", "--out")
+    options, rest = words(session, "--preset", "--out", "--plugin")
     preset = options.preset or "default"
     named = options.out or ("reports/smoke" if preset == "smoke" else None)
     out = ["--out", named] if named else []
+    plugin = ["--plugin", options.plugin] if options.plugin else []
     install(session, "bench")
     try:
         session.run("python", "-m", "reference.environments")
@@ -193,13 +194,13 @@ def bench(session: nox.Session) -> None:
         session.warn("an environment of an arm could not be made: the rows of that arm will say which")
     failed = None
     try:
-        session.run("python", "-m", "benchmarks", "run", "--preset", preset, *out, *rest)
+        session.run("python", "-m", "benchmarks", "run", "--preset", preset, *out, *plugin, *rest)
     except CommandFailed as error:
         if was_refused(error):
             session.error(NOT_RUN)
         failed = error  # a case that failed is a row: it belongs into the report, which must exist all the same
     if any(Path(named or "reports").glob("raw/*.jsonl.xz" if named else "*/raw/*.jsonl.xz")):
-        session.run("python", "-m", "benchmarks", "report", *out)
+        session.run("python", "-m", "benchmarks", "report", *out, *plugin)
     if failed is not None:
         session.error(WITHOUT_VALUE)
 

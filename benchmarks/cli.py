@@ -14,6 +14,7 @@ import cyclopts
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import presets
 from benchmarks.gpu_run.command import gpu_run
 from benchmarks.images.command import audit_images, train_images
 from benchmarks.kinds import get_kind
@@ -117,6 +118,7 @@ def run(
     out = out or _place(selected.preset.name, selected.whole)
     _say(selected.notes)
     known: Mapping[str, Status] = {}
+    command = _recorded(sys.argv[1:], presets.kept(selection.preset, out))
     if selected.part:
         limits.require_cores(cases)
         known = merge.statuses(out)
@@ -161,7 +163,7 @@ def run(
                 retry=retry,
                 known=known,
                 plugin=selected.plugin,
-                command=f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}",
+                command=command,
                 on_start=on_start,
                 on_row=on_row,
                 on_say=on_say,
@@ -199,7 +201,7 @@ def _run_parallel(selection: Selection, out: Path | None, file: Path, *, retry: 
     selected = selection.resolve()
     out = out or _place(selected.preset.name, selected.whole)
     _say(selected.notes)
-    command = f"python -m benchmarks {shlex.join(_recorded(sys.argv[1:]))}"
+    command = _recorded(sys.argv[1:], presets.kept(selection.preset, out))
     try:
         with heeding_sigterm():
             done = dispatch.run(selection, selected, out, chosen, retry=retry, command=command, on_end=on_end)
@@ -215,8 +217,8 @@ def _run_parallel(selection: Selection, out: Path | None, file: Path, *, retry: 
         raise SystemExit(1)
 
 
-def _recorded(arguments: Sequence[str]) -> list[str]:
-    """The arguments as rows keep them: without the folder that rows go to, and of other absolute paths the name alone.
+def _recorded(arguments: Sequence[str], preset: str) -> str:
+    """The command as rows keep it: without the folder that rows go to, its preset by name, of absolute paths the name alone.
 
     Rows are published, and where a file lies on one machine neither changes them nor helps to repeat them.
     """
@@ -227,11 +229,15 @@ def _recorded(arguments: Sequence[str]) -> list[str]:
         if option == "--out":
             if not value:
                 next(rest, None)
+        elif option == "--preset":
+            if not value:
+                next(rest, None)
+            kept += ["--preset", preset]
         elif option.startswith("--") and Path(value).is_absolute():
             kept.append(f"{option}={Path(value).name}")
         else:
             kept.append(Path(argument).name if Path(argument).is_absolute() else argument)
-    return kept
+    return f"python -m benchmarks {shlex.join(kept)}"
 
 
 def _place(preset: str, cases: Sequence[Case]) -> Path:

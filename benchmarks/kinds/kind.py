@@ -106,6 +106,7 @@ class Kind:
     - `grouped`: tables whose lines name no case and that summarise its cases.
 
     Cases of equal `together(case)` stay on one machine when a plan is cut into parts (None: as the lines of points do).
+    `known(case)` says whether all that it names is registered; if not, it is of a plugin that is not loaded.
     `anywhere(case)` says whether its rows count together whichever machine they are of: errors of trained networks do, which
     differ by rounding and what training makes of it, and times do not.
     """
@@ -146,6 +147,7 @@ class Kind:
     shown: tuple[Shown, ...] = ()
     together: Callable[[Case], object | None] = lambda case: None
     anywhere: Callable[[Case], bool] = lambda case: False
+    known: Callable[[Case], bool] = lambda case: True
 
 
 def resolved(function: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -57,6 +57,11 @@ def anywhere(case: Case) -> bool:
     return experiment is not None and not experiment.timed
 
 
+def known(case: Case) -> bool:
+    """Whether the experiment is registered."""
+    return papers.find_experiment(str(dict(case.options).get("experiment"))) is not None
+
+
 _NOTE = (
     "Numbers of the papers are transcribed in benchmarks/papers/published.csv with equation, table and row. The status is "
     "computed from the rows by the rule of each experiment, last table. The effort *reduced* has fewer seeds, grids and steps "
@@ -93,5 +98,6 @@ KIND = Kind(
     grouped=("papers", "papers_declared"),
     together=together,
     anywhere=anywhere,
+    known=known,
     shown=(Shown(62, "papers", "The KAN papers reproduced", ("papers", "papers_declared"), note=_NOTE),),
 )

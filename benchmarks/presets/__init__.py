@@ -10,6 +10,7 @@ centre only.
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,27 @@ def schema() -> type[Preset]:
 def file(name: str) -> Path:
     """Return the file of the preset called `name`, or the one that is named if it ends in .toml."""
     return Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+
+
+def kept(name: str, out: Path) -> str:
+    """The preset as published commands name it: a file is copied to `out`/presets, with a number if its name is taken.
+
+    Raises ValueError if nothing can be written there.
+    """
+    if not name.endswith(".toml"):
+        return name
+    text, stem, folder = file(name).read_text(encoding="utf-8"), Path(name).stem, out / "presets"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = folder / (f"{stem}.toml" if number == 1 else f"{stem}-{number}.toml")
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+            if path.read_text(encoding="utf-8") == text:
+                break
+    except OSError as error:
+        raise ValueError(f"out: expected a folder to write to, got {out}: {error.strerror}") from error
+    return f"presets/{path.name}"
 
 
 def load(name: str) -> Preset:

@@ -31,7 +31,7 @@ FIGURES: Mapping[str, int] = {
 TABLES: Mapping[str, tuple[int, str]] = {
     "summary": (
         1,
-        "Every arm at the centre point: time of one call, ratio to `efficient_kan` (95 % interval), peak memory.",
+        "Every arm where most lines of the plan cross: time of a call, ratio to `efficient_kan` (95 % interval), peak memory.",
     ),
     "equivalence": (2, "Equivalence gate: per arm the tensor nearest to its limit, over all points."),
     "time": (3, "Time of one call and its ratio to `efficient_kan` with a 95 % interval, all points."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from benchmarks.report.figures import Entry
 from benchmarks.report.findings import findings
 from benchmarks.report.headlines import headlines
 from benchmarks.report.provenance import Source
+from benchmarks.report.reproducibility import KEPT, measuring
 from benchmarks.report.scaling import MODES
 from benchmarks.report.sparsity import Study
 from benchmarks.report.sparsity_words import without_verdict
@@ -140,6 +142,7 @@ def _overview(data: Data) -> str:
         lines.append(
             f"{data.superseded} older measurements of the same cases, or of other strengths, are stored too and not shown."
         )
+    lines += _without_plugins(data)
     scaled = data.summarised
     apart = int((~scaled[[f"on_{axis}" for axis in AXES]].any(axis=1)).sum())
     if apart:
@@ -159,6 +162,20 @@ def _overview(data: Data) -> str:
             "**Measured on a working tree with uncommitted changes:** the commit alone does not reproduce these numbers."
         )
     return "\n\n".join(lines)
+
+
+def _without_plugins(data: Data) -> list[str]:
+    """What was measured for a plugin that is not loaded, in sentences."""
+    unknown: Counter[str] = Counter()
+    for row in data.rows:
+        kind = kinds.find_kind(row.case.kind)
+        if kind is None or not kind.known(row.case):
+            unknown[row.case.kind] += 1
+    return [
+        f"**{count} cases of kind `{kind}` are shown in no table or figure of their own**: what they measure is registered by "
+        "a plugin that was not loaded; `python -m benchmarks report --plugin FILE` shows them."
+        for kind, count in unknown.items()
+    ]
 
 
 def _drift(data: Data) -> str:
@@ -266,11 +283,11 @@ def _provenance(data: Data) -> str:
 
 def _reproduce(data: Data) -> str:
     used = {row.run_id for row in data.rows}
-    commands = sorted({env.command for key, env in data.environments.items() if key in used and env.command})
+    commands = measuring(env for key, env in sorted(data.environments.items()) if key in used)
     install = "python -m pip install -e . --group bench -c constraints.txt"
     return (
-        "To measure again (into a new folder: finished cases are not repeated), and to render again from stored rows alone, in "
-        "a checkout of the commit above:\n\n```\n"
+        f"To measure again (into a new folder: finished cases are not repeated{KEPT}), and to render again from stored rows "
+        "alone, in a checkout of the commit above:\n\n```\n"
         + "\n".join([install, *commands, "python -m benchmarks report --out FOLDER"])
         + "\n```"
     )

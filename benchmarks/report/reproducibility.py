@@ -78,17 +78,26 @@ def _claims(sources: Iterable[Source]) -> str:
     )
 
 
+_RUN = "python -m benchmarks run"
+KEPT = "; files of presets lie in `presets/` beside these rows"
+
+
+def measuring(environments: Iterable[Environment]) -> list[str]:
+    """The commands that measured, each once, with the folder for rows that records of `run` leave out."""
+    found = dict.fromkeys(environment.command for environment in environments if environment.command)
+    return [f"{command} --out FOLDER" if command.startswith(_RUN) else command for command in found]
+
+
 def _commands(environments: Sequence[Environment]) -> str:
     commits = list(dict.fromkeys(environment.commit for environment in environments))
-    commands = list(dict.fromkeys(environment.command for environment in environments if environment.command))
     lines = [
         *(f"git checkout {commit}" for commit in commits[-1:]),
         "python -m pip install -e . --group bench -c constraints.txt",
-        *commands,
+        *measuring(environments),
         "python -m benchmarks report --out FOLDER",
     ]
     dirty = [environment.run_id for environment in environments if environment.dirty]
-    text = "```\n" + "\n".join(lines) + "\n```"
+    text = f"Into a new folder: finished cases are not repeated{KEPT}.\n\n```\n" + "\n".join(lines) + "\n```"
     if len(commits) > 1:
         text += f"\n\nThe rows come from {len(commits)} commits: {', '.join(f'`{commit}`' for commit in commits)}."
     if dirty:

@@ -88,6 +88,16 @@ class Study:
         least, most = int(counts.min()), int(counts.max())
         return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
+    @property
+    def floored(self) -> str:
+        """'Errors below 0.001 count as 0.001: 12 % of those on the curves.' of the chosen networks; empty if there are none."""
+        errors = [error for curve in self.choices["test"] for error in curve if error is not None]
+        below = sum(error < self.rule.floor for error in errors)
+        if not below:
+            return ""
+        floor, share = f"{self.rule.floor:g}", f"{100 * below / len(errors):.2g}"
+        return f"Errors below {floor} count as {floor}: {share} % of those on the curves."
+
     def lacking(self, penalty: str, family: str) -> str:
         """'1 of 12 symbolic tasks' where a penalty was trained on some tasks of a family alone; empty otherwise."""
         part = self.runs[self.runs["family"] == family]
@@ -289,7 +299,7 @@ def _verdicts(study: Study) -> Table:
     ratios |= {f"error_ratio_tasks{end}": np.exp(frame[f"tasks{end}"]) for end in ("_low", "_high")}
     frame = frame.assign(**ratios, reference_against_none=beside, missing=reasons)
     said = undecided(study.rule, frame["verdict"], frame["verdict_tasks"]), undecided_against_none(beside)
-    return Table("sparsity_verdict", frame, view, note=_sentence(said))
+    return Table("sparsity_verdict", frame, view, note=" ".join(filter(None, (_sentence(said), study.floored))))
 
 
 def _verdict(text: str, reason: str) -> str:

@@ -42,10 +42,10 @@ def _norms(penalties: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(penalty.removesuffix(ENTROPY) for penalty in penalties))
 
 
-def _looks(study: Study) -> dict[str, Look]:
+def looks_of(penalties: Sequence[str]) -> dict[str, Look]:
     """Of each penalty the colour and marker of its norm; dashed without its entropy term."""
-    of_norms = looks(_norms(study.penalties))
-    solid = {penalty: of_norms[penalty.removesuffix(ENTROPY)] for penalty in study.penalties}
+    of_norms = looks(_norms(penalties))
+    solid = {penalty: of_norms[penalty.removesuffix(ENTROPY)] for penalty in penalties}
     return {
         penalty: own if penalty == "none" or penalty.endswith(ENTROPY) else Look(own.colour, own.marker, "--")
         for penalty, own in solid.items()
@@ -57,6 +57,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
     failed = study.failed()
     count = study.runs["seed"].nunique()
     seeds = f"{study.seeds}; {failed}" if count > 1 else f"one seed, so no interval; {failed}"
+    floored = f" {study.floored}" if study.floored else ""
     ends = ", bands 95 % bootstrap intervals over seeds" if count > 1 else ""
     bands = f"Lines are means over tasks and seeds of the logarithm{ends}"
     plain = any(not name.endswith(ENTROPY) for name in study.penalties if name != "none")
@@ -72,7 +73,8 @@ def draw_all(study: Study) -> Iterator[Drawn]:
             figure,
             drawn,
             f"Test error against the share of edges left, penalties {entropy} their entropy term: {chosen}. Above as pruned, "
-            f"below after the refit without a penalty. {bands} ({seeds}).{_not_drawn(study, penalties)}",
+            f"below after the refit without a penalty, from the smallest share that all tasks were pruned to. {bands} "
+            f"({seeds}).{floored}{_not_drawn(study, penalties)}",
         )
     figure, drawn = effects(study)
     if not drawn.empty:
@@ -91,7 +93,7 @@ def draw_all(study: Study) -> Iterator[Drawn]:
         figure,
         drawn,
         f"Test error after the refit against edges left, task by task, penalties with their entropy term: {chosen}. Lines are "
-        f"geometric means over seeds{ends and ', bands 95 % bootstrap intervals, left out for no penalty'} ({seeds}).",
+        f"geometric means over seeds{ends and ', bands 95 % bootstrap intervals, left out for no penalty'} ({seeds}).{floored}",
     )
     figure, drawn = sweep(study)
     yield (
@@ -153,7 +155,7 @@ def _without_entropy(study: Study) -> list[str]:
 
 def trade_off(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
     """Error against the share of edges left, families side by side: above before, below after the refit."""
-    families, own, drawn = study.families, _looks(study), []
+    families, own, drawn = study.families, looks_of(study.penalties), []
     figure = Figure(figsize=(WIDTH_INCHES, 4.1), layout="constrained")
     grid = figure.subplots(2, len(families), squeeze=False, sharex="col", sharey=True)
     for row, (curve, text) in enumerate((("before", "as pruned"), ("test", "after the refit"))):
@@ -175,7 +177,7 @@ def trade_off(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFr
 
 def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFrame]:
     """Error after the refit against edges left, one panel a task."""
-    names, own, drawn = study.tasks, _looks(study), []
+    names, own, drawn = study.tasks, looks_of(study.penalties), []
     rows = math.ceil(len(names) / _COLUMNS)
     figure = Figure(figsize=(WIDTH_INCHES, 1.35 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, min(_COLUMNS, len(names)), squeeze=False)
@@ -207,7 +209,7 @@ def effects(study: Study) -> tuple[Figure, pd.DataFrame]:
     frame = pd.DataFrame(lines)
     if frame.empty:
         return Figure(), frame
-    order, own_looks = list(dict.fromkeys(frame["candidate"])), _looks(study)
+    order, own_looks = list(dict.fromkeys(frame["candidate"])), looks_of(study.penalties)
     families = [name for name in study.families if name in set(frame["family"])]
     figure = Figure(figsize=(WIDTH_INCHES, 0.17 * len(order) + 0.75), layout="constrained")
     grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True)
@@ -240,7 +242,7 @@ def _shown(effect: float) -> float:
 
 def sweep(study: Study) -> tuple[Figure, pd.DataFrame]:
     """Geometric mean of the error along the curve over the strength, with entropy above and without below."""
-    families, own, drawn = study.families, _looks(study), []
+    families, own, drawn = study.families, looks_of(study.penalties), []
     rows = [names for names in (_with_entropy(study), _without_entropy(study)) if len(names) > 1]
     figure = Figure(figsize=(WIDTH_INCHES, 1.65 * max(len(rows), 1) + 0.6), layout="constrained")
     grid = figure.subplots(max(len(rows), 1), len(families), squeeze=False, sharex=True, sharey="col")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn, ParamSpec, get_args, get_origin
@@ -41,6 +43,9 @@ def refusing(command: Callable[P, None]) -> Callable[P, None]:
     def refused(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except BrokenPipeError:  # of a reader that has enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end goes nowhere
+            raise SystemExit(128 + signal.SIGPIPE) from None
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             refuse(described(error))
 

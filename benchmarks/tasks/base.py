@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -261,8 +261,12 @@ _OWN: set[str] = set()
 
 
 def register(*tasks: Task) -> None:
-    """Add tasks, from this package or from a plugin. Raises ValueError if a name is taken."""
+    """Add tasks, from this package or from a plugin. Raises ValueError if a name is taken or a family is not the rule's."""
     for task in tasks:
+        if task.family not in get_args(Family):
+            raise ValueError(
+                f"family: expected one of {', '.join(get_args(Family))}, got {task.family!r} of task {task.name!r}"
+            )
         if task.name in _TASKS:
             raise ValueError(f"task: expected a new name, got {task.name!r}, which exists")
         _TASKS[task.name] = task

@@ -209,6 +209,13 @@ def test_a_process_refuses_as_its_command_does(tmp_path: Path) -> None:
     check_refusal(done.returncode, done.stderr, ("nosuch",))
 
 
+def test_a_reader_that_has_enough_ends_a_command_in_silence(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m benchmarks plan --preset default | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and done.stdout.splitlines()[1] in ("0", "141")
+
+
 def check_refusal(status: object, text: str, parts: tuple[str, ...]) -> None:
     """The status is 2 and the text is one sentence of ours with all `parts`."""
     assert status == 2

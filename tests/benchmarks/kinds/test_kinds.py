@@ -75,7 +75,9 @@ def test_rows_of_a_kind_that_is_not_there_are_shown_as_cases(said: Said, tmp_pat
         store.add(environment.capture("run", "command"))
         store.add(Row.model_validate(made | where | {"wall_s": 1.0}))
     said("report", "--out", tmp_path)
-    assert "| rounding" in (tmp_path / "README.md").read_text(encoding="utf-8").partition("## Failed cases")[2]
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| rounding" in page.partition("## Failed cases")[2]
+    assert "**1 cases of kind `rounding` are shown in no table or figure of their own**" in page
 
 
 def test_a_changed_kind_changes_the_keys_and_a_remark_does_not(said: Said, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import presets
 from benchmarks.cli import _place, _recorded, app
 from benchmarks.report import machines, render
 from benchmarks.run import archive, submission, usage
@@ -129,11 +130,21 @@ def test_a_run_without_a_folder_goes_to_that_of_its_machine(
 
 
 def test_commands_are_recorded_without_the_paths_of_one_machine() -> None:
-    assert _recorded(["run", "--preset", "smoke", "--out", "/a/b", "--only", "memory"]) == [
-        "run", "--preset", "smoke", "--only", "memory",
-    ]  # fmt: skip
+    given = ["run", "--preset", "smoke", "--out", "/a/b", "--only", "memory"]
+    assert _recorded(given, "smoke") == "python -m benchmarks run --preset smoke --only memory"
     given = ["run", "--out=/a/b", "--plugin", "/a/mine.py", "--preset=/a/own.toml", "--batch", "8,16", "--retry"]
-    assert _recorded(given) == ["run", "--plugin", "mine.py", "--preset=own.toml", "--batch", "8,16", "--retry"]
+    expected = "python -m benchmarks run --plugin mine.py --preset presets/own.toml --batch 8,16 --retry"
+    assert _recorded(given, "presets/own.toml") == expected
+
+
+def test_files_of_presets_are_kept_beside_the_rows(tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine.toml", tmp_path / "out"
+    assert presets.kept("smoke", out) == "smoke" and not out.exists()
+    for text, name in (("one", "mine"), ("one", "mine"), ("two", "mine-2"), ("one", "mine")):
+        mine.write_text(text)
+        assert presets.kept(str(mine), out) == f"presets/{name}.toml"
+        assert (out / "presets" / f"{name}.toml").read_text() == text
+    assert presets.kept(str(out / "presets" / "mine.toml"), out) == "presets/mine.toml"
 
 
 @pytest.mark.end_to_end

@@ -176,7 +176,7 @@ def test_page_says_what_absolute_times_and_whiskers_mean_and_how_it_was_run(rend
     assert "`efficient_kan` itself took" in page
     assert "Above: time, with quartiles" in page
     assert "RSS before (MiB)" in (rendered / "tables" / "memory.md").read_text(encoding="utf-8")
-    assert "\npython -m benchmarks run --preset smoke\n" in page
+    assert "\npython -m benchmarks run --preset smoke --out FOLDER\n" in page
 
 
 def test_what_weakens_the_numbers_is_said(run: Any, speed_case: Callable[..., Case], times: Times, tmp_path: Path) -> None:

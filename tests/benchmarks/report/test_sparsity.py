@@ -209,10 +209,45 @@ def test_what_a_comparison_lacks_is_said(study: sparsity.Study) -> None:
 
 
 def test_penalties_look_different_and_the_same_with_and_without_entropy() -> None:
-    looks = [sparsity_figures.look(f"{norm}+entropy") for norm in ("weight_l1", "folded_l1", "sample_l1", "sample_std")]
-    assert len({(look.colour, look.marker) for look in looks}) == 4
-    plain = sparsity_figures.look("weight_l1")
-    assert (plain.colour, plain.line) == (looks[0].colour, "--")
+    looks = sparsity_figures.looks_of(["none", "weight_l1", *(f"{norm}+entropy" for norm in (*NORMS, "mine", "other"))])
+    assert len({(look.colour, look.marker, look.line) for look in looks.values()}) == 8
+    assert (looks["weight_l1"].colour, looks["weight_l1"].line) == (looks["weight_l1+entropy"].colour, "--")
+
+
+def test_a_norm_of_a_plugin_is_drawn(study: sparsity.Study) -> None:
+    def with_own(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.replace({"penalty": {"folded_l1+entropy": "squares+entropy"}})
+
+    own = replace(study, runs=with_own(study.runs), choices=with_own(study.choices))
+    assert "squares+entropy" in own.penalties
+    with style.applied():
+        drawn = {stem: (figure, frame) for stem, figure, frame, _ in sparsity_figures.draw_all(own)}
+    figure, frame = drawn["sparsity_trade_off"]
+    assert "squares+entropy" in set(frame["penalty"])
+    assert "squares" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_curve_of_a_family_begins_where_all_its_tasks_were_pruned_to(study: sparsity.Study) -> None:
+    counts = {"product": (2, 5, 25), "exp_sin": (5, 10, 25)}
+
+    def pruned(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(edge_counts=[counts.get(task, found) for task, found in frame[["task", "edge_counts"]].values])
+
+    found = sparsity.family_band(
+        replace(study, runs=pruned(study.runs), choices=pruned(study.choices)), "none", "symbolic", "test"
+    )
+    assert found is not None and set(study.runs.loc[study.runs["family"] == "symbolic", "task"]) == set(counts)
+    assert found.x[0] == pytest.approx(5 / 25)
+
+
+def test_errors_below_the_floor_are_counted_in_captions(study: sparsity.Study) -> None:
+    assert study.floored == ""
+    curves_ = [(study.rule.floor / 2, *curve[1:]) for curve in study.choices["test"]]
+    low = replace(study, choices=study.choices.assign(test=curves_))
+    assert low.floored == "Errors below 0.001 count as 0.001: 33 % of those on the curves."
+    captions = {stem: caption for stem, _, _, caption in sparsity_figures.draw_all(low)}
+    assert low.floored in captions["sparsity_trade_off"] and low.floored in captions["sparsity_by_task"]
+    assert low.floored in next(table.note for table in sparsity.tables(low) if table.name == "sparsity_verdict")
 
 
 def test_two_settings_get_two_verdicts(full_run: Any, tmp_path: Path, run: Any) -> None:

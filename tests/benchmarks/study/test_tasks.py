@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from itertools import permutations
@@ -230,5 +231,7 @@ def test_ten_more_tasks_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {case.sweep.penalty for case in own if case.sweep and case.sweep.task == "wave_3"} == {"squares+entropy"}
     with pytest.raises(ValueError, match="task: expected a new name, got 'wave_3'"):
         tasks.register(tasks.get_task("wave_3"))
+    with pytest.raises(ValueError, match="family: expected one of symbolic, special, real, got 'mine' of task 'wave_10'"):
+        tasks.register(dataclasses.replace(tasks.get_task("wave_3"), name="wave_10", family="mine"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="task: expected one of exp_sin"):
         tasks.get_task("nothing")
