@@ -25,6 +25,7 @@ from benchmarks.study.penalties import PAIRS, in_order
 
 _RESAMPLES = 1000  # of the bands in figures
 _GRID = 25  # places along the curve of a family
+_NO_FLOOR = 1e-15  # an error that no network has, whose logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Study:
     choices: pd.DataFrame = field(repr=False)
     verdicts: pd.DataFrame = field(repr=False)
     short: pd.DataFrame = field(repr=False)
+    unfloored: pd.DataFrame = field(repr=False)
     against_none: pd.DataFrame = field(repr=False)
     rates: pd.DataFrame = field(repr=False)
     ends: pd.DataFrame = field(repr=False)
@@ -154,6 +156,7 @@ def _study(setting: str, frame: pd.DataFrame) -> Study:
         choices=choices,
         verdicts=verdict.verdicts(choices, rule, confirmatory=confirmatory),
         short=verdict.verdicts(choices, rule, column="short_area"),
+        unfloored=verdict.verdicts(verdict.with_areas(choices, rule.model_copy(update={"floor": _NO_FLOOR})), rule),
         against_none=verdict.against_none(choices, names, rule),
         rates=rates.rates(choices, rule),
         ends=verdict.ends(runs, rule),
@@ -289,7 +292,8 @@ def _verdicts(study: Study) -> Table:
         "verdict, tasks like these": [_verdict(*pair) for pair in zip(frame["verdict_tasks"], reasons, strict=True)],
         "p worse, p adequate": [", ".join(pair) for pair in zip(_p(frame["p_worse"]), _p(frame["p_adequate"]), strict=True)],
         "leaving one task out": ["–" if pd.isna(a) else f"{_change(a)} to {_change(b)} %" for a, b in leaves],
-        "after the short refit": percent(study.short) if "effect" in study.short else ["–"] * len(frame),
+        "after the short refit (95 %)": percent(study.short) if "effect" in study.short else ["–"] * len(frame),
+        "without the floor (95 %)": percent(study.unfloored),
         "tasks × seeds": [units(line) for line in frame.to_dict("records")],
         "the reference against no penalty": beside,
         "": ["" if pd.isna(sure) else f"confirmatory, {100 * c:.2f} %" if sure else f"exploratory, {100 * c:.0f} %"
@@ -297,6 +301,7 @@ def _verdicts(study: Study) -> Table:
     }  # fmt: skip
     ratios = {f"error_ratio{end}": np.exp(frame[f"effect{end}"]) for end in ("", "_low", "_high")}
     ratios |= {f"error_ratio_tasks{end}": np.exp(frame[f"tasks{end}"]) for end in ("_low", "_high")}
+    ratios |= {"error_ratio_unfloored": np.exp(study.unfloored["effect"])}
     frame = frame.assign(**ratios, reference_against_none=beside, missing=reasons)
     said = undecided(study.rule, frame["verdict"], frame["verdict_tasks"]), undecided_against_none(beside)
     return Table("sparsity_verdict", frame, view, note=" ".join(filter(None, (_sentence(said), study.floored))))

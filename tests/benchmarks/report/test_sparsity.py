@@ -216,9 +216,10 @@ def test_penalties_look_different_and_the_same_with_and_without_entropy() -> Non
 
 def test_a_norm_of_a_plugin_is_drawn(study: sparsity.Study) -> None:
     def with_own(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame.replace({"penalty": {"folded_l1+entropy": "squares+entropy"}})
+        return frame.replace({"penalty": {"sample_std+entropy": "squares+entropy"}})
 
-    own = replace(study, runs=with_own(study.runs), choices=with_own(study.choices))
+    against = study.against_none.replace({"candidate": {"sample_std+entropy": "squares+entropy"}})
+    own = replace(study, runs=with_own(study.runs), choices=with_own(study.choices), against_none=against)
     assert "squares+entropy" in own.penalties
     with style.applied():
         drawn = {stem: (figure, frame) for stem, figure, frame, _ in sparsity_figures.draw_all(own)}
@@ -238,6 +239,18 @@ def test_a_curve_of_a_family_begins_where_all_its_tasks_were_pruned_to(study: sp
     )
     assert found is not None and set(study.runs.loc[study.runs["family"] == "symbolic", "task"]) == set(counts)
     assert found.x[0] == pytest.approx(5 / 25)
+
+
+def test_the_verdict_stands_beside_that_without_the_floor(run: Any, tmp_path: Path) -> None:
+    factors = {"none": 1.0, "weight_l1+entropy": 2e-5, "sample_l1+entropy": 1e-5}
+    for penalty, factor in factors.items():
+        case = confirmatory_case(penalty, (2000, 2001, 2002))
+        run.add(case, sparsity=result_of(case, factor))
+    (found,) = sparsity.studies(data.load(run.write(tmp_path)))
+    frame = next(table.frame for table in sparsity.tables(found) if table.name == "sparsity_verdict")
+    line = frame[(frame["family"] == "symbolic") & (frame["candidate"] == "weight_l1+entropy")].iloc[0]
+    assert line["error_ratio"] == pytest.approx(1.0)
+    assert line["error_ratio_unfloored"] == pytest.approx(2.0, rel=1e-6)
 
 
 def test_errors_below_the_floor_are_counted_in_captions(study: sparsity.Study) -> None:
