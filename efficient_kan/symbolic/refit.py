@@ -1,7 +1,8 @@
 r"""Fitting all numbers of a symbolic network to data at once.
 
 Without splines there are few numbers and all derivatives are products of those of single functions, so Levenberg-Marquardt
-steps with the exact Jacobian are taken: they find constants to rounding where the formula is right. With splines it is LBFGS.
+steps with the exact Jacobian are taken: they find constants to rounding where the formula is right, in any units of inputs and
+targets. With splines it is LBFGS.
 
 Shape legend: ``B`` samples, ``O`` outputs of the network, ``P`` numbers that are fitted.
 """
@@ -71,10 +72,11 @@ def _levenberg_marquardt(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, 
     loss, normal, gradient = _normal_equations(layers, x, y)
     damping, quiet = 1e-3, 0
     for _ in range(steps):
-        diagonal = normal.diagonal()
-        floor = 1e-15 * diagonal.max().clamp(min=torch.finfo(x.dtype).tiny)
-        damped = normal + torch.diag(damping * diagonal + floor)
-        step, failed = torch.linalg.solve_ex(damped, gradient)
+        size = normal.diagonal().sqrt()  # of the Jacobian's columns, which are scaled to length 1 (Marquardt 1963)
+        size = torch.where(size > 0, size, 1.0)
+        damped = normal / size.outer(size) + damping * torch.eye(len(size), dtype=x.dtype, device=x.device)
+        step, failed = torch.linalg.solve_ex(damped, gradient / size)
+        step = step / size
         usable = not bool(failed) and bool(step.isfinite().all())
         new = _try(layers, x, y, step, loss) if usable else loss
         if new < loss:

@@ -136,6 +136,21 @@ def test_a_planted_formula_comes_back(name: str) -> None:
     assert symbolic.comparison.formula_rmse <= 1e-9
 
 
+@pytest.mark.parametrize("of_targets", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("of_inputs", [1e-6, 1e3, 1e6])
+def test_formulas_do_not_depend_on_the_units_of_inputs_and_targets(of_inputs: float, of_targets: float) -> None:
+    x = uniform(200, UNIT, UNIT)
+    y = of_targets * (x[:, :1].exp() + x[:, 1:] ** 2)
+    edges: Edges = {
+        (0, 0, 0): lambda t: of_targets * torch.exp(t / of_inputs),
+        (0, 0, 1): lambda t: of_targets * (t / of_inputs) ** 2,
+    }
+    made = planted([2, 1], edges, of_inputs * x, grid_size=10).symbolic(of_inputs * x, y)
+    assert [edge.name for edge in made.edges()] == ["exp", "x^2"]
+    torch.testing.assert_close(made(of_inputs * x), y, rtol=1e-13, atol=1e-13 * of_targets)
+    assert made.formula().error[0] <= 1e-14
+
+
 def test_curves_alone_give_constants_as_exact_as_the_splines() -> None:
     widths, edges, _, ranges = FORMULAS["exp of sum"]
     x = uniform(200, *ranges)
