@@ -8,60 +8,144 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import sympy
 import torch
+from mpmath.libmp import NoConvergence
+from sympy.core.function import AppliedUndef
+from sympy.functions.elementary.piecewise import ExprCondPair
 from torch import Tensor
 
+from efficient_kan import _checks
 from efficient_kan.symbolic.constants import short, unit_of
 
-Functions = Mapping[str, Callable[..., Any]]
 _LARGE = 120  # operations; beyond, sympy's transformations may take minutes
 _SHORT = 25  # beyond, simplify() takes many seconds, of sines and powers of numbers that are not simple
 _TERMS = 60  # of an expanded power
 _EQUAL = 1e-9
 
-TORCH: dict[str, Callable[..., Any]] = {
-    "sqrt": torch.sqrt,
-    "exp": torch.exp,
-    "log": torch.log,
-    "Abs": torch.abs,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "tanh": torch.tanh,
-    "sinh": torch.sinh,
-    "cosh": torch.cosh,
-    "sign": torch.sign,
-    "asin": torch.arcsin,
-    "acos": torch.arccos,
-    "atan": torch.arctan,
-    "atanh": torch.arctanh,
+
+def _piecewise(*pairs: tuple[Tensor, Tensor]) -> Tensor:
+    result: Any = math.nan
+    for value, condition in reversed(pairs):
+        result = torch.where(condition, value, result)
+    return result  # type: ignore[no-any-return]
+
+
+def _all_of(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """``function`` of any number of arguments."""
+    return lambda *values: reduce(function, values)
+
+
+# The torch forms of sympy's operations and functions.
+TORCH: dict[Any, Callable[..., Any]] = {
+    sympy.Add: _all_of(torch.add),
+    sympy.Mul: _all_of(torch.mul),
+    sympy.Pow: torch.pow,
+    sympy.exp: torch.exp,
+    sympy.log: torch.log,
+    sympy.Abs: torch.abs,
+    sympy.sign: torch.sign,
+    sympy.sin: torch.sin,
+    sympy.cos: torch.cos,
+    sympy.tan: torch.tan,
+    sympy.tanh: torch.tanh,
+    sympy.sinh: torch.sinh,
+    sympy.cosh: torch.cosh,
+    sympy.asin: torch.arcsin,
+    sympy.acos: torch.arccos,
+    sympy.atan: torch.arctan,
+    sympy.asinh: torch.arcsinh,
+    sympy.acosh: torch.arccosh,
+    sympy.atanh: torch.arctanh,
+    sympy.erf: torch.erf,
+    sympy.erfc: torch.erfc,
+    sympy.floor: torch.floor,
+    sympy.ceiling: torch.ceil,
+    sympy.Max: _all_of(torch.maximum),
+    sympy.Min: _all_of(torch.minimum),
+    sympy.Piecewise: _piecewise,
+    ExprCondPair: lambda value, condition: (value, condition),
+    sympy.StrictLessThan: torch.lt,
+    sympy.LessThan: torch.le,
+    sympy.StrictGreaterThan: torch.gt,
+    sympy.GreaterThan: torch.ge,
+    sympy.Equality: torch.eq,
+    sympy.Unequality: torch.ne,
+    sympy.And: _all_of(torch.logical_and),
+    sympy.Or: _all_of(torch.logical_or),
+    sympy.Not: torch.logical_not,
 }
 
 
 class Samples:
-    """Inputs at which expressions are judged: symbols and their values ``(B, number of symbols)``."""
+    """Inputs at which expressions are judged.
 
-    def __init__(self, symbols: Sequence[Any], x: Tensor, functions: Functions) -> None:
-        self.symbols, self.x = list(symbols), x
-        known = {name: self._on_numbers(function) for name, function in {**TORCH, **functions}.items()}
-        self._names: dict[str, Any] = {**known, "pi": math.pi, "E": math.e}
+    Args:
+        symbols: of the inputs.
+        x: their values ``(B, number of symbols)``.
+        functions: torch forms of functions of sympy that :data:`TORCH` lacks, such as a user's own.
+    """
+
+    def __init__(self, symbols: Sequence[Any], x: Tensor, functions: Mapping[Any, Callable[..., Any]]) -> None:
+        self.x, self._inputs = x, dict(zip(symbols, x.unbind(1), strict=True))
+        self._functions = {**functions, **TORCH}
 
     def values(self, expressions: Sequence[Any]) -> list[Tensor]:
-        """The values ``(B,)`` of expressions."""
-        function = sympy.lambdify(self.symbols, list(expressions), modules=[self._names], cse=True)
-        values = function(*self.x.unbind(1))
-        return [torch.as_tensor(v, dtype=self.x.dtype, device=self.x.device).expand(len(self.x)) for v in values]
+        """The values ``(B,)`` of expressions.
+
+        Raises:
+            ValueError: if neither torch nor mpmath has a function in them.
+        """
+        known = dict(self._inputs)
+        return [self._value(expression, known).expand(len(self.x)) for expression in expressions]
 
     def largest(self, expressions: Sequence[Any]) -> list[float]:
         """The largest magnitudes of expressions, over the samples where they are finite."""
         return [float(v.abs().nan_to_num(0.0, 0.0, 0.0).amax()) for v in self.values(expressions)]
 
-    def _on_numbers(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` that takes plain numbers, too."""
-        return lambda *values: function(*(torch.as_tensor(v, dtype=self.x.dtype, device=self.x.device) for v in values))
+    def _value(self, expression: Any, known: dict[Any, Any]) -> Any:
+        """The value of an expression, ``(B,)`` or of no dimension; ``known`` are those of its parts so far."""
+        if expression not in known:
+            if expression.is_number:
+                known[expression] = torch.tensor(_number(expression), dtype=self.x.dtype, device=self.x.device)
+            elif expression in (sympy.true, sympy.false):
+                known[expression] = torch.tensor(bool(expression), device=self.x.device)
+            else:
+                parts = [self._value(part, known) for part in expression.args]
+                function = self._functions.get(expression.func)
+                known[expression] = _by_mpmath(expression, parts) if function is None else function(*parts)
+        return known[expression]
+
+
+def _number(expression: Any) -> float:
+    try:
+        return float(expression)
+    except TypeError:  # of a complex one
+        return math.nan
+
+
+def _by_mpmath(expression: Any, parts: Sequence[Tensor]) -> Tensor:
+    """A function that torch lacks, at each value of its arguments; not a number where it is not real."""
+    expected = "a form made of functions that torch or mpmath has, or one call of another"
+    known = expression.is_Function and not isinstance(expression, AppliedUndef)
+    _checks.require(known, "sympy", expected, expression)
+    arguments = [part if part.is_number else sympy.Dummy() for part in expression.args]
+    function = sympy.lambdify(arguments, expression.func(*arguments), "mpmath")
+    rows = torch.stack(torch.broadcast_tensors(*parts), -1)
+    try:
+        return rows.new_tensor([_real(function, row) for row in rows.tolist()])
+    except NameError:  # of a function that mpmath lacks
+        raise ValueError(f"sympy: expected {expected}, got {expression}") from None
+
+
+def _real(function: Callable[..., Any], arguments: Sequence[float]) -> float:
+    try:
+        return float(function(*arguments)) if all(map(math.isfinite, arguments)) else math.nan
+    except (TypeError, ValueError, ArithmeticError, NoConvergence):  # of complex values and poles
+        return math.nan
 
 
 def sizes_of_terms(expression: Any, samples: Samples | None) -> dict[Any, float]:

@@ -8,7 +8,7 @@ constants out of the next function.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -134,22 +134,17 @@ def _error(expression: Any, samples: Samples | None, reference: Tensor | None) -
     return float((values - reference).abs().amax() / torch.where(size > 0, size, 1.0))
 
 
-def torch_names(library: Mapping[str, Function]) -> dict[str, Any]:
-    """The torch forms of functions of sympy that are called by another name than those of the library, such as a user's own."""
+def torch_forms(layers: Sequence[SymbolicLayer]) -> dict[Any, Callable[[Tensor], Tensor]]:
+    """The torch forms of functions of sympy that a function of an edge consists of, by their classes."""
     import sympy
 
-    from efficient_kan.symbolic.expression import TORCH
-
-    t = sympy.Symbol("t")
-    found: dict[str, Any] = {}
-    for function in library.values():
-        form = function.sympy(t)
-        if isinstance(form, sympy.Function) and form.args == (t,) and form.func.__name__ not in TORCH:
-            found[form.func.__name__] = function.torch
-    return found
+    t = sympy.Dummy(real=True)
+    functions = {name: layer.library[name] for layer in layers for name, _ in layer.groups()}
+    forms = [(function.sympy(t), function.torch) for function in functions.values()]
+    return {form.func: function for form, function in forms if isinstance(form, sympy.Function) and form.args == (t,)}
 
 
-def symbols_of(names: Sequence[Any] | None, count: int) -> list[Any]:
+def symbols_of(names: Iterable[Any] | None, count: int) -> list[Any]:
     """Symbols of the inputs: ``x_1, x_2, ...``, or of these names."""
     try:
         import sympy
@@ -158,10 +153,10 @@ def symbols_of(names: Sequence[Any] | None, count: int) -> list[Any]:
 
     if names is None:
         return [sympy.Symbol(f"x_{n + 1}") for n in range(count)]
-    ok = isinstance(names, Sequence) and not isinstance(names, str) and len(names) == count
-    _checks.require(ok, "names", f"{count} names or symbols", names)
-    for name in names:
+    ordered = isinstance(names, Iterable) and not isinstance(names, (str, Mapping, Set))
+    given = list(names) if ordered else []  # of a list, an array, an index of pandas
+    _checks.require(len(given) == count, "names", f"{count} names or symbols", names)
+    for name in given:
         _checks.require(isinstance(name, (str, sympy.Symbol)) and str(name) != "", "names", "names or sympy symbols", name)
-    symbols = [sympy.Symbol(name) if isinstance(name, str) else name for name in names]
-    _checks.require(len(set(symbols)) == count, "names", "different names", names)
-    return symbols
+    _checks.require(len({str(name) for name in given}) == count, "names", "different names", names)
+    return [sympy.Symbol(str(name)) if isinstance(name, str) else name for name in given]

@@ -24,7 +24,8 @@ class Function:
     Args:
         name: how it is called.
         torch: the function on tensors, elementwise and differentiable.
-        sympy: the function on sympy expressions, such as ``sympy.sin``.
+        sympy: the function on sympy expressions, such as ``sympy.sin``: made of functions that torch or mpmath has, or one call
+            of any other.
         complexity: what it costs when functions are ranked, as in pykan: 1 for ``x`` to 5.
         domain: the interval of arguments ``(low, high)``.
         closed: whether the ends of the domain belong to it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -293,7 +293,7 @@ class SymbolicKAN(nn.Module):
             warnings.warn(f"symbolic: {self.comparison}; {what} {poor}", stacklevel=stacklevel + 1)
 
     @torch.no_grad()
-    def formula(self, names: Sequence[Any] | None = None, *, digits: int | None = None) -> Formulas:
+    def formula(self, names: Iterable[Any] | None = None, *, digits: int | None = None) -> Formulas:
         """A sympy expression for each output.
 
         Numbers are rounded in the formula as a whole, after constants were moved through the network. A number within half a
@@ -301,7 +301,7 @@ class SymbolicKAN(nn.Module):
         (:mod:`efficient_kan.symbolic.constants`). Terms that are smaller than that unit at all samples are dropped.
 
         Args:
-            names: of the inputs, strings or sympy symbols; ``x_1, x_2, ...`` by default.
+            names: of the inputs, different strings or sympy symbols; ``x_1, x_2, ...`` by default.
             digits: significant digits to round to; ``None``: as few as leave the outputs at the samples within 1e-6 of this
                 network's, relative to the largest.
 
@@ -311,7 +311,8 @@ class SymbolicKAN(nn.Module):
 
         Raises:
             ImportError: if sympy is not installed.
-            ValueError: if edges are still splines, or names or digits are out of their ranges.
+            ValueError: if edges are still splines, names or digits are out of their ranges, or the sympy form of a function
+                cannot be evaluated.
         """
         from efficient_kan.symbolic import formula
 
@@ -329,7 +330,7 @@ class SymbolicKAN(nn.Module):
         if self.samples is not None:
             wide = self._wide()
             x = wide._inputs_of(0)
-            samples, reference = Samples(real, x, formula.torch_names(self.library)), wide(x).T
+            samples, reference = Samples(real, x, formula.torch_forms(self.symbolic_layers)), wide(x).T
         found = []
         for o, expression in enumerate(exact):
             found.append(formula.simplified(expression, samples, None if reference is None else reference[o], digits))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sympy
 import torch
@@ -173,6 +175,55 @@ def test_own_functions() -> None:
         assert str(formula) == text or str(formula) == text.replace("(", "(-"), formula
 
 
+@pytest.mark.parametrize(
+    ("function", "form"),
+    [
+        (lambda t: torch.sinc(t / math.pi), sympy.sinc),
+        (torch.erf, sympy.erf),
+        (torch.relu, lambda t: sympy.Max(t, 0)),
+        (
+            lambda t: torch.where((t > 0) | (t < -0.5), t, t**2),
+            lambda t: sympy.Piecewise((t, (t > 0) | (t < -0.5)), (t**2, True)),
+        ),
+        (lambda t: t * torch.erf(t), lambda t: t * sympy.erf(t)),
+        (lambda t: t * torch.special.bessel_j0(t), lambda t: t * sympy.besselj(0, t)),  # which torch has by no name of sympy
+    ],
+    ids=["sinc", "erf", "max", "piecewise", "product", "bessel"],
+)
+def test_own_functions_of_any_form(kan: KAN, function: Callable[[Tensor], Tensor], form: Callable[[object], object]) -> None:
+    network = kan.symbolic(X)
+    network.fix(0, 0, 0, Function("own", function, form), (1.0, 1.3, 0.1, 0.0))
+    (formula,) = found = network.formula(["x", "y"])
+    assert found.error[0] <= 1e-6
+    for x in X[:5]:
+        value = float(formula.subs({"x": float(x[0]), "y": float(x[1])}))
+        assert value == pytest.approx(float(network(x).detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", [sympy.Function("J0"), sympy.DiracDelta], ids=["undefined", "not of mpmath"])
+def test_a_form_that_cannot_be_evaluated_is_named(kan: KAN, form: Callable[[object], object]) -> None:
+    network = kan.symbolic(X)
+    network.fix(0, 0, 0, Function("own", lambda t: t, lambda t: t + form(t)), (1.0, 1.3, 0.1, 0.0))
+    with pytest.raises(ValueError, match=r"sympy: expected a form .*, got \w+\(1\.3"):
+        network.formula(["x", "y"])
+
+
+def test_names_of_inputs_may_be_those_of_functions_and_constants(kan: KAN) -> None:
+    network = kan.symbolic(X, Y)
+    for names in (["exp", "pi"], ["sin", "E"]):
+        found = network.formula(names)
+        x, y = map(sympy.Symbol, names)
+        assert found == [sympy.exp(y**2 + sympy.sin(sympy.pi * x))]
+        assert found.error[0] <= 1e-12
+
+
+def test_names_of_inputs_may_be_any_sequence(kan: KAN) -> None:
+    network = kan.symbolic(X, Y)
+    names = ["a", "b"]
+    assert network.formula(np.array(names)) == network.formula(tuple(names)) == network.formula(names)
+    assert network.formula(pytest.importorskip("pandas").Index(names)) == network.formula(names)
+
+
 def test_float32_networks_give_float32_formulas(kan: KAN) -> None:
     network = copy.deepcopy(kan).float().symbolic(X.float(), Y.float())
     assert network(X.float()).dtype == torch.float32
@@ -214,6 +265,9 @@ def test_suggestions_are_ranked(kan: KAN) -> None:
         (lambda k: SymbolicKAN([2, 1]).fix(0, 0, 0, "sin"), "affine: .*no samples"),
         (lambda k: SymbolicKAN([2, 1]).formula(["x"]), "names: expected 2 names"),
         (lambda k: SymbolicKAN([2, 1]).formula(["x", "x"]), "names: expected different names"),
+        (lambda k: SymbolicKAN([2, 1]).formula([sympy.Symbol("x", real=True), sympy.Symbol("x")]), "names: expected different"),
+        (lambda k: SymbolicKAN([2, 1]).formula({"x", "y"}), "names: expected 2 names"),
+        (lambda k: SymbolicKAN([2, 1]).formula(5), "names: expected 2 names"),
         (lambda k: SymbolicKAN([2, 1]).formula(digits=0), "digits"),
         (lambda k: Function("f", torch.sin, sympy.sin, domain=(1.0, 0.0)), "domain"),
         (lambda k: Function("", torch.sin, sympy.sin), "name"),
