@@ -36,12 +36,14 @@ def check_settings(
     allowed = resolve(library)
     expected = "a mapping from (layer, o, i) to names or Function objects"
     _checks.require(functions is None or isinstance(functions, Mapping), "functions", expected, functions)
-    by_hand = {}
+    by_hand: dict[Place, Function] = {}
+    taken = dict(allowed)
     for edge, function in (functions or {}).items():
         place = check_edge(edge, kan.layers_hidden, "functions")
         alive = bool(kan.kan_layers[place[0]].edge_mask[place[1:]] != 0)
         _checks.require(alive, "functions", "edges that are not pruned", edge)
-        by_hand[place] = named(function, allowed, "functions")
+        by_hand[place] = named(function, taken, "functions")
+        taken[by_hand[place].name] = by_hand[place]
     return Settings(
         allowed,
         _checks.number(weight_simple, "weight_simple", 0.0, 1.0),
@@ -88,10 +90,11 @@ def check_targets(y: Tensor, samples: Tensor, outputs: int) -> Tensor:
 
 
 def named(function: Any, library: Mapping[str, Function], name: str) -> Function:
-    """A function given as itself or by its name."""
-    if isinstance(function, Function):
-        return function
+    """A function given as itself or by its name, which no other function of ``library`` may have."""
     known = {**LIBRARY, **library}
-    ok = isinstance(function, str) and function in known
+    ok = isinstance(function, Function) or (isinstance(function, str) and function in known)
     _checks.require(ok, name, f"a Function or a name among {list(known)}", function)
-    return known[function]
+    found: Function = known[function] if isinstance(function, str) else function
+    unique = library.get(found.name, found) == found
+    _checks.require(unique, name, "a name that no other function of the library or the network has", found.name)
+    return found

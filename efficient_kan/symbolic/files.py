@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from efficient_kan import _architecture, _checks, files
-from efficient_kan.symbolic.layer import SPLINE, SymbolicLayer
-from efficient_kan.symbolic.library import ZERO, resolve
+from efficient_kan.symbolic.layer import SymbolicLayer
+from efficient_kan.symbolic.library import SPLINE, ZERO, resolve
 
 if TYPE_CHECKING:
     from efficient_kan.symbolic.arguments import Library

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from efficient_kan import _checks
 from efficient_kan._computed import copied
 from efficient_kan.linear import KANLinear
-from efficient_kan.symbolic.library import ZERO, Function
-
-SPLINE = "spline"
+from efficient_kan.symbolic.library import SPLINE, ZERO, Function
 
 
 class SymbolicLayer(nn.Module):

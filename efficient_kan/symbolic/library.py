@@ -16,13 +16,15 @@ from torch import Tensor
 from efficient_kan import _checks
 from efficient_kan.symbolic import canonical
 
+SPLINE = "spline"  # how edges without a function are called
+
 
 @dataclass(frozen=True)
 class Function:
     """A function of one variable that an edge ``a f(b x + c) + d`` may become.
 
     Args:
-        name: how it is called.
+        name: how it is called; ``"spline"`` and ``"0"`` are taken.
         torch: the function on tensors, elementwise and differentiable.
         sympy: the function on sympy expressions, such as ``sympy.sin``: made of functions that torch or mpmath has, or one call
             of any other.
@@ -48,6 +50,8 @@ class Function:
 
     def __post_init__(self) -> None:
         _checks.require(isinstance(self.name, str) and self.name != "", "name", "the name of a function", self.name)
+        reserved = self.name == SPLINE or (self.name == "0" and self.torch is not torch.zeros_like)
+        _checks.require(not reserved, "name", "a name other than 'spline' and '0', which are reserved", self.name)
         for name in ("torch", "sympy"):
             _checks.require(callable(getattr(self, name)), name, "a function", getattr(self, name))
         for name in ("branch", "canonical"):

@@ -20,8 +20,8 @@ from efficient_kan.symbolic.arguments import Library, Place, check_edge, check_s
 from efficient_kan.symbolic.choice import WEIGHT_SIMPLE, Candidate, Ranking, rank
 from efficient_kan.symbolic.comparison import Comparison, compare
 from efficient_kan.symbolic.curves import curves, of_splines, quantiles
-from efficient_kan.symbolic.layer import SPLINE, SymbolicLayer
-from efficient_kan.symbolic.library import Function, resolve
+from efficient_kan.symbolic.layer import SymbolicLayer
+from efficient_kan.symbolic.library import SPLINE, Function, resolve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,15 +136,16 @@ class SymbolicKAN(nn.Module):
 
         Args:
             layer, o, i: the edge, from input ``i`` of the layer to its output ``o``.
-            function: a name of the library, or any :class:`Function`.
+            function: a name of the library, or any :class:`Function` whose name no other one has, here or in the library.
             affine: ``(a, b, c, d)``; ``None``: those that come closest to the edge as it is now, at the samples.
 
         Raises:
-            ValueError: if there is no such edge or function; if the function has no fit within its domain, or ``affine`` brings
-                samples out of it; if there are no samples to fit to, as in a network that was not made by :meth:`KAN.symbolic`.
+            ValueError: if there is no such edge or function; if another function has its name; if it has no fit within its
+                domain, or ``affine`` brings samples out of it; if there are no samples to fit to, as in a network that was not
+                made by :meth:`KAN.symbolic`.
         """
         place = check_edge((layer, o, i), self.layers_hidden, "layer, o, i")
-        chosen = named(function, self.library, "function")
+        chosen = named(function, self._functions_beside(place), "function")
         target = self.symbolic_layers[layer]
         if affine is None:
             _checks.require(self.samples is not None, "affine", "(a, b, c, d), since there are no samples to fit to", affine)
@@ -158,6 +159,14 @@ class SymbolicKAN(nn.Module):
             if not bool(inside(chosen, numbers[1] * x + numbers[2], wide_gaps(x))):
                 raise refuse(chosen, place)
         target.assign({(o, i): chosen}, torch.tensor(numbers, dtype=torch.float64).unsqueeze(1))
+
+    def _functions_beside(self, place: Place) -> dict[str, Function]:
+        """The functions of the library and of all edges but one, by name."""
+        found = dict(self.library)
+        for edge in self.edges():
+            if edge[:3] != place:
+                found[edge.name] = self.symbolic_layers[edge.layer].library[edge.name]
+        return found
 
     def _fitted(self, place: Place, function: Function) -> Candidate:
         """``function`` fitted to an edge as it is now."""

@@ -12,8 +12,8 @@ from efficient_kan import _checks, plot, pruning
 from efficient_kan._device import autocast_off
 from efficient_kan.kernels import resolve
 from efficient_kan.symbolic.arguments import check_samples
-from efficient_kan.symbolic.layer import SPLINE, SymbolicLayer
-from efficient_kan.symbolic.library import ZERO
+from efficient_kan.symbolic.layer import SymbolicLayer
+from efficient_kan.symbolic.library import SPLINE, ZERO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -224,6 +224,25 @@ def test_names_of_inputs_may_be_any_sequence(kan: KAN) -> None:
     assert network.formula(pytest.importorskip("pandas").Index(names)) == network.formula(names)
 
 
+def test_functions_of_one_name_are_refused(kan: KAN) -> None:
+    network = kan.symbolic(X, Y, library=["x", "x^2", "sin", "exp"])
+    before = network(X)
+    for name in ("sin", "x"):  # of another edge, and of the library alone
+        with pytest.raises(ValueError, match=f"function: expected a name that no other .* has, got '{name}'"):
+            network.fix(0, 0, 1, Function(name, torch.cos, sympy.cos), (1.0, 2.0, 0.0, 0.0))
+    assert torch.equal(network(X), before)
+    mine, other = (Function("mine", torch.cos, sympy.cos, complexity) for complexity in (1.0, 2.0))
+    with pytest.raises(ValueError, match=r"functions: expected a name that no other .* has, got 'mine'"):
+        kan.symbolic(X, functions={(0, 0, 0): mine, (0, 0, 1): other})
+    with pytest.raises(ValueError, match=r"functions: expected a name that no other .* has, got 'sin'"):
+        kan.symbolic(X, functions={(0, 0, 0): Function("sin", torch.cos, sympy.cos)})
+    network.fix(0, 0, 0, mine, (1.0, 2.0, 0.0, 0.0))
+    network.fix(0, 0, 0, other, (1.0, 2.0, 0.0, 0.0))  # in place of the only one
+    copy.deepcopy(network).fix(0, 0, 1, other, (1.0, 2.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"a name that no other .* has, got 'mine'"):
+        network.fix(1, 0, 0, mine, (1.0, 2.0, 0.0, 0.0))
+
+
 def test_float32_networks_give_float32_formulas(kan: KAN) -> None:
     network = copy.deepcopy(kan).float().symbolic(X.float(), Y.float())
     assert network(X.float()).dtype == torch.float32
@@ -272,6 +291,8 @@ def test_suggestions_are_ranked(kan: KAN) -> None:
         (lambda k: Function("f", torch.sin, sympy.sin, domain=(1.0, 0.0)), "domain"),
         (lambda k: Function("", torch.sin, sympy.sin), "name"),
         (lambda k: Function("f", torch.sin, None), "sympy"),
+        (lambda k: Function("spline", torch.sin, sympy.sin), "name: expected a name other than"),
+        (lambda k: Function("0", torch.sin, sympy.sin), "name: expected a name other than"),
     ],
 )
 def test_bad_arguments_are_named(kan: KAN, call: object, message: str) -> None:
