@@ -221,15 +221,18 @@ class SymbolicKAN(nn.Module):
             This network.
 
         Raises:
-            ValueError: if samples and targets do not fit this network or are not finite.
+            ValueError: if samples and targets do not fit this network or are not finite, or if samples leave the domain of an
+                edge's function.
         """
         like = self.symbolic_layers[0].affine
         samples = check_samples(x, self.layers_hidden[0], like)
         targets = check_targets(y, samples, self.layers_hidden[-1])
         steps = _checks.integer(steps, "steps", 1)
         wide = self._wide()
-        of_wide = wide.symbolic_layers[0].affine
-        refit.refit(wide.symbolic_layers, samples.to(of_wide), targets.to(of_wide), steps)
+        x, y = (values.to(wide.symbolic_layers[0].affine) for values in (samples, targets))
+        if (undefined := refit.outside(wide.symbolic_layers, x)) is not None:
+            raise refuse(*undefined)
+        refit.refit(wide.symbolic_layers, x, y, steps)
         self.load_state_dict(wide.state_dict())
         self.compare(samples, targets)
         self.warn_if_worse(stacklevel=2)
@@ -352,6 +355,6 @@ def refuse(function: Function, place: Place) -> ValueError:
     """The error for a function that an edge cannot become."""
     kind = f"defined on {function.domain}" if function.branch is None else "with poles"
     return ValueError(
-        f"edge (layer, o, i) = {place}: expected a function whose arguments lie in its domain at all samples, without a pole "
-        f"between them, got {function.name!r}, {kind}"
+        f"edge (layer, o, i) = {place}: expected a function with finite values and arguments in its domain at all samples, "
+        f"without a pole between them, got {function.name!r}, {kind}"
     )

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from efficient_kan.symbolic import canonical
 from efficient_kan.symbolic.affine import evaluate, inside, wide_gaps
+from efficient_kan.symbolic.arguments import Place
 from efficient_kan.symbolic.layer import SymbolicLayer
+from efficient_kan.symbolic.library import Function
 
 _CHUNK = 2**22  # elements of a part of the Jacobian
 _CONVERGED = 1e-12
@@ -56,15 +58,16 @@ def rmse(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor) -> float:
 
 
 @torch.no_grad()
-def in_domain(layers: Sequence[SymbolicLayer], x: Tensor) -> bool:
-    """Whether all arguments lie in their functions' domains, without a pole between them."""
-    for layer in layers:
-        for name, (_, t, values, _) in layer.terms(x, evaluate).items():
+def outside(layers: Sequence[SymbolicLayer], x: Tensor) -> tuple[Function, Place] | None:
+    """The first function, with its edge, that has arguments outside its domain, a pole between them or infinite values."""
+    for n, layer in enumerate(layers):
+        for name, (edges, t, values, _) in layer.terms(x, evaluate).items():
             ordered = t.T.sort(1).values
-            if not bool(inside(layer.library[name], ordered, wide_gaps(ordered)).all() & values.isfinite().all()):
-                return False
+            ok = inside(layer.library[name], ordered, wide_gaps(ordered)) & values.isfinite().all(0)
+            if not bool(ok.all()):
+                return layer.library[name], (n, *divmod(int(edges[~ok][0]), layer.in_features))
         x = layer(x)
-    return True
+    return None
 
 
 @torch.no_grad()
@@ -96,7 +99,7 @@ def _try(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, step: Tensor, lo
     before = [(layer.affine.clone(), layer.bias.clone()) for layer in layers]
     for share in _SHARES:
         _move(layers, share * step)
-        inside = in_domain(layers, x)
+        inside = outside(layers, x) is None
         new = rmse(layers, x, y) ** 2
         if inside and new < loss:
             return new
@@ -174,7 +177,7 @@ def _lbfgs(layers: Sequence[SymbolicLayer], x: Tensor, y: Tensor, steps: int) ->
         optimizer.zero_grad()
         loss: Tensor = (model(x) - y).square().mean()
         loss.backward()
-        if float(loss.detach()) < best and in_domain(layers, x):
+        if float(loss.detach()) < best and outside(layers, x) is None:
             best, kept = float(loss.detach()), [p.detach().clone() for p in parameters]
         return loss
 

@@ -161,6 +161,15 @@ def test_a_refit_stays_within_domains() -> None:
     assert float((network(x) - 3 * torch.sqrt(x)).detach().abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("function", ["log", "1/x"])
+def test_a_refit_to_samples_outside_a_domain_is_refused(function: str) -> None:
+    network = SymbolicKAN([2, 2, 1], dtype=torch.float64)
+    network.fix(0, 1, 1, "x", (1.0, 1.0, 0.0, 0.0))
+    network.fix(1, 0, 1, function, (1.0, 1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=rf"edge \(layer, o, i\) = \(1, 0, 1\): expected .* its domain .*, got '{function}'"):
+        network.refit(X, Y)
+
+
 def test_own_functions() -> None:
     x = X[:, :1]
     bessel = Function("J0", torch.special.bessel_j0, sympy.Function("J0"))  # without a derivative in torch
