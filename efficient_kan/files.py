@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,16 +130,22 @@ def _path(path: Any) -> str:
 
 @contextmanager
 def _replacing(path: Any) -> Iterator[Path]:
-    """A name beside ``path`` to write to; what was written there takes the place of ``path``, unless an error comes up."""
+    """A name beside ``path`` to write to; what was written there takes the place of ``path``, unless an error comes up.
+
+    The mode is that of the file that is replaced, or the umask's for a new one, whatever mode the writer chose.
+    """
     target = Path(_path(path))
     _checks.require(
         target.parent.is_dir() and not target.is_dir(), "path", "the name of a file in an existing folder", str(path)
     )
     aside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
     try:
+        aside.touch()
+        mode = stat.S_IMODE((target if target.exists() else aside).stat().st_mode)
         yield aside
         with aside.open("rb+") as written:
             os.fsync(written.fileno())
+        aside.chmod(mode)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

@@ -206,6 +206,23 @@ def test_a_file_takes_the_place_of_another_whole_or_not_at_all(tmp_path: Path, m
     assert sorted(tmp_path.iterdir()) == [path, link]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077], ids=oct)
+def test_a_new_file_has_the_mode_of_the_umask_and_a_replaced_one_keeps_its_own(umask: int, tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    before = os.umask(umask)
+    try:
+        network().save(new)
+        old.touch()
+        for mode in (0o664, 0o600, 0o444):
+            old.chmod(mode)
+            network().save(old)
+            assert old.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+    assert new.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
 def test_a_loaded_network_does_not_depend_on_its_file(tmp_path: Path) -> None:
     path, x = tmp_path / "kan", samples()
     kan = network()
