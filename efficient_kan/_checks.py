@@ -49,11 +49,18 @@ def flag(value: Any, name: str) -> bool:
 
 
 def device(value: Any, name: str) -> torch.device | None:
-    """``value`` as a device torch knows by name; ``None`` stays."""
+    """``value`` as a device that torch knows by name and can use here; ``None`` stays."""
+    if value is None:
+        return None
     try:
-        return None if value is None else torch.device(value)
+        found = torch.device(value)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"{name}: expected a torch device such as 'cpu' or 'cuda:0', got {value!r}") from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # of builds without a backend, of numbers that are too large
+        raise ValueError(f"{name}: expected a device that torch can use here, got {str(found)!r} ({error})") from error
+    return found
 
 
 def interval(value: Any, name: str) -> tuple[float, float]:

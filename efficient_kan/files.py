@@ -3,7 +3,7 @@
 A file holds no code and is never unpickled. Its header has one entry, ``efficient_kan``: the JSON of
 
 =============  ===================================================================================================
-``format``     version of this description, now 1; a file of a later one is refused by its number
+``format``     version of this description, now 2; a file of a later one is refused by its number
 ``kind``       ``KAN``, ``KANLinear`` or ``SymbolicKAN``
 ``layers``     of each layer its constructor's arguments, the base activation by name with its own arguments; of a
                :class:`~efficient_kan.symbolic.SymbolicKAN` the names of the edges' functions, and those of the splines left
@@ -11,6 +11,7 @@ A file holds no code and is never unpickled. Its header has one entry, ``efficie
 ``memory``     of tensors that are not contiguous: their dimensions from the outermost to the innermost one in memory,
                by which products round
 ``training``   whether the module was in training mode
+``sha256``     checksum of the other entries and of all tensors; files of format 1 have none
 =============  ===================================================================================================
 
 Tensors are stored under the keys of the state dict, an ``edge_mask`` only where it is not all ones. The same module gives the
@@ -19,6 +20,7 @@ same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -36,7 +38,7 @@ from efficient_kan import _architecture, _checks
 from efficient_kan.linear import KANLinear
 from efficient_kan.network import KAN
 
-FORMAT = 1
+FORMAT = 2
 _ENTRY = "efficient_kan"
 _INSTALL = "python -m pip install 'efficient-kan-bench[files]'"
 Module = TypeVar("Module", KAN, KANLinear)
@@ -72,10 +74,11 @@ def save(module: KAN | KANLinear, path: str | os.PathLike[str]) -> None:
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a file of ``tensors`` with this description, whose entries ``format`` and ``memory`` are added."""
+    """Write a file of ``tensors`` with this description, whose other entries are added."""
     order = {name: _order(tensor) for name, tensor in tensors.items() if not tensor.is_contiguous()}
-    entry = json.dumps({"format": FORMAT, "memory": order} | header, sort_keys=True)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = {"format": FORMAT, "memory": order} | header
+    entry = json.dumps(described | {"sha256": _checksum(described, stored)}, sort_keys=True)
     save_file = _safetensors("save()").torch.save_file
     with _replacing(path) as aside:
         save_file(stored, aside, {_ENTRY: entry})  # one entry: several would come in any order
@@ -96,11 +99,15 @@ def reading(
     """Description and tensors, on ``device``, of a file of this kind; errors that come up then name the file."""
     target = torch.get_default_device() if device is None else _checks.device(device, "device")
     file = Path(_path(path))
+    _checks.require(file.is_file() or not file.exists(), "path", "the name of a file", str(path))
     library = _safetensors("load()")
     try:
         with library.safe_open(file, "pt") as opened:
             header = _header(opened.metadata(), kind)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if "sha256" in header:
+            intact = header["sha256"] == _checksum({k: v for k, v in header.items() if k != "sha256"}, tensors)
+            _checks.require(intact, "sha256", "the checksum of what the file holds", "another one: the file is damaged")
         _restore_order(header["memory"], tensors)
         yield header, {name: tensor.to(target, copy=True) for name, tensor in tensors.items()}
     except library.SafetensorError as error:
@@ -112,6 +119,15 @@ def reading(
         ) from error
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _checksum(described: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a description and of tensors that are contiguous: their names, dtypes, shapes and bytes."""
+    shapes = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in sorted(tensors.items())]
+    digest = hashlib.sha256(json.dumps([described, shapes], sort_keys=True).encode())
+    for _, tensor in sorted(tensors.items()):
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _safetensors(function: str) -> Any:
@@ -178,7 +194,7 @@ def _header(metadata: dict[str, str] | None, kind: str) -> dict[str, Any]:
     version = _checks.integer(header.get("format"), "format", 1)
     expected = f"version {FORMAT} or earlier; this one was written by a later efficient-kan-bench: install that to load it"
     _checks.require(version <= FORMAT, "format", expected, version)
-    names = {"format", "kind", "layers", "frozen", "memory", "training"}
+    names = {"format", "kind", "layers", "frozen", "memory", "training"} | ({"sha256"} if version > 1 else set())
     _checks.require(set(header) == names, "header", f"the entries {sorted(names)}", sorted(header))
     _checks.require(
         header["kind"] == kind, "kind", f"{kind} (use the class that wrote it: {header['kind']}.load)", header["kind"]

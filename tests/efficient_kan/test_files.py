@@ -181,7 +181,7 @@ def test_the_header_is_json_that_others_can_read(tmp_path: Path) -> None:
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
     described = json.loads(header["__metadata__"]["efficient_kan"])
-    assert described["format"] == 1
+    assert described["format"] == 2
     assert [layer["in_features"] for layer in described["layers"]] == [3, 6]
     assert set(load_file(path)) == set(pruned(network()).state_dict())
 
@@ -240,8 +240,11 @@ def test_the_device_is_chosen(tmp_path: Path) -> None:
     assert {p.device.type for p in KAN.load(str(tmp_path / "kan"), "cpu").parameters()} == {"cpu"}
     with torch.device("meta"):
         assert {p.device.type for p in KAN.load(tmp_path / "kan").parameters()} == {"meta"}
-    with pytest.raises(ValueError, match="device: expected a torch device"):
-        KAN.load(tmp_path / "kan", device="nowhere")
+    for make in (KAN.load, KANLinear.load, lambda path, device: KAN([2, 1], device=device)):
+        with pytest.raises(ValueError, match="device: expected a torch device"):
+            make(tmp_path / "kan", device="nowhere")
+        with pytest.raises(ValueError, match=r"device: expected a device that torch can use here, got 'cuda:99' \(.+\)"):
+            make(tmp_path / "kan", device="cuda:99")
 
 
 class Swish(nn.Module):
@@ -311,11 +314,13 @@ def test_paths_that_cannot_be_written_are_refused(path: Any, tmp_path: Path, mon
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], Any]) -> None:
-    """The file with another header and other tensors."""
+    """The file with another header and other tensors, as one of format 1, which has no checksum."""
     pruned(network()).save(path)
     content = path.read_bytes()
     metadata = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"]
     header, tensors = json.loads(metadata["efficient_kan"]), load_file(path)
+    del header["sha256"]
+    header["format"] = 1
     change(header, tensors)
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, {"efficient_kan": json.dumps(header)})
 
@@ -326,11 +331,12 @@ def layer_entry(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Te
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], Any], str]] = {
     "future": (
-        lambda h, t: h.update(format=2, more=1),
-        "format: expected version 1 or earlier.*later efficient-kan-bench.*got 2",
+        lambda h, t: h.update(format=3, more=1),
+        "format: expected version 2 or earlier.*later efficient-kan-bench.*got 3",
     ),
     "format": (lambda h, t: h.update(format="1"), "format: expected an integer"),
     "kind": (lambda h, t: h.update(kind="KANLinear"), r"kind: expected KAN \(.*KANLinear\.load"),
+    "no checksum": (lambda h, t: h.update(format=2), "header: expected the entries.*sha256"),
     "entries": (lambda h, t: h.pop("frozen"), "header: expected the entries"),
     "no layers": (lambda h, t: h.update(layers=[]), "layers: expected a list"),
     "layers": (lambda h, t: h.update(layers=[1]), "layers: expected a list of objects"),
@@ -372,6 +378,25 @@ def test_damaged_and_future_files_are_refused(case: str, tmp_path: Path) -> None
         KAN.load(tmp_path / "kan")
 
 
+def test_a_file_of_format_1_loads_and_is_saved_with_a_checksum(tmp_path: Path) -> None:
+    rewritten(tmp_path / "kan", lambda header, tensors: None)
+    KAN.load(tmp_path / "kan").save(tmp_path / "again")
+    pruned(network()).save(tmp_path / "new")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "new").read_bytes()
+
+
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+    """Of the header all bytes but the spaces that fill it up."""
+    path = tmp_path / "kan"
+    network((2, 1)).save(path)
+    whole = path.read_bytes()
+    start = 8 + struct.unpack("<Q", whole[:8])[0]
+    for place in [*range(len(whole[:start].rstrip())), *range(start, len(whole))]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"kan: "):
+            KAN.load(path)
+
+
 def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "kan"
     network().save(path)
@@ -391,8 +416,9 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         KAN.load(path)
     with pytest.raises(FileNotFoundError):
         KAN.load(tmp_path / "nothing")
-    with pytest.raises(OSError, match=r".+"):
-        KAN.load(tmp_path)
+    for not_a_file in (tmp_path, os.devnull):
+        with pytest.raises(ValueError, match=r"^path: expected the name of a file, got '/"):
+            KAN.load(not_a_file)
     KANLinear(2, 1).save(path)
     with pytest.raises(ValueError, match=r"KANLinear\.load"):
         KAN.load(path)

@@ -109,7 +109,7 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
 WRONG: dict[str, tuple[Change, str]] = {
-    "future": (lambda h, t: h.update(format=2), "format: expected version 1 or earlier"),
+    "future": (lambda h, t: h.update(format=3), "format: expected version 2 or earlier"),
     "entries of a layer": (lambda h, t: h["layers"][0].update(code=1), "layers: expected names and splines of each"),
     "no names": (lambda h, t: h["layers"][0].update(names=[]), "names: expected rows of names"),
     "unequal rows": (lambda h, t: h["layers"][0]["names"][0].pop(), "names: expected rows of names"),
@@ -139,6 +139,8 @@ def test_damaged_files_are_refused(case: str, tmp_path: Path) -> None:
     with safe_open(path, "pt") as opened:
         header = json.loads(opened.metadata()["efficient_kan"])
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    del header["sha256"]  # as in a file of format 1
+    header["format"] = 1
     change(header, tensors)
     save_file(tensors, path, {"efficient_kan": json.dumps(header)})
     with pytest.raises(ValueError, match=f"file: .*{message}"):
