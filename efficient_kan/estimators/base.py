@@ -155,17 +155,22 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         refine = self.refine
         usable = refine is None or isinstance(refine, Mapping)
         _checks.require(usable, "refine", "a mapping {pass: grid_size} or None", refine)
+        passes = _checks.integer(self.max_iter, "max_iter", 1)
+        finer = {_checks.integer(at, "refine: pass", 0): size for at, size in (refine or {}).items()}
+        late = [at for at in finer if at >= passes]
+        _checks.require(not late, "refine", f"passes below max_iter={passes}", late)
+        penalty = self._penalty()
         stopping = {"patience": self.n_iter_no_change, "min_delta": self.tol} if self.early_stopping else {}
         return {
-            "epochs": self.max_iter,
+            "epochs": passes,
             "batch_size": batch,
             "optimizer": self.optimizer,
             "lr": self.lr,
-            "penalty": self._penalty(),
-            "penalty_weight": self.penalty_weight,
+            "penalty": penalty,
+            "penalty_weight": None if penalty is None else self.penalty_weight,
             "update_grid_every": _times(self.update_grid_every, batches, "update_grid_every"),
             "update_grid_until": _times(self.update_grid_until, batches, "update_grid_until"),
-            "refine": None if refine is None else {_step(at, batches): size for at, size in refine.items()},
+            "refine": {at * batches: size for at, size in finer.items()},
             "progress": bool(self.verbose),
             "group": None,
             **stopping,
@@ -223,10 +228,6 @@ def threads(n_jobs: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _step(at: int, batches: int) -> int:
-    return _checks.integer(at, "refine: pass", 0) * batches
 
 
 def _times(passes: int | None, batches: int, name: str) -> int | None:

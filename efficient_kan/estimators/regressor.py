@@ -29,7 +29,7 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
         max_iter: passes over the samples.
         batch_size: samples of a step; ``"auto"``: all with ``"lbfgs"``, else at most 256. ``None``: all.
         penalty: ``"sample_l1"``, ``"sample_std"``, ``"weight_l1"``, an object of these classes, or ``None``.
-        penalty_weight: its weight beside the mean loss.
+        penalty_weight: its weight beside the mean loss; not used without ``penalty``.
         update_grid_every, update_grid_until, refine: when grids follow the samples or get more intervals, as in
             :func:`efficient_kan.train`, but counted in passes. Weights of samples do not count there.
         early_stopping: hold ``validation_fraction`` of the samples back, stop when the loss there has not got lower by ``tol``

@@ -35,7 +35,7 @@ def train(
     lr: float | Callable[[int], float] | None = None,
     loss: Loss | None = None,
     penalty: Penalty | None = None,
-    penalty_weight: float | Callable[[int], float] = 1.0,
+    penalty_weight: float | Callable[[int], float] | None = None,
     sample_weight: Tensor | None = None,
     update_grid_every: int | None = None,
     update_grid_until: int | None = None,
@@ -45,7 +45,7 @@ def train(
     validation: Data | None = None,
     validate_every: int | None = None,
     patience: int | None = None,
-    min_delta: float = 0.0,
+    min_delta: float | None = None,
     callbacks: Iterable[Callback] = (),
     progress: bool = False,
     generator: torch.Generator | None = None,
@@ -76,7 +76,7 @@ def train(
             function chose.
         loss: ``loss(output, y) -> scalar``; ``torch.nn.MSELoss()`` if ``None``.
         penalty: :class:`WeightL1`, :class:`SampleL1` or :class:`SampleStd`; ``kan`` then needs ``forward_with_penalty``.
-        penalty_weight: pykan's ``lamb``, or a function of the step. In steps where it is 0 no penalty is computed.
+        penalty_weight: pykan's ``lamb``, or a function of the step; 1 if ``None``. Where it is 0 no penalty is computed.
         sample_weight: ``(N,)`` with tensors, >= 0. The loss of a batch is the weighted mean of those of its samples, which
             a ``loss`` that is no module of ``torch.nn`` must then return one by one. Penalties and grids use all samples alike.
         update_grid_every: call ``kan.update_grid`` before the steps 0, ``n``, 2 ``n``, ...
@@ -85,13 +85,15 @@ def train(
             starts anew, and the outcome's ``network`` is the last successor.
         grid_samples: how many samples grids are updated by: drawn from tensors; of a ``DataLoader`` those of the latest batches
             (before there are enough, the next ones, too). ``None``: 1024, or twelve a coefficient if that is more.
-        grid_options: further keywords of ``kan.update_grid`` (``margin``, ``fit``, ``max_change``); ``fit`` goes to ``refine``.
+        grid_options: further keywords of ``kan.update_grid`` (``margin``, ``fit``, ``max_change``); ``fit`` goes to ``refine``,
+            too.
         validation: as ``data``. Its loss, without penalty and in evaluation mode, enters the history.
         validate_every: steps between validations; ``None``: those of an epoch. There is one after the last step, too.
         patience: stop after so many validations in a row without a loss lower by more than ``min_delta`` than the lowest,
             and in any case end with the weights of the lowest one. ``None``: validation only observes.
-        min_delta: see ``patience``.
-        callbacks: functions ``(network, record)``, called after every step; one that returns ``True`` ends the training.
+        min_delta: see ``patience``; 0 if ``None``.
+        callbacks: functions ``(network, record)``, called after every step; one that returns ``True`` ends the training. Others
+            return ``False`` or nothing.
         progress: write where the training stands to ``stderr``.
         generator: source of the batches' order and of samples for grids; torch's default if ``None``. With the same generator,
             network and thread count, a CPU gives the same weights bit by bit.
@@ -102,17 +104,25 @@ def train(
             epoch is set.
 
     Raises:
-        ValueError: if arguments are out of range or do not fit each other, or ranks differ in them.
+        ValueError: if arguments are out of range, do not fit each other or would have no effect, or ranks differ in them.
         FloatingPointError: if a loss is not finite; the message has the step.
     """
     module, group = unwrapped(kan, group)
     _checks.require(isinstance(module, nn.Module), "kan", "a torch.nn.Module", type(module))
-    schedule = GridSchedule(update_grid_every, update_grid_until, refine or {}, grid_samples, grid_options or {})
+    refine, grid_options = {} if refine is None else refine, {} if grid_options is None else grid_options
+    schedule = GridSchedule(update_grid_every, update_grid_until, refine, grid_samples, grid_options)
     schedule.check(module)
     _checks.require(module is kan or not refine, "refine", "None with a DistributedDataParallel: pass its .module", refine)
     objective = Objective(nn.MSELoss() if loss is None else loss, penalty)
     has = penalty is None or callable(getattr(module, "forward_with_penalty", None))
     _checks.require(has, "penalty", "None, as the network has no forward_with_penalty", type(module))
+    weighed = penalty is not None or penalty_weight is None
+    _checks.require(weighed, "penalty_weight", "None without penalty", penalty_weight)
+    listed = isinstance(callbacks, Iterable)
+    _checks.require(listed, "callbacks", "a sequence of functions (network, record)", callbacks)
+    callbacks = list(callbacks)
+    for n, callback in enumerate(callbacks):
+        _checks.require(callable(callback), f"callbacks[{n}]", "a function (network, record)", callback)
     build, rate = builder(optimizer)
 
     place: dict[str, Any] = {"device": trainable(module)[0].device}
@@ -124,6 +134,8 @@ def train(
         place.pop("batch_size", None)
     held_out = None if validation is None else source_of(validation, "validation", shuffle=False, **place)
     total = length(steps, epochs, source.batches)
+    late = [step for step in schedule.refine if total is not None and step >= total]
+    _checks.require(not late, "refine", f"steps below {total}, as there are no more", late)
     every = validate_every
     if every is None and validation is not None:
         every = source.batches
@@ -137,10 +149,10 @@ def train(
         objective=objective,
         build=build,
         rate=by_step(rate if lr is None else lr, "lr"),
-        penalty_weight=by_step(penalty_weight, "penalty_weight"),
+        penalty_weight=by_step(1.0 if penalty_weight is None else penalty_weight, "penalty_weight"),
         schedule=schedule,
         watch=Watch(held_out, every, patience, min_delta, ranks),
-        callbacks=list(callbacks),
+        callbacks=callbacks,
         progress=Progress(total) if _checks.flag(progress, "progress") else None,
         ranks=ranks,
     )

@@ -51,8 +51,10 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 
 
 def by_step(value: float | Callable[[int], float] | None, name: str) -> Callable[[int], float] | None:
-    """A number >= 0, or a function of the step, as a function of the step; None stays."""
-    if value is None or callable(value):
-        return value
+    """A number >= 0, or a function of the step that gives one, as a function of the step; None stays."""
+    if value is None:
+        return None
+    if callable(value):
+        return lambda step: _checks.number(value(step), f"{name} of step {step}", 0.0)
     number = _checks.number(value, name, 0.0)
     return lambda step: number

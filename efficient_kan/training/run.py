@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from efficient_kan.training.schedule import GridSchedule
 from efficient_kan.training.validation import Watch
 
 Callback = Callable[[nn.Module, Record], bool | None]
+# What comparisons give: bools of Python, numpy and torch.
+_BOOLS = ("bool", "torch.bool")
 # Steps whose losses may stay on the device: reading one waits for it.
 _UNREAD = 64
 
@@ -133,9 +136,17 @@ class Run:
         """Show the step, and return whether a callback of some rank ends the training."""
         if self.progress is not None:
             self.progress(self.history[-1], final=final or self.watch.exhausted)
-        wanted = [callback(self.network, self.history[-1]) for callback in self.callbacks]
-        flag = float(any(answer is True for answer in wanted))
-        return self.ranks.totals(flag, device=self._parameters[0].device)[0] > 0
+        answers = [callback(self.network, self.history[-1]) for callback in self.callbacks]
+        stops = [_stops(answer, f"callbacks[{n}]") for n, answer in enumerate(answers)]
+        return self.ranks.totals(float(any(stops)), device=self._parameters[0].device)[0] > 0
+
+
+def _stops(answer: Any, name: str) -> bool:
+    """Whether what a callback returned ends the training."""
+    kind = str(getattr(answer, "dtype", type(answer).__name__))
+    known = answer is None or (kind in _BOOLS and getattr(answer, "ndim", 0) == 0)
+    _checks.require(known, name, "a function that returns a bool or None", answer)
+    return bool(answer)
 
 
 def length(steps: int | None, epochs: int | None, batches: int | None) -> int | None:

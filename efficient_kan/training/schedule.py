@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class GridSchedule:
             _checks.integer(step, "refine: step", 0)
             _checks.integer(grid_size, f"refine[{step}]", 1)
         _checks.require(isinstance(self.options, Mapping), "grid_options", "a mapping of keywords", type(self.options))
+        for given, name in ((self.samples, "grid_samples"), (dict(self.options) or None, "grid_options")):
+            used = given is None or self.every is not None or bool(self.refine)
+            _checks.require(used, name, "None without update_grid_every and refine", given)
 
     def check(self, network: nn.Module) -> None:
         """Raise ValueError unless ``network`` can do what is asked for."""
@@ -53,6 +57,9 @@ class GridSchedule:
         ):
             has = not wanted or callable(getattr(network, name, None))
             _checks.require(has, argument, f"a network with a method {name}", type(network))
+        keywords = {"fit"} if self.every is None else _keywords(cast(Any, network).update_grid)
+        known = set(self.options) <= keywords
+        _checks.require(known, "grid_options", f"some of {sorted(keywords)}", list(self.options))
 
     def count(self, network: nn.Module) -> int:
         """How many samples knots are placed by; 0 if they stay."""
@@ -100,5 +107,14 @@ class GridSchedule:
         layers = [module for module in network.modules() if isinstance(module, KANLinear)]
         needed = max((samples_needed(layer.grid_size, layer.spline_order) for layer in layers), default=0)
         count = x.shape[:-1].numel() if x.dim() < 4 else x.shape[0]
-        expected = f"at least {needed} samples to place knots by (of the data, or of grid_samples)"
-        _checks.require(count >= needed, "update_grid_every", expected, count)
+        name = "update_grid_every" if self.samples is None or self.samples > count else "grid_samples"
+        _checks.require(count >= needed, name, f"at least {needed} samples to place knots by", count)
+
+
+def _keywords(update_grid: Any) -> set[str]:
+    """Keywords of a method ``update_grid``; one that takes any hands them on to that of a KAN."""
+    parameters = list(inspect.signature(update_grid).parameters.values())[1:]  # after the samples
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        parameters += list(inspect.signature(KANLinear.update_grid).parameters.values())[2:]  # after self, too
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name for parameter in parameters if parameter.kind in named} - {"group"}

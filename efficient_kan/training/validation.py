@@ -18,16 +18,19 @@ class Watch:
     """Looks at the validation loss every ``every`` steps; with ``patience`` it keeps the weights of the lowest.
 
     Raises:
-        ValueError: if there is something to watch for, but no ``source``.
+        ValueError: if there is something to watch for, but no ``source``, or a ``min_delta`` without ``patience``.
     """
 
-    def __init__(self, source: Source | None, every: int | None, patience: int | None, min_delta: float, ranks: Ranks) -> None:
+    def __init__(
+        self, source: Source | None, every: int | None, patience: int | None, min_delta: float | None, ranks: Ranks
+    ) -> None:
         for value, name in ((every, "validate_every"), (patience, "patience")):
             if value is not None:
                 _checks.integer(value, name, 1)
                 _checks.require(source is not None, name, "None without validation", value)
+        self.min_delta = 0.0 if min_delta is None else _checks.number(min_delta, "min_delta", 0.0)
+        _checks.require(min_delta is None or patience is not None, "min_delta", "None without patience", min_delta)
         self.every, self.patience = every, patience
-        self.min_delta = _checks.number(min_delta, "min_delta", 0.0)
         self._source, self._ranks = source, ranks
         self.best_step: int | None = None
         self._best, self._lowest, self._misses = math.inf, math.inf, 0

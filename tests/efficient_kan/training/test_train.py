@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def test_adam_on_all_samples_is_the_plain_loop(penalty: Any, dtype: torch.dtype)
         optimizer.step()
         losses.append(loss.item())
         penalties.append(None if value is None else value.item())
-    trained = train(ours, (x, y), steps=12, optimizer=adam, lr=cosine, penalty=penalty, penalty_weight=1e-3)
+    trained = train(ours, (x, y), steps=12, optimizer=adam, lr=cosine, penalty=penalty, penalty_weight=penalty and 1e-3)
     assert trained.network is ours and trained.ended == "steps" and trained.best_step is None
     assert same(ours, theirs)
     assert [record.train_loss for record in trained.history] == losses
@@ -111,7 +112,7 @@ def test_lbfgs_is_the_plain_loop_with_pykans_settings(penalty: Any) -> None:
         optimizer.step(closure)
         losses += last
     grids: Any = {"update_grid_every": 2, "grid_options": {"fit": "samples"}}
-    trained = train(ours, (x, y), steps=4, optimizer="lbfgs", penalty=penalty, penalty_weight=1e-3, **grids)
+    trained = train(ours, (x, y), steps=4, optimizer="lbfgs", penalty=penalty, penalty_weight=penalty and 1e-3, **grids)
     assert [record.train_loss for record in trained.history] == losses
     assert same(ours, theirs)
     assert losses[-1] < 0.1 * losses[0]
@@ -304,7 +305,7 @@ def test_notes_of_grid_updates_enter_the_history_and_other_warnings_pass() -> No
 
 def test_too_few_samples_for_a_schedule_are_refused() -> None:
     """``update_grid`` alone warns and leaves such grids; a schedule would warn of nothing but doing nothing."""
-    with pytest.raises(ValueError, match=r"^update_grid_every: expected at least 96 samples .*, got 50"):
+    with pytest.raises(ValueError, match=r"^update_grid_every: expected at least 96 samples to place knots by, got 50"):
         train(network(), samples(50), steps=1, update_grid_every=1)
     trained = train(network(), samples(50), steps=1, update_grid_every=1, grid_options={"fit": "samples"})
     assert "update_grid" in trained.history[0].note
@@ -466,6 +467,34 @@ def test_a_callback_ends_the_training() -> None:
     assert seen == trained.history
 
 
+@pytest.mark.parametrize("kind", [bool, np.bool_, torch.tensor], ids=["bool", "numpy", "torch"])
+def test_any_kind_of_true_ends_the_training_and_false_does_not(kind: Any) -> None:
+    trained = train(network(), samples(), steps=9, callbacks=(lambda net, record: kind(record.step == 2) for _ in range(1)))
+    assert trained.ended == "callback" and len(trained.history) == 3
+
+
+def test_an_early_stop_before_a_refinement_is_no_error() -> None:
+    trained = train(network(), samples(), steps=9, refine={5: 8}, callbacks=[lambda net, record: record.step == 2])
+    assert trained.ended == "callback" and trained.network.grid_size == 5
+
+
+def test_grid_options_are_those_of_the_networks_own_method() -> None:
+    class Own(KAN):
+        def update_grid(self, x: Tensor, *, strength: float, group: Any = None) -> None:  # type: ignore[override]
+            self.strength = strength
+
+    own = train(Own([2, 1]), samples(), steps=1, update_grid_every=1, grid_options={"strength": 2.0}).network
+    assert own.strength == 2
+    with pytest.raises(ValueError, match=r"^grid_options: expected some of \['strength'\], got \['margin'\]"):
+        train(own, samples(), steps=1, update_grid_every=1, grid_options={"margin": 0.1})
+
+
+@pytest.mark.parametrize("answer", [1, "stop", np.array([True, False]), torch.ones(2, dtype=torch.bool), math.nan], ids=str)
+def test_what_is_no_answer_of_a_callback_is_refused(answer: Any) -> None:
+    with pytest.raises(ValueError, match=r"^callbacks\[1\]: expected a function that returns a bool or None"):
+        train(network(), samples(), steps=2, callbacks=[lambda net, record: None, lambda net, record: answer])
+
+
 def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     train(network(), samples(), steps=50, progress=True, penalty=SampleL1(), penalty_weight=1e-4, validation=samples(20))
     out, err = capsys.readouterr()
@@ -548,6 +577,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer: expected 'adam', 'lbfgs' or a function"),
     ({"optimizer": NoClosure}, "optimizer: expected one whose step calls its closure"),
     ({"lr": -1.0}, r"lr: expected a finite number in \[0.0, inf\], got -1.0"),
+    ({"lr": lambda step: None}, r"lr of step 0: expected a finite number in \[0.0, inf\], got None"),
+    ({"lr": lambda step: math.nan, "optimizer": "lbfgs"}, "lr of step 0: expected a finite number .*, got nan"),
+    ({"penalty": SampleL1(), "penalty_weight": lambda step: -1}, "penalty_weight of step 0: expected a finite number"),
+    ({"penalty_weight": 0.1}, "penalty_weight: expected None without penalty, got 0.1"),
+    ({"callbacks": print}, "callbacks: expected a sequence of functions"),
+    ({"callbacks": [print, None]}, r"callbacks\[1\]: expected a function \(network, record\), got None"),
     ({"loss": nn.MSELoss}, "loss: expected a function"),
     ({"loss": nn.MSELoss(reduction="none")}, r"loss: expected a scalar \(reduction='mean'\), got torch.Size"),
     (
@@ -566,12 +601,26 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"refine": [5]}, r"refine: expected a mapping \{step: grid_size\}"),
     ({"refine": {-1: 5}}, "refine: step: expected an integer >= 0, got -1"),
     ({"refine": {1: 0}}, r"refine\[1\]: expected an integer >= 1, got 0"),
+    ({"refine": {1: 8, 2: 9, 50: 10}}, r"refine: expected steps below 2, as there are no more, got \[2, 50\]"),
+    ({"refine": []}, r"refine: expected a mapping"),
+    ({"grid_options": ()}, "grid_options: expected a mapping of keywords"),
+    ({"grid_samples": 10}, "grid_samples: expected None without update_grid_every and refine, got 10"),
+    ({"grid_options": {"fit": "samples"}}, "grid_options: expected None without update_grid_every and refine"),
+    (
+        {"update_grid_every": 1, "grid_options": {"nonsense": 1}},
+        r"grid_options: expected some of \['fit', 'margin', 'max_change'\], got \['nonsense'\]",
+    ),
+    ({"refine": {1: 8}, "grid_options": {"margin": 0.1}}, r"grid_options: expected some of \['fit'\], got \['margin'\]"),
+    ({"update_grid_every": 1, "grid_options": {"group": None}}, "grid_options: expected some of"),
+    ({"update_grid_every": 1, "grid_samples": 50}, "grid_samples: expected at least 96 samples to place knots by, got 50"),
     ({"grid_samples": 0}, "grid_samples: expected an integer >= 1"),
     ({"grid_options": 3}, "grid_options: expected a mapping of keywords"),
     ({"patience": 3}, "patience: expected None without validation, got 3"),
     ({"validate_every": 3}, "validate_every: expected None without validation, got 3"),
     ({"validation": (X, Y), "patience": 0}, "patience: expected an integer >= 1"),
-    ({"validation": (X, Y), "min_delta": -1}, "min_delta: expected a finite number"),
+    ({"min_delta": 0.1}, "min_delta: expected None without patience, got 0.1"),
+    ({"validation": (X, Y), "min_delta": 0.1}, "min_delta: expected None without patience, got 0.1"),
+    ({"validation": (X, Y), "patience": 3, "min_delta": -1}, "min_delta: expected a finite number"),
     ({"validation": X}, "validation: expected tensors"),
     ({"progress": 2}, "progress: expected a bool, got 2"),
     ({"group": "wordl"}, "group: expected 'world', a torch.distributed.ProcessGroup or None"),
