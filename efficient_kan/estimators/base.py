@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from efficient_kan import _checks
-from efficient_kan.estimators.scaling import Affine, Array, into_grid
+from efficient_kan.estimators.scaling import Affine, Array, into_grid, relative
 from efficient_kan.network import KAN
 from efficient_kan.penalties import SampleL1, SampleStd, WeightL1
 from efficient_kan.training import Record, train
@@ -26,6 +26,8 @@ PENALTIES: dict[str, Any] = {"sample_l1": SampleL1, "sample_std": SampleStd, "we
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # Samples of a step of Adam, at most, if their number is not given; of a prediction; and that importances are measured at.
 _BATCH, _PREDICTED, _IMPORTANCE = 256, 8192, 1024
+# Parameters of the network and its scaling, which a warm start keeps.
+_KEPT = ("grid_size", "spline_order", "kernel", "scaling", "dtype")
 
 
 class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
@@ -95,12 +97,13 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         return bool(_checks.flag(self.warm_start, "warm_start")) and hasattr(self, "network_")
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> tuple[Array, Any, Array | None]:
-        """Samples, targets and weights as arrays, without the samples of weight zero."""
+        """Samples, targets and weights as arrays, with a largest weight in [0.5, 1)."""
         X, y = validate_data(self, X, y, reset=not self._continues(), dtype=np.float64, **options)
         if sample_weight is None:
             return X, y, None
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        return X, y, weight
+        _checks.require(bool(weight.any()), "sample_weight", "at least one non-zero weight", "none")
+        return X, y, relative(weight)
 
     def _train(self, X: Array, y: Tensor, weight: Array | None, outputs: int, loss: Any, stratify: Any) -> None:
         """Train the network for these samples, with targets as the loss takes them."""
@@ -114,7 +117,7 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         network = self._network(X.shape[1], outputs, generator)
         if not continued:
             self.input_scaling_ = into_grid(X, weight, self.scaling)
-        x = self._inputs(X)
+        x = self._inputs(X, network)
         weights = () if weight is None else (torch.from_numpy(weight).to(x.dtype),)
         data, validation = (x, y, *weights), None
         if _checks.flag(self.early_stopping, "early_stopping"):
@@ -125,6 +128,7 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
             self.network_, self.history_ = trained.network, trained.history
             self.n_iter_, self.loss_ = self.history_[-1].epoch + 1, self.history_[-1].train_loss
             self.feature_importances_ = self._importances(x)
+            self._kept = self._to_keep()
 
     def _network(self, inputs: int, outputs: int, generator: torch.Generator) -> KAN:
         sizes = self.hidden_layer_sizes
@@ -135,10 +139,16 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         if self._continues():
             had = self.network_.layers_hidden
             _checks.require(had == widths, "warm_start", f"the widths of the network there is, {had}", widths)
+            for name, now in self._to_keep().items():
+                before = self._kept[name]
+                _checks.require(np.array_equal(before, now), "warm_start", f"{name} of the fit before, {before}", now)
             return self.network_
         shape: dict[str, Any] = {"grid_size": self.grid_size, "spline_order": self.spline_order, "kernel": self.kernel}
         network = KAN(widths, **shape, generator=generator, dtype=torch.float64, bias=True)
         return network.to(device=_checks.device(self.device, "device"), dtype=self._dtype())
+
+    def _to_keep(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _KEPT} | {"device": str(self.device)}
 
     def _dtype(self) -> torch.dtype:
         _checks.require(isinstance(self.dtype, str) and self.dtype in _DTYPES, "dtype", f"one of {list(_DTYPES)}", self.dtype)
@@ -190,9 +200,9 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         )
         return train_part, held_back
 
-    def _inputs(self, X: Array) -> Tensor:
-        """Scaled inputs of the network."""
-        scaled = torch.from_numpy(self.input_scaling_.apply(X)).to(self._dtype())
+    def _inputs(self, X: Array, network: KAN) -> Tensor:
+        """Scaled inputs of the network, on the CPU."""
+        scaled = torch.from_numpy(self.input_scaling_.apply(X)).to(_place(network).dtype)
         _checks.finite(scaled, "X")
         return scaled
 
@@ -200,7 +210,7 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     def _importances(self, x: Tensor) -> NDArray[np.float64]:
         if x.shape[0] < 2:
             return np.zeros(x.shape[1])
-        some = x[:: -(-x.shape[0] // _IMPORTANCE)].to(self.device)
+        some = x[:: -(-x.shape[0] // _IMPORTANCE)].to(_place(self.network_).device)
         scores = self.network_.importance(some, group=None)[0].sum(0).double().cpu().numpy()
         return np.asarray(scores / scores.sum() if scores.sum() > 0 else np.zeros_like(scores))
 
@@ -208,26 +218,33 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     def _outputs(self, X: Any) -> Tensor:
         """The network's outputs for samples ``X``, in float64 on the CPU."""
         check_is_fitted(self)
-        x = self._inputs(validate_data(self, X, reset=False, dtype=np.float64))
+        network = self.network_
+        x, device = self._inputs(validate_data(self, X, reset=False, dtype=np.float64), network), _place(network).device
         with threads(self.n_jobs):
-            return torch.cat([self.network_(part.to(self.device)).cpu().double() for part in x.split(_PREDICTED)])
+            return torch.cat([network(part.to(device)).cpu().double() for part in x.split(_PREDICTED)])
 
 
 @contextmanager
 def threads(n_jobs: int | None) -> Iterator[None]:
-    """Let torch use so many threads within a block."""
+    """Let torch use so many threads within a block, at most one a core of the machine."""
     if n_jobs is None:
         yield
         return
     ok = isinstance(n_jobs, (int, np.integer)) and not isinstance(n_jobs, bool) and n_jobs != 0
     _checks.require(ok, "n_jobs", "an integer other than 0, or None", n_jobs)
     before = torch.get_num_threads()
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(int(n_jobs) if n_jobs > 0 else max(1, available + 1 + int(n_jobs)))
+    cores = os.cpu_count() or 1
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    torch.set_num_threads(min(int(n_jobs), cores) if n_jobs > 0 else max(1, available + 1 + int(n_jobs)))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _place(network: KAN) -> Tensor:
+    """A parameter, whose dtype and device are the network's."""
+    return next(network.parameters())
 
 
 def _times(passes: int | None, batches: int, name: str) -> int | None:

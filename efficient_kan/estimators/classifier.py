@@ -15,6 +15,7 @@ from torch import nn
 
 from efficient_kan import _checks
 from efficient_kan.estimators.base import KANEstimator
+from efficient_kan.estimators.scaling import Array, relative
 
 
 class KANClassifier(ClassifierMixin, KANEstimator):  # type: ignore[misc]
@@ -23,8 +24,8 @@ class KANClassifier(ClassifierMixin, KANEstimator):  # type: ignore[misc]
     Inputs are scaled into the grid; the network gives one logit a class, and the loss is the cross-entropy.
 
     Args:
-        class_weight: factors of samples' weights by class: ``None``, ``"balanced"`` (inversely to how many a class has) or a
-            mapping ``{label: factor}``.
+        class_weight: factors of samples' weights by class: ``None``, ``"balanced"`` (inversely to a class's total weight) or a
+            mapping ``{label: factor}`` with factors >= 0; a label that is not in it has factor 1.
         hidden_layer_sizes and others: as in :class:`KANRegressor`. Samples are held back class by class.
 
     Attributes:
@@ -110,12 +111,25 @@ class KANClassifier(ClassifierMixin, KANEstimator):  # type: ignore[misc]
         if self._continues():
             same = np.array_equal(classes, self.classes_)
             _checks.require(same, "warm_start", f"the classes of the fit before, {self.classes_}", classes)
-        if self.class_weight is not None:
-            factors = compute_sample_weight(self.class_weight, y)
-            weight = factors if weight is None else weight * factors
+        weight = self._by_class(y, index, weight)
         self.classes_ = classes
         self._train(X, torch.from_numpy(index), weight, len(classes), nn.CrossEntropyLoss(), index)
         return self
+
+    def _by_class(self, y: Any, index: NDArray[np.intp], weight: Array | None) -> Array | None:
+        """Weights of samples, of which ``index`` are the classes, times the factors of the classes."""
+        if self.class_weight is None:
+            return weight
+        weight = np.ones(len(y)) if weight is None else weight
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            totals = np.bincount(index, weights=weight)
+            return weight / np.where(totals > 0, totals, 1.0)[index]
+        if isinstance(self.class_weight, Mapping):
+            for label, factor in self.class_weight.items():
+                _checks.number(factor, f"class_weight[{label!r}]", 0.0)
+        weight = relative(weight * relative(compute_sample_weight(self.class_weight, y)))
+        _checks.require(bool(weight.any()), "class_weight", "a factor > 0 of some sample with weight", self.class_weight)
+        return weight
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable label of each sample ``(N, I)``: ``(N,)``."""

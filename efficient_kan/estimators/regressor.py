@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from torch import nn
 
+from efficient_kan import _checks
 from efficient_kan.estimators.base import KANEstimator
 from efficient_kan.estimators.scaling import Affine, standard
 
@@ -35,10 +36,13 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
         early_stopping: hold ``validation_fraction`` of the samples back, stop when the loss there has not got lower by ``tol``
             for ``n_iter_no_change`` passes, and keep the weights of the lowest one.
         validation_fraction, n_iter_no_change, tol: see ``early_stopping``.
-        warm_start: let ``fit`` continue with the network (and the scaling) of the fit before.
+        warm_start: let ``fit`` continue with the network (and the scaling) of the fit before. Parameters that make them must
+            then be those of that fit: ``hidden_layer_sizes``, ``grid_size``, ``spline_order``, ``kernel``, ``scaling``,
+            ``dtype`` and ``device``.
         random_state: of initial weights, order and held-back samples. With an int, a CPU with a fixed number of threads
             gives the same network bit by bit.
-        n_jobs: threads of torch in ``fit`` and predictions; ``None``: as they are set, -1: all CPUs.
+        n_jobs: threads of torch in ``fit`` and predictions; ``None``: as they are set, -1: all CPUs. More than
+            the machine has cores are as many as it has.
         verbose: show the training's progress on ``stderr``.
         dtype: ``"float64"`` or ``"float32"``: of the network. Predictions are float64 arrays; those of float32
             networks depend, in their last digits, on the samples that are predicted together.
@@ -64,7 +68,7 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
         Args:
             X: ``(N, I)`` samples.
             y: ``(N,)`` targets, or ``(N, O)`` several.
-            sample_weight: ``(N,)``, >= 0: of the loss, and of mean and deviation of targets.
+            sample_weight: ``(N,)``, >= 0: of the loss, and of mean and deviation of targets. Only ratios count.
 
         Raises:
             ValueError: if data or parameters are out of range.
@@ -76,6 +80,7 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
             used = slice(None) if weight is None else weight > 0
             self.target_scaling_ = standard(columns[used], None if weight is None else weight[used])
         scaled = torch.from_numpy(self.target_scaling_.apply(columns)).to(self._dtype())
+        _checks.finite(scaled, "y")
         self._train(X, scaled, weight, columns.shape[1], nn.MSELoss(), None)
         self._flat = targets.ndim == 1
         return self

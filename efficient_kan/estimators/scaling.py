@@ -47,6 +47,8 @@ def into_grid(values: Array, weight: Array | None, scaling: Any) -> Affine:
         low, high = values.min(axis=0), values.max(axis=0)
         return _usable(low / 2 + high / 2, high / 2 - low / 2, values)
     center, deviation = moments(values, weight)
+    wide = deviation.max() > np.finfo(np.float64).max / _DEVIATIONS
+    _checks.require(not wide, "X", "columns of which three standard deviations are finite", deviation)
     return _usable(center, _DEVIATIONS * deviation, values)
 
 
@@ -56,12 +58,31 @@ def standard(values: Array, weight: Array | None) -> Affine:
 
 
 def moments(values: Array, weight: Array | None) -> tuple[Array, Array]:
-    """Mean and standard deviation of columns, weighted: ``(I,)`` each."""
-    center = np.average(values, axis=0, weights=weight)
-    return center, np.sqrt(np.average(np.square(values - center), axis=0, weights=weight))
+    """Mean and standard deviation of columns, weighted: ``(I,)`` each. Squares are those of values in [-1, 1]."""
+    exponent = _exponent(np.abs(values).max(axis=0))
+    parts = np.ldexp(values, -exponent)
+    center = np.average(parts, axis=0, weights=weight)
+    deviation = np.sqrt(np.average(np.square(parts - center), axis=0, weights=weight))
+    return np.ldexp(center, exponent), np.ldexp(deviation, exponent)
+
+
+def relative(weight: Array) -> Array:
+    """Weights ``(N,)`` times a power of two, by which the largest is in [0.5, 1)."""
+    scaled: Array = np.ldexp(weight, -_exponent(weight.max()))
+    return scaled
+
+
+def _exponent(largest: Any) -> Any:
+    """The exponents of the powers of two next above ``largest``, by which products are exact."""
+    return np.frexp(largest)[1]
 
 
 def _usable(center: Array, scale: Array, values: Array) -> Affine:
-    """Without scales that are zero but for rounding."""
-    rounding = 10 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
-    return Affine(center, np.where(scale > rounding, scale, 1.0))
+    """Without scales that are zero but for rounding: these become 1, or more where 1 would let rounding show.
+
+    The range decides, too: the mean of a constant column may be rounded, and then its deviation is not zero.
+    """
+    low, high, eps = values.min(axis=0) / 2, values.max(axis=0) / 2, np.finfo(np.float64).eps
+    largest = np.abs(values).max(axis=0)
+    varies = np.minimum(scale, high - low) > 10 * eps * largest
+    return Affine(np.where(varies, center, low + high), np.where(varies, scale, np.maximum(1.0, np.sqrt(eps) * largest)))

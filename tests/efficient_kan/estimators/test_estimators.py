@@ -19,6 +19,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import efficient_kan
@@ -171,9 +172,73 @@ def test_warm_start_continues() -> None:
     assert model.network_ is network and model.input_scaling_ is scaling and model.loss_ < first
     with pytest.raises(ValueError, match=r"^warm_start: expected the widths of the network there is"):
         model.set_params(hidden_layer_sizes=(5,)).fit(X, y)
+    model.set_params(hidden_layer_sizes=(2,), device=torch.device("cpu"), grid_size=np.int64(3)).fit(X, y)
     cold = KANRegressor(**SMALL, max_iter=2, optimizer="lbfgs").fit(X, y)
     network = cold.network_
     assert cold.fit(X, y).network_ is not network and cold.loss_ == first
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "had"),
+    [
+        ("grid_size", 7, "3"),
+        ("grid_size", [3, 3], "3"),
+        ("spline_order", 2, "3"),
+        ("kernel", "auto", "native"),
+        ("scaling", None, "range"),
+        ("dtype", "float32", "float64"),
+        ("device", "meta", "cpu"),
+    ],
+)
+def test_a_warm_start_keeps_what_made_the_network(name: str, value: Any, had: str) -> None:
+    X, y = regression()
+    model = KANRegressor(**SMALL, max_iter=1, warm_start=True).fit(X, y)
+    predicted = model.predict(X)
+    model.set_params(**{name: value})
+    assert np.array_equal(model.predict(X), predicted), "predictions are those of the fitted network"
+    with pytest.raises(ValueError, match=rf"^warm_start: expected {name} of the fit before, {had}, got "):
+        model.fit(X, y)
+    assert np.array_equal(model.predict(X), predicted)
+    model.set_params(warm_start=False)
+    if name not in ("device", "scaling") and not isinstance(value, list):
+        model.fit(X, y)
+
+
+def test_a_warm_start_goes_on_with_refined_grids() -> None:
+    X, y = regression()
+    model = KANRegressor(**SMALL, max_iter=4, optimizer="lbfgs", warm_start=True, refine={1: 6}, update_grid_every=3)
+    first = model.fit(X, y).loss_
+    assert model.network_.grid_size == 6 and model.fit(X, y).loss_ < first
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-300, 1e-170, 1e160, 1e300])
+@pytest.mark.parametrize("scaling", ["standard", "range"])
+def test_sizes_of_inputs_and_targets_do_not_matter(size: float, scaling: str) -> None:
+    X, y = regression()
+    X, y = X / 1e4, y / 1e2
+    options: dict[str, Any] = {**SMALL, "max_iter": 2, "optimizer": "lbfgs", "scaling": scaling}
+    usual = KANRegressor(**options).fit(X, y).predict(X)
+    rtol = 1e-4 if size < 1e-308 else 1e-6  # which has few digits
+    np.testing.assert_allclose(KANRegressor(**options).fit(X, y * size).predict(X) / size, usual, rtol=rtol)
+    X *= 1e4
+    X[:, 1] *= 1e3
+    usual = KANRegressor(**options).fit(X, y).predict(X)
+    np.testing.assert_allclose(KANRegressor(**options).fit(X * size, y).predict(X * size), usual, rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [5e-324, 1e-320, 1e-50, 1e40, 1e307])
+def test_only_ratios_of_weights_count(size: float, dtype: str) -> None:
+    X, y = regression()
+    weight = 2.0 ** np.random.default_rng(0).integers(0, 3, 200)
+    options: dict[str, Any] = {**SMALL, "max_iter": 2, "dtype": dtype, "scaling": "standard"}
+    usual = KANRegressor(**options).fit(X, y, weight).predict(X)
+    np.testing.assert_allclose(KANRegressor(**options).fit(X, y, weight * size).predict(X), usual, rtol=1e-6)
+    labels = (y > 100).astype(int)
+    for class_weight in ("balanced", {0: 1e300, 1: 1e299}):
+        classifier = KANClassifier(**options, class_weight=class_weight)
+        usual = classifier.fit(X, labels, weight).predict_proba(X)
+        np.testing.assert_allclose(classifier.fit(X, labels, weight * size).predict_proba(X), usual, rtol=1e-5)
 
 
 # Classification
@@ -207,6 +272,47 @@ def test_two_classes_and_their_weights() -> None:
     assert recall["None"] <= recall["balanced"] <= recall["{'rare': 1000.0}"] == 1
     by_hand = KANClassifier(**options).fit(X, labels, sample_weight=np.where(labels == "rare", 1000.0, 1.0))
     assert np.array_equal(by_hand.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 0.1, 2: 3.0}], ids=str)
+def test_weights_are_repetitions_with_weights_of_classes(class_weight: Any) -> None:
+    X, y = load_iris(return_X_y=True)
+    counts = np.random.default_rng(1).integers(0, 3, len(y)) * (1 + (y == 1))
+    options: dict[str, Any] = {**SMALL, "optimizer": "lbfgs", "max_iter": 2, "class_weight": class_weight}
+    weighted = KANClassifier(**options).fit(X, y, sample_weight=counts).predict_proba(X)
+    repeated = KANClassifier(**options).fit(X.repeat(counts, 0), y.repeat(counts)).predict_proba(X)
+    np.testing.assert_allclose(weighted, repeated, atol=1e-6)
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    X, y = load_iris(return_X_y=True)
+    y = np.minimum(y, 1)
+    ours = KANClassifier(**SMALL, max_iter=2, class_weight="balanced").fit(X, y).predict_proba(X)
+    theirs = KANClassifier(**SMALL, max_iter=2).fit(X, y, compute_sample_weight("balanced", y)).predict_proba(X)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+
+
+def test_a_class_whose_samples_all_have_weight_zero_has_no_part_in_balancing() -> None:
+    X, y = load_iris(return_X_y=True)
+    model = KANClassifier(**SMALL, max_iter=5, optimizer="lbfgs", class_weight="balanced")
+    assert model.fit(X, y, sample_weight=(y != 1).astype(float)).predict_proba(X)[:, 1].max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "message"),
+    [
+        ({0: -1, 1: 1, 2: 0}, r"class_weight\[0\]: expected a finite number in \[0.0, inf\], got -1"),
+        ({0: 1, 7: np.nan}, r"class_weight\[7\]: expected a finite number"),
+        ({0: 1, 1: "2"}, r"class_weight\[1\]: expected a finite number"),
+        ({0: 0, 1: 0, 2: 0}, "class_weight: expected a factor > 0"),
+        ("fair", ".*class_weight"),
+        ([1, 2, 3], ".*class_weight"),
+    ],
+    ids=str,
+)
+def test_bad_weights_of_classes_are_refused(class_weight: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        KANClassifier(**SMALL, class_weight=class_weight).fit(*load_iris(return_X_y=True))
 
 
 def test_warm_start_wants_the_same_classes() -> None:
@@ -258,6 +364,7 @@ def test_threads_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     with threads(2):
         assert asked == [2]
     with threads(-1):
@@ -265,6 +372,8 @@ def test_threads_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     with threads(None):
         pass
     assert asked[1] == 3 and asked[2] >= 1 and asked[3:] == [3]
+    with threads(10**6):
+        assert asked[4:] == [8]
     for bad in (0, 1.5, True):
         with pytest.raises(ValueError, match=r"^n_jobs: expected an integer other than 0"), threads(bad):  # type: ignore[arg-type]
             pass
@@ -290,8 +399,12 @@ def test_scalings_of_inputs() -> None:
     assert np.array_equal(into_grid(X, None, None).apply(X), X)
     noise = np.full((100, 1), 0.1) + np.tile([[0.0], [1.4e-17]], (50, 1))
     assert np.abs(standard(noise, None).apply(noise)).max() < 1e-10, "rounding is no deviation"
+    for constant in (np.full((200, 1), 7e-4), np.full((200, 1), 7e160)):
+        assert not into_grid(constant, np.arange(200.0), "standard").apply(constant).any()
     huge = np.array([[-1.7e308], [1.7e308]])
     assert np.array_equal(into_grid(huge, None, "range").apply(huge), [[-1], [1]])
+    with pytest.raises(ValueError, match=r"^X: expected columns of which three standard deviations are finite"):
+        into_grid(huge, None, "standard")
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -331,6 +444,8 @@ def test_data_that_does_not_fit_is_refused() -> None:
         KANRegressor(**SMALL).fit(X, y, sample_weight=np.zeros(200))
     with pytest.raises(ValueError, match="Negative values"):
         KANRegressor(**SMALL).fit(X, y, sample_weight=-np.ones(200))
+    with pytest.raises(ValueError, match=r"^y: expected finite values, got 200 NaN or infinite of 200"):
+        KANRegressor(**SMALL, max_iter=1, dtype="float32", warm_start=True).fit(X, y).fit(X, y * 1e100)
     model = KANRegressor(**SMALL, max_iter=1, dtype="float32").fit(X, y)
     with pytest.raises(ValueError, match=r"^X: expected finite values, got 4 NaN or infinite of 4"):
         model.predict(np.full((1, 4), 1e300))
