@@ -6,20 +6,25 @@ Drawn from :class:`Layer` alone, so that whatever has a curve an edge can be dra
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple
 
 from matplotlib.collections import LineCollection, PatchCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.textpath import TextPath
+
+from efficient_kan import _checks
 
 _MAX_WIDTH, _MAX_PANEL, _NODE = 16.0, 0.75, 0.06
 _FAINTEST = 0.08  # of an edge that has next to no importance: only masked edges are invisible
 _CHARACTER, _LINE = 0.075, 0.17  # about the width and the height of a letter at 9 points
 _LONGEST_NAME = 24
 _WIDEST_NAMES = 10.0  # else they are turned
+_TITLE_POINTS, _TITLE_LINE = 11, 0.2
 _INK, _FORMULA = (0.0, 0.0, 0.0), (0.75, 0.05, 0.1)
 
 
@@ -59,9 +64,13 @@ def draw(
     output_names: Sequence[str],
     *,
     title: str | None = None,
-    figure: Figure | None = None,
-) -> Figure:
-    """Draw a network from its layers, inputs at the bottom, into ``figure`` or a new one."""
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
+    """Draw a network from its layers, inputs at the bottom, into ``figure`` or a new one.
+
+    A figure gets the size of the drawing; a ``SubFigure``, whose size its parent decides, is filled.
+    """
+    _checks.require(title is None or isinstance(title, str), "title", "a string or None", title)
     shown = _shown_nodes(layers)
     names = [[shortened(names[n]) for n in row] for names, row in ((input_names, shown[0]), (output_names, shown[-1]))]
     notes = _notes(layers, shown)
@@ -70,9 +79,12 @@ def draw(
         [band.width for band in bands]
         + [0.4 * len(row) for row in shown]
         + [needed for row in names if (needed := len(row) * (max(map(len, row)) + 2) * _CHARACTER) <= _WIDEST_NAMES]
-        + [max(map(len, notes), default=0) * 0.85 * _CHARACTER, len(title or "") * 1.3 * _CHARACTER, 3.0]
+        + [max(map(len, notes), default=0) * 0.85 * _CHARACTER, 3.0]
+        + [_title_width(line) for line in _lines(title or "", _MAX_WIDTH)]
     )
-    width = min(width, _MAX_WIDTH)
+    figure = Drawing() if figure is None else figure
+    width = min(width, _MAX_WIDTH) if isinstance(figure, Figure) else max(inches(figure)[0] - 0.2, 1.0)
+    title_lines = _lines(title or "", width)
     rotated = [any(len(name) * _CHARACTER > 0.95 * width / len(row) for name in row) for row in names]
     below, above = (
         0.15 + (max(map(len, row)) * _CHARACTER if turned else _LINE) for row, turned in zip(names, rotated, strict=True)
@@ -80,10 +92,11 @@ def draw(
     levels = [below + _LINE * len(notes) + 0.1]
     for band in bands:
         levels.append(levels[-1] + band.height(width))
-    height = levels[-1] + above + (0.3 if title else 0.0) + 0.1
-    figure = Drawing() if figure is None else figure
-    figure.set_size_inches(width + 0.2, height)
-    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[], xlim=(-0.1, width + 0.1), ylim=(0, height))
+    height = levels[-1] + above + (0.1 + _TITLE_LINE * len(title_lines) if title_lines else 0.0) + 0.1
+    if isinstance(figure, Figure):
+        figure.set_size_inches(width + 0.2, height)
+    limits: dict[str, Any] = {"xlim": (-0.1, width + 0.1), "ylim": (0, height), "aspect": "equal"}
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[], **limits)
     places = [{n: width * (k + 0.5) / len(row) for k, n in enumerate(row)} for row in shown]
     for n, (layer, band) in enumerate(zip(layers, bands, strict=True)):
         _draw_band(axes, layer, band, width, (places[n], levels[n]), (places[n + 1], levels[n + 1]))
@@ -94,9 +107,29 @@ def draw(
         axes.text(k, levels[-1] + 0.15, name, ha="center", va="bottom", fontsize=9, rotation=90 if rotated[1] else 0)
     for k, note in enumerate(reversed(notes)):
         axes.text(0, 0.06 + _LINE * k, note, ha="left", va="bottom", fontsize=7.5, color="0.35")
-    if title:
-        axes.text(width / 2, height - 0.08, title, ha="center", va="top", fontsize=11)
+    if title_lines:
+        axes.text(width / 2, height - 0.08, "\n".join(title_lines), ha="center", va="top", fontsize=_TITLE_POINTS)
     return figure
+
+
+def inches(figure: Figure | SubFigure) -> tuple[float, float]:
+    """Width and height of a figure or of a part of one."""
+    return figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+
+
+def _title_width(line: str) -> float:
+    """Inches, with room for letters that are rounded to pixels."""
+    return 1.05 * float(TextPath((0, 0), line, size=_TITLE_POINTS).get_extents().width) / 72
+
+
+def _lines(title: str, width: float) -> list[str]:
+    """The lines of a title, wrapped where they are wider than so many inches; one with formulas of TeX is not wrapped."""
+    columns = max(map(len, title.splitlines()), default=0)
+    while True:
+        lines = [line for part in title.splitlines() for line in textwrap.wrap(part, max(columns, 1))]
+        if columns <= 1 or title.count("$") > 1 or all(_title_width(line) <= width for line in lines):
+            return lines
+        columns = columns * 9 // 10
 
 
 class _Band(NamedTuple):

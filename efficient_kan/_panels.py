@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from efficient_kan._drawing import Curve, Drawing, shortened
+from efficient_kan import _checks
+from efficient_kan._drawing import Curve, Drawing, inches, shortened
 
 _PANEL = (1.6, 1.15)  # inches
 
@@ -21,12 +22,14 @@ def draw(
     *,
     rows: Sequence[int],
     columns: Sequence[int],
-    figure: Figure | None = None,
-) -> Figure:
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
     """Draw the curves of a layer for the outputs ``rows`` and the inputs ``columns``; ``knots`` are those of each input."""
     figure = Drawing() if figure is None else figure
-    figure.set_size_inches(_PANEL[0] * len(columns) + 0.9, _PANEL[1] * len(rows) + 0.9)
-    width, height = figure.get_size_inches()
+    if isinstance(figure, Figure):
+        figure.set_size_inches(_PANEL[0] * len(columns) + 0.9, _PANEL[1] * len(rows) + 0.9)
+    width, height = inches(figure)
+    _checks.require(min(width, height) > 1, "figure", "a SubFigure of over 1 by 1 inches", f"{width:.2f} by {height:.2f}")
     left, right, bottom, top = 0.75 / width, 1 - 0.15 / width, 0.45 / height, 1 - 0.45 / height
     grid = figure.add_gridspec(len(rows), len(columns), left=left, right=right, bottom=bottom, top=top, wspace=0.5, hspace=0.3)
     drawn = {(curve.output, curve.input): curve for curve in curves}

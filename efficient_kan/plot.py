@@ -82,7 +82,8 @@ def plot_edges(
         x: samples ``(..., I)`` of the layer's inputs, over whose range curves are drawn; over the grid if ``None``.
         input_names, output_names: of the columns and the rows; ``x[i]`` and ``y[o]`` if ``None``.
         max_panels: how many panels there may be, >= 1.
-        figure: a figure of matplotlib to draw into; a new one if ``None``.
+        figure: a figure of matplotlib to draw into, which gets the drawing's size, or a ``SubFigure``, which keeps its own; a
+            new figure if ``None``.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -112,7 +113,7 @@ def plot_edges(
         alive = [(o, i) for o in rows for i in columns if mask[o, i] != 0]
         curves = edge_curves(layer, ends[0], ends[1], alive, torch.ones_like(layer.edge_mask))
     knots = interior_of(layer.grid, layer.spline_order).tolist()
-    return _panels.draw(curves, inputs, outputs, knots, rows=rows, columns=columns, figure=figure)
+    return cast("Figure", _panels.draw(curves, inputs, outputs, knots, rows=rows, columns=columns, figure=figure))
 
 
 def _widest(layer: KANLinear, places: Tensor, max_panels: int) -> tuple[list[int], list[int]]:
@@ -205,7 +206,9 @@ def check_figure(figure: Any) -> None:
     """Raise ``ValueError`` unless ``figure`` is ``None`` or one of matplotlib."""
     from matplotlib.figure import FigureBase
 
-    _checks.require(figure is None or isinstance(figure, FigureBase), "figure", "a matplotlib Figure or None", figure)
+    _checks.require(
+        figure is None or isinstance(figure, FigureBase), "figure", "a matplotlib Figure or SubFigure, or None", figure
+    )
 
 
 def names(given: Sequence[str] | None, count: int, argument: str, letter: str) -> list[str]:

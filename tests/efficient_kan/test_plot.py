@@ -205,6 +205,42 @@ def test_a_given_figure_is_drawn_into_and_notebooks_show_a_new_one() -> None:
     assert kan.plot_edges(0)._repr_png_().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("size", [(12, 9), (4, 3), (9, 2.5)], ids=str)
+def test_parts_of_a_figure_are_drawn_into(size: tuple[float, float]) -> None:
+    kan, figure = network([2, 3, 1]), Figure(size)
+    left, right = figure.subfigures(1, 2, width_ratios=[2, 3])
+    assert kan.plot(samples(2), title="a title that is long enough for two lines", figure=left) is left
+    assert kan.plot_edges(0, figure=right) is right
+    png(figure)
+    assert tuple(figure.get_size_inches()) == size
+    assert len(left.axes) == 1 and len(right.axes) == 6 and panels(left) == 9
+    for part in (left, right):
+        drawn = part.get_tightbbox()
+        assert drawn.x0 >= part.bbox.x0 - 2 and drawn.x1 <= part.bbox.x1 + 2
+        assert drawn.y0 >= part.bbox.y0 - 2 and drawn.y1 <= part.bbox.y1 + 2
+    x, y = left.axes[0].transData.transform([(0, 0), (1, 1)]).T
+    assert x[1] - x[0] == pytest.approx(y[1] - y[0]), "circles are round"
+    with pytest.raises(ValueError, match=r"^figure: expected a SubFigure of over 1 by 1 inches, got '0\.50 by 1\.00'"):
+        kan.plot_edges(0, figure=Figure((1, 1)).subfigures(1, 2)[0])
+
+
+@pytest.mark.parametrize(
+    "title", ["word " * 80, "W" * 300, "MW " * 90, "one\n\n" + "two " * 99, r"$\alpha$ and $\beta$", " "], ids=repr
+)
+@pytest.mark.parametrize("dpi", [50, 100])
+def test_a_title_of_any_length_is_in_the_picture(title: str, dpi: int) -> None:
+    figure = network([2, 1]).plot(samples(2), title=title, figure=Figure(dpi=dpi))
+    png(figure)
+    shown = [text for text in figure.axes[0].texts if text.get_fontsize() == 11]
+    assert "".join(text.get_text() for text in shown).split() == title.split() or "W" in title
+    assert sum(text.get_text().count("W") for text in shown) == title.count("W")
+    for text in shown:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+        names = [other.get_window_extent() for other in figure.axes[0].texts if other is not text]
+        assert all(box.y0 >= name.y1 for name in names)
+
+
 def test_a_grid_of_panels_has_a_row_for_each_output() -> None:
     layer = network([3, 2]).kan_layers[0]
     layer.edge_mask[1, 2] = 0
@@ -248,6 +284,7 @@ def test_a_large_grid_of_panels_is_cut_and_says_so(widths: list[int]) -> None:
         (lambda kan: kan.plot(samples(2), max_edges=0), "max_edges: expected an integer >= 1"),
         (lambda kan: kan.plot(samples(2), beta=-1), "beta: expected"),
         (lambda kan: kan.plot(samples(2), figure="f"), "figure: expected a matplotlib"),
+        (lambda kan: kan.plot(samples(2), title=5), "title: expected a string or None, got 5"),
         (lambda kan: kan.plot_edges(2), "layer: expected the number"),
         (lambda kan: kan.plot_edges(0, samples(3)), "x: expected shape"),
         (lambda kan: kan.plot_edges(0, samples(2)[:0]), "x: expected at least 1 sample"),
