@@ -636,6 +636,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"sample_weight": torch.ones(7)}, "data: weight: expected 200 samples, as x, got 7"),
     ({"sample_weight": torch.ones(200, 1)}, r"data: weight: expected shape \(N,\), got \(200, 1\)"),
     ({"sample_weight": -torch.ones(200)}, "data: weight: expected none negative and not all zero"),
+    (
+        {"sample_weight": torch.full((200,), 1e-30)},
+        r"data: weight: expected a largest one in \[1e-19, 2e\+19\], which torch.float32",
+    ),
+    ({"sample_weight": torch.full((200,), 1e307, dtype=torch.float64)}, "data: weight: expected a largest one in .*got 1e"),
+    ({"sample_weight": torch.full((200,), 1e-320, dtype=torch.float64)}, "data: weight: expected a largest one in"),
     ({"sample_weight": torch.zeros(200)}, "data: weight: expected none negative and not all zero"),
     ({"data": (X, Y, torch.ones(200)), "sample_weight": torch.ones(200)}, r"data: expected \(x, y\) beside sample_weight"),
 ]
