@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from efficient_kan import _sharding
+
 if TYPE_CHECKING:
     from efficient_kan.linear import KANLinear
     from efficient_kan.penalties import Penalty
@@ -27,7 +29,8 @@ def _hooked(module: nn.Module) -> bool:
 def with_penalty(layer: KANLinear, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
     """The outputs of a layer as a call gives them, with its hooks and a ``forward`` of its own, and the penalty of the layer.
 
-    That is of the samples that ``forward`` gets, with weights as hooks made them.
+    The penalty is computed after the call: of the samples that the hooks pass on to ``forward``, and of the weights that they
+    made.
     """
     from efficient_kan.linear import KANLinear
 
@@ -35,6 +38,9 @@ def with_penalty(layer: KANLinear, x: Tensor, penalty: Penalty) -> tuple[Tensor,
     replaced = own.forward is not KANLinear.forward and own.forward_with_penalty is KANLinear.forward_with_penalty
     if not (replaced or _hooked(layer) or "forward" in layer.__dict__):
         return layer.forward_with_penalty(x, penalty)
+    _sharding.require_readable(layer)
+    if not layer._forward_pre_hooks:
+        return layer(x), layer.forward_with_penalty(x, penalty)[1]
     samples: list[Tensor] = []
     last = layer.register_forward_pre_hook(lambda _, arguments: samples.append(arguments[0]))
     try:

@@ -58,7 +58,7 @@ def device(value: Any, name: str) -> torch.device | None:
         raise ValueError(f"{name}: expected a torch device such as 'cpu' or 'cuda:0', got {value!r}") from error
     try:
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:  # of builds without a backend, of numbers that are too large
+    except (ImportError, RuntimeError, AssertionError) as error:  # of builds without a backend, of numbers that are too large
         raise ValueError(f"{name}: expected a device that torch can use here, got {str(found)!r} ({error})") from error
     return found
 

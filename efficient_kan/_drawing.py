@@ -25,6 +25,7 @@ _CHARACTER, _LINE = 0.075, 0.17  # about the width and the height of a letter at
 _LONGEST_NAME = 24
 _WIDEST_NAMES = 10.0  # else they are turned
 _TITLE_POINTS, _TITLE_LINE = 11, 0.2
+_LONGEST_LINE = 500  # letters, more than the widest drawing has room for
 _INK, _FORMULA = (0.0, 0.0, 0.0), (0.75, 0.05, 0.1)
 
 
@@ -119,15 +120,23 @@ def inches(figure: Figure | SubFigure) -> tuple[float, float]:
 
 def _title_width(line: str) -> float:
     """Inches, with room for letters that are rounded to pixels."""
+    if not line.strip():
+        return 0.0
     return 1.05 * float(TextPath((0, 0), line, size=_TITLE_POINTS).get_extents().width) / 72
 
 
 def _lines(title: str, width: float) -> list[str]:
     """The lines of a title, wrapped where they are wider than so many inches; one with formulas of TeX is not wrapped."""
-    columns = max(map(len, title.splitlines()), default=0)
+    parts = title.expandtabs().splitlines()
+    if not title.strip() or title.count("$") > 1:
+        return parts if title.strip() else []
+    longest = max(parts, key=len, default="")[:_LONGEST_LINE]
+    columns = len(longest)
+    if (needed := _title_width(longest)) > width:
+        columns = int(columns * width / needed)
     while True:
-        lines = [line for part in title.splitlines() for line in textwrap.wrap(part, max(columns, 1))]
-        if columns <= 1 or title.count("$") > 1 or all(_title_width(line) <= width for line in lines):
+        lines = [line for part in parts for line in textwrap.wrap(part, max(columns, 1)) or [""]]
+        if columns <= 1 or all(_title_width(line) <= width for line in lines):
             return lines
         columns = columns * 9 // 10
 

@@ -427,9 +427,14 @@ class KANLinear(nn.Module):
             del destination[prefix + "edge_mask"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
-        assign = metadata.get("assign_to_params_buffers", False)
+        assign, without_bias = metadata.get("assign_to_params_buffers", False), self.bias is None
         loadable = state.loadable(self, state_dict, prefix, assign=assign)
+        strict, *wrong = args  # which lists of texts torch raises: of missing and unexpected keys if strict, and of errors
+        before = [len(texts) for texts in wrong]
         super()._load_from_state_dict(loadable, prefix, metadata, *args)
+        more = [len(texts) > had for texts, had in zip(wrong, before, strict=True)]
+        if without_bias and self._bias_added and (more[2] or (strict and any(more))):
+            state.remove_bias(self)
         if assign:  # no shards are left then
             self._sharded = any(map(_sharding.is_dtensor, self._parameters.values()))
 

@@ -41,10 +41,12 @@ def check_mask(layer: KANLinear, mask: Any) -> None:
     _checks.floating(mask, "edge_mask")
     shape = (layer.out_features, layer.in_features)
     _checks.require(tuple(mask.shape) == shape, "edge_mask", f"shape {shape}", tuple(mask.shape))
+    dtype = layer.spline_weight.dtype
+    _checks.require(mask.dtype == dtype, "edge_mask", f"dtype {dtype}, that of the weights", mask.dtype)
 
 
 def loadable(layer: KANLinear, state: dict[str, Any], prefix: str, *, assign: bool) -> dict[str, Any]:
-    """``state`` with what ``layer`` needs to load it: a mask, knots of its precision; the layer's bias is made to fit.
+    """``state`` with what ``layer`` needs to load it: a mask, knots of its precision; the layer's bias is made to fit at last.
 
     Raises:
         ValueError: if the state's knots are not finite, decrease, or are no floating-point numbers.
@@ -55,22 +57,23 @@ def loadable(layer: KANLinear, state: dict[str, Any], prefix: str, *, assign: bo
     if mask not in state:
         # Beside the loaded weights, because load_state_dict(..., assign=True) takes the mask as it is.
         state[mask] = weights[0].new_ones(layer.edge_mask.shape) if weights else layer.edge_mask
-    if bias in state and layer.bias is None and _fits(layer, state, prefix):
-        layer.add_bias(torch.zeros(layer.out_features, device=layer.base_weight.device, dtype=layer.base_weight.dtype))
-    elif layer._bias_added and weights and not _tensors(state, prefix, "bias"):
-        layer.bias, layer._bias_added = None, False
+    elif isinstance(state[mask], Tensor) and not state[mask].is_floating_point():
+        state[mask] = state[mask].to((weights[0] if weights else layer.edge_mask).dtype)
     if isinstance(state.get(grid), Tensor) and state[grid].shape == layer.grid.shape:
         dtype = layer.grid.dtype
         if assign and weights:
             dtype = torch.promote_types(weights[0].dtype, torch.float32)
         state[grid] = _knots(layer, state[grid], grid, dtype)
+    if bias in state and layer.bias is None:
+        layer.add_bias(torch.zeros(layer.out_features, device=layer.base_weight.device, dtype=layer.base_weight.dtype))
+    elif layer._bias_added and weights and not _tensors(state, prefix, "bias"):
+        remove_bias(layer)
     return state
 
 
-def _fits(layer: KANLinear, state: dict[str, Any], prefix: str) -> bool:
-    """Whether the state's tensors have the shapes of the layer's."""
-    own = {prefix + name: tensor.shape for name, tensor in (*layer.named_parameters(), *layer.named_buffers())}
-    return all(state[name].shape == shape for name, shape in own.items() if isinstance(state.get(name), Tensor))
+def remove_bias(layer: KANLinear) -> None:
+    """Take back the bias that a state dict brought."""
+    layer.bias, layer._bias_added = None, False
 
 
 def _tensors(state: dict[str, Any], prefix: str, name: str) -> list[Tensor]:

@@ -97,7 +97,7 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         return bool(_checks.flag(self.warm_start, "warm_start")) and hasattr(self, "network_")
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> tuple[Array, Any, Array | None]:
-        """Samples, targets and weights as arrays, with a largest weight in [0.5, 1)."""
+        """Samples, targets and weights as arrays; weights are scaled so that the largest is in [0.5, 1)."""
         X, y = validate_data(self, X, y, reset=not self._continues(), dtype=np.float64, **options)
         if sample_weight is None:
             return X, y, None
@@ -123,6 +123,8 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         if _checks.flag(self.early_stopping, "early_stopping"):
             parts = self._parts(len(x), stratify, random)
             data, validation = (tuple(tensor[part] for tensor in (x, y, *weights)) for part in parts)
+            if weight is not None:  # the largest may be in the other part
+                data, validation = ((x, y, weight / weight.amax()) for x, y, weight in (data, validation))
         with threads(self.n_jobs):
             trained = train(network, data, loss=loss, validation=validation, generator=generator, **self._options(len(data[0])))
             self.network_, self.history_ = trained.network, trained.history
@@ -139,8 +141,9 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         if self._continues():
             had = self.network_.layers_hidden
             _checks.require(had == widths, "warm_start", f"the widths of the network there is, {had}", widths)
+            kept = getattr(self, "_kept", None) or self._to_keep()  # pickles of before have none
             for name, now in self._to_keep().items():
-                before = self._kept[name]
+                before = kept[name]
                 _checks.require(np.array_equal(before, now), "warm_start", f"{name} of the fit before, {before}", now)
             return self.network_
         shape: dict[str, Any] = {"grid_size": self.grid_size, "spline_order": self.spline_order, "kernel": self.kernel}

@@ -34,10 +34,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efficient_kan import _calls, _checks, _tracing
 from efficient_kan._device import device_type
@@ -274,6 +274,7 @@ def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) 
     Raises:
         ValueError: if ``layer`` is no KANLinear or KAN, or ``batch`` no integer >= 0.
     """
+    layer = _uncompiled(layer)
     layers = _layers_of(layer)
     if layers is not None:
         return _explain_network(layers, batch, penalty)
@@ -306,6 +307,7 @@ def algorithm(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None
     Raises:
         ValueError: as :func:`explain`.
     """
+    layer = _uncompiled(layer)
     layers = _layers_of(layer)
     if layers is None:
         word = explain(layer, batch).split(maxsplit=1)[0]
@@ -323,6 +325,11 @@ def _layers_of(layer: KANLinear | KAN) -> list[KANLinear] | None:
 
     _checks.require(isinstance(layer, KANLinear | KAN), "layer", "a KANLinear or KAN", layer)
     return layer.kan_layers if isinstance(layer, KAN) else None
+
+
+def _uncompiled(module: nn.Module) -> Any:
+    """The module that torch.compile wrapped, or the same."""
+    return getattr(module, "_orig_mod", module)
 
 
 def _explain_network(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> str:

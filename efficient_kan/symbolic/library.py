@@ -27,7 +27,7 @@ class Function:
         name: how it is called; ``"spline"`` and ``"0"`` are taken.
         torch: the function on tensors, elementwise and differentiable.
         sympy: the function on sympy expressions, such as ``sympy.sin``: made of functions that torch or mpmath has, or one call
-            of any other.
+            of any other, of the bare variable.
         complexity: what it costs when functions are ranked, as in pykan: 1 for ``x`` to 5.
         domain: the interval of arguments ``(low, high)``.
         closed: whether the ends of the domain belong to it.
@@ -47,6 +47,10 @@ class Function:
     closed: bool = True
     branch: Callable[[Tensor], Tensor] | None = None
     canonical: canonical.Rule | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Function:
+        """Itself: nothing in it changes, and a copy of a network has the same functions."""
+        return self
 
     def __post_init__(self) -> None:
         _checks.require(isinstance(self.name, str) and self.name != "", "name", "the name of a function", self.name)

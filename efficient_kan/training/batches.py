@@ -186,7 +186,7 @@ def _check_tensors(batch: Batch, name: str) -> None:
         usable = bool((batch.weight >= 0).all()) and bool((batch.weight > 0).any())
         _checks.require(usable, f"{name}: weight", "none negative and not all zero", batch.weight)
         dtype = torch.promote_types(batch.x.dtype, torch.float32)  # losses of samples have that of the outputs
-        low, high = torch.finfo(dtype).tiny ** 0.5, torch.finfo(dtype).max ** 0.5
+        low, high = torch.finfo(dtype).tiny / torch.finfo(dtype).eps, torch.finfo(dtype).max * torch.finfo(dtype).eps
         largest = float(batch.weight.max())
         expected = f"a largest one in [{low:.0e}, {high:.0e}], which {dtype} can sum (divide them by the largest)"
         _checks.require(low <= largest <= high, f"{name}: weight", expected, largest)

@@ -92,8 +92,8 @@ def train(
         patience: stop after so many validations in a row without a loss lower by more than ``min_delta`` than the lowest,
             and in any case end with the weights of the lowest one. ``None``: validation only observes.
         min_delta: see ``patience``; 0 if ``None``.
-        callbacks: functions ``(network, record)``, called after every step; one that returns ``True`` ends the training. Others
-            return ``False`` or nothing.
+        callbacks: functions ``(network, record)``, called after every step; one that returns ``True`` ends the training,
+            whether Python's, numpy's or torch's.
         progress: write where the training stands to ``stderr``.
         generator: source of the batches' order and of samples for grids; torch's default if ``None``. With the same generator,
             network and thread count, a CPU gives the same weights bit by bit.
@@ -116,8 +116,8 @@ def train(
     objective = Objective(nn.MSELoss() if loss is None else loss, penalty)
     has = penalty is None or callable(getattr(module, "forward_with_penalty", None))
     _checks.require(has, "penalty", "None, as the network has no forward_with_penalty", type(module))
-    weighed = penalty is not None or penalty_weight is None
-    _checks.require(weighed, "penalty_weight", "None without penalty", penalty_weight)
+    weighed = penalty is not None or penalty_weight is None or (not callable(penalty_weight) and penalty_weight == 0)
+    _checks.require(weighed, "penalty_weight", "None or 0 without penalty", penalty_weight)
     listed = isinstance(callbacks, Iterable)
     _checks.require(listed, "callbacks", "a sequence of functions (network, record)", callbacks)
     callbacks = list(callbacks)

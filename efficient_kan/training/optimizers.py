@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from efficient_kan import _checks
 
@@ -55,6 +55,11 @@ def by_step(value: float | Callable[[int], float] | None, name: str) -> Callable
     if value is None:
         return None
     if callable(value):
-        return lambda step: _checks.number(value(step), f"{name} of step {step}", 0.0)
+        return lambda step: _checks.number(_plain(value(step)), f"{name} of step {step}", 0.0)
     number = _checks.number(value, name, 0.0)
     return lambda step: number
+
+
+def _plain(value: Any) -> Any:
+    """The number in a tensor of no dimension; anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value

@@ -137,16 +137,13 @@ class Run:
         if self.progress is not None:
             self.progress(self.history[-1], final=final or self.watch.exhausted)
         answers = [callback(self.network, self.history[-1]) for callback in self.callbacks]
-        stops = [_stops(answer, f"callbacks[{n}]") for n, answer in enumerate(answers)]
-        return self.ranks.totals(float(any(stops)), device=self._parameters[0].device)[0] > 0
+        return self.ranks.totals(float(any(map(_stops, answers))), device=self._parameters[0].device)[0] > 0
 
 
-def _stops(answer: Any, name: str) -> bool:
-    """Whether what a callback returned ends the training."""
+def _stops(answer: Any) -> bool:
+    """Whether what a callback returned ends the training: True of Python, numpy or torch, and not any other object."""
     kind = str(getattr(answer, "dtype", type(answer).__name__))
-    known = answer is None or (kind in _BOOLS and getattr(answer, "ndim", 0) == 0)
-    _checks.require(known, name, "a function that returns a bool or None", answer)
-    return bool(answer)
+    return kind in _BOOLS and getattr(answer, "ndim", 0) == 0 and bool(answer)
 
 
 def length(steps: int | None, epochs: int | None, batches: int | None) -> int | None:

@@ -29,7 +29,7 @@ class Watch:
                 _checks.integer(value, name, 1)
                 _checks.require(source is not None, name, "None without validation", value)
         self.min_delta = 0.0 if min_delta is None else _checks.number(min_delta, "min_delta", 0.0)
-        _checks.require(min_delta is None or patience is not None, "min_delta", "None without patience", min_delta)
+        _checks.require(not self.min_delta or patience is not None, "min_delta", "None or 0 without patience", min_delta)
         self.every, self.patience = every, patience
         self._source, self._ranks = source, ranks
         self.best_step: int | None = None

@@ -281,6 +281,22 @@ def test_a_penalised_pass_runs_what_a_call_runs(name: str) -> None:
     assert len(second._forward_pre_hooks) == 1
 
 
+class Doubled(KANLinear):
+    def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+        return 2 * super().forward(x, update_grid)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("kind", ["hooked", "replaced"])
+def test_a_penalised_pass_of_layers_that_are_called_is_one_graph(kind: str) -> None:
+    first = (Doubled if kind == "replaced" else KANLinear)(4, 6, dtype=torch.float64)
+    if kind == "hooked":
+        first.register_forward_hook(lambda _, __, y: y + 1)
+    kan, x = KAN.from_layers([first, KANLinear(6, 3, dtype=torch.float64)]), samples(9, 4)
+    compiled = torch.compile(kan.forward_with_penalty, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, SampleL1()), kan.forward_with_penalty(x, SampleL1()))
+
+
 def test_weights_that_hooks_compute_are_trained_under_a_penalty() -> None:
     kan, x = network(WIDTHS, masked=False), samples(9, 4)
     prune.l1_unstructured(kan.kan_layers[0], "spline_weight", amount=0.5)

@@ -225,15 +225,16 @@ def test_parts_of_a_figure_are_drawn_into(size: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["word " * 80, "W" * 300, "MW " * 90, "one\n\n" + "two " * 99, r"$\alpha$ and $\beta$", " "], ids=repr
+    "title",
+    ["word " * 80, "W" * 300, "MW " * 90, "one\n\n" + "two " * 99, "tab\tbed", "i" * 20_000, r"$\alpha$ and $\beta$", " "],
+    ids=lambda value: repr(str(value)[:9]),
 )
 @pytest.mark.parametrize("dpi", [50, 100])
 def test_a_title_of_any_length_is_in_the_picture(title: str, dpi: int) -> None:
     figure = network([2, 1]).plot(samples(2), title=title, figure=Figure(dpi=dpi))
     png(figure)
     shown = [text for text in figure.axes[0].texts if text.get_fontsize() == 11]
-    assert "".join(text.get_text() for text in shown).split() == title.split() or "W" in title
-    assert sum(text.get_text().count("W") for text in shown) == title.count("W")
+    assert "".join("".join(text.get_text() for text in shown).split()) == "".join(title.split())
     for text in shown:
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height

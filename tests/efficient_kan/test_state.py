@@ -143,11 +143,31 @@ def test_a_bias_of_another_shape_is_torchs_error() -> None:
         network().load_state_dict(state)
 
 
-def test_a_state_that_does_not_fit_leaves_no_bias_behind() -> None:
-    kan = network()
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        kan.load_state_dict(network(bias=True, grid_size=9).state_dict())
-    assert kan.kan_layers[0].bias is None
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": torch.zeros(5)},
+        {"spline_weight": torch.zeros(4, 3, 20)},
+        {"spline_weight": None},
+        {"grid": -KANLinear(3, 4).grid},
+        {"foo": torch.zeros(1)},
+    ],
+)
+def test_a_state_that_does_not_fit_leaves_no_bias_behind(change: dict[str, Tensor | None]) -> None:
+    layer, state = KANLinear(3, 4), {**KANLinear(3, 4, bias=True).state_dict(), **change}
+    with pytest.raises((RuntimeError, ValueError)):
+        layer.load_state_dict({name: value for name, value in state.items() if value is not None})
+    assert layer.bias is None and "bias" not in layer.state_dict()
+    layer.load_state_dict(KANLinear(3, 4, bias=True).state_dict())
+    assert layer.bias is not None
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_masks_of_bools_load_as_numbers(assign: bool) -> None:
+    mask = torch.tensor([[True, False, True]] * 4)
+    layer, state = KANLinear(3, 4), {**KANLinear(3, 4).state_dict(), "edge_mask": mask}
+    layer.load_state_dict(state, assign=assign)
+    assert torch.equal(layer.edge_mask, mask.float())
 
 
 def test_parts_of_a_state_leave_the_rest_alone() -> None:
@@ -305,6 +325,7 @@ def test_knots_of_no_use_are_refused_when_set(spoil: Callable[[Tensor], Any], me
     ("mask", "message"),
     [
         (torch.ones(4, 3, dtype=torch.bool), "expected a floating-point tensor, got torch.bool"),
+        (torch.ones(4, 3, dtype=torch.float64), "expected dtype torch.float32, that of the weights, got torch.float64"),
         (torch.ones(3, 4), r"expected shape \(4, 3\), got \(3, 4\)"),
         (None, "expected a floating-point tensor, got <class 'NoneType'>"),
     ],

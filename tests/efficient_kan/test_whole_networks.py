@@ -230,6 +230,7 @@ def test_the_choice_depends_on_shapes_and_can_be_turned_off() -> None:
         kernels.set_whole_networks(1)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_word_says_what_computes() -> None:
     kan, x = network([2, 5, 1]), samples(10, 2)
     handle = kan.kan_layers[0].register_forward_hook(lambda *_: None)
@@ -242,6 +243,8 @@ def test_the_word_says_what_computes() -> None:
     kan = KAN([2, 5, 1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert kernels.algorithm(kan, 10) == "native" and not is_whole(kan(x.float()))
+    assert kernels.algorithm(torch.compile(kan), 10) == kernels.algorithm(kan, 10) == "by_sample"  # type: ignore[arg-type]
+    assert kernels.explain(torch.compile(kan), 10) == kernels.explain(kan, 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="layer: expected a KANLinear or KAN, got KANConv2d"):
         kernels.algorithm(KANConv2d(1, 4, 3), 10)  # type: ignore[arg-type]
 

@@ -210,7 +210,7 @@ def test_a_killed_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
     assert (third.returncode, third.stdout) == (0, "2 ok\n")
     assert contents(out / "raw") == before
     recorded = {environment.command for environment in results.load_environments(out).values()}
-    assert recorded == {"python -m benchmarks run --preset tiny.toml"}
+    assert recorded == {"python -m benchmarks run --preset presets/tiny.toml"}
 
 
 @pytest.mark.parametrize("kind", ["memory", pytest.param("speed", marks=pytest.mark.slow)])

@@ -201,7 +201,9 @@ def test_own_functions() -> None:
 )
 def test_own_functions_of_any_form(kan: KAN, function: Callable[[Tensor], Tensor], form: Callable[[object], object]) -> None:
     network = kan.symbolic(X)
-    network.fix(0, 0, 0, Function("own", function, form), (1.0, 1.3, 0.1, 0.0))
+    own = Function("own", function, form)
+    network.fix(0, 0, 0, own, (1.0, 1.3, 0.1, 0.0))
+    assert copy.deepcopy(network).symbolic_layers[0].library["own"] is own
     (formula,) = found = network.formula(["x", "y"])
     assert found.error[0] <= 1e-6
     for x in X[:5]:

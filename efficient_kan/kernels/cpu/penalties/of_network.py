@@ -158,10 +158,10 @@ def _mixing(share: float) -> tuple[float, float]:
 
 
 @noinline
-def _entropy_of_rows_and_columns(job_at: int) -> float:
+def _entropy_of_rows_and_columns(job_at: int, least: float) -> float:
     """``l1 sum(n) + entropy (H_row + H_col)``, and the gradients of norms in place of them, those times norms in `of_x`.
 
-    Norms become factors of the gradients of edges' values, and deviations of samples the same.
+    Norms become factors of the gradients of edges' values, and deviations of samples the same; 0 up to a deviation of `least`.
     """
     job, options = _read(job_at), at(_read(job_at).options, 0.0)
     I, O, stride = job.inputs, job.outputs, job.stride
@@ -197,8 +197,8 @@ def _entropy_of_rows_and_columns(job_at: int) -> float:
                 by_column = (_mixing(norm / total)[1] - mean) / (total * I)
                 slope -= options[1] * (by_row + by_column)
             of_input -= slope * norm / offset
-            of.square[o] = slope / (offset * offset * norm * (job.batch - 1)) if norm > 0.0 else 0.0
-        of.of_x[1] = of_input / (spread * (job.batch - 1)) if (options[4] != 0.0) & (spread > 0.0) else 0.0
+            of.square[o] = slope / (offset * offset * norm * (job.batch - 1)) if norm * offset > least else 0.0
+        of.of_x[1] = of_input / (spread * (job.batch - 1)) if (options[4] != 0.0) & (spread > least) else 0.0
     return value
 
 
@@ -220,6 +220,7 @@ def _of_coefficients(job_at: int, zero: Any) -> float:
 def evaluate(real: Any) -> Any:
     """``evaluate(jobs, count)``: add the penalties of so many layers to the total; statistics become factors of gradients."""
     stamp = STAMP
+    least = float(np.finfo(real).tiny / np.finfo(real).eps)  # as in `native.over_deviation`
 
     def of_layers(jobs_at: int, count: int) -> None:
         assert stamp
@@ -229,7 +230,7 @@ def evaluate(real: Any) -> Any:
             options = at(job.options, 0.0)
             _norms(job_at, zero)
             if job.kind == SAMPLE_STD:
-                value = _entropy_of_rows_and_columns(job_at)
+                value = _entropy_of_rows_and_columns(job_at, least)
                 if (options[2] != 0.0) | (options[3] != 0.0):
                     value += _of_coefficients(job_at, zero)
             else:
