@@ -35,9 +35,9 @@ def takes(inputs: LayerInputs) -> bool:
         return False
     if base is not None and (type(base) not in TYPES or base.dtype != x.dtype):
         return False
-    if x.is_neg() or weight.is_neg() or knots.is_neg() or (base is not None and base.is_neg()):  # views of negative numbers
+    if type(x) not in TYPES or type(weight) not in TYPES or type(knots) not in TYPES or x.device.type not in ("cpu", "meta"):
         return False
-    return type(x) in TYPES and type(weight) in TYPES and type(knots) in TYPES and x.device.type in ("cpu", "meta")
+    return not (x.is_neg() or weight.is_neg() or knots.is_neg() or (base is not None and base.is_neg()))  # views that negate
 
 
 def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> bool:
