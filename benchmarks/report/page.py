@@ -172,8 +172,8 @@ def _without_plugins(data: Data) -> list[str]:
         if kind is None or not kind.known(row.case):
             unknown[row.case.kind] += 1
     return [
-        f"**{count} cases of kind `{kind}` are shown in no table or figure of their own**: what they measure is registered by "
-        "a plugin that was not loaded; `python -m benchmarks report --plugin FILE` shows them."
+        f"**Kind `{kind}` has no table or figure here (cases: {count})**: a plugin that was not loaded registers what they "
+        "measure; `python -m benchmarks report --plugin FILE` shows them."
         for kind, count in unknown.items()
     ]
 

@@ -14,6 +14,9 @@ from benchmarks.report.provenance import Source, rows_hash
 from benchmarks.schema.cases import Case, Point
 from benchmarks.schema.rows import SCHEMA_VERSION, Environment, Row
 
+_RUN = "python -m benchmarks run"
+KEPT = "; files of presets lie in `presets/` beside these rows"
+
 
 def reproducibility(data: Data, sources: Iterable[Source]) -> str:
     """Return REPRODUCIBILITY.md."""
@@ -76,10 +79,6 @@ def _claims(sources: Iterable[Source]) -> str:
             "commit": [", ".join(f"`{commit[:12]}`" for commit in source.commits) for source in listed],
         }
     )
-
-
-_RUN = "python -m benchmarks run"
-KEPT = "; files of presets lie in `presets/` beside these rows"
 
 
 def measuring(environments: Iterable[Environment]) -> list[str]:

@@ -41,8 +41,7 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
             ``dtype`` and ``device``.
         random_state: of initial weights, order and held-back samples. With an int, a CPU with a fixed number of threads
             gives the same network bit by bit.
-        n_jobs: threads of torch in ``fit`` and predictions; ``None``: as they are set, -1: all CPUs, and
-            never more than those.
+        n_jobs: threads of torch in ``fit`` and predictions, at most one a core; ``None``: as they are set, -1: all CPUs.
         verbose: show the training's progress on ``stderr``.
         dtype: ``"float64"`` or ``"float32"``: of the network. Predictions are float64 arrays; those of float32
             networks depend, in their last digits, on the samples that are predicted together.

@@ -206,7 +206,6 @@ def test_a_file_takes_the_place_of_another_whole_or_not_at_all(tmp_path: Path, m
     assert sorted(tmp_path.iterdir()) == [path, link]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077], ids=oct)
 def test_a_new_file_has_the_mode_of_the_umask_and_a_replaced_one_keeps_its_own(umask: int, tmp_path: Path) -> None:
     new, old = tmp_path / "new", tmp_path / "old"

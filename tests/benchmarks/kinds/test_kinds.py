@@ -77,7 +77,7 @@ def test_rows_of_a_kind_that_is_not_there_are_shown_as_cases(said: Said, tmp_pat
     said("report", "--out", tmp_path)
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| rounding" in page.partition("## Failed cases")[2]
-    assert "**1 cases of kind `rounding` are shown in no table or figure of their own**" in page
+    assert "**Kind `rounding` has no table or figure here (cases: 1)**" in page
 
 
 def test_a_changed_kind_changes_the_keys_and_a_remark_does_not(said: Said, tmp_path: Path) -> None:

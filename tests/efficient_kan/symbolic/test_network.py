@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import sympy
 import torch
@@ -232,7 +233,7 @@ def test_names_of_inputs_may_be_any_sequence(kan: KAN) -> None:
     network = kan.symbolic(X, Y)
     names = ["a", "b"]
     assert network.formula(np.array(names)) == network.formula(tuple(names)) == network.formula(names)
-    assert network.formula(pytest.importorskip("pandas").Index(names)) == network.formula(names)
+    assert network.formula(pd.Index(names)) == network.formula(names)
 
 
 def test_functions_of_one_name_are_refused(kan: KAN) -> None:
