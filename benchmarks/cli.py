@@ -103,7 +103,7 @@ def run(
         Folder that collects rows under raw/; a killed run continues there. If none is named: reports/ followed by the
         machine, such as reports/cpu-2core, or reports/smoke for that preset.
     retry
-        Try failed cases again.
+        Try cases again that have no value: those that failed, and those whose arm lacked a package.
     parallel
         TOML file with a table [slurm] or [dask]: hand the plan to them in parts and merge what they measured, see
         docs/clusters.md.

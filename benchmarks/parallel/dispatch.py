@@ -22,7 +22,7 @@ from benchmarks.run.selection import Selected, Selection
 from benchmarks.run.store import Store
 from benchmarks.schema import environment
 from benchmarks.schema.cases import Case, case_key
-from benchmarks.schema.rows import FINAL, Environment, Row, Status
+from benchmarks.schema.rows import Environment, Row, Status
 from reference.arm import get_arm
 
 _POLL_S = 1.0
@@ -124,9 +124,9 @@ def _cases(order: Order, selected: Selected) -> list[Case]:
 
 
 def _is_pending(cases: Sequence[Case], known: Mapping[object, Status], plugin: Path | None, *, retry: bool) -> bool:
-    """Whether one of `cases` has no row, or with `retry` one that is neither ok nor unsupported."""
+    """Whether one of `cases` has no row, or with `retry` one that is not ok."""
     found = [known.get(_name(case, plugin)) for case in cases]
-    return any(status is None or (retry and status not in FINAL) for status in found)
+    return any(status is None or (retry and status != "ok") for status in found)
 
 
 End = tuple[Order, Ended | None, str]

@@ -203,8 +203,8 @@ def key_of(case: Case, plugin: Path | None = None) -> str:
 
 
 def pending(cases: Sequence[Case], known: dict[str, Status], *, retry: bool, plugin: Path | None = None) -> list[Case]:
-    """Return the cases without a row; with `retry`, also those whose row is neither ok nor unsupported."""
-    return [case for case in cases if (status := known.get(key_of(case, plugin))) is None or (retry and status not in FINAL)]
+    """Return the cases without a row; with `retry`, also those whose row is not ok: what an arm needs may be here by now."""
+    return [case for case in cases if (status := known.get(key_of(case, plugin))) is None or (retry and status != "ok")]
 
 
 def run(

@@ -21,7 +21,7 @@ from benchmarks.schema.images import HeadCost, ImageResult
 SCHEMA_VERSION = 3
 
 Status = Literal["ok", "oom", "killed", "timeout", "unsupported", "gate_failed", "error", "skipped_by_frontier"]
-FINAL: tuple[Status, ...] = ("ok", "unsupported")  # what trying again would not change
+FINAL: tuple[Status, ...] = ("ok", "unsupported")  # no failure
 Division = Literal["closed", "bound", "different_maths"]
 
 

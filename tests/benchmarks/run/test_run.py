@@ -22,7 +22,7 @@ from benchmarks.run.child import Server, variables
 from benchmarks.run.plugins import load_plugin
 from benchmarks.run.store import Locked, Store
 from benchmarks.schema.cases import Case, Point
-from benchmarks.schema.rows import Outcome
+from benchmarks.schema.rows import Outcome, Status
 from reference import arm as arms
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -301,10 +301,11 @@ def test_lists_are_separated_by_commas_or_spaces(capsys: pytest.CaptureFixture[s
     assert {word for word in plans[0].split() if word.startswith(("B=", "G="))} == {"B=8", "B=16", "G=5", "G=7"}
 
 
-def test_retry_takes_failed_cases_again_and_nothing_else(planted: Path) -> None:
-    cases = [case("gemm_bound"), case("fail"), case("die")]
-    known = {runner.key_of(cases[0], planted): "ok", runner.key_of(cases[1], planted): "error"}
-    assert runner.pending(cases, known, retry=False, plugin=planted) == [cases[2]]
+def test_retry_takes_cases_without_a_value_again_and_nothing_else(planted: Path) -> None:
+    cases = [case("gemm_bound"), case("fail"), case("mlp[width]"), case("die")]
+    statuses: tuple[Status, ...] = ("ok", "error", "unsupported")
+    known = {runner.key_of(one, planted): status for one, status in zip(cases, statuses, strict=False)}
+    assert runner.pending(cases, known, retry=False, plugin=planted) == [cases[3]]
     assert runner.pending(cases, known, retry=True, plugin=planted) == cases[1:]
 
 
