@@ -68,6 +68,20 @@ class Browser:
         """Move the mouse."""
         self._page.mouse.move(x, y)
 
+    def move_to(self, selector: str) -> None:
+        """Scroll the first such element into view and, once the page has heard of it, move the mouse to its middle."""
+        x, y = self.run(
+            f"""new Promise(done => {{
+                const found = document.querySelector({selector!r});
+                found.scrollIntoView({{behavior: 'instant', block: 'center'}});
+                requestAnimationFrame(() => requestAnimationFrame(() => {{
+                    const r = found.getBoundingClientRect();
+                    done([r.x + r.width / 2, r.y + r.height / 2]);
+                }}));
+            }})"""
+        )
+        self.move(x, y)
+
     def press(self, key: str) -> None:
         """Press and release a key, such as ArrowRight."""
         self._page.keyboard.press(key)

@@ -97,24 +97,14 @@ def test_a_failure_is_a_cross_that_tells_its_reason(page: Any) -> None:
     page.choose("#filter-axis", "batch")
     crosses = page.run("document.querySelectorAll('#chart svg path:not(.frame)').length")
     assert crosses == 1
-    x, y = page.run(
-        "(() => { const c = document.querySelector('#chart'); c.scrollIntoView({behavior: 'instant'});"
-        " const r = document.querySelector('#chart svg path:not(.frame)').getBoundingClientRect();"
-        " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-    )
-    page.move(x, y)
+    page.move_to("#chart svg path:not(.frame)")
     text = page.run("document.getElementById('tip').innerText")
     assert "no value: timeout, exceeded 300 s" in text
     assert "pykan[default], batch size B (samples): 512" in text
 
 
 def test_the_pointer_shows_noise_processes_and_provenance(page: Any) -> None:
-    x, y = page.run(
-        "(() => { document.querySelector('#chart').scrollIntoView({behavior: 'instant'});"
-        " const r = document.querySelector('#chart svg circle:not(.halo)').getBoundingClientRect();"
-        " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-    )
-    page.move(x, y)
+    page.move_to("#chart svg circle:not(.halo)")
     text = page.run("document.getElementById('tip').innerText")
     assert "efficient_kan, batch size B (samples): 32" in text
     for part in (
