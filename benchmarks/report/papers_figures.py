@@ -15,9 +15,15 @@ from benchmarks.analysis.data import Data, slug
 from benchmarks.papers import scaling
 from benchmarks.report.figures import Entry
 from benchmarks.report.papers import Group, groups
-from benchmarks.report.style import GREY, SPARE, WIDTH_INCHES, Look, log_axis, looks, save
+from benchmarks.report.style import BLACK, GREY, TEAL, VERMILION, WIDTH_INCHES, Look, log_axis, looks, save
 
-_LOOKS = {scaling.ALL: "efficient_kan", "pykan, same start": "pykan[speed]", scaling.MLP: "mlp[width]"}
+_LOOKS = {
+    scaling.ALL: "efficient_kan",
+    "pykan, same start": "pykan[speed]",
+    "pykan, no grid updates": "pykan[nosave]",
+    scaling.MLP: "mlp[width]",
+}
+_SPARE = [Look(colour, marker, "-.") for marker in "8*hpX" for colour in (TEAL, VERMILION, BLACK)]
 
 
 def of_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
@@ -108,7 +114,5 @@ def _slopes(axes: Any, shown: pd.DataFrame) -> None:
 
 
 def _looks(models: list[str]) -> dict[str, Look]:
-    known = looks(list(_LOOKS.values()))
-    taken = {look.colour for look in known.values()}
-    spare = iter([look for look in SPARE if look.colour not in taken])
+    known, spare = looks(list(_LOOKS.values())), iter(_SPARE)
     return {model: known[_LOOKS[model]] if model in _LOOKS else next(spare) for model in models}
