@@ -126,7 +126,8 @@ def _checked_out(commit: str) -> Iterator[Path | None]:
             yield None
             return
         with tarfile.open(packed) as content:
-            content.extractall(folder, filter="data")
+            content.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.2, Debian's, lacks
+            content.extractall(folder)
         yield Path(folder)
 
 
