@@ -197,18 +197,16 @@ class KANLinear(nn.Module):
         return y if samples is x else _in_shape_of(x, y)
 
     def forward_with_penalty(self, x: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
-        """The output of :meth:`forward` and ``penalty`` of this layer at these samples, sharing their preparation."""
-        from efficient_kan.penalties import SampleL1
-
+        """The output of :meth:`forward` and ``penalty`` at these samples, from one pass where the kernel has one."""
         known = hasattr(penalty, "layer_loss") and not isinstance(penalty, type)
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object", penalty)
-        # Classes derived from these may compute what they like.
-        if type(penalty) is SampleL1 and type(self).layer_inputs is KANLinear.layer_inputs:
+        # Classes derived from this one may compute what they like.
+        if type(self).layer_inputs is KANLinear.layer_inputs:
             samples, base, grid, parameters = self._readable(x)
-            together = kernels.linear_and_edge_l1(self.kernel, samples, base, grid, Parameters(*parameters), self.spline_order)
+            tensors = grid, *parameters, self.bias
+            together = kernels.linear_with_penalty(self.kernel, samples, base, tensors, self.spline_order, penalty)
             if together is not None:
-                y, norms = together
-                return _in_shape_of(x, self._plus_bias(y)), penalty.loss_of_magnitudes(norms, grid, self.spline_order)
+                return _in_shape_of(x, together[0]), together[1]
             inputs = self._inputs(samples, base, grid, parameters)
         else:
             inputs = self.layer_inputs(x)

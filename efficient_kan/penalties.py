@@ -75,18 +75,12 @@ class SampleL1:
         """The penalty of one layer, a scalar."""
         return _l1_and_entropy(self._edge_norms(layer, inputs), self.l1, self.entropy)
 
-    def loss_of_magnitudes(self, magnitudes: Tensor, knots: Tensor, spline_order: int) -> Tensor:
-        """The penalty of one layer, a scalar, from ``mean_b |phi_oi(x_bi)|``, ``(O, I)``, and its knots."""
-        return _l1_and_entropy(self._scaled(magnitudes, knots, spline_order), self.l1, self.entropy)
-
     def _edge_norms(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
         _check_samples(inputs, 1)
-        return self._scaled(resolve(layer.kernel, inputs).edge_l1(inputs), inputs.knots, inputs.spline_order)
-
-    def _scaled(self, magnitudes: Tensor, knots: Tensor, spline_order: int) -> Tensor:
+        magnitudes = resolve(layer.kernel, inputs).edge_l1(inputs)
         if not self.divide_by_grid_range:
             return magnitudes
-        interior = interior_of(knots, spline_order)
+        interior = interior_of(inputs.knots, inputs.spline_order)
         return magnitudes / (interior[:, -1] - interior[:, 0] + _PYKAN_RANGE_EPS).to(magnitudes.dtype)
 
 

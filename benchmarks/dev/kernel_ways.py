@@ -1,14 +1,14 @@
 """Bars of the CPU kernel: the way taken over the best way on random shapes, and first use.
 
-The ways to a layer's outputs are the compiled kernel as it chooses, its product by spans where it chose that by samples, and
-`native`, dense features and the library's product; those to a network's are one pass and layer by layer. Ways are interleaved
-and the least time of each counts, which other processes disturb least. Shapes are drawn from the clock, whose seed is printed;
-what exceeds the bar is timed again.
+The ways to a layer's outputs are the compiled kernel and `native`, dense features and the library's product; those to a small
+network's are one node of autograd's graph, which is taken, layer by layer, and `native`. Ways are interleaved and the least
+time of each counts, which other processes disturb least. Shapes are drawn from the clock, whose seed is printed; what exceeds
+the bar is timed again.
 """
 
 from __future__ import annotations
 
-import importlib
+import copy
 import math
 import os
 import random
@@ -19,17 +19,16 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 
-from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1, kernels
+from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan.penalties import Penalty
 
 _WORST = 1.3
 _STEP_S = 1.0  # of the slowest step that is measured
 _RATE = 5e9  # multiplications a second that a step is taken to reach when shapes are drawn
-_WAYS = ("cpu", "by_span", "native")
+_WAYS = ("cpu", "native")
 _PENALTIES: dict[str, Penalty] = {"SampleL1": SampleL1(), "SampleStd": SampleStd(), "WeightL1": WeightL1()}
 
 
@@ -62,24 +61,22 @@ def times(shape: Shape, repeats: int) -> dict[str, float]:
     assert isinstance(layer, KANLinear)
     x = (2 * torch.rand(shape.batch, shape.inputs, dtype=shape.dtype, generator=generator) - 1).requires_grad_()
     cotangent = torch.randn(shape.batch, shape.outputs, dtype=shape.dtype, generator=generator)
-    ways = [way for way in _WAYS if way != "by_span" or kernels.algorithm(kan, shape.batch) != way]
-    best = dict.fromkeys(ways, math.inf)
+    best = dict.fromkeys(_WAYS, math.inf)
     for repeat in range(repeats + 1):
-        for way in ways:
-            layer.kernel = "native" if way == "native" else "cpu"
+        for way in _WAYS:
+            layer.kernel = way
             for leaf in (x, *kan.parameters()):
                 leaf.grad = None
-            with kernels.set_whole_networks(way == "cpu"):
-                begin = time.perf_counter()
-                torch.autograd.backward(kan(x), cotangent)
-                end = time.perf_counter()
+            begin = time.perf_counter()
+            torch.autograd.backward(kan(x), cotangent)
+            end = time.perf_counter()
             if repeat:  # the first one compiles and fills caches
                 best[way] = min(best[way], end - begin)
     return best
 
 
 class Small(NamedTuple):
-    """A network that may be computed in one pass, its samples, and what is called."""
+    """A small network, its samples, and what is called."""
 
     batch: int
     widths: tuple[int, ...]
@@ -90,7 +87,7 @@ class Small(NamedTuple):
 
 
 def draw_small(source: random.Random) -> Small:
-    """One to three layers that fit into one pass where the nearest cache has 32 KiB, each size even on a logarithmic scale."""
+    """One to three layers, each size even on a logarithmic scale."""
 
     def size(most: int) -> int:
         return round(math.exp(source.uniform(0, math.log(most))))
@@ -105,27 +102,28 @@ def draw_small(source: random.Random) -> Small:
 
 
 def small_times(small: Small, repeats: int) -> dict[str, float]:
-    """The least seconds of the way taken, of layers one by one (`by_span`) and of one pass (`by_sample`)."""
+    """The least seconds of one node for the network, taken unless it keeps much, of layers one by one, and of `native`."""
     generator = torch.Generator().manual_seed(0)
     kan = KAN(list(small.widths), small.grid_size, small.order, dtype=small.dtype, generator=generator)
     x = 2 * torch.rand(small.batch, small.widths[0], dtype=small.dtype, generator=generator) - 1
-    penalty = _PENALTIES.get(small.mode)
-    worth: dict[int, int] = importlib.import_module("efficient_kan.kernels.cpu.network")._CALLS  # decides: more forces one pass
-    chosen = kernels.algorithm(kan, small.batch, penalty)
-    best = {"by_span": math.inf, "by_sample": math.inf}
+    ways = {"taken": kan, "by layers": copy.deepcopy(kan), "native": copy.deepcopy(kan)}
+    for layer in ways["by layers"].kan_layers:
+        layer.register_forward_hook(lambda *_: None)  # what has hooks is called by itself
+    for layer in ways["native"].kan_layers:
+        layer.kernel = "native"
+    penalty, best = _PENALTIES.get(small.mode), dict.fromkeys(ways, math.inf)
     for repeat in range(repeats + 1):
-        for way in best:
-            kan.zero_grad()
-            with kernels.set_whole_networks(way == "by_sample"), mock.patch.dict(worth, dict.fromkeys(worth, 10**15)):
-                begin = time.perf_counter()
-                with torch.set_grad_enabled(small.mode != "inference"):
-                    y, value = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
-                if small.mode != "inference":
-                    (y.sum() + value).backward()
-                end = time.perf_counter()
+        for way, network in ways.items():
+            network.zero_grad()
+            begin = time.perf_counter()
+            with torch.set_grad_enabled(small.mode != "inference"):
+                y, value = (network(x), 0.0) if penalty is None else network.forward_with_penalty(x, penalty)
+            if small.mode != "inference":
+                (y.sum() + value).backward()
+            end = time.perf_counter()
             if repeat:  # the first one compiles and fills caches
                 best[way] = min(best[way], end - begin)
-    return {"taken": best[chosen], **best}
+    return best
 
 
 def report(number: int, seconds: float) -> None:

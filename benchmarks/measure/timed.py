@@ -15,7 +15,6 @@ from benchmarks.schema.cases import Case, Mode
 from benchmarks.schema.rows import Outcome, SpeedSeries
 from efficient_kan import KAN, kernels
 from reference.arm import Arm, get_arm
-from reference.ours import penalty_of
 
 
 def measure(case: Case) -> Outcome:
@@ -40,8 +39,7 @@ def measure(case: Case) -> Outcome:
         del standard
         gc.collect()
         gc.freeze()  # so that the collections between the samples look at what the calls made, not at all of both networks
-    size, penalty = data.x.shape[0], penalty_of(case.penalty)
-    algorithm = kernels.algorithm(module, size, penalty) if isinstance(module, KAN) else ""
+    algorithm = kernels.algorithm(module, data.x.shape[0]) if isinstance(module, KAN) else ""
     found = Outcome(status="ok", parameter_count=count, gate=own, algorithm=algorithm)
     sides = (arm, module), (baseline, other)
     if not workload.on_gpu(case.point):

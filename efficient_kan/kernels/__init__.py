@@ -8,8 +8,8 @@ A kernel is a module with four functions, each of :class:`LayerInputs` alone:
 - ``input_std(inputs) -> (I,)``: standard deviation of ``x`` over the samples (divisor ``B - 1``).
 
 All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
-and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`. ``cpu`` computes ``edge_l1`` in the
-same pass: :func:`linear_and_edge_l1`.
+and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`. ``cpu`` computes networks, and what
+their penalties need, in the same passes: :func:`network`, :func:`linear_with_penalty`.
 
 ==========  =======================  =======================================================================
 kernel      needs                    takes
@@ -29,7 +29,6 @@ see :mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
 from __future__ import annotations
 
 import importlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from efficient_kan import _calls, _checks, _tracing
+from efficient_kan import _checks, _tracing
 from efficient_kan._device import device_type
 
 if TYPE_CHECKING:
@@ -181,19 +180,17 @@ def layer_linear(name: str, x: Tensor, base: Tensor | None, knots: Tensor, param
     return folded_linear(name, LayerInputs(x, base, knots, weight, spline_order))
 
 
-def linear_and_edge_l1(
-    name: str, x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, spline_order: int
+def linear_with_penalty(
+    name: str, x: Tensor, base: Tensor | None, tensors: tuple[Tensor | None, ...], spline_order: int, penalty: Penalty
 ) -> tuple[Tensor, Tensor] | None:
-    """:func:`layer_linear` and the norms ``mean_b |phi_oi(x[b, i])|``, ``(O, I)``, in one pass.
+    """A layer's outputs, bias included, and its penalty in one pass; ``tensors`` are as of :meth:`KANLinear.tensors`.
 
-    None where the kernel computes them separately, takes other tensors than these, or there are no samples.
+    None where the kernel computes them separately, or takes other tensors or penalties than these.
     """
-    kernel = _accelerated(name, x) if name != "native" else None
-    if kernel is None or not hasattr(kernel, "linear_and_edge_l1"):
+    kernel = _accelerated(name, x) if name != "native" and not _tracing.observed() else None
+    if kernel is None or not hasattr(kernel, "network"):
         return None
-    if not kernel.takes_unfolded(x, base, knots, parameters, spline_order) or not x.shape[0]:
-        return None
-    return cast("tuple[Tensor, Tensor]", kernel.linear_and_edge_l1(x, base, knots, parameters, spline_order))
+    return cast("tuple[Tensor, Tensor] | None", kernel.network(x, [tensors], [spline_order], penalty, base))
 
 
 def folded_linear(name: str, inputs: LayerInputs) -> Tensor:
@@ -212,13 +209,11 @@ def _under_autocast(inputs: LayerInputs) -> LayerInputs:
 
 
 def network(layers: Sequence[KANLinear], x: Tensor, penalty: Penalty | None = None) -> tuple[Tensor, Tensor | None] | None:
-    """Outputs and the penalty, if there is one, of layers whose calls are their ``forward`` alone, in one pass.
+    """Outputs and the penalty, if there is one, of layers whose calls are their ``forward`` alone, as one node of the graph.
 
-    None where layers are computed one by one.
-
-    For small networks on a CPU with the kernel `cpu`: see :mod:`efficient_kan.kernels.cpu.network`.
+    None where layers are nodes of their own. With the kernel `cpu` alone: see :mod:`efficient_kan.kernels.cpu.network`.
     """
-    if not _whole_networks or device_type(x) != "cpu":
+    if device_type(x) != "cpu":
         return None
     tensors, orders = [], []
     for layer in layers:
@@ -248,8 +243,7 @@ def warm_up(spline_order: int = 3, dtype: torch.dtype = torch.float32, *, penalt
     """Have the compiled kernel for CPUs ready for layers of this order and dtype, before a fork or a measurement, say.
 
     Without it the first call of a layer takes the seconds that compiling takes, or the fraction of one to load what was
-    compiled before. ``penalties=False`` leaves out :class:`~efficient_kan.SampleStd` and the penalties of small networks. Does
-    nothing if there is no such kernel.
+    compiled before. ``penalties=False`` leaves out what penalties need. Does nothing if there is no such kernel.
     """
     kernel = _kernel("cpu")
     if kernel is not None:
@@ -263,10 +257,10 @@ def report() -> Report:
     return Report({"native": "available", **states}, {**auto, "other devices": "native"})
 
 
-def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) -> str:
+def explain(layer: KANLinear | KAN, batch: int) -> str:
     """Which kernels compute a layer's product of so many samples on the device where it is, and why, in lines of text.
 
-    Of a network: whether it is computed in one pass, with ``penalty`` if one is given, or the same of each layer.
+    Of a network: the same of each layer.
 
     On a CPU also its algorithm, operations, bytes and how the work is divided. On a GPU ``auto`` decides for each of the three
     products by a model, or by measured times where it has them.
@@ -277,7 +271,7 @@ def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) 
     layer = _uncompiled(layer)
     layers = _layers_of(layer)
     if layers is not None:
-        return _explain_network(layers, batch, penalty)
+        return "\n".join(f"layers[{n}]: {explain(each, batch)}" for n, each in enumerate(layers))
     layer = cast("KANLinear", layer)
     _checks.integer(batch, "batch", 0)
     device = layer.spline_weight.device
@@ -297,25 +291,22 @@ def explain(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) 
     return f"{chosen}\n{kernel.explain(inputs)}" if name == "cpu" else chosen
 
 
-def algorithm(layer: KANLinear | KAN, batch: int, penalty: Penalty | None = None) -> str:
+def algorithm(layer: KANLinear | KAN, batch: int) -> str:
     """The name of what computes so many samples, for records of measurements; :func:`explain` says more.
 
-    ``by_sample`` (a small network in one pass), ``by_span`` (the CPU kernel, layer by layer), ``native`` or ``cuda``; names of
-    layers that differ have ``+`` between. It follows from shapes, dtype, torch's number of threads, the penalty and the
-    machine, never from a measurement; :class:`set_whole_networks` and the ``kernel`` of a layer pin it.
+    ``by_span`` (the CPU kernel), ``native`` or ``cuda``; names of layers that differ have ``+`` between. It follows from
+    shapes, dtype and the machine, never from a measurement; the ``kernel`` of a layer pins it.
 
     Raises:
         ValueError: as :func:`explain`.
     """
     layer = _uncompiled(layer)
     layers = _layers_of(layer)
-    if layers is None:
-        word = explain(layer, batch).split(maxsplit=1)[0]
-        on_gpu = cast("KANLinear", layer).spline_weight.device.type == "cuda"
-        return "cuda" if on_gpu and word != "native" else "by_span" if word == "cpu" else word
-    of_layers = dict.fromkeys(algorithm(each, batch) for each in layers)
-    _, whole = _whole(layers, batch, penalty)
-    return "by_sample" if whole else "+".join(of_layers)
+    if layers is not None:
+        return "+".join(dict.fromkeys(algorithm(each, batch) for each in layers))
+    word = explain(layer, batch).split(maxsplit=1)[0]
+    on_gpu = cast("KANLinear", layer).spline_weight.device.type == "cuda"
+    return "cuda" if on_gpu and word != "native" else "by_span" if word == "cpu" else word
 
 
 def _layers_of(layer: KANLinear | KAN) -> list[KANLinear] | None:
@@ -330,42 +321,6 @@ def _layers_of(layer: KANLinear | KAN) -> list[KANLinear] | None:
 def _uncompiled(module: nn.Module) -> Any:
     """The module that torch.compile wrapped, or the same."""
     return getattr(module, "_orig_mod", module)
-
-
-def _explain_network(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> str:
-    by_layers = [f"layers[{n}]: {explain(layer, batch)}" for n, layer in enumerate(layers)]
-    reason, whole = _whole(layers, batch, penalty)
-    return reason if whole else "\n".join([reason, *by_layers] if reason else by_layers)
-
-
-def _whole(layers: Sequence[KANLinear], batch: int, penalty: Penalty | None) -> tuple[str, bool]:
-    """Why a network is computed in one pass, or why not, in words where that is a choice; and whether it is."""
-    _checks.integer(batch, "batch", 0)
-    kernel = _kernel("cpu")
-    if kernel is None or not _whole_networks or not all(_plain(layer) for layer in layers):
-        return "", False
-    dtypes = {layer.spline_weight.dtype for layer in layers}
-    if dtypes != {torch.float64} and (dtypes != {torch.float32} or torch.is_autocast_enabled("cpu")):
-        return "", False
-    shapes = [(layer.in_features, layer.out_features, layer.grid.shape[1], layer.spline_order) for layer in layers]
-    size = layers[0].spline_weight.element_size()
-    return kernel.explain_network(batch, shapes, size, penalty), kernel.takes_network(batch, shapes, size, penalty)
-
-
-def _plain(layer: KANLinear) -> bool:
-    """Whether a layer may be part of a network that is computed in one pass, whatever its shape and dtype."""
-    from efficient_kan.linear import KANLinear
-
-    compiled = layer.kernel in ("auto", "cpu") and device_type(layer.spline_weight) == "cpu"
-    tensors = layer.tensors() if compiled and _calls.is_forward_alone(layer, KANLinear) else None
-    return tensors is not None and all(t is None or t.is_contiguous() for t in tensors)
-
-
-def _from_environment(name: str) -> bool:
-    """Whether a switch is on, as it is by default."""
-    value = os.environ.get(name, "1")
-    _checks.require(value in ("0", "1"), name, "0 or 1 in the environment", value)
-    return value == "1"
 
 
 class set_feature_budget:  # noqa: N801  # called like a function, and a context manager
@@ -393,38 +348,12 @@ class set_feature_budget:  # noqa: N801  # called like a function, and a context
         _feature_budget = self._former
 
 
-class set_whole_networks:  # noqa: N801  # called like a function, and a context manager
-    """Let the kernel `cpu` compute small networks in one pass, or (``False``) layer by layer as it does large ones.
-
-    The two round differently. By default they are: which networks are small depends on their shapes and dtype, the number of
-    samples, torch's number of threads and the penalty, and :func:`explain` tells. It holds for the process from the call on,
-    or inside a ``with`` block. The variable ``EFFICIENT_KAN_WHOLE_NETWORKS`` of the environment, ``0`` or ``1``, is what it
-    starts from.
-
-    Raises:
-        ValueError: if ``enabled`` is no bool.
-    """
-
-    def __init__(self, enabled: bool) -> None:
-        global _whole_networks
-        self._former = _whole_networks
-        _whole_networks = _checks.flag(enabled, "enabled")
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        global _whole_networks
-        _whole_networks = self._former
-
-
 def feature_budget() -> int:
     """The bytes last set by :class:`set_feature_budget`."""
     return _feature_budget
 
 
 _feature_budget = 2**21
-_whole_networks = _from_environment("EFFICIENT_KAN_WHOLE_NETWORKS")
 _found: dict[str, ModuleType | None] = {}
 _reasons: dict[str, str] = {}
 _warned: set[str] = set()

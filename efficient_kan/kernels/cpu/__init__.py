@@ -6,20 +6,17 @@ from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
 from efficient_kan.kernels.cpu.autograd import fold as fold
 from efficient_kan.kernels.cpu.autograd import input_std as input_std
-from efficient_kan.kernels.cpu.autograd import linear_and_edge_l1 as linear_and_edge_l1
 from efficient_kan.kernels.cpu.autograd import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.autograd import unfolded_linear as unfolded_linear
 from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import REAL
+from efficient_kan.kernels.cpu.common import sums
 from efficient_kan.kernels.cpu.dispatch import explain as explain
 from efficient_kan.kernels.cpu.dispatch import folds as folds
 from efficient_kan.kernels.cpu.dispatch import takes as takes
 from efficient_kan.kernels.cpu.dispatch import takes_unfolded as takes_unfolded
-from efficient_kan.kernels.cpu.network import explain_network as explain_network
 from efficient_kan.kernels.cpu.network import network as network
 from efficient_kan.kernels.cpu.network import takes_network as takes_network
-from efficient_kan.kernels.cpu.penalties import of_network
-from efficient_kan.kernels.cpu.products import by_sample
 
 
 def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
@@ -37,9 +34,5 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     for penalty in (SampleL1(), SampleStd()) if penalties else ():
         y, value = layer.forward_with_penalty(x, penalty)
         (y.sum() + value).backward()
-    by_sample.forward(spline_order, REAL[dtype])
-    by_sample.backward(spline_order, REAL[dtype])
-    if penalties:
-        of_network.evaluate(REAL[dtype])
-        of_network.add_gradients(REAL[dtype])
+    sums.compile_all(REAL[dtype])
     openmp.warm_up()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from efficient_kan.kernels.cpu.common.edges import scale_rows
 from efficient_kan.kernels.cpu.common.tables import tables
 from efficient_kan.kernels.cpu.penalties import edge_std as std
 from efficient_kan.kernels.cpu.penalties.input_std import deviations as input_deviations
+from efficient_kan.kernels.cpu.penalties.input_std import pull_back as pull_back_input
 from efficient_kan.kernels.cpu.products import by_span
 from efficient_kan.kernels.cpu.products.by_span import Layer
 
@@ -32,24 +32,9 @@ def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: P
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, base, *parameters)):
         y: Tensor = _Linear.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
         return y
-    return by_span.multiply(Layer(x, base, knots, tables(knots, order), parameters, order))
-
-
-def linear_and_edge_l1(
-    x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int
-) -> tuple[Tensor, Tensor]:
-    """:func:`unfolded_linear` and :func:`edge_l1` from one pass forward and one back."""
-    y, norms = _linear_and_norms(x, base, knots, parameters, order, outputs=True)
-    assert y is not None
-    return y, norms
-
-
-def _linear_and_norms(
-    x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int, *, outputs: bool
-) -> tuple[Tensor | None, Tensor]:
-    x, base, knots = x.contiguous(), None if base is None else base.contiguous(), knots.contiguous()
-    found: tuple[Tensor | None, Tensor] = _LinearAndNorms.apply(outputs, x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
-    return found
+    multiplied = by_span.multiply(Layer(x, base, knots, tables(knots, order), parameters, order)).y
+    assert multiplied is not None
+    return multiplied
 
 
 class _Linear(torch.autograd.Function):
@@ -68,7 +53,9 @@ class _Linear(torch.autograd.Function):
         parameters, made = Parameters(spline_weight, scaler, mask, base_weight), tables(knots, order)
         ctx.save_for_backward(x, base, knots, *made, *parameters)
         ctx.order = order
-        return by_span.multiply(Layer(x, base, knots, made, parameters, order))
+        y = by_span.multiply(Layer(x, base, knots, made, parameters, order)).y
+        assert y is not None
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -78,10 +65,9 @@ class _Linear(torch.autograd.Function):
         if torch.is_grad_enabled() or dispatch.transformed(grad):
             return _differentiable(ctx, x, base, knots, parameters, grad)
         layer = Layer(x, base, knots, (guide, table), parameters, ctx.order)
-        of_x, _, of_spline, of_scaler, of_base_weight = by_span.pull_back(
-            layer, dispatch.dense(grad), None, needs_x=needs_x, needs_parameters=any(needs)
+        of_x, of_base, of_spline, of_scaler, of_base_weight = by_span.pull_back(
+            layer, dispatch.dense(grad), needs_x=needs_x, needs_base=needs_base, needs_parameters=any(needs)
         )
-        of_base = grad @ _base_weight(parameters) if needs_base else None
         return of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
 
 
@@ -103,77 +89,10 @@ def _differentiable(
     return of_x if needs_x else None, of_base if needs_base else None, None, *of_parameters, None
 
 
-class _LinearAndNorms(torch.autograd.Function):
-    """Outputs, if they are asked for, and the norms of edges."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        outputs: bool,
-        x: Tensor,
-        base: Tensor | None,
-        knots: Tensor,
-        spline_weight: Tensor,
-        scaler: Tensor | None,
-        mask: Tensor | None,
-        base_weight: Tensor | None,
-        order: int,
-    ) -> tuple[Tensor | None, Tensor]:
-        parameters, made = Parameters(spline_weight, scaler, mask, base_weight), tables(knots, order)
-        ctx.save_for_backward(x, base, knots, *made, *parameters)
-        ctx.order = order
-        ctx.set_materialize_grads(False)
-        return by_span.multiply_with_norms(Layer(x, base, knots, made, parameters, order), outputs=outputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, of_norms: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, base, knots, guide, table, *rest = dispatch.saved(ctx)
-        parameters, wanted = Parameters(*rest), ctx.needs_input_grad[1:-1]
-        grads = [g for g in (grad, of_norms) if g is not None]
-        if not grads:
-            return (None,) * len(ctx.needs_input_grad)
-        if torch.is_grad_enabled() or any(dispatch.transformed(g) for g in grads):
-            outputs, norms = grad is not None, of_norms is not None
-            function = partial(_native_results, ctx.order, outputs=outputs, norms=norms)
-            return None, *_of_native(function, wanted, (x, base, knots, *parameters), grads), None
-        needs_x, needs_base, _, *needs = wanted
-        of_x, of_base, of_spline, of_scaler, of_base_weight = by_span.pull_back(
-            Layer(x, base, knots, (guide, table), parameters, ctx.order),
-            None if grad is None else dispatch.dense(grad),
-            None if of_norms is None else dispatch.dense(of_norms),
-            needs_x=needs_x,
-            needs_base=needs_base,
-            needs_parameters=any(needs),
-        )
-        if needs_base and of_norms is None and grad is not None:
-            of_base = grad @ _base_weight(parameters)
-        return None, of_x, of_base, None, of_spline, of_scaler, None, of_base_weight, None
-
-
-def _native_results(
-    order: int, x: Tensor, base: Tensor | None, knots: Tensor, *parameters: Tensor | None, outputs: bool, norms: bool
-) -> list[Tensor]:
-    """What :class:`_LinearAndNorms` computes, by the kernel `native`."""
-    spline_weight, scaler, mask, base_weight = parameters
-    assert spline_weight is not None
-    weight = spline_weight
-    if mask is not None and base_weight is not None:
-        weight = kernels.fold("native", spline_weight, scaler, mask, base_weight)
-    inputs = LayerInputs(x, base, knots, weight, order)
-    return [*([native.spline_linear(inputs)] if outputs else []), *([native.edge_l1(inputs)] if norms else [])]
-
-
-def _base_weight(parameters: Parameters) -> Tensor:
-    """Of folded weights."""
-    spline_weight, _, mask, base_weight = parameters
-    base_weight = spline_weight[..., -1] if base_weight is None else base_weight
-    return base_weight if mask is None else base_weight * mask
-
-
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
-    x, base, knots, weight, order = _contiguous(inputs)
-    return _linear_and_norms(x, base, knots, Parameters(weight, None, None, None), order, outputs=False)[1]
+    norms: Tensor = _EdgeL1.apply(*_contiguous(inputs))  # type: ignore[no-untyped-call]
+    return norms
 
 
 def edge_std(inputs: LayerInputs) -> Tensor:
@@ -195,31 +114,55 @@ def _contiguous(inputs: LayerInputs) -> LayerInputs:
     )
 
 
-def _deviations(order: int, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor) -> list[Tensor]:
-    return [native.edge_std(LayerInputs(x, base, knots, weight, order))]
+def _folded(x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Layer:
+    return Layer(x, base, knots, tables(knots, order), Parameters(weight, None, None, None), order)
+
+
+class _EdgeL1(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
+        ctx.save_for_backward(x, base, knots, weight)
+        ctx.order = order
+        sums = by_span.multiply(_folded(x, base, knots, weight, order), outputs=False, sums=True).sums
+        assert sums is not None
+        return sums.sum(0).div_(x.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, knots, weight = dispatch.saved(ctx)
+        needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled() or dispatch.transformed(grad):
+            return _of_native(native.edge_l1, ctx, (x, base, knots, weight), grad)
+        factors = dispatch.dense(grad / max(x.shape[0], 1))
+        layer, options = _folded(x, base, knots, weight, ctx.order), {"needs_x": needs_x, "needs_base": needs_base}
+        of_x, of_base, of_weight, *_ = by_span.pull_back(layer, None, factors=factors, needs_parameters=needs_weight, **options)
+        return of_x, of_base, None, of_weight, None
 
 
 class _EdgeStd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor | None, knots: Tensor, weight: Tensor, order: int) -> Tensor:
-        deviations, gradient, means, sizes = std.deviations(LayerInputs(x, base, knots, weight, order))
-        pulls_back = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        ctx.save_for_backward(x, base, knots, weight, gradient, *((deviations, means, sizes) if pulls_back else (None,) * 3))
+        layer = _folded(x, base, knots, weight, order)
+        found = std.deviations(layer)
+        ctx.save_for_backward(x, base, knots, weight, *found)
         ctx.order = order
-        return deviations
+        return found.values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, base, knots, weight, gradient, deviations, means, sizes = dispatch.saved(ctx)
+        x, base, knots, weight, *found = dispatch.saved(ctx)
+        needs_x, needs_base, _, needs_weight, _ = ctx.needs_input_grad
         if torch.is_grad_enabled() or dispatch.transformed(grad):
-            return *_of_native(
-                partial(_deviations, ctx.order), ctx.needs_input_grad[:4], (x, base, knots, weight), [grad]
-            ), None
-        of_x, of_base = None, None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            scale = native.over_deviation(grad, deviations, x.shape[0]).contiguous()
-            of_x, of_base = std.pull_back(LayerInputs(x, base, knots, weight, ctx.order), scale, means, sizes)
-        return of_x, of_base, None, _scaled(gradient, grad) if ctx.needs_input_grad[3] else None, None
+            return _of_native(native.edge_std, ctx, (x, base, knots, weight), grad)
+        of, of_x, of_base = std.Deviations(*found), None, None
+        factors = native.over_deviation(grad, of.values, x.shape[0]).contiguous()
+        if needs_x or needs_base:
+            layer = _folded(x, base, knots, weight, ctx.order)
+            forms = std.forms(layer, of, factors)
+            of_x, of_base, *_ = by_span.pull_back(
+                layer, None, forms=forms, needs_x=needs_x, needs_base=needs_base, needs_parameters=False
+            )
+        return of_x, of_base, None, _scaled(of.gradient, factors) if needs_weight else None, None
 
 
 class _InputStd(torch.autograd.Function):
@@ -233,9 +176,12 @@ class _InputStd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
         x, mean, deviation = dispatch.saved(ctx)
         if torch.is_grad_enabled() or dispatch.transformed(grad):
-            return _of_native(lambda x: [native.column_std(x)], ctx.needs_input_grad, (x,), [grad])[0]
-        of_x: Tensor = (x - x[:1]).sub_(mean).mul_(native.over_deviation(grad, deviation, x.shape[0]))
-        return of_x
+            again = torch.is_grad_enabled()
+            with torch.enable_grad():
+                view = x.view_as(x)
+                of_x: Tensor = torch.autograd.grad(native.column_std(view), view, grad, create_graph=again)[0]
+            return of_x
+        return pull_back_input(x, deviation, mean, dispatch.dense(grad))
 
 
 def _scaled(gradient: Tensor, grad: Tensor) -> Tensor:
@@ -274,16 +220,14 @@ class _Fold(torch.autograd.Function):
 
 
 def _of_native(
-    function: Callable[..., list[Tensor]], needs: Sequence[bool], tensors: tuple[Tensor | None, ...], grads: list[Tensor]
-) -> list[Tensor | None]:
-    """The gradients of ``function(*tensors)`` by operations that can be differentiated again, or transformed.
-
-    ``grads`` are those of its results.
-    """
+    norm: Callable[[LayerInputs], Tensor], ctx: Any, tensors: tuple[Tensor | None, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of a norm of edges by operations that can be differentiated again, or transformed."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, because base depends on x: each gradient is with respect to its own argument alone.
         inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        needs = ctx.needs_input_grad[:-1]
         wanted = [tensor for tensor, needed in zip(inputs, needs, strict=True) if needed]
-        found = iter(torch.autograd.grad(function(*inputs), wanted, grads, create_graph=again))
-    return [next(found) if needed else None for needed in needs]
+        found = iter(torch.autograd.grad(norm(LayerInputs._make((*inputs, ctx.order))), wanted, grad, create_graph=again))
+    return *[next(found) if needed else None for needed in needs], None

@@ -81,6 +81,7 @@ _LARGEST_PANEL = 8  # times as many samples where the grid is fine, for as few i
 _SAMPLES_PER_FEATURE = 8  # in a panel: fewer would fold weights again too often
 _WEIGHT_BYTES = 2**18  # of a group's weights for a tile
 _LEAST = 256  # samples that are worth a thread while there are inputs to share
+_LEAST_PRODUCTS = 2**16  # of samples, inputs and outputs that are worth a thread
 _FOLDS = 4  # samples for each feature that are worth folding all weights for, one more time
 
 
@@ -107,6 +108,7 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=1024)
 def plan(batch: int, inputs: int, outputs: int, features: int, order: int, size: int, threads: int) -> Plan:
     """The plan for ``batch`` samples of a layer of ``features`` an input, numbers of ``size`` bytes, and so many threads."""
+    threads = min(threads, max(1, batch * inputs * outputs // _LEAST_PRODUCTS))
     samples = min(threads, max(1, batch // max(_LEAST, _FOLDS * features)))
     forward = _divided(batch, inputs, outputs, features, size, (samples, max(1, min(threads // samples, inputs))))
     of_inputs = max(1, min(threads, inputs))

@@ -1,39 +1,39 @@
-"""A network of small layers as one node of autograd's graph, penalty included, computed by `products.by_sample`.
+"""A network as one node of autograd's graph, penalty included: the passes of `products.by_span`, layer after layer.
 
-A step of a small network is bound by calls: some 150 µs a layer, of Python and of torch. Here it is one node, and a compiled
-call a layer forward and one backward, on one thread. Chosen by shapes, threads and penalty (:func:`takes_network`), never by a
-measurement, since its rounding differs from that of layers one by one; derivatives of higher order are those of the kernel
-`native`.
+A step of a small network is bound by calls: some 100 µs a layer, of Python and of torch. Here those of autograd are made once.
+What is computed, and so rounding, is the same as layer by layer; outputs of layers between are kept to the end of the pass
+back, so networks for which that would matter go by layers (:func:`takes_network`). Derivatives of higher order are those of
+the kernel `native`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from efficient_kan import kernels
-from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels import LayerInputs, Parameters, native
 from efficient_kan.kernels.cpu import dispatch
-from efficient_kan.kernels.cpu.codegen.jit import REAL, stored
-from efficient_kan.kernels.cpu.codegen.simd import NEAREST_CACHE, VECTOR_BYTES
+from efficient_kan.kernels.cpu.codegen.jit import REAL, addresses, stored
+from efficient_kan.kernels.cpu.codegen.program import Address, Arena, Place, Program
+from efficient_kan.kernels.cpu.common.job import Shape as LayerShape
+from efficient_kan.kernels.cpu.common.job import Tensors
+from efficient_kan.kernels.cpu.common.sums import add_bias, add_sum_of_rows
 from efficient_kan.kernels.cpu.common.tables import tables
-from efficient_kan.kernels.cpu.penalties import of_network
-from efficient_kan.kernels.cpu.penalties.of_network import Described
-from efficient_kan.kernels.cpu.products import by_sample
+from efficient_kan.kernels.cpu.penalties import of_layer
+from efficient_kan.kernels.cpu.penalties.of_layer import Described
+from efficient_kan.kernels.cpu.products import by_span
 
-# What `by_sample` does, in operations on vectors forward: k + 2 for a sample, an input and a vector of outputs, and these for a
-# sample and an input's span and bases. `by_span` does half of the former, and shares all among threads.
-_BASES = 5
-# What it saves: a layer's calls one by one, in such operations, by the kind of the penalty (0: none).
-_CALLS = {0: 90_000, of_network.SAMPLE_L1: 120_000, of_network.WEIGHT_L1: 270_000, of_network.SAMPLE_STD: 400_000}
+# Outputs of layers that are kept longer than layer by layer: at most so many bytes, or such a part of the parameters'.
+_KEPT_BYTES = 2**20
+_KEPT_PART = 8
+_PROGRAMS = 128  # that are remembered: some 10 kB a layer, more with a penalty
 
 # A layer's sizes (I, O, T, k), and its tensors: knots (I, T), spline weight (O, I, N), scaler (O, I) or None, mask (O, I), base
 # weight (O, I), bias (O,) or None.
@@ -41,93 +41,32 @@ Shape = tuple[int, int, int, int]
 _TENSORS = 6
 
 
-class _Sizes(NamedTuple):
-    """What depends on a network's shapes alone."""
-
-    operations: int  # on vectors, of a sample's products
-    bases: int  # the same of its bases
-    small: bool
-
-
-@lru_cache(maxsize=256)
-def _sizes(shapes: tuple[Shape, ...], size: int) -> _Sizes:
-    """For numbers of ``size`` bytes. Outputs of a panel fit into the nearest cache, an input's rows into a fifth of it."""
-    coefficients, widest = by_sample.fitting(NEAREST_CACHE, size)
-    fits = all(t - k - 1 <= coefficients and o <= widest and k in dispatch.ORDERS for i, o, t, k in shapes)
-    chained = all(before[1] == after[0] for before, after in itertools.pairwise(shapes))
-    lanes = VECTOR_BYTES // size
-    operations = sum(i * -(-o // lanes) * (k + 2) for i, o, _, k in shapes)
-    return _Sizes(operations, _BASES * sum(i for i, *_ in shapes), fits and chained)
-
-
-class _Scratch(NamedTuple):
-    """Of a network at so many samples."""
-
-    layouts: tuple[tuple[int, ...], ...]
-    statistics: tuple[int, ...]  # where those of layers start, in one tensor; the last entry is the penalty's total
-    hidden: tuple[int, ...]  # where outputs of layers but the last start; the last entry is how many numbers there are
-    length: int  # of scratch memory, in numbers
-
-
 @lru_cache(maxsize=1024)
-def _scratch(batch: int, shapes: tuple[Shape, ...], size: int) -> _Scratch:
-    """What a pass needs memory for."""
-    layouts, bytes_ = zip(*(by_sample.layout(batch, *shape, size) for shape in shapes), strict=True)
-    lengths = [by_sample.statistics_length(shape[0], layout[5]) for shape, layout in zip(shapes, layouts, strict=True)]
-    hidden = itertools.accumulate((batch * shape[1] for shape in shapes[:-1]), initial=0)
-    statistics = itertools.accumulate(lengths, initial=0)
-    return _Scratch(tuple(layouts), tuple(statistics), tuple(hidden), max(bytes_) // size)
-
-
-def takes_network(batch: int, shapes: Sequence[Shape], size: int, penalty: object = None) -> bool:
+def takes_network(batch: int, shapes: tuple[Shape, ...], size: int) -> bool:
     """Whether networks of layers ``(I, O, T, k)`` are computed here with so many samples, of ``size`` bytes a number."""
-    return _takes(batch, tuple(shapes), size, penalty is not None, of_network.described(penalty))
-
-
-def _takes(batch: int, shapes: tuple[Shape, ...], size: int, penalised: bool, penalty: Described | None) -> bool:
-    if penalised and (penalty is None or batch < penalty.least):
-        return False
-    sizes = _sizes(shapes, size)
-    return sizes.small and _extra(batch, sizes) <= _worth(shapes, penalty)
-
-
-def _extra(batch: int, sizes: _Sizes) -> float:
-    """Operations that a pass does and each of torch's threads would not, were layers computed by spans."""
-    threads = torch.get_num_threads()
-    return batch * (sizes.operations * (1 - 0.5 / threads) + sizes.bases * (1 - 1 / threads))
-
-
-def _worth(shapes: tuple[Shape, ...], penalty: Described | None) -> int:
-    return len(shapes) * _CALLS[0 if penalty is None else penalty.kind]
-
-
-def explain_network(batch: int, shapes: Sequence[Shape], size: int, penalty: object = None) -> str:
-    """Why, or why not, in a line of text."""
-    shapes, found = tuple(shapes), of_network.described(penalty)
-    if penalty is not None and found is None:
-        return f"cpu: layer by layer (in one pass: without a penalty, or with one of efficient_kan's own, not {penalty!r:.80})"
-    which = "the whole network in one pass" if takes_network(batch, shapes, size, penalty) else "layer by layer"
-    (coefficients, widest), threads = by_sample.fitting(NEAREST_CACHE, size), torch.get_num_threads()
-    return (
-        f"cpu: {which} (in one pass: up to {widest} outputs of a layer and {coefficients} coefficients of an edge, for a "
-        f"nearest cache of {NEAREST_CACHE // 1024} KiB, while that takes up to {_worth(shapes, found):,} operations on vectors "
-        f"more than layers on {threads} thread{'s' * (threads > 1)} do: {_extra(batch, _sizes(shapes, size)):,.0f} here; "
-        "kernels.set_whole_networks(False) for layers)"
-    )
+    fits = all(k in dispatch.ORDERS and t > 2 * k + 1 for _, _, t, k in shapes)
+    chained = all(before[1] == after[0] for before, after in itertools.pairwise(shapes))
+    kept = batch * sum(o for _, o, _, _ in shapes[:-1]) * size
+    parameters = sum(i * o * (t - k) for i, o, t, k in shapes) * size
+    return fits and chained and kept <= max(_KEPT_BYTES, parameters // _KEPT_PART)
 
 
 def network(
-    x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequence[int], penalty: object = None
-) -> tuple[Tensor, Tensor | None] | None:
-    """The outputs ``(..., O)`` of a network whose base activations are SiLU, and a penalty; None where this is not for it."""
-    dtype, dense = x.dtype, type(x) in dispatch.TYPES and x.layout is torch.strided and not x.is_nested
-    if not dense or dtype not in REAL or x.dim() == 0:
+    x: Tensor, layers: Sequence[Sequence[Tensor | None]], orders: Sequence[int], penalty: object = None,
+    base: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None] | None:  # fmt: skip
+    """The outputs ``(..., O)`` of a network, and a penalty; None where this is not for it.
+
+    Base activations are SiLU, but for those of the first layer if they are given as ``base``, with the samples ``(B, I)``.
+    """
+    dtype, real = x.dtype, stored(x)
+    if type(x) not in dispatch.TYPES or dtype not in REAL or x.layout is not torch.strided or x.is_nested or x.dim() == 0:
         return None
     if dtype is not torch.float64 and torch.is_autocast_enabled("cpu"):  # which leaves float64 alone
         return None
-    graph, real, described = x.requires_grad, stored(x), []
+    graph, described = x.requires_grad, []
     flat: list[Tensor | None] = []
-    addresses: list[int] = []
+    given: list[int] = []  # addresses
     for layer, order in zip(layers, orders, strict=True):
         grid, _, _, mask, _, _ = layer
         assert grid is not None and mask is not None
@@ -139,194 +78,252 @@ def network(
         counts = inputs * grid.shape[1], edges * (grid.shape[1] - order - 1), edges, edges, edges, outputs
         for tensor, count in zip(layer, counts, strict=True):
             if tensor is None:
-                addresses.append(0)
+                given.append(0)
                 continue
             plain = tensor.dtype is dtype and tensor.is_contiguous() and type(tensor) in dispatch.TYPES and not tensor.is_neg()
             # Of what is shared among ranks there may be a part, or nothing for now.
             if not plain or tensor.numel() != count or (real and not tensor.is_cpu):
                 return None
             graph = graph or tensor.requires_grad
-            addresses.append(tensor.data_ptr() if real else 0)
-            if real and not addresses[-1]:
+            given.append(tensor.data_ptr() if real else 0)
+            if real and not given[-1]:
                 return None
         flat += layer
+    if base is not None:
+        base = dispatch.dense(base)
+        if base.dtype is not dtype or type(base) not in dispatch.TYPES or stored(base) is not real:
+            return None
+        graph = graph or base.requires_grad
     shapes = tuple(described)
     flat_already = x.dim() == 2
     batch, width = x.shape if flat_already else (math.prod(x.shape[:-1]), x.shape[-1])
-    found = None if penalty is None else of_network.described(penalty)
-    if width != shapes[0][0] or not _takes(batch, shapes, x.element_size(), penalty is not None, found):
+    found = None if penalty is None else of_layer.described(penalty)
+    if not batch or (penalty is not None and (found is None or batch < found.least)):
         return None
-    samples = x if flat_already else x.reshape(-1, width)
-    samples = dispatch.dense(samples)
+    if width != shapes[0][0] or not takes_network(batch, shapes, x.element_size()):
+        return None
+    samples = dispatch.dense(x if flat_already else x.reshape(-1, width))
+    kind = None if found is None else of_layer.Kind(found.kind, found.options[4] != 0.0)
+    lacks = tuple([tensor is None for tensor in flat])
+    key = _Key(shapes, lacks, base is not None, batch, x.element_size(), torch.get_num_threads(), kind)
+    call = _Call(key, penalty, found)
     if graph and torch.is_grad_enabled():
-        result = _node(samples, shapes, penalty, found, addresses, *flat)  # type: ignore[no-untyped-call]
+        result = _node(samples, base, call, given, *flat)  # type: ignore[no-untyped-call]
         y, loss = result if found is not None else (result, None)
     else:
-        y, loss, *_ = _forward(samples, shapes, found, flat, addresses, keeps=False)
+        y, loss, _ = _forward(samples, base, call, given, flat, again=False)
     return y if flat_already else y.view(*x.shape[:-1], y.shape[1]), loss
 
 
-class _Computed(NamedTuple):
-    """What a pass forward leaves."""
+class _Key(NamedTuple):
+    """What decides which programs compute a network."""
 
-    y: Tensor | None
-    loss: Tensor | None
-    hidden: Tensor  # outputs of layers but the last, one after the other
-    made: list[tuple[Tensor, Tensor]]  # tables of knots
-    statistics: Tensor | None
+    shapes: tuple[Shape, ...]
+    lacks: tuple[bool, ...]  # which tensors are not there
+    base: bool  # whether base activations are given
+    batch: int
+    size: int  # of a number
+    threads: int
+    penalty: of_layer.Kind | None
+
+    def layer(self, n: int) -> LayerShape:
+        inputs, outputs, knots, order = self.shapes[n]
+        return LayerShape(self.batch, inputs, outputs, knots, knots - order - 1, order, self.size, self.threads)
+
+
+class _Call(NamedTuple):
+    """What a node is made with beside tensors."""
+
+    key: _Key
+    penalty: Any
+    described: Described | None
+
+    def options(self) -> int:
+        """The address of the penalty's."""
+        return 0 if self.described is None else self.described.options.buffer_info()[0]
+
+
+# The bases of a network's programs: samples, base activations, outputs or their gradient, what is kept between the passes,
+# memory to work in, the penalty or its gradient, its options, gradients of samples and of base activations; then of each layer
+# its tensors and, after them, its tables, the gradients of spline weight, scaler, base weight and bias, and that of deviations.
+_X, _BASE, _Y, _KEPT, _WORK, _LOSS, _OPTIONS, _OF_X, _OF_BASE, _FIRST = range(10)
+_GUIDE, _TABLE, _OF_SPLINE, _OF_SCALER, _OF_BASE_WEIGHT, _OF_BIAS, _DEVIATIONS, _OF_LAYER = range(_TENSORS, _TENSORS + 8)
+
+
+def _of(n: int, which: int) -> Place:
+    """A base of layer ``n``."""
+    return Place(_FIRST + n * _OF_LAYER + which)
+
+
+class _Layout(NamedTuple):
+    """Places of what is kept between the passes."""
+
+    hidden: list[Place]  # outputs of layers but the last
+    penalties: list[of_layer.Kept]
+    total: Place
+    bytes: int
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def _layout(key: _Key) -> _Layout:
+    arena, shapes = Arena(_KEPT), [key.layer(n) for n in range(len(key.shapes))]
+    hidden = [arena.take(key.batch * shape.outputs * key.size) for shape in shapes[:-1]]
+    penalties = []
+    for n, shape in enumerate(shapes if key.penalty is not None else []):
+        assert key.penalty is not None
+        penalties.append(of_layer.keep(arena, shape, key.penalty, _of(n, _DEVIATIONS)))
+    return _Layout(hidden, penalties, arena.take(8), arena.most)
+
+
+def _tensors(key: _Key, n: int, hidden: list[Place]) -> tuple[Tensors, Address]:
+    """Places of the tensors of layer ``n``, and of its bias."""
+    lacks = key.lacks[n * _TENSORS : (n + 1) * _TENSORS]
+    knots, spline, scaler, mask, base_weight, bias = (0 if lacks[m] else _of(n, m) for m in range(_TENSORS))
+    x, of_base = (hidden[n - 1], 0) if n else (Place(_X), Place(_BASE) if key.base else 0)
+    return Tensors(x, of_base, knots, _of(n, _GUIDE), _of(n, _TABLE), spline, scaler, mask, base_weight), bias
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def _forward_program(key: _Key) -> tuple[Program, int, int]:
+    """With how many numbers there are to work in, and to be kept."""
+    program, work, kept = Program(), Arena(_WORK), _layout(key)
+    losses = of_layer.Losses(Place(_OPTIONS), kept.total, Place(_LOSS))
+    for n in range(len(key.shapes)):
+        shape, (tensors, bias) = key.layer(n), _tensors(key, n, kept.hidden)
+        y = kept.hidden[n] if n < len(kept.hidden) else Place(_Y)
+        if key.penalty is None:
+            by_span.add_forward(program, shape, tensors, work, shape.plan().forward, y=y)
+        else:
+            of_layer.add_forward(program, shape, tensors, work, key.penalty, kept.penalties[n], losses, y, n)
+        if bias != 0:
+            add_bias(program, y, bias, key.batch, shape.outputs, shape.real)
+    return program, work.most // key.size, kept.bytes // key.size
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def _backward_program(key: _Key, needs: tuple[bool, ...]) -> tuple[Program, int]:
+    """``needs``: which gradients, of the samples, the base activations and all tensors of layers."""
+    program, work, kept = Program(), Arena(_WORK), _layout(key)
+    losses, g = of_layer.Losses(Place(_OPTIONS), 0, Place(_LOSS)), Place(_Y)
+    asks = [True in needs[2 + n * _TENSORS : 2 + (n + 1) * _TENSORS] for n in range(len(key.shapes))]
+    lowest = 0 if True in needs[:2] else asks.index(True)
+    for n in range(len(key.shapes) - 1, lowest - 1, -1):
+        shape, (tensors, bias) = key.layer(n), _tensors(key, n, kept.hidden)
+        of_parameters = needs[2 + n * _TENSORS : 2 + (n + 1) * _TENSORS]
+        if bias != 0 and of_parameters[5]:
+            add_sum_of_rows(program, g, _of(n, _OF_BIAS), work, key.batch, shape.outputs, shape.real)
+        of_x: Address = work.take(key.batch * shape.inputs * key.size) if n > lowest else 0
+        of_x, of_base = (Place(_OF_X) if n == 0 and needs[0] else of_x), Place(_OF_BASE) if n == 0 and needs[1] else 0
+        asked: list[Address] = [0, 0, 0]
+        if True in of_parameters[:5]:
+            asked = [_of(n, _OF_SPLINE), 0 if tensors.scaler == 0 else _of(n, _OF_SCALER), _of(n, _OF_BASE_WEIGHT)]
+        targets = by_span.Targets(of_x, of_base, *asked)
+        if not any(targets):
+            continue  # the bias alone
+        if key.penalty is None:
+            by_span.add_backward(program, shape, tensors, work, shape.plan().backward, targets, g=g)
+        else:
+            of_layer.add_backward(program, shape, tensors, work, key.penalty, kept.penalties[n], losses, targets, g)
+        g = of_x
+    return program, work.most // key.size
+
+
+class _Left(NamedTuple):
+    """What a pass forward leaves for the pass back."""
+
+    kept: Tensor
+    gradients: list[Tensor | None]  # of deviations of edges
+    tables: list[tuple[Tensor, Tensor]]
 
 
 def _forward(
-    x: Tensor, shapes: tuple[Shape, ...], penalty: Described | None, flat: Sequence[Tensor | None], addresses: list[int], *,
-    keeps: bool,
-) -> _Computed:  # fmt: skip
-    """The pass forward; ``keeps`` what the pass back needs."""
-    batch, size = x.shape[0], x.element_size()
-    layouts, places, hidden, length = _scratch(batch, shapes, size)
-    made = [tables(flat[n * _TENSORS], shape[3]) for n, shape in enumerate(shapes)]  # type: ignore[arg-type]
-    y, room = x.new_empty((batch, shapes[-1][1])), x.new_empty(length if keeps else length + hidden[-1])
-    kept = x.new_empty(hidden[-1]) if keeps else room
-    statistics, loss = None, None
-    if penalty is not None:
-        statistics, loss = x.new_zeros(places[-1] + 1, dtype=torch.float64), x.new_empty(())
-    if stored(room):
-        real, scratch = REAL[x.dtype], room.data_ptr()
-        values = [x.data_ptr(), *_places(kept.data_ptr() if keeps else scratch + length * size, size, hidden), y.data_ptr()]
-        of_statistics = 0 if statistics is None else statistics.data_ptr()
-        kind = _kind(penalty)
-        numbers: list[int] = []
+    x: Tensor, base: Tensor | None, call: _Call, given: list[int], flat: Sequence[Tensor | None], *, again: bool
+) -> tuple[Tensor, Tensor | None, _Left]:
+    """The pass forward; ``again``: whether there is a pass back."""
+    key = call.key
+    grids: Any = flat[::_TENSORS]
+    made = [tables(grid, shape[3]) for grid, shape in zip(grids, key.shapes, strict=True)]
+    y, loss = x.new_empty((key.batch, key.shapes[-1][1])), None if key.penalty is None else x.new_empty(())
+    program, length, of_kept = _forward_program(key)
+    kept, work = x.new_empty(of_kept), x.new_empty(length)
+    gradients: list[Tensor | None] = [None] * len(made)
+    if again and key.penalty is not None and key.penalty.kind == of_layer.SAMPLE_STD:
+        gradients = [x.new_empty((o, i, t - k)) for i, o, t, k in key.shapes]
+    if stored(work):  # while everything that is made is fake, it is not
+        bases = [*addresses(x, base, y, kept, work, loss), call.options(), 0, 0]
         for n, (guide, table) in enumerate(made):
-            grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
-            numbers += values[n], values[n + 1], grid, guide.data_ptr(), table.data_ptr(), *parameters, 0, 0, 0, 0, 0, 0
-            numbers += of_statistics + 8 * places[n], kind, scratch, *layouts[n]
-        _run(by_sample.forward, numbers, shapes, real)
-        if penalty is not None and loss is not None:
-            records = _penalised(penalty, shapes, batch, addresses, of_statistics, loss.data_ptr(), size)
-            of_network.evaluate(real)(records.buffer_info()[0], len(shapes))
-    return _Computed(y, loss, kept, made, statistics)
-
-
-def _places(first: int, size: int, hidden: Sequence[int]) -> list[int]:
-    """The addresses of outputs of layers but the last."""
-    return [first + start * size for start in hidden[:-1]]
-
-
-def _run(function: Any, numbers: list[int], shapes: tuple[Shape, ...], real: Any) -> None:
-    """Compiled passes through layers: one call for as many as are of one order, one after the other."""
-    records, first = array("q", numbers), 0
-    place, length, order = records.buffer_info()[0], 8 * len(by_sample.Layer._fields), shapes[0][3]
-    if all(shape[3] == order for shape in shapes):
-        function(order, real)(place, len(shapes))
-        return
-    for order, group in itertools.groupby(shape[3] for shape in shapes):
-        count = len(list(group))
-        function(order, real)(place + first * length, count)
-        first += count
-
-
-def _kind(penalty: Described | None) -> int:
-    """What the pass through a layer takes of values of edges."""
-    return 0 if penalty is None or penalty.kind == of_network.WEIGHT_L1 else penalty.kind
-
-
-def _penalised(
-    penalty: Described, shapes: tuple[Shape, ...], batch: int, addresses: Sequence[int], statistics: int, loss: int, size: int,
-    gradients: Sequence[Sequence[int]] = (),
-) -> array[int]:  # fmt: skip
-    """Records of the penalty of all layers; ``gradients`` are those of coefficients, scalers and base weights."""
-    layouts, places, _, _ = _scratch(batch, shapes, size)
-    numbers: list[int] = []
-    for n, (inputs, outputs, knots, order) in enumerate(shapes):
-        grid, coefficients, scaler, mask, base, _ = addresses[n * _TENSORS : (n + 1) * _TENSORS]
-        numbers += penalty.kind, penalty.options.buffer_info()[0], statistics + 8 * places[n], statistics + 8 * places[-1], loss
-        numbers += grid, coefficients, scaler, mask, base, *(gradients[n] if gradients else (0, 0, 0))
-        numbers += batch, inputs, outputs, knots, layouts[n][5], order
-    return array("q", numbers)
-
-
-def _of_weights(penalty: Described) -> bool:
-    """Whether a penalty has terms without values of edges."""
-    _, _, coef, coefdiff, _, _ = penalty.options
-    return penalty.kind == of_network.WEIGHT_L1 or bool(coef or coefdiff)
-
-
-class _Saved(NamedTuple):
-    """What the pass back needs beside the tensors that autograd keeps."""
-
-    shapes: tuple[Shape, ...]
-    penalty: Any
-    described: Described | None
-    computed: _Computed
+            bases += *given[n * _TENSORS : (n + 1) * _TENSORS], guide.data_ptr(), table.data_ptr(), 0, 0, 0, 0
+            bases += addresses(gradients[n])
+        program.run(bases)
+    return y, loss, _Left(kept, gradients, made)
 
 
 def _backward(
-    saved: _Saved, x: Tensor, flat: Sequence[Tensor | None], grad: Tensor, of_loss: Tensor | None, needs_x: bool,
-    needs: Sequence[bool],
+    call: _Call, left: _Left, x: Tensor, base: Tensor | None, flat: Sequence[Tensor | None], grad: Tensor,
+    of_loss: Tensor | None, needs: tuple[bool, ...],
 ) -> list[Tensor | None]:  # fmt: skip
-    """The gradients of the samples and of all tensors of layers."""
-    shapes, penalty, (_, _, kept, made, of_values) = saved.shapes, saved.described, saved.computed
-    batch, size, real = x.shape[0], x.element_size(), REAL[x.dtype]
-    layouts, places, hidden, length = _scratch(batch, shapes, size)
+    """The gradients of the samples, the base activations and all tensors of layers."""
     found: list[Tensor | None] = [None] * len(flat)
     for n in range(0, len(flat), _TENSORS):
-        if True in needs[n : n + _TENSORS]:
-            for m in (1, 2, 4, 5):
-                parameter = flat[n + m]
-                found[n + m] = None if parameter is None else torch.empty_like(parameter)
-    of_x, of_hidden, room = torch.empty_like(x) if needs_x else None, torch.empty_like(kept), x.new_empty(length)
-    if stored(room) and stored(grad):
-        addresses, of_parameters = _addresses(flat), _addresses(found)
-        values = [x.data_ptr(), *_places(kept.data_ptr(), size, hidden)]
-        targets = [0 if of_x is None else of_x.data_ptr(), *_places(of_hidden.data_ptr(), size, hidden), grad.data_ptr()]
-        statistics, loss, scratch = _addresses([of_values, of_loss, room])
-        kind, gradients = _kind(penalty), []
-        numbers: list[int] = []
-        for n in range(len(shapes) - 1, -1, -1):
-            grid, *parameters = addresses[n * _TENSORS : (n + 1) * _TENSORS]
-            _, of_coefficients, of_scaler, _, of_base, of_bias = of_parameters[n * _TENSORS : (n + 1) * _TENSORS]
-            guide, table = made[n]
-            gradients.append((of_coefficients, of_scaler, of_base))
-            numbers += values[n], targets[n + 1], grid, guide.data_ptr(), table.data_ptr(), *parameters
-            numbers += targets[n], of_coefficients, of_scaler, of_base, of_bias, loss
-            numbers += statistics + 8 * places[n], kind, scratch, *layouts[n]
-        _run(by_sample.backward, numbers, shapes[::-1], real)
-        if penalty is not None and _of_weights(penalty):
-            records = _penalised(penalty, shapes, batch, addresses, statistics, loss, size, gradients[::-1])
-            of_network.add_gradients(real)(records.buffer_info()[0], len(shapes))
-    return [of_x, *found]
+        edges, bias = True in needs[2 + n : 2 + n + 5], needs[2 + n + 5]
+        for m, asked in ((n + 1, edges), (n + 2, edges), (n + 4, edges), (n + 5, bias)):
+            parameter = flat[m]
+            found[m] = torch.empty_like(parameter) if asked and parameter is not None else None
+    of_edges = call.described is not None and call.described.kind != of_layer.WEIGHT_L1
+    of_x = torch.empty_like(x) if needs[0] else None
+    of_base = torch.empty_like(x) if needs[1] and of_edges else None
+    program, length = _backward_program(call.key, (needs[0], of_base is not None, *needs[2:]))
+    work = x.new_empty(length)
+    if stored(work) and stored(grad):
+        tensors, gradients = addresses(*flat), addresses(*found)
+        bases = [*addresses(x, base, grad, left.kept, work, of_loss), call.options(), *addresses(of_x, of_base)]
+        for n, (guide, table) in enumerate(left.tables):
+            first = n * _TENSORS
+            bases += *tensors[first : first + _TENSORS], guide.data_ptr(), table.data_ptr()
+            bases += gradients[first + 1], gradients[first + 2], gradients[first + 4], gradients[first + 5]
+            bases += addresses(left.gradients[n])
+        program.run(bases)
+    if needs[1] and (call.described is None or call.described.kind != of_layer.SAMPLE_L1):
+        # The way through the outputs is a product of matrices, unless it was made with signs.
+        _, spline, scaler, mask, base_weight, _ = flat
+        assert spline is not None
+        product = grad @ by_span.base_weight_of(Parameters(spline, scaler, mask, base_weight))
+        of_base = product if of_base is None else of_base.add_(product)
+    return [of_x, of_base, *found]
 
 
 class _Network(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shapes: tuple[Shape, ...], penalty: object, described: Described | None, addresses: list[int],
-        *flat: Tensor | None,
+        ctx: Any, x: Tensor, base: Tensor | None, call: _Call, given: list[int], *flat: Tensor | None
     ) -> Any:  # fmt: skip
-        computed = _forward(x, shapes, described, flat, addresses, keeps=True)
-        y, loss = computed.y, computed.loss
-        ctx.save_for_backward(x, *flat)
-        # Without outputs: those would keep this node, and it them.
-        ctx.saved = _Saved(shapes, penalty, described, computed._replace(y=None, loss=None))
+        y, loss, left = _forward(x, base, call, given, flat, again=True)
+        ctx.save_for_backward(x, base, *flat, left.kept, *left.gradients)  # released with the graph
+        ctx.call, ctx.tables = call, left.tables
         return y if loss is None else (y, loss)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, of_loss: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        saved, tensors = ctx.saved, dispatch.saved(ctx)
-        needs_x, _, _, _, _, *needs = ctx.needs_input_grad
-        x, *flat = tensors
+        call, tensors = ctx.call, dispatch.saved(ctx)
+        (x, base, *flat), (kept, *gradients) = tensors[: -1 - len(ctx.tables)], tensors[-1 - len(ctx.tables) :]
         if torch.is_grad_enabled() or dispatch.transformed(grad) or (of_loss is not None and dispatch.transformed(of_loss)):
             grads = [grad] if of_loss is None else [grad, of_loss]
-            return _differentiable(x, flat, saved.shapes, saved.penalty, grads, needs_x, needs)
-        of_x, *found = _backward(saved, x, flat, dispatch.dense(grad), of_loss, needs_x, needs)
-        return of_x, None, None, None, None, *found
+            return _differentiable(call, x, base, flat, grads, ctx.needs_input_grad)
+        needs = *ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]
+        grad, of_loss = _present(grad), None if of_loss is None else _present(of_loss)
+        left = _Left(kept, gradients, ctx.tables)
+        of_x, of_base, *found = _backward(call, left, x, base, flat, grad, of_loss, needs)
+        return of_x, of_base, None, None, *found
+
+
+def _present(grad: Tensor) -> Tensor:
+    """The same numbers where compiled code looks for them, zeros included that torch keeps no memory for."""
+    grad = dispatch.dense(grad)
+    return torch.zeros(grad.shape, dtype=grad.dtype) if stored(grad) and not grad.data_ptr() else grad
 
 
 # Function.apply looks for transforms of torch.func first, which takes as long as some operations; there are none here.
 _node = super(torch.autograd.Function, _Network).apply
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if tensor is None or type(tensor) is FakeTensor else tensor.data_ptr() for tensor in tensors]
 
 
 class _OnNative(NamedTuple):
@@ -343,23 +340,21 @@ class _OnNative(NamedTuple):
 
 
 def _differentiable(
-    x: Tensor, flat: Sequence[Tensor | None], shapes: tuple[Shape, ...], penalty: Any, grads: list[Tensor], needs_x: bool,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+    call: _Call, x: Tensor, base: Tensor | None, flat: Sequence[Tensor | None], grads: list[Tensor], needed: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
     """The gradients by operations that can be differentiated again, or transformed: those of `native`, layer by layer."""
     from efficient_kan.penalties import WeightL1
 
-    again = torch.is_grad_enabled()
+    again, penalty = torch.is_grad_enabled(), call.penalty
     with torch.enable_grad():
         # Views, so that each gradient is with respect to its own argument alone.
-        x = x.view_as(x)
-        flat = [None if tensor is None else tensor.view_as(tensor) for tensor in flat]
+        x, base, *flat = views = [tensor if tensor is None else tensor.view_as(tensor) for tensor in (x, base, *flat)]  # type: ignore[assignment]
         y, losses = x, []
-        for n, shape in enumerate(shapes):
+        for n, shape in enumerate(call.key.shapes):
             grid, spline_weight, scaler, mask, base_weight, bias = flat[n * _TENSORS : (n + 1) * _TENSORS]
             assert grid is not None and spline_weight is not None and mask is not None and base_weight is not None
             weight = kernels.fold("native", spline_weight, scaler, mask, base_weight)
-            inputs = LayerInputs(y, None, grid, weight, shape[3])
+            inputs = LayerInputs(y, None if n else base, grid, weight, shape[3])
             if penalty is not None:
                 layer = _OnNative("native", shape[0], shape[1], spline_weight, scaler, mask, base_weight, inputs)
                 of_weights = isinstance(penalty, WeightL1)
@@ -367,7 +362,8 @@ def _differentiable(
             y = native.spline_linear(inputs)
             y = y if bias is None else y + bias
         results = [y, torch.stack(losses).sum()] if losses else [y]
-        wanted = [tensor for tensor, needed in zip([x, *flat], [needs_x, *needs], strict=True) if needed and tensor is not None]
+        needs = *needed[:2], *needed[4:]
+        wanted = [tensor for tensor, asks in zip(views, needs, strict=True) if asks and tensor is not None]
         found = iter(torch.autograd.grad(results, wanted, grads, create_graph=again, allow_unused=True, materialize_grads=True))
-    of_x = next(found) if needs_x else None
-    return of_x, None, None, None, None, *[next(found) if needed else None for needed in needs]
+    of_x, of_base, *rest = [next(found) if asks else None for asks in needs]
+    return of_x, of_base, None, None, *rest

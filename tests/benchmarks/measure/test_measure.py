@@ -47,7 +47,7 @@ def test_a_right_arm_passes_and_is_timed() -> None:
 @pytest.mark.parametrize(
     ("arm", "layers", "algorithm"),
     [
-        ("efficient_kan", (2, 5, 1), "by_sample"),
+        ("efficient_kan", (2, 5, 1), "by_span"),
         ("efficient_kan", (300, 300), "by_span"),
         ("efficient_kan[native]", (2, 5, 1), "native"),
         ("cox_de_boor", (2, 5, 1), ""),

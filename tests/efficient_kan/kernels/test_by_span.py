@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
@@ -524,6 +525,7 @@ def test_finds_the_openmp_of_torch() -> None:
 
 def test_a_team_smaller_than_asked_for_does_all_parts() -> None:
     code = """
+        from array import array
         import torch
         from efficient_kan.kernels.cpu.codegen import openmp as threads
         from efficient_kan.kernels.cpu.codegen.jit import Entry, at
@@ -533,7 +535,8 @@ def test_a_team_smaller_than_asked_for_does_all_parts() -> None:
                 out[n] += 1
         torch.set_num_threads(3)
         counts = torch.zeros(100, dtype=torch.int64)
-        threads.run(Entry(count), 100, (counts.data_ptr(),))
+        job = array("q", [counts.data_ptr()])
+        threads.run(Entry(count), 100, job.buffer_info()[0])
         assert counts.eq(1).all(), counts
     """
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
@@ -553,7 +556,8 @@ def test_parts_cover_the_range_once_on_threads_of_torch() -> None:
         for parts in (2, 3, 7):  # more than there are cores too
             torch.set_num_threads(parts)
             counts = torch.zeros(1001, dtype=torch.int64)
-            openmp.run(entry, 1001, (counts.data_ptr(), 5))
+            job = array("q", [counts.data_ptr(), 5])
+            openmp.run(entry, 1001, job.buffer_info()[0])
             assert counts.eq(5).all()
     finally:
         torch.set_num_threads(number)

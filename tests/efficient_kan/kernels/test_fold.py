@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 import torch
 
 from efficient_kan.kernels import Parameters
-from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, addresses, at
+from efficient_kan.kernels.cpu.codegen.program import Arena
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.common.fold import fold, unfold
-from efficient_kan.kernels.cpu.common.job import Job, make_job, read
+from efficient_kan.kernels.cpu.common.job import Shape, Tensors, make_job, read
 from efficient_kan.kernels.cpu.common.transpose import transpose
 from efficient_kan.kernels.cpu.dispatch import Sizes, tile_of
 from tests.efficient_kan.kernels import naive
@@ -31,8 +33,8 @@ def test_transposes_shapes_of_any_kind(rows: int, columns: int) -> None:
         job = at(job_at, 0)
         transpose(at(job[0], 0.0), stop, at(job[1], 0.0), start + 3, start, stop, job[2])
 
-    record = openmp.record((*addresses(given, found), VECTOR_BYTES // 8))
-    Entry(turn)(record.address, rows, columns)
+    record = array("q", (*addresses(given, found), VECTOR_BYTES // 8))
+    Entry(turn)(record.buffer_info()[0], rows, columns)
     assert torch.equal(found[:, :rows], given.T)
     assert found[:, rows:].eq(-1.0).all()
 
@@ -49,10 +51,12 @@ def test_folded_weights_and_their_gradients_are_those_of_the_definition(scaler: 
     targets = [torch.empty_like(t) if t is not None else None for t in (spline, parameters.scaler, base)]
     x, knots = torch.zeros(1, inputs, dtype=torch.float64), torch.zeros(inputs, length + 4, dtype=torch.float64)
     sizes = Sizes(panel=1, group=inputs, tile=tile, sample_parts=1, input_parts=1)
-    made: tuple[Job, torch.Tensor] = make_job(
-        x, None, knots, (knots, knots), parameters, 3, x, (None, None, *targets), sizes
-    )  # fmt: skip
-    job, _scratch = made
+    work, given = Arena(0), addresses(x, None, knots, knots, knots, *parameters)
+    of = dict(zip(("of_spline", "of_scaler", "of_base_weight"), addresses(*targets), strict=True))
+    shape = Shape(1, inputs, outputs, length + 4, length, 3, 8, 1)
+    job = make_job(shape, Tensors(*given), sizes, work, y=addresses(x)[0], **of)
+    scratch = torch.empty(work.most, dtype=torch.uint8)
+    job = job._replace(scratch=scratch.data_ptr())
     size = -(-outputs // tile) * tile
     folded = torch.zeros(inputs, length + 1, size, dtype=torch.float64)
     grad = torch.randn(inputs, length + 1, size, generator=source(9), dtype=torch.float64)
@@ -77,9 +81,9 @@ def test_folded_weights_and_their_gradients_are_those_of_the_definition(scaler: 
                     of_bases[n * job.tile + c] = given[last]
             unfold(numbers[0], room, 0, 0, job.inputs, o, min(job.tile, stop - o), zero)
 
-    record = openmp.record(job)
-    numbers = openmp.record((record.address, *addresses(folded, grad), size))
-    Entry(there_and_back)(numbers.address, 0, outputs)
+    record = array("q", job)
+    numbers = array("q", (record.buffer_info()[0], *addresses(folded, grad), size))
+    Entry(there_and_back)(numbers.buffer_info()[0], 0, outputs)
     leaves = [t.clone().requires_grad_() for t in (spline, scale, base)]
     expected = naive.folded(leaves[0], leaves[1] if scaler else None, mask, leaves[2])
     torch.testing.assert_close(folded[..., :outputs].permute(2, 0, 1), expected.detach())

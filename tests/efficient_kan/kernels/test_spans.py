@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from array import array
 
 import numpy as np
 import pytest
 import torch
 
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, addresses, at
 from efficient_kan.kernels.cpu.common.spans import locate, sort
 from efficient_kan.kernels.cpu.common.tables import row_length, tables
@@ -50,8 +50,8 @@ def test_spans_found_by_a_guide_are_those_of_a_search(kind: str, dtype: torch.dt
         job, zero = at(job_at, 0), real(0)
         locate(at(job[0], zero), at(job[1], zero), at(job[2], zero), start, stop, at(job[3], np.int32(0)))
 
-    record = openmp.record(addresses(x, knots, guide, found))
-    Entry(find)(record.address, len(knots), len(x))
+    record = array("q", addresses(x, knots, guide, found))
+    Entry(find)(record.buffer_info()[0], len(knots), len(x))
     assert torch.equal(found.long(), naive.spans_of(x, knots))
 
 
@@ -67,8 +67,8 @@ def test_samples_are_sorted_by_their_spans(samples: int) -> None:
         job, none = at(job_at, 0), np.int32(0)
         sort(at(job[0], none), stop, start, at(job[1], none), at(job[2], 0), at(job[3], none))
 
-    record = openmp.record(addresses(cells, starts, spans, rows))
-    Entry(order)(record.address, count, samples)
+    record = array("q", addresses(cells, starts, spans, rows))
+    Entry(order)(record.buffer_info()[0], count, samples)
     expected, in_order = naive.sorted_by_span(cells)
     assert [tuple(row) for row in spans[1:].view(-1, 3)[: int(spans[0])].tolist()] == expected
     assert torch.equal(rows.long(), in_order)

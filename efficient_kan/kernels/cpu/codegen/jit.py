@@ -35,6 +35,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {
 
 LINE_BYTES = 64  # of a cache
 
+_STORED = (torch.Tensor, torch.nn.Parameter)
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 _LOG = logging.getLogger("efficient_kan")
@@ -194,11 +195,24 @@ class Entry:
         self._call(job, start, stop)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def call(_: Any, address: Any, job: Any, start: Any, stop: Any) -> Any:
+    """Call an entry at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_INTEGER] * 3)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(address, job, start, stop), generate
+
+
 def addresses(*tensors: torch.Tensor | None) -> tuple[int, ...]:
     """Where the numbers of tensors are; 0 for None, and for tensors without numbers."""
-    return tuple(tensor.data_ptr() if tensor is not None and stored(tensor) else 0 for tensor in tensors)
+    # As `stored`, without a call for each.
+    return tuple([t.data_ptr() if t is not None and type(t) in _STORED and t.is_cpu else 0 for t in tensors])
 
 
 def stored(tensor: torch.Tensor) -> bool:
     """Whether there are numbers to write: fake tensors and those on ``meta`` have a shape alone."""
-    return (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter) and tensor.is_cpu
+    return type(tensor) in _STORED and tensor.is_cpu

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, callback
+from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, call, callback
 
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
@@ -32,31 +32,16 @@ _lost_openmp = False
 _python_threads = 1
 
 
-class _Record(NamedTuple):
-    numbers: Any
-    address: int
-
-
-def record(job: Sequence[int]) -> _Record:
-    """A record in memory, and where: it lives as long as what is returned."""
-    numbers = _integers(len(job))(*job)
-    return _Record(numbers, ctypes.addressof(numbers))
-
-
-def run(function: Entry, length: int, job: Sequence[int], least: int = 1) -> None:
-    """Call ``function(job, start, stop)`` for parts of ``range(length)``, several only if they are ``least`` long.
-
-    The ``job`` is a record of integers; the function gets its address.
-    """
-    held = record(job)
-    place, parts = held.address, min(torch.get_num_threads(), length // max(1, least))
+def run(function: Entry, length: int, place: int, least: int = 1) -> None:
+    """Call ``function(place, start, stop)`` for parts of ``range(length)``, several only if they are ``least`` long."""
+    parts = min(torch.get_num_threads(), length // max(1, least))
     if parts <= 1:
         function(place, 0, length)
         return
     if not _lost_openmp and (openmp := _openmp()) is not None:
-        data = _integers(6)(function.address, openmp.thread_number, openmp.team_size, length, parts, place)
+        data = array("q", (function.address, openmp.thread_number, openmp.team_size, length, parts, place))
         # As many threads as torch asks for, though some have no part: GNU's OpenMP ends and starts threads where sizes differ.
-        openmp.parallel(_share().address, ctypes.addressof(data), torch.get_num_threads(), 0)
+        openmp.parallel(_share().address, data.buffer_info()[0], torch.get_num_threads(), 0)
         return
     bounds = [length * n // parts for n in range(parts + 1)]
     with _pool_lock:  # or another thread might replace the pool before all parts are with it
@@ -98,11 +83,6 @@ def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-@cache
-def _integers(count: int) -> Any:
-    return ctypes.c_int64 * count
-
-
 @intrinsic  # type: ignore[untyped-decorator]
 def _ask(_: Any, address: Any) -> Any:
     """Call the C function ``int f(void)`` at an address."""
@@ -112,18 +92,6 @@ def _ask(_: Any, address: Any) -> Any:
         return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), []), ir.IntType(64))
 
     return types.int64(address), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _call(_: Any, address: Any, job: Any, start: Any, stop: Any) -> Any:
-    """Call an entry at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(address, job, start, stop), generate
 
 
 @cache
@@ -136,7 +104,7 @@ def _share() -> Any:
         data = at(data_at, 0)
         length, parts = data[3], data[4]
         for part in range(_ask(data[1]), parts, _ask(data[2])):
-            _call(data[0], data[5], length * part // parts, length * (part + 1) // parts)
+            call(data[0], data[5], length * part // parts, length * (part + 1) // parts)
 
     return callback(share, 1)
 

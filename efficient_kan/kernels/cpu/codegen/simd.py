@@ -6,18 +6,15 @@ numba's own vectorizer halves the width here and reloads what could stay in regi
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
-import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
 INDEX = ir.IntType(64)
 _LANE = ir.IntType(32)
-_BYTE = ir.IntType(8)
 
 
 def _vector_bytes() -> int:
@@ -26,29 +23,10 @@ def _vector_bytes() -> int:
     return 64 if features.get("avx512f") else 32
 
 
-def _nearest_cache() -> int:
-    """Bytes of a core's first cache of data as Linux tells them, else what most processors have at least."""
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        if level == "1" and kind == "Data" and size.endswith("K") and size[:-1].isdigit():
-            return int(size[:-1]) * 1024
-    return 32 * 1024
-
-
 VECTOR_BYTES = _vector_bytes()
-NEAREST_CACHE = _nearest_cache()
 # Vectors of outputs of a tile, a power of two: their coefficients stay in registers, of which processors have 16, or 32 where
 # vectors are longer.
 WIDTH = 4 if VECTOR_BYTES == 64 else 2
-
-
-def whole_vectors(outputs: int, dtype: torch.dtype) -> int:
-    """Outputs rounded up to whole vectors."""
-    lanes = VECTOR_BYTES // dtype.itemsize
-    return -(-outputs // lanes) * lanes
 
 
 def real_of(pointer: Any) -> Any:
@@ -87,27 +65,6 @@ class Emitter:
     def store(self, value: Any, pointer: Any) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, value.type.as_pointer()), align=self.size)
 
-    def first(self, count: Any) -> Any:
-        """The mask of the first ``count`` elements."""
-        index = ir.VectorType(INDEX, self.lanes)
-        return self.builder.icmp_signed("<", ir.Constant(index, list(range(self.lanes))), self._spread(count, index))
-
-    def load_some(self, pointer: Any, mask: Any) -> Any:
-        """Load the elements of a mask, and zeros."""
-        place = self.builder.bitcast(pointer, self.vector.as_pointer())
-        kind = ir.FunctionType(self.vector, [place.type, _LANE, mask.type, self.vector])
-        return self.builder.call(self._masked("load", kind), [place, _LANE(self.size), mask, self.zero])
-
-    def store_some(self, value: Any, pointer: Any, mask: Any) -> None:
-        """Store the elements of a mask."""
-        place = self.builder.bitcast(pointer, self.vector.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [self.vector, place.type, _LANE, mask.type])
-        self.builder.call(self._masked("store", kind), [value, place, _LANE(self.size), mask])
-
-    def _masked(self, what: str, kind: Any) -> Any:
-        name = f"llvm.masked.{what}.v{self.lanes}f{8 * self.size}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
-
     def spread(self, value: Any) -> Any:
         """A number in every element."""
         return self._spread(value, self.vector)
@@ -137,14 +94,6 @@ class Emitter:
 
     def plus(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b, flags=["contract"])
-
-    def fetch(self, pointer: Any, write: bool = False) -> None:
-        """Ask for the line of memory at ``pointer`` ahead of its use."""
-        byte = _BYTE.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _LANE, _LANE, _LANE])
-        function = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        nearest, data = _LANE(3), _LANE(1)
-        self.builder.call(function, [self.builder.bitcast(pointer, byte), _LANE(int(write)), nearest, data])
 
     def halves(self, value: Any) -> tuple[Any, Any]:
         """The first and the second half of a vector."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from array import array
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -55,7 +56,6 @@ def _scale(real: Any) -> Entry:
 def scale_rows(source: Tensor, factors: Tensor, out: Tensor, other: Tensor | None = None, totals: Tensor | None = None) -> None:
     """``source`` and ``out`` are ``(O, I, L)``, rows contiguous and at equal distances; the rest is contiguous."""
     if stored(source) and stored(out):
-        job = _Rows._make(
-            (*addresses(source, factors, out, other, totals), source.shape[2], source.stride(1), out.stride(1))
-        )  # fmt: skip
-        openmp.run(_scale(REAL[out.dtype]), factors.numel(), job, least=_LEAST)
+        lengths = source.shape[2], source.stride(1), out.stride(1)
+        job = array("q", (*addresses(source, factors, out, other, totals), *lengths))
+        openmp.run(_scale(REAL[out.dtype]), factors.numel(), job.buffer_info()[0], least=_LEAST)

@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from efficient_kan.kernels import Parameters
-from efficient_kan.kernels.cpu.codegen.jit import LINE_BYTES, addresses, at, inlined, moved, reader, size_of
+from efficient_kan.kernels.cpu.codegen.jit import LINE_BYTES, at, inlined, moved, reader, size_of
+from efficient_kan.kernels.cpu.codegen.program import Address, Arena
 from efficient_kan.kernels.cpu.common.transpose import APART
-from efficient_kan.kernels.cpu.dispatch import Sizes
+from efficient_kan.kernels.cpu.dispatch import Plan, Sizes, plan
 
 
 class Job(NamedTuple):
@@ -32,13 +31,18 @@ class Job(NamedTuple):
     scaler: int  # (O, I), as mask and base_weight
     mask: int
     base_weight: int
-    y: int  # (B, O), 0 if not asked for; or its gradient, 0 for zeros; of SampleStd (O, I): deviations, or their gradients
+    y: int  # (B, O), 0 if not asked for; or its gradient, 0 for zeros
     of_x: int
     of_base: int
     of_spline: int
     of_scaler: int
     of_base_weight: int
     norms: int  # (parts of the samples, O, I): sums of absolute values; backward (O, I): what signs are multiplied with
+    of_loss: int  # one number that these are multiplied with; 0: 1
+    moments: int  # (parts of the samples, I, T + 1, ...) of float64, see penalties.moments
+    forms: int  # (I, T + 1, ...), the same
+    visit: int  # address of the function that takes moments of a panel's samples, or uses forms; see penalties.moments
+    visit_tile: int  # address of the function that does what norms need to an input and a tile of outputs; see by_span
     scratch: int
     scratch_bytes: int
     batch: int
@@ -72,6 +76,8 @@ class Job(NamedTuple):
     factors: int  # (tile,) of `norms`
     signed: int  # (panel, tile): gradients of the values of edges of one span, in order
     numbers: int  # (panel,) integers: 0, 1, 2, ...
+    block: int  # moments of a span's samples
+    visited: int  # what is visited: 8 integers of 64 bits
 
 
 read = reader(Job)
@@ -127,34 +133,63 @@ def held(job_at: int, room: int, i: int, n: int, o: Any, order: int, zero: Any) 
     )
 
 
-def make_job(
-    x: Tensor, base: Tensor | None, knots: Tensor, tables: tuple[Tensor, Tensor], parameters: Parameters, order: int,
-    y: Tensor | None, targets: tuple[Tensor | None, ...], sizes: Sizes, norms: Tensor | None = None,
-) -> tuple[Job, Tensor]:  # fmt: skip
-    """The job, and the tensor that is its scratch memory: to be held until it is done.
+class Shape(NamedTuple):
+    """What decides how a layer is computed."""
 
-    ``targets`` are the gradients of x, base, spline weights, scalers and base weights, or None.
-    """
-    (batch, inputs), count = x.shape, knots.shape[1]
-    outputs, _, length = parameters.spline_weight.shape
-    size, backward = x.element_size(), any(t is not None for t in targets)
-    signs = backward and norms is not None
+    batch: int
+    inputs: int
+    outputs: int
+    knots: int  # T
+    length: int  # L
+    order: int
+    size: int  # bytes of a number
+    threads: int
+
+    def plan(self) -> Plan:
+        """How its work is divided."""
+        features = self.knots - self.order
+        return plan(self.batch, self.inputs, self.outputs, features, self.order, self.size, self.threads)
+
+    @property
+    def real(self) -> type:
+        """The type of its numbers."""
+        return np.float32 if self.size == 4 else np.float64
+
+
+class Tensors(NamedTuple):
+    """Places of a layer's tensors, 0 for what is not there; see :class:`Job`."""
+
+    x: Address
+    base: Address
+    knots: Address
+    guide: Address
+    table: Address
+    spline: Address
+    scaler: Address
+    mask: Address
+    base_weight: Address
+
+
+def make_job(shape: Shape, tensors: Tensors, sizes: Sizes, work: Arena, **others: Address) -> Job:
+    """The job, whose scratch memory is taken from ``work``; ``others`` are the fields of :class:`Job` from ``y`` on."""
+    backward = any(others.get(name) for name in ("of_x", "of_base", "of_spline"))
+    signs = backward and bool(others.get("norms"))
     stride = -(-sizes.panel // APART) * APART + APART
-    whole = sizes.tile if sizes.panel >= batch else -(-outputs // sizes.tile) * sizes.tile
-    of_group = sizes.group * size
+    whole = sizes.tile if sizes.panel >= shape.batch else -(-shape.outputs // sizes.tile) * sizes.tile
+    of_group, size = sizes.group * shape.size, shape.size
     lengths = {
         "columns": of_group * stride,
         "column": stride * size,
         "cells": stride * 4,
-        "starts": 2 * (count + 1) * 4,
-        "spans": sizes.group * (1 + 3 * min(count + 1, sizes.panel)) * 8,
+        "starts": 2 * (shape.knots + 1) * 4,
+        "spans": sizes.group * (1 + 3 * min(shape.knots + 1, sizes.panel)) * 8,
         "rows": sizes.group * stride * 4,
-        "terms": of_group * (order + 2) * stride,
-        "weights": of_group * length * sizes.tile,
+        "terms": of_group * (shape.order + 2) * stride,
+        "weights": of_group * shape.length * sizes.tile,
         "scales": of_group * sizes.tile,
         "bases": of_group * sizes.tile,
         "sums": sizes.panel * sizes.tile * size,
-        "of_weights": of_group * length * whole if backward else 0,
+        "of_weights": of_group * shape.length * whole if backward else 0,
         "of_bases": of_group * whole if backward else 0,
         "row": sizes.tile * size,
         "pulled": of_group * stride if backward else 0,
@@ -162,21 +197,18 @@ def make_job(
         "factors": sizes.tile * size if signs else 0,
         "signed": sizes.panel * sizes.tile * size if signs else 0,
         "numbers": sizes.panel * 4 if signs else 0,
+        "block": 8 * (shape.order + 1) * (shape.order + 4),
+        "visited": 8 * 8,
     }
     places, total = {}, 0
     for name, bytes_ in lengths.items():
         places[name] = total
         total += -(-bytes_ // LINE_BYTES) * LINE_BYTES
     total += 4 * LINE_BYTES  # threads' own parts are not in the same sets of a cache
-    scratch = x.new_empty((total * sizes.sample_parts * sizes.input_parts + LINE_BYTES) // size)
-    named = dict(zip(Job._fields, addresses(x, base, knots, *tables, *parameters, y, *targets, norms), strict=False))
-    job = Job(
-        **named, scratch=_aligned(scratch), scratch_bytes=total, batch=batch, inputs=inputs, knot_count=count, outputs=outputs,
-        length=length, panel=sizes.panel, group=sizes.group, tile=sizes.tile, whole=whole,
+    scratch = work.take(total * sizes.sample_parts * sizes.input_parts)
+    given: Any = dict.fromkeys(Job._fields[: Job._fields.index("scratch")], 0) | tensors._asdict() | others
+    return Job(
+        **given, scratch=scratch, scratch_bytes=total, batch=shape.batch, inputs=shape.inputs, knot_count=shape.knots,
+        outputs=shape.outputs, length=shape.length, panel=sizes.panel, group=sizes.group, tile=sizes.tile, whole=whole,
         sample_parts=sizes.sample_parts, input_parts=sizes.input_parts, stride=stride, **places,
     )  # fmt: skip
-    return job, scratch
-
-
-def _aligned(scratch: Tensor) -> int:
-    return -(-addresses(scratch)[0] // LINE_BYTES) * LINE_BYTES

@@ -10,8 +10,10 @@ and its base activation. With ``m_j`` and ``C_j`` mean and scatter matrix of ``f
 
 No constant enters a square, neither of an edge nor of a feature, so nothing cancels; sums are in float64, because rounding
 errors of a covariance can exceed a small variance. Moments of parts of the samples are merged (Chan et al. 1979). Backward,
-the gradient with respect to ``phi_b`` is ``scale (phi_b - mu)``: summed over outputs, ``form = sum_o scale c (c, c_0 - mu)^T``
-is all that a sample meets.
+the gradient with respect to ``phi_b`` is ``factor (phi_b - mu)``: summed over outputs, all that a sample meets is
+``form = sum_o factor c (c, c_0 - mu)^T``.
+
+Moments are taken, and forms are used, in the passes of the product through the samples (`penalties.moments`).
 
 Operations: ``B I D^2`` and, an edge and span with samples, about ``4 D^2``, twice. Nothing grows with ``B I O``.
 """
@@ -19,7 +21,7 @@ Operations: ``B I D^2`` and, an edge and span with samples, about ``4 D^2``, twi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,79 +29,48 @@ import torch
 from numba import literally
 from torch import Tensor
 
-from efficient_kan.kernels import LayerInputs, Parameters
-from efficient_kan.kernels.cpu.codegen import openmp
-from efficient_kan.kernels.cpu.codegen.jit import REAL, STAMP, Entry, addresses, at, moved, noinline, reader, size_of, stored
+from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, moved, noinline, reader, size_of
+from efficient_kan.kernels.cpu.codegen.program import Address, Arena, Program
 from efficient_kan.kernels.cpu.common.fold import fold
-from efficient_kan.kernels.cpu.common.job import held, make_job, read
-from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
-from efficient_kan.kernels.cpu.common.tables import tables
-from efficient_kan.kernels.cpu.dispatch import plan
-from efficient_kan.kernels.cpu.penalties.moment_loops import (
-    Edge,
-    Moments,
-    add_form,
-    add_mean,
-    add_square,
-    pull_form,
-    span_moments,
-)
+from efficient_kan.kernels.cpu.common.job import Shape, Tensors, held, make_job, read
+from efficient_kan.kernels.cpu.common.spans import first_basis
+from efficient_kan.kernels.cpu.dispatch import Sizes
+from efficient_kan.kernels.cpu.penalties.moment_loops import Edge, Moments, add_form, add_mean, add_square
+from efficient_kan.kernels.cpu.penalties.moments import form_length, merge, moments_of
+from efficient_kan.kernels.cpu.products.by_span import Layer, multiply, places_of, run
 
 
-class _Moments(NamedTuple):
-    """The job of this module: that of `common.job` and where its own numbers, of float64, are."""
+class _Edges(NamedTuple):
+    """The job of this module: that of `common.job` and where its own numbers are, of the layer's type unless they say else."""
 
     job: int
-    middle: int  # (I, O): means of edges, less their origins
-    sizes: int  # (I, T + 1): numbers of samples of spans
-    scale: int  # (O, I), of the layer's type: gradient over deviation and B - 1
-    room: int  # for each part
+    parts: int  # of the samples that moments are of
+    deviations: int  # (O, I)
+    gradient: int  # (O, I, N + 1): half of that of sums of squares, with respect to folded weights
+    middle: int  # (I, O) of float64: means of edges, less their origins
+    sizes: int  # (I, T + 1) of float64: numbers of samples of spans
+    factors: int  # (O, I): gradients of deviations, over those and B - 1
+    of_loss: int  # one number that these are multiplied with; 0: 1
+    room: int  # for each part of the inputs
     room_bytes: int
-    mean: int  # (group, T + 1, D), and so on: places in room, in bytes
-    scatter: int  # (group, T + 1, D (D + 1) / 2)
-    form: int  # (group, T + 1, D, D + 1)
-    of_rows: int  # (L, tile)
-    vectors: int  # (5, tile)
+    of_rows: int  # (L, tile) of float64: places in room, in bytes
+    vectors: int  # (4, tile) of float64
 
 
-_read = reader(_Moments)
+_read = reader(_Edges)
 
 
 @noinline
-def _merge(n: int, block_mean: Any, block_scatter: Any, size: float, mean: Any, scatter: Any, order: int) -> None:
-    """Add the moments of ``n`` samples to those of ``size`` samples (Chan et al. 1979)."""
-    total, place = size + n, 0
-    for a in range(order + 1):
-        for c in range(a + 1):
-            shifts = (block_mean[a] - mean[a]) * (block_mean[c] - mean[c])
-            scatter[place] += block_scatter[place] + shifts * (size * n / total)
-            place += 1
-    for a in range(order + 1):
-        mean[a] += (block_mean[a] - mean[a]) * (n / total)
-
-
-@noinline
-def _add_moments(own_at: int, room: int, scratch: int, i: int, width: int, order: int, zero: Any) -> None:
-    """Moments of a panel's samples, span by span, added to those of former panels."""
-    own, job = _read(own_at), read(_read(own_at).job)
-    entries = (order + 1) * (order + 2) // 2
-    block_mean = at(room + own.vectors, 0.0)
-    block_scatter = moved(block_mean, order + 1)
+def _fold_scaled(job_at: int, scratch: int, i: int, width: int, o: int, some: int, zero: Any) -> None:
+    """Folded weights of ``width`` inputs from ``i`` on and ``some`` outputs from ``o`` on, scales included."""
+    job, size = read(job_at), size_of(zero)
+    fold(job_at, scratch, i, width, o, some, zero)
     for n in range(width):
-        of, sizes = (
-            held(own.job, scratch, i + n, n, np.int64(0), order, zero),
-            at(own.sizes + (i + n) * (job.knot_count + 1) * 8, 0.0),
-        )
-        for m in range(of.spans[0]):
-            span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
-            place = n * (job.knot_count + 1) + span
-            span_moments(moved(of.terms, start), job.stride, some, block_mean, block_scatter, literally(order))
-            mean, scatter = (
-                at(room + own.mean + place * (order + 1) * 8, 0.0),
-                at(room + own.scatter + place * entries * 8, 0.0),
-            )
-            _merge(some, block_mean, block_scatter, sizes[span], mean, scatter, order)
-            sizes[span] += some
+        scales = at(scratch + job.scales + n * job.tile * size, zero)
+        for m in range(job.length):
+            row = at(scratch + job.weights + (n * job.length + m) * job.tile * size, zero)
+            for c in range(job.tile):
+                row[c] *= scales[c]
 
 
 @noinline
@@ -131,7 +102,7 @@ def _origin(own_at: int, scratch: int, i: int, n: int, origin: Any, order: int, 
 def _deviations(own_at: int, room: int, scratch: int, i: int, n: int, o: int, some: int, order: int, zero: Any) -> None:
     """Deviations, means and gradients of a tile's edges from input ``i``, ``n`` of the group."""
     own, job, size, real = _read(own_at), read(_read(own_at).job), size_of(zero), type(zero)
-    tile, k, entries = job.tile, literally(order), (order + 1) * (order + 2) // 2
+    tile, k, N = job.tile, literally(order), job.length if job.base_weight else job.length - 1
     origin = at(room + own.vectors, 0.0)
     mu, square, of_base = moved(origin, tile), moved(origin, 2 * tile), moved(origin, 3 * tile)
     of_rows, sizes = at(room + own.of_rows, 0.0), at(own.sizes + i * (job.knot_count + 1) * 8, 0.0)
@@ -144,24 +115,35 @@ def _deviations(own_at: int, room: int, scratch: int, i: int, n: int, o: int, so
         for span in range(job.knot_count + 1):
             if sizes[span] > 0:
                 edge = _edge(own_at, scratch, i, n, span, origin, order, zero)
-                place = n * (job.knot_count + 1) + span
-                mean = at(room + own.mean + place * (order + 1) * 8, 0.0)
+                mean = moved(moments_of(own.job, 0, i, span, order), 1)
                 if way == 0:
                     add_mean(edge, mean, sizes[span] / job.batch, mu, tile, k)
                 else:
-                    scatter = at(room + own.scatter + place * entries * 8, 0.0)
                     to = moved(of_rows, first_basis(span, job.knot_count, order) * tile)
-                    add_square(edge, Moments(mean, scatter, sizes[span]), mu, square, to, of_base, tile, k)
+                    add_square(edge, Moments(mean, moved(mean, order + 1), sizes[span]), mu, square, to, of_base, tile, k)
     for c in range(some):
         edge_number = (o + c) * job.inputs + i
         value = np.sqrt(0.0 if square[c] < 0.0 else square[c] / (job.batch - 1))
-        factor = 1.0 / (value * (job.batch - 1)) if value > 0.0 else 0.0
-        at(job.y, zero)[edge_number] = real(value)
+        at(own.deviations, zero)[edge_number] = real(value)
         at(own.middle, 0.0)[i * job.outputs + o + c] = mu[c]
-        gradient = at(job.of_spline + edge_number * job.length * size, zero)
-        for m in range(job.length - 1):
-            gradient[m] = real(of_rows[m * tile + c] * factor)
-        gradient[job.length - 1] = real(of_base[c] * factor)
+        if own.gradient:
+            gradient = at(own.gradient + edge_number * (N + 1) * size, zero)
+            for m in range(N):
+                gradient[m] = real(of_rows[m * tile + c])
+            gradient[N] = real(of_base[c])
+
+
+@noinline
+def _merge_parts(own_at: int, i: int, order: int) -> None:
+    """Moments of input ``i`` of all parts of the samples, in place of those of the first, and their sizes."""
+    own, job = _read(own_at), read(_read(own_at).job)
+    for span in range(job.knot_count + 1):
+        to = moments_of(own.job, 0, i, span, order)
+        for part in range(1, own.parts):
+            of = moments_of(own.job, part, i, span, order)
+            if of[0] > 0:
+                merge(to, of, order)
+        at(own.sizes, 0.0)[i * (job.knot_count + 1) + span] = to[0]
 
 
 @cache
@@ -178,16 +160,11 @@ def _fill_deviations(order: int, real: Any) -> Entry:
             end_input = job.inputs * (part + 1) // job.input_parts
             for i in range(job.inputs * part // job.input_parts, end_input, job.group):
                 width = min(job.group, end_input - i)
-                for n in range((own.form - own.mean) // 8):
-                    at(room + own.mean, 0.0)[n] = 0.0
-                for n in range(width * (job.knot_count + 1)):
-                    at(own.sizes, 0.0)[i * (job.knot_count + 1) + n] = 0.0
-                for sample in range(0, job.batch, job.panel):
-                    fill(own.job, scratch, sample, min(job.panel, job.batch - sample), i, width, order, zero)
-                    _add_moments(own_at, room, scratch, i, width, order, zero)
+                for n in range(width):
+                    _merge_parts(own_at, i + n, order)
                 for o in range(0, job.outputs, job.tile):
                     some = min(job.tile, job.outputs - o)
-                    fold(own.job, scratch, i, width, o, some, zero)
+                    _fold_scaled(own.job, scratch, i, width, o, some, zero)
                     for n in range(width):
                         _deviations(own_at, room, scratch, i + n, n, o, some, order, zero)
 
@@ -198,55 +175,28 @@ def _fill_deviations(order: int, real: Any) -> Entry:
 def _add_forms(own_at: int, room: int, scratch: int, i: int, n: int, o: int, some: int, order: int, zero: Any) -> None:
     """Add what a tile of outputs gives to the forms of input ``i``, ``n`` of the group."""
     own, job = _read(own_at), read(_read(own_at).job)
-    tile, length = job.tile, (order + 1) * (order + 2)
+    tile, length, of_loss = job.tile, (order + 1) * (order + 2), at(own.of_loss, zero)[0] if own.of_loss else type(zero)(1)
     origin, sizes = at(room + own.vectors, 0.0), at(own.sizes + i * (job.knot_count + 1) * 8, 0.0)
     mu, factors = moved(origin, tile), moved(origin, 2 * tile)
     _origin(own_at, scratch, i, n, origin, order, zero)
     for c in range(tile):
-        mu[c] = at(own.middle, 0.0)[i * job.outputs + o + c] if c < some else 0.0
-        factors[c] = at(own.scale, zero)[(o + c) * job.inputs + i] if c < some else 0.0
+        mu[c], factors[c] = 0.0, 0.0
+    for c in range(some):
+        edge_number = (o + c) * job.inputs + i
+        mu[c], factors[c] = at(own.middle, 0.0)[i * job.outputs + o + c], at(own.factors, zero)[edge_number] * of_loss
     for span in range(job.knot_count + 1):
         if sizes[span] > 0:
             edge = _edge(own_at, scratch, i, n, span, origin, order, zero)
-            form = at(room + own.form + (n * (job.knot_count + 1) + span) * length * 8, 0.0)
+            form = at(job.forms + (i * (job.knot_count + 1) + span) * length * 8, 0.0)
             add_form(edge, factors, mu, form, tile, literally(order))
 
 
-@noinline
-def _pull_forms(own_at: int, room: int, scratch: int, i: int, width: int, order: int, zero: Any) -> None:
-    """Gradients of a panel's samples and base activations, in order, from the forms of their spans."""
-    own, job, size = _read(own_at), read(_read(own_at).job), size_of(zero)
-    length, of_table = (order + 1) * (order + 2), 2 + (order + 1) * (order + 1)
-    for n in range(width):
-        of = held(own.job, scratch, i + n, n, np.int64(0), order, zero)
-        for m in range(of.spans[0]):
-            span, start, some = of.spans[3 * m + 1], of.spans[3 * m + 2], of.spans[3 * m + 3]
-            row = at(of.table + span * of_table * size, zero)
-            form = at(room + own.form + (n * (job.knot_count + 1) + span) * length * 8, 0.0)
-            of_x, of_base = moved(of.pulled, start), moved(of.pulled_base, start)
-            pull_form(moved(of.terms, start), job.stride, some, row, form, of_x, of_base, literally(order))
-
-
-@noinline
-def _finish_pulled(job_at: int, room: int, sample: int, samples: int, i: int, width: int, order: int, zero: Any) -> None:
-    """Gradients of a panel's samples, in order, to ``of_x``, through SiLU, or without that to ``of_base``."""
-    job = read(job_at)
-    if job.of_base:
-        scatter(job_at, room, job.pulled_base, job.of_base, sample, samples, i, width, zero)
-    else:
-        for n in range(width):
-            of = held(job_at, room, i, n, np.int64(0), order, zero)
-            for b in range(samples):
-                of.pulled[b] += of.rise[b] * of.pulled_base[b]
-    scatter(job_at, room, job.pulled, job.of_x, sample, samples, i, width, zero)
-
-
 @cache
-def _pull_back(order: int, real: Any) -> Entry:
-    """Gradients of samples of parts ``start..stop`` of the inputs."""
+def _fill_forms(order: int, real: Any) -> Entry:
+    """Forms of parts ``start..stop`` of the inputs."""
     stamp = STAMP
 
-    def pull_back(own_at: int, start: int, stop: int) -> None:
+    def fill_forms(own_at: int, start: int, stop: int) -> None:
         assert stamp
         own, zero = _read(own_at), real(0)
         job = read(own.job)
@@ -255,65 +205,102 @@ def _pull_back(order: int, real: Any) -> Entry:
             end_input = job.inputs * (part + 1) // job.input_parts
             for i in range(job.inputs * part // job.input_parts, end_input, job.group):
                 width = min(job.group, end_input - i)
-                for n in range((own.of_rows - own.form) // 8):
-                    at(room + own.form, 0.0)[n] = 0.0
+                first, spans = at(job.forms, 0.0), (order + 1) * (order + 2) * (job.knot_count + 1)
+                for n in range(i * spans, (i + width) * spans):
+                    first[n] = 0.0
                 for o in range(0, job.outputs, job.tile):
                     some = min(job.tile, job.outputs - o)
-                    fold(own.job, scratch, i, width, o, some, zero)
+                    _fold_scaled(own.job, scratch, i, width, o, some, zero)
                     for n in range(width):
                         _add_forms(own_at, room, scratch, i + n, n, o, some, order, zero)
-                for sample in range(0, job.batch, job.panel):
-                    samples = min(job.panel, job.batch - sample)
-                    fill(own.job, scratch, sample, samples, i, width, order, zero)
-                    _pull_forms(own_at, room, scratch, i, width, order, zero)
-                    _finish_pulled(own.job, scratch, sample, samples, i, width, order, zero)
 
-    return Entry(pull_back)
+    return Entry(fill_forms)
 
 
-def _run(
-    function: Callable[[int, Any], Entry], inputs: LayerInputs, y: Tensor, targets: tuple[Tensor | None, ...],
-    own: tuple[Tensor, ...], scale: Tensor | None,
+class Found(NamedTuple):
+    """Places of deviations of all edges, and of what their gradients are made of."""
+
+    values: Address  # (O, I)
+    gradient: Address  # (O, I, N + 1): half of that of sums of squares, with respect to folded weights
+    middle: Address  # (I, O) of float64: means less origins
+    sizes: Address  # (I, T + 1), float64: numbers of samples of spans
+
+
+def lengths(shape: Shape) -> tuple[int, int]:
+    """Bytes of the last two of these."""
+    return shape.outputs * shape.inputs * 8, shape.inputs * (shape.knots + 1) * 8
+
+
+def _add(
+    make: Callable[[int, Any], Entry], program: Program, shape: Shape, tensors: Tensors, work: Arena, found: Found, parts: int,
+    factors: Address = 0, of_loss: Address = 0, **others: Address,
 ) -> None:  # fmt: skip
-    """Do one of this module's functions, if there are numbers."""
-    x, base, knots, weight, order = inputs
-    (batch, count), (outputs, _, features), spans, D = x.shape, weight.shape, knots.shape[1] + 1, order + 1
-    sizes = plan(batch, count, outputs, features, order, x.element_size(), torch.get_num_threads()).penalty
-    job, scratch = make_job(
-        x, base, knots, tables(knots, order), Parameters(weight, None, None, None), order, y, targets, sizes
-    )
-    of_group = sizes.group * spans
-    places, total = [], 0
-    for count in (
-        of_group * D, of_group * D * (D + 1) // 2, of_group * D * (D + 1), weight.shape[2] * sizes.tile,
-        max(5 * sizes.tile, D * (D + 3)),
-    ):  # fmt: skip
-        places.append(total)
-        total += 8 * count
-    room = weight.new_empty(total * sizes.input_parts // 8, dtype=torch.float64)
-    if stored(x):
-        record = openmp.record(job)
-        moments = _Moments._make((record.address, *addresses(*own, scale, room), total, *places))
-        openmp.run(function(order, REAL[x.dtype]), sizes.input_parts, moments)
-    del scratch, room
+    mark, sizes = work.used, shape.plan().penalty
+    job = program.place(make_job(shape, tensors, sizes, work, **others))
+    of_rows, vectors = 8 * shape.length * sizes.tile, 8 * 4 * sizes.tile
+    room = work.take((of_rows + vectors) * sizes.input_parts)
+    own = _Edges(job, parts, *found, factors, of_loss, room, of_rows + vectors, 0, of_rows)
+    program.add(partial(make, shape.order, shape.real), sizes.input_parts, own)
+    work.used = mark
 
 
-def deviations(inputs: LayerInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Deviations ``(O, I)``, their gradients with respect to the weights, and what :func:`pull_back` needs."""
-    knots, weight = inputs.knots, inputs.weight
-    found, gradient = weight.new_empty(weight.shape[:2]), torch.empty_like(weight)
-    middle = weight.new_empty((weight.shape[1], weight.shape[0]), dtype=torch.float64)
-    sizes = weight.new_empty((knots.shape[0], knots.shape[1] + 1), dtype=torch.float64)
-    _run(_fill_deviations, inputs, found, (None, None, gradient, None, None), (middle, sizes), None)
-    return found, gradient, middle, sizes
+def add_deviations(
+    program: Program, shape: Shape, tensors: Tensors, work: Arena, found: Found, moments: Address, parts: int
+) -> None:
+    """Add deviations of all edges to a program, of so many parts of the samples' moments, which are overwritten."""
+    _add(_fill_deviations, program, shape, tensors, work, found, parts, moments=moments)
 
 
-def pull_back(inputs: LayerInputs, scale: Tensor, middle: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The gradients of x, its way through SiLU included, and of base unless that is None.
+def add_forms(
+    program: Program, shape: Shape, tensors: Tensors, work: Arena, found: Found, factors: Address, of_loss: Address,
+    forms: Address,
+) -> None:  # fmt: skip
+    """Add the forms of inputs' spans, for :func:`by_span.add_backward`.
 
-    ``scale (O, I)`` is that of the deviations, over those and ``B - 1``.
+    They are made of ``factors`` ``(O, I)``, the gradients of deviations over those and ``B - 1``, times ``of_loss`` unless
+    that is 0.
     """
-    x, base = inputs.x, inputs.base
-    of_x, of_base = torch.empty_like(x), None if base is None else torch.empty_like(x)
-    _run(_pull_back, inputs, scale, (of_x, of_base, None, None, None), (middle, sizes), scale)
-    return of_x, of_base
+    _add(_fill_forms, program, shape, tensors, work, found, 1, factors, of_loss, forms=forms)
+
+
+class Deviations(NamedTuple):
+    """The tensors of :class:`Found`."""
+
+    values: Tensor
+    gradient: Tensor
+    middle: Tensor
+    sizes: Tensor
+
+
+def deviations(layer: Layer) -> Deviations:
+    """Deviations ``(O, I)`` of all edges, and what their gradients are made of."""
+    moments, shape, x = multiply(layer, outputs=False, moments=True).moments, layer.shape(), layer.x
+    edges, features = (shape.outputs, shape.inputs), shape.knots - shape.order
+    middle, sizes = (x.new_empty((shape.inputs, n), dtype=torch.float64) for n in (shape.outputs, shape.knots + 1))
+    found = Deviations(x.new_empty(edges), x.new_empty((*edges, features)), middle, sizes)
+    run(_deviations_program, shape, shape.plan().penalty, (*layer.tensors(), *found, moments))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _deviations_program(shape: Shape, sizes: Sizes, there: tuple[bool, ...]) -> tuple[Program, int]:
+    program, work = Program(), Arena(len(there))
+    *places, moments = places_of(there)
+    add_deviations(program, shape, Tensors(*places[:9]), work, Found(*places[9:]), moments, sizes.sample_parts)
+    return program, work.most // shape.size
+
+
+def forms(layer: Layer, of: Deviations, factors: Tensor) -> Tensor:
+    """The forms of inputs' spans, for :func:`by_span.pull_back`; see :func:`add_forms`."""
+    x, shape = layer.x, layer.shape()
+    found = x.new_empty((shape.inputs, shape.knots + 1, form_length(shape.order)), dtype=torch.float64)
+    run(_forms_program, shape, shape.plan().penalty, (*layer.tensors(), *of, factors, found))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _forms_program(shape: Shape, sizes: Sizes, there: tuple[bool, ...]) -> tuple[Program, int]:
+    program, work = Program(), Arena(len(there))
+    *places, factors, made = places_of(there)
+    add_forms(program, shape, Tensors(*places[:9]), work, Found(*places[9:]), factors, 0, made)
+    return program, work.most // shape.size
