@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.version import Version
 
+import efficient_kan
 from benchmarks import report
 from benchmarks.analysis import data as stored
 from benchmarks.analysis.results import load_rows
@@ -166,18 +168,19 @@ def test_the_how_tos_links_lead_to_files() -> None:
 def test_the_citation_file_agrees_with_the_package() -> None:
     assert CITATION["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= CITATION.keys()
-    assert (CITATION["title"], CITATION["version"], CITATION["license"]) == (
-        PROJECT["name"],
-        PROJECT["version"],
-        PROJECT["license"],
-    )
+    assert (CITATION["title"], CITATION["license"]) == (PROJECT["name"], PROJECT["license"])
     assert CITATION["authors"] == PROJECT["authors"]
     assert CITATION["keywords"] == PROJECT["keywords"]
 
 
-def test_the_changelog_has_the_version_and_its_date() -> None:
+def test_the_changelog_has_the_release_and_its_date_and_what_came_after_it() -> None:
+    """The citation file names the last release; after it the package has a development version."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"\n## [{PROJECT['version']}] - {CITATION['date-released']}\n" in changelog
+    headings = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    released, version = Version(CITATION["version"]), Version(PROJECT["version"])
+    assert f"[{released}] - {CITATION['date-released']}" in headings[:2]
+    assert (headings[0] == "[Unreleased]") == version.is_devrelease == (version > released)
+    assert not version < released and efficient_kan.__version__ == str(version)
 
 
 @pytest.fixture
