@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from efficient_kan import KAN, KANConv2d, KANLinear, SampleL1, SampleStd, WeightL1, kernels
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
 
 
 def source() -> torch.Generator:
@@ -427,3 +427,17 @@ def test_several_threads_may_begin_at_the_same_time() -> None:
         assert all(torch.equal(a, b) for other in results for a, b in zip(other, results[0], strict=True))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("penalty", [SampleL1(), SampleStd(), WeightL1()], ids=str)
+def test_a_base_activation_alone_is_trained(penalty: Any) -> None:
+    found = []
+    for kernel in ("cpu", "native"):
+        kan = network([3, 4], base_activation=nn.PReLU, kernel=kernel, bias=True)
+        kan.requires_grad_(False)
+        activation = kan.kan_layers[0].base_activation.requires_grad_()
+        activation.to(torch.float64)
+        y, loss = kan.kan_layers[0].forward_with_penalty(samples(20, 3), penalty)
+        assert kernel == "native" or is_whole(y)
+        found.append(torch.autograd.grad(y.sin().sum() + loss, activation.weight)[0])
+    torch.testing.assert_close(*found)

@@ -100,7 +100,7 @@ class Plan(NamedTuple):
 
     forward: Sizes
     backward: Sizes
-    penalty: Sizes  # of norms alone: no part of the samples, so that they are the same on any number of threads
+    penalty: Sizes  # of norms, deviations and forms alone: no parts of samples, so the same on any number of threads
     operations: int
     bytes: int
 

@@ -206,7 +206,7 @@ def _backward_program(key: _Key, needs: tuple[bool, ...]) -> tuple[Program, int]
     program, work, kept = Program(), Arena(_WORK), _layout(key)
     losses, g = of_layer.Losses(Place(_OPTIONS), 0, Place(_LOSS)), Place(_Y)
     asks = [True in needs[2 + n * _TENSORS : 2 + (n + 1) * _TENSORS] for n in range(len(key.shapes))]
-    lowest = 0 if True in needs[:2] else asks.index(True)
+    lowest = 0 if True in needs[:2] else (*asks, True).index(True)  # base activations may ask alone, for a product of matrices
     for n in range(len(key.shapes) - 1, lowest - 1, -1):
         shape, (tensors, bias) = key.layer(n), _tensors(key, n, kept.hidden)
         of_parameters = needs[2 + n * _TENSORS : 2 + (n + 1) * _TENSORS]

@@ -19,7 +19,7 @@ from efficient_kan import KAN, KANLinear, SampleL1, SampleStd
 from efficient_kan.basis import bspline_basis
 from efficient_kan.kernels import LayerInputs, native
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
 
 from efficient_kan.kernels import cpu
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
 
 from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, call, reader
 from efficient_kan.kernels.cpu.codegen.program import Arena, Place, Program

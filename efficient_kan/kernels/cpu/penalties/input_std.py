@@ -23,7 +23,7 @@ _LEAST, _LEAST_NUMBERS = 16, 2**14  # inputs, and samples of all of these, that 
 
 class _Columns(NamedTuple):
     x: int  # (batch, inputs)
-    deviations: int  # (inputs,), as what follows
+    deviations: int  # (inputs,), as the next four
     origin: int  # float64, as the next two
     mean: int
     square: int  # or the factor of a gradient
