@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     warm_up = commands.add_parser("warm-up", help="compile the CPU kernel and keep it in numba's cache folder")
     warm_up.add_argument("--order", type=int, nargs="+", choices=range(1, 6), default=[3], help="spline orders (default: 3)")
     warm_up.add_argument("--dtype", nargs="+", choices=sorted(_DTYPES), default=["float32"], help="(default: float32)")
-    warm_up.add_argument("--no-penalties", action="store_true", help="leave out SampleStd and the penalties of small networks")
+    warm_up.add_argument("--no-penalties", action="store_true", help="leave out what penalties need")
     options = parser.parse_args(arguments)
     state = kernels.report().kernels["cpu"]
     if state != "available":

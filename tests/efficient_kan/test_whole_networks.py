@@ -441,3 +441,23 @@ def test_a_base_activation_alone_is_trained(penalty: Any) -> None:
         assert kernel == "native" or is_whole(y)
         found.append(torch.autograd.grad(y.sin().sum() + loss, activation.weight)[0])
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("penalty", [None, SampleL1(), SampleStd()], ids=str)
+def test_saved_tensors_may_come_back_rounded(penalty: Any) -> None:
+    """Hooks that keep 24 bits of each number, in units of the largest: nothing else than numbers may lie among them."""
+    kan, x = network([3, 5, 2], dtype=torch.float32), samples(200, 3, torch.float32)
+
+    def gradients() -> list[Tensor]:
+        y, loss = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
+        return list(torch.autograd.grad(y.square().mean() + loss, list(kan.parameters())))
+
+    def pack(tensor: Tensor) -> tuple[Tensor, Tensor]:
+        unit = tensor.abs().max().clamp(min=1e-30) / 2**23
+        return (tensor / unit).round().int(), unit
+
+    expected = gradients()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed[0] * packed[1]):
+        found = gradients()
+    for ours, exact in zip(found, expected, strict=True):
+        assert (ours - exact).norm() <= 0.01 * exact.norm()

@@ -143,10 +143,11 @@ class _Call(NamedTuple):
         return 0 if self.described is None else self.described.options.buffer_info()[0]
 
 
-# The bases of a network's programs: samples, base activations, outputs or their gradient, what is kept between the passes,
-# memory to work in, the penalty or its gradient, its options, gradients of samples and of base activations; then of each layer
-# its tensors and, after them, its tables, the gradients of spline weight, scaler, base weight and bias, and that of deviations.
-_X, _BASE, _Y, _KEPT, _WORK, _LOSS, _OPTIONS, _OF_X, _OF_BASE, _FIRST = range(10)
+# The bases of a network's programs: samples, base activations, outputs or their gradient, what is kept between the passes, of
+# the layers' type and of float64 (apart: hooks on saved tensors may convert numbers), memory to work in, the penalty or its
+# gradient, its options, gradients of samples and of base activations; then of each layer its tensors and, after them, its
+# tables, the gradients of spline weight, scaler, base weight and bias, and that of deviations.
+_X, _BASE, _Y, _KEPT, _WIDE, _WORK, _LOSS, _OPTIONS, _OF_X, _OF_BASE, _FIRST = range(11)
 _GUIDE, _TABLE, _OF_SPLINE, _OF_SCALER, _OF_BASE_WEIGHT, _OF_BIAS, _DEVIATIONS, _OF_LAYER = range(_TENSORS, _TENSORS + 8)
 
 
@@ -161,18 +162,19 @@ class _Layout(NamedTuple):
     hidden: list[Place]  # outputs of layers but the last
     penalties: list[of_layer.Kept]
     total: Place
-    bytes: int
+    lengths: tuple[int, int]  # numbers of the layers' type, and of float64
 
 
 @lru_cache(maxsize=_PROGRAMS)
 def _layout(key: _Key) -> _Layout:
-    arena, shapes = Arena(_KEPT), [key.layer(n) for n in range(len(key.shapes))]
+    arena, wide, shapes = Arena(_KEPT), Arena(_WIDE), [key.layer(n) for n in range(len(key.shapes))]
     hidden = [arena.take(key.batch * shape.outputs * key.size) for shape in shapes[:-1]]
     penalties = []
     for n, shape in enumerate(shapes if key.penalty is not None else []):
         assert key.penalty is not None
-        penalties.append(of_layer.keep(arena, shape, key.penalty, _of(n, _DEVIATIONS)))
-    return _Layout(hidden, penalties, arena.take(8), arena.most)
+        penalties.append(of_layer.keep(arena, wide, shape, key.penalty, _of(n, _DEVIATIONS)))
+    total = wide.take(8) if key.penalty is not None else Place(_WIDE)
+    return _Layout(hidden, penalties, total, (arena.most // key.size, wide.most // 8))
 
 
 def _tensors(key: _Key, n: int, hidden: list[Place]) -> tuple[Tensors, Address]:
@@ -184,8 +186,8 @@ def _tensors(key: _Key, n: int, hidden: list[Place]) -> tuple[Tensors, Address]:
 
 
 @lru_cache(maxsize=_PROGRAMS)
-def _forward_program(key: _Key) -> tuple[Program, int, int]:
-    """With how many numbers there are to work in, and to be kept."""
+def _forward_program(key: _Key) -> tuple[Program, int, tuple[int, int]]:
+    """With how many numbers there are to work in, and to be kept, of the layers' type and of float64."""
     program, work, kept = Program(), Arena(_WORK), _layout(key)
     losses = of_layer.Losses(Place(_OPTIONS), kept.total, Place(_LOSS))
     for n in range(len(key.shapes)):
@@ -197,7 +199,7 @@ def _forward_program(key: _Key) -> tuple[Program, int, int]:
             of_layer.add_forward(program, shape, tensors, work, key.penalty, kept.penalties[n], losses, y, n)
         if bias != 0:
             add_bias(program, y, bias, key.batch, shape.outputs, shape.real)
-    return program, work.most // key.size, kept.bytes // key.size
+    return program, work.most // key.size, kept.lengths
 
 
 @lru_cache(maxsize=_PROGRAMS)
@@ -232,6 +234,7 @@ class _Left(NamedTuple):
     """What a pass forward leaves for the pass back."""
 
     kept: Tensor
+    wide: Tensor | None  # of float64
     gradients: list[Tensor | None]  # of deviations of edges
     tables: list[tuple[Tensor, Tensor]]
 
@@ -244,18 +247,19 @@ def _forward(
     grids: Any = flat[::_TENSORS]
     made = [tables(grid, shape[3]) for grid, shape in zip(grids, key.shapes, strict=True)]
     y, loss = x.new_empty((key.batch, key.shapes[-1][1])), None if key.penalty is None else x.new_empty(())
-    program, length, of_kept = _forward_program(key)
-    kept, work = x.new_empty(of_kept), x.new_empty(length)
+    program, length, (of_kept, of_wide) = _forward_program(key)
+    kept, work = x.new_zeros(of_kept), x.new_empty(length)  # zeros, since hooks on saved tensors see what lies between places
+    wide = None if key.penalty is None else x.new_zeros(of_wide, dtype=torch.float64)
     gradients: list[Tensor | None] = [None] * len(made)
     if again and key.penalty is not None and key.penalty.kind == of_layer.SAMPLE_STD:
         gradients = [x.new_empty((o, i, t - k)) for i, o, t, k in key.shapes]
     if stored(work):  # while everything that is made is fake, it is not
-        bases = [*addresses(x, base, y, kept, work, loss), call.options(), 0, 0]
+        bases = [*addresses(x, base, y, kept, wide, work, loss), call.options(), 0, 0]
         for n, (guide, table) in enumerate(made):
             bases += *given[n * _TENSORS : (n + 1) * _TENSORS], guide.data_ptr(), table.data_ptr(), 0, 0, 0, 0
             bases += addresses(gradients[n])
         program.run(bases)
-    return y, loss, _Left(kept, gradients, made)
+    return y, loss, _Left(kept, wide, gradients, made)
 
 
 def _backward(
@@ -276,7 +280,8 @@ def _backward(
     work = x.new_empty(length)
     if stored(work) and stored(grad):
         tensors, gradients = addresses(*flat), addresses(*found)
-        bases = [*addresses(x, base, grad, left.kept, work, of_loss), call.options(), *addresses(of_x, of_base)]
+        bases = [*addresses(x, base, grad, left.kept, left.wide, work, of_loss), call.options()]
+        bases += addresses(of_x, of_base)
         for n, (guide, table) in enumerate(left.tables):
             first = n * _TENSORS
             bases += *tensors[first : first + _TENSORS], guide.data_ptr(), table.data_ptr()
@@ -298,20 +303,20 @@ class _Network(torch.autograd.Function):
         ctx: Any, x: Tensor, base: Tensor | None, call: _Call, given: list[int], *flat: Tensor | None
     ) -> Any:  # fmt: skip
         y, loss, left = _forward(x, base, call, given, flat, again=True)
-        ctx.save_for_backward(x, base, *flat, left.kept, *left.gradients)  # released with the graph
+        ctx.save_for_backward(left.kept, left.wide, *left.gradients, x, base, *flat)  # released with the graph
         ctx.call, ctx.tables = call, left.tables
         return y if loss is None else (y, loss)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, of_loss: Tensor | None = None) -> tuple[Tensor | None, ...]:
         call, tensors = ctx.call, dispatch.saved(ctx)
-        (x, base, *flat), (kept, *gradients) = tensors[: -1 - len(ctx.tables)], tensors[-1 - len(ctx.tables) :]
+        (kept, wide, *gradients), (x, base, *flat) = tensors[: 2 + len(ctx.tables)], tensors[2 + len(ctx.tables) :]
         if torch.is_grad_enabled() or dispatch.transformed(grad) or (of_loss is not None and dispatch.transformed(of_loss)):
             grads = [grad] if of_loss is None else [grad, of_loss]
             return _differentiable(call, x, base, flat, grads, ctx.needs_input_grad)
         needs = *ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]
         grad, of_loss = _present(grad), None if of_loss is None else _present(of_loss)
-        left = _Left(kept, gradients, ctx.tables)
+        left = _Left(kept, wide, gradients, ctx.tables)
         of_x, of_base, *found = _backward(call, left, x, base, flat, grad, of_loss, needs)
         return of_x, of_base, None, None, *found
 

@@ -412,12 +412,12 @@ class Kept(NamedTuple):
     mean: Address  # (I,) of float64
 
 
-def keep(arena: Arena, shape: Shape, penalty: Kind, gradient: Place) -> Kept:
-    """Places for it, but for deviations themselves, of which the gradient is at a base of its own: it is large."""
+def keep(arena: Arena, wide: Arena, shape: Shape, penalty: Kind, gradient: Place) -> Kept:
+    """Places for it, those of float64 in ``wide``; the gradient of deviations, which is large, is at a base of its own."""
     outputs, inputs, of_std = shape.outputs, shape.inputs, penalty.kind == SAMPLE_STD
-    middle, sizes = (arena.take(n) if of_std else 0 for n in edge_std.lengths(shape))
+    middle, sizes = (wide.take(n) if of_std else 0 for n in edge_std.lengths(shape))
     normalized = of_std and penalty.normalize
-    spread, mean = (arena.take(inputs * size) if normalized else 0 for size in (shape.size, 8))
+    spread, mean = (arena.take(inputs * shape.size), wide.take(inputs * 8)) if normalized else (0, 0)
     slopes = arena.take((outputs + 1) * inputs * shape.size)
     return Kept(slopes, edge_std.Found(0, gradient if of_std else 0, middle, sizes), spread, mean)
 
