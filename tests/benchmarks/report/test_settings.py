@@ -254,6 +254,7 @@ def test_processors_of_one_name_and_two_kinds_are_two_machines(run: Any, speed_c
     assert sorted(found.speed["setting"]) == ["cpu, float32, 1 thread, AVX", "cpu, float32, 1 thread, AVX2"]
 
 
+@pytest.mark.usefixtures("_unpainted")
 def test_networks_of_two_machines_count_together_and_times_do_not(
     full_run: Any, make_run: Callable[[], Any], tmp_path: Path
 ) -> None:
