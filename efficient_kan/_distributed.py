@@ -69,8 +69,10 @@ def gathered(prepare: Callable[[], tuple[Tensor, tuple[Any, ...]]], state: Itera
     for rank, (found, *_) in enumerate(everyone):
         if found is not None:
             raise ValueError(f"{found} (on rank {rank} of the group)")
-    if len({found for _, found, *_ in everyone}) != 1:
-        listed = "; ".join(f"rank {rank}: {found}" for rank, (_, found, *_) in enumerate(everyone))
+    given = [found for _, found, *_ in everyone]
+    if len(set(given)) != 1:
+        differ = [n for n, values in enumerate(zip(*given, strict=False)) if len(set(values)) != 1]
+        listed = "; ".join(f"rank {rank}: {', '.join(str(found[n]) for n in differ)}" for rank, found in enumerate(given))
         raise ValueError(f"group: expected the same arguments on all ranks, got different ones ({listed[:200]})")
     if len({found for _, _, found, _ in everyone}) != 1:
         raise ValueError(GROUP_HELP)

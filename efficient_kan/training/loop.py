@@ -156,6 +156,10 @@ def train(
         progress=Progress(total) if _checks.flag(progress, "progress") else None,
         ranks=ranks,
     )
-    ranks.check(module, (total, epochs, every, patience, validation is None, update_grid_every, update_grid_until))
+    shared: dict[str, Any] = {"steps": total, "epochs": epochs, "lr": lr, "refine": refine, "grid_options": grid_options}
+    shared |= {"optimizer": getattr(optimizer, "__qualname__", optimizer), "penalty": penalty, "penalty_weight": penalty_weight}
+    shared |= {"update_grid_every": update_grid_every, "update_grid_until": update_grid_until, "grid_samples": grid_samples}
+    shared |= {"validation": validation is not None, "validate_every": every, "patience": patience, "min_delta": min_delta}
+    ranks.check(module, shared)
     ended = run.go(total, epochs)
     return Trained(kan if run.network is module else cast(Network, run.network), run.history, run.watch.best_step, ended)

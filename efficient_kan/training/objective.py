@@ -17,7 +17,15 @@ from efficient_kan.training.batches import Batch
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 # Compare a target with an output entry by entry; torch would broadcast (B,) against (B, 1) to (B, B).
-_ENTRYWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+_OF_ONE_DTYPE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+_ENTRYWISE = (
+    *_OF_ONE_DTYPE,
+    nn.PoissonNLLLoss,
+    nn.KLDivLoss,
+    nn.SoftMarginLoss,
+    nn.HingeEmbeddingLoss,
+    nn.MultiLabelSoftMarginLoss,
+)
 
 
 class Objective:
@@ -46,7 +54,7 @@ class Objective:
     def of(self, output: Tensor, batch: Batch) -> Tensor:
         """The loss of these outputs."""
         if isinstance(self.loss, _ENTRYWISE):
-            _check_target(output, batch.y)
+            _check_target(output, batch.y, of_one_dtype=isinstance(self.loss, _OF_ONE_DTYPE))
         if batch.weight is None:
             value = self.loss(output, batch.y)
             scalar = isinstance(value, Tensor) and value.dim() == 0
@@ -103,10 +111,10 @@ def _of_each(loss: Loss) -> Loss:
     return each
 
 
-def _check_target(output: Tensor, target: Tensor) -> None:
+def _check_target(output: Tensor, target: Tensor, *, of_one_dtype: bool) -> None:
     if output.shape != target.shape:
         column = output.dim() == 2 and output.shape[1] == 1 and target.shape == output.shape[:1]
         hint = "; use y.unsqueeze(1)" if column else ""
         raise ValueError(f"y: expected the shape of the outputs {tuple(output.shape)}, got {tuple(target.shape)}{hint}")
-    if output.dtype != target.dtype and not torch.is_autocast_enabled(output.device.type):
+    if of_one_dtype and output.dtype != target.dtype and not torch.is_autocast_enabled(output.device.type):
         raise ValueError(f"y: expected the dtype of the outputs, {output.dtype}, got {target.dtype}; use y.to({output.dtype})")

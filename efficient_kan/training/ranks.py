@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from efficient_kan import _checks, _distributed
+from efficient_kan.penalties import SampleL1, SampleStd, WeightL1
 
 
 class Ranks:
@@ -19,11 +21,13 @@ class Ranks:
         self.group, self.active = group, _distributed.active(group)
         self._handle = None if isinstance(group, str) else group
 
-    def check(self, network: nn.Module, settings: tuple[Any, ...]) -> None:
-        """Raise ValueError, on all ranks, if they differ in the network or in ``settings``."""
+    def check(self, network: nn.Module, settings: Mapping[str, Any]) -> None:
+        """Raise ValueError, on all ranks, if they differ in the network or in ``settings``; of functions kinds are compared."""
         if self.active:
             state = (tensor for tensor in (*network.parameters(), *network.buffers()))
-            _distributed.gathered(lambda: (torch.zeros(1, 1), settings), state, self.group)
+            place = next(network.parameters()).device  # where the group's backend can send from
+            said = tuple(f"{name}={_said(value)}" for name, value in settings.items())
+            _distributed.gathered(lambda: (torch.zeros(1, 1, device=place), said), state, self.group)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over ranks, detached."""
@@ -54,11 +58,20 @@ class Ranks:
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
             flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
             for parameter, mean in zip(group, flat.split([p.numel() for p in group]), strict=True):
-                parameter.grad = mean.view_as(parameter).clone(memory_format=torch.preserve_format)
+                parameter.grad = torch.empty_like(parameter).copy_(mean.view(parameter.shape))
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Let running statistics and other buffers have the first rank's values."""
         _distributed.broadcast(tensors, self.group)
+
+
+def _said(value: Any) -> str:
+    """A setting as text that is the same in all processes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_said(value[key])}" for key in sorted(value)) + "}"
+    if value is None or isinstance(value, (str, Number, WeightL1, SampleL1, SampleStd)):
+        return repr(value)
+    return type(value).__qualname__
 
 
 def unwrapped(network: nn.Module, group: Any) -> tuple[nn.Module, Any]:

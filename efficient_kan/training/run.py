@@ -75,6 +75,7 @@ class Run:
         if self.watch.on and self.history[-1].validation_loss is None:
             self._validate(self.history[-1].step)
         self.network = self.watch.best(self.network)
+        self.ranks.share(self.network.buffers())
         return ended
 
     def _renew(self) -> None:
@@ -95,9 +96,10 @@ class Run:
             objective = loss if penalty is None else loss + weight * penalty
             objective.backward()
             self.ranks.average_gradients(self._parameters)
-            for parameter in self._parameters:  # LBFGS refuses others, which strided parameters have
-                if parameter.grad is not None and not parameter.grad.is_contiguous():
-                    parameter.grad = parameter.grad.contiguous()
+            if isinstance(optimizer, torch.optim.LBFGS):  # which refuses others; the rest want those of the parameters' layout
+                for parameter in self._parameters:
+                    if parameter.grad is not None and not parameter.grad.is_contiguous():
+                        parameter.grad = parameter.grad.contiguous()
             evaluated[:] = [(loss, penalty)]
             return self.ranks.mean(objective)
 
@@ -108,7 +110,8 @@ class Run:
         rate = float(optimizer.param_groups[0]["lr"])
         record = Record(step, epoch, math.nan, None, None, rate, time.perf_counter() - self._start, note)
         self._unread.append((record, loss, penalty))
-        if self.callbacks or self.progress or len(self._unread) >= _UNREAD:
+        # Ranks end at the same step if a loss is not finite; they wait for each other after each step anyway.
+        if self.callbacks or self.progress or self.ranks.active or len(self._unread) >= _UNREAD:
             self._read()
 
     def _read(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from efficient_kan import _checks, _distributed
+from efficient_kan.conv import KANConv2d
 from efficient_kan.grid_update import samples_needed
 from efficient_kan.linear import KANLinear
 from efficient_kan.training.batches import Source
@@ -104,9 +105,12 @@ class GridSchedule:
         """Grids that silently stay would make a schedule that does nothing."""
         if self.options.get("fit", "function") != "function" or _distributed.active(group):
             return
+        if any(isinstance(module, KANConv2d) for module in network.modules()):
+            return  # its samples are patches, which it counts itself
         layers = [module for module in network.modules() if isinstance(module, KANLinear)]
         needed = max((samples_needed(layer.grid_size, layer.spline_order) for layer in layers), default=0)
-        count = x.shape[:-1].numel() if x.dim() < 4 else x.shape[0]
+        images = x.dim() >= 4 and not hasattr(network, "kan_layers")  # a KAN takes samples of any shape
+        count = x.shape[0] if images else x.shape[:-1].numel()
         name = "update_grid_every" if self.samples is None or self.samples > count else "grid_samples"
         _checks.require(count >= needed, name, f"at least {needed} samples to place knots by", count)
 

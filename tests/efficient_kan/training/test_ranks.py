@@ -15,7 +15,8 @@ from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from efficient_kan import KAN, SampleL1, WeightL1, _distributed, train
+from efficient_kan import KAN, SampleL1, SampleStd, WeightL1, _distributed, train
+from efficient_kan.training.ranks import Ranks
 
 RANKS = 2
 
@@ -45,6 +46,25 @@ class Uneven(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.kan(x)
         return y + self.extra(x) if float(x.detach().abs().max()) > 1 else y
+
+
+class Normalized(nn.Module):
+    """With running statistics, which each rank has of its own samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalize, self.kan = nn.BatchNorm1d(2, dtype=torch.float64), network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.kan(self.normalize(x))
+        return y
+
+
+def strided(kan: KAN) -> KAN:
+    """The same numbers, outputs last in memory."""
+    for layer in kan.kan_layers:
+        layer.spline_weight.data = layer.spline_weight.data.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    return kan
 
 
 def cases(rank: int | None, alone: Any = None) -> dict[str, Callable[[], Any]]:
@@ -83,6 +103,12 @@ def cases(rank: int | None, alone: Any = None) -> dict[str, Callable[[], Any]]:
         "alone": lambda: of(network(rank or 0), steps=5 + (rank or 0), group=None),
         "own group": lambda: of(network(rank or 0), steps=5, group=alone),
         "networks": lambda: of(network(rank or 0), steps=5),
+        "strided": lambda: of(strided(network()), steps=20),
+        "statistics": lambda: of(Normalized(), steps=5),
+        "lr": lambda: of(network(), steps=5, lr=0.01 * (1 + (rank or 0))),
+        "refine": lambda: of(network(), steps=5, refine={} if rank else {2: 8}),
+        "penalties": lambda: of(network(), steps=5, penalty=SampleStd(entropy=float(rank or 0)), penalty_weight=0.1),
+        "diverged": lambda: of(network(), steps=200, lr=1e6, optimizer=torch.optim.SGD, callbacks=[ends] if rank == 0 else []),
         "lengths": lambda: of(network(), data=samples(rank, 50 + 50 * (rank or 0)), epochs=2, batch_size=25),
         "DDP refined": lambda: of(wrapped(network()), steps=5, refine={2: 8}),
     }
@@ -98,7 +124,7 @@ def work(rank: int, folder: str) -> None:
     for name, case in cases(rank, groups[rank]).items():
         try:
             results[name] = case()
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             results[name] = str(error)
         dist.barrier()  # a rank that went its own way stops the run here
     torch.save(results, f"{folder}/{rank}")
@@ -113,7 +139,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / str(rank)) for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("name", ["adam", "lbfgs", "weights", "DDP", "grids", "patience"])
+@pytest.mark.parametrize("name", ["adam", "strided", "lbfgs", "weights", "DDP", "grids", "patience"])
 def test_equal_parts_train_as_the_whole(results: list[dict[str, Any]], name: str) -> None:
     """The mean of two means is the mean: to rounding."""
     (ours, losses, ended), (other, *_) = (rank[name] for rank in results)
@@ -126,11 +152,11 @@ def test_equal_parts_train_as_the_whole(results: list[dict[str, Any]], name: str
         assert ended == "patience"
 
 
-@pytest.mark.parametrize("name", ["uneven", "callback", "penalty", "loader"])
+@pytest.mark.parametrize("name", ["uneven", "callback", "penalty", "loader", "statistics"])
 def test_ranks_stay_together(results: list[dict[str, Any]], name: str) -> None:
     (ours, losses, ended), (other, *_) = (rank[name] for rank in results)
     assert all(torch.equal(*pair) for pair in zip(ours, other, strict=True))
-    assert len(losses) == {"uneven": 20, "callback": 3, "penalty": 5, "loader": 8}[name]
+    assert len(losses) == {"uneven": 20, "callback": 3, "penalty": 5, "loader": 8, "statistics": 5}[name]
     assert ended == ("callback" if name == "callback" else "steps")
 
 
@@ -146,10 +172,26 @@ def test_ranks_of_no_common_group_train_their_own(results: list[dict[str, Any]])
     ("name", "message"),
     [
         ("networks", _distributed.GROUP_HELP),
-        ("lengths", "group: expected the same arguments on all ranks, got different ones (rank 0: (4, 2, "),
+        ("lengths", "group: expected the same arguments on all ranks, got different ones (rank 0: steps=4; rank 1: steps="),
+        ("lr", "group: expected the same arguments on all ranks, got different ones (rank 0: lr=0.01; rank 1: lr=0.02)"),
+        (
+            "refine",
+            "group: expected the same arguments on all ranks, got different ones (rank 0: refine={2: 8}; rank 1: refine={})",
+        ),
+        ("penalties", "group: expected the same arguments on all ranks, got different ones (rank 0: penalty=SampleStd("),
+        ("diverged", "train: diverged at step "),
         ("DDP refined", "refine: expected None with a DistributedDataParallel: pass its .module"),
     ],
 )
 def test_what_ranks_do_not_share_is_refused_on_all(results: list[dict[str, Any]], name: str, message: str) -> None:
     for rank in results:
         assert isinstance(rank[name], str) and rank[name].startswith(message)
+
+
+def test_what_ranks_send_is_where_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nccl sends from GPUs alone."""
+    sent: list[Tensor] = []
+    monkeypatch.setattr(_distributed, "active", lambda group: True)
+    monkeypatch.setattr(_distributed, "gathered", lambda prepare, state, group: sent.append(prepare()[0]))
+    Ranks("world").check(network().to("meta"), {"steps": 1})
+    assert [tensor.device.type for tensor in sent] == ["meta"]

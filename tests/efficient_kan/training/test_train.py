@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from efficient_kan import KAN, ResNetKAN, SampleL1, SampleStd, WeightL1, train
+from efficient_kan import KAN, KANConv2d, ResNetKAN, SampleL1, SampleStd, WeightL1, train
 from efficient_kan.training import Record
 
 
@@ -314,6 +314,19 @@ def test_too_few_samples_for_a_schedule_are_refused() -> None:
 # Validation
 
 
+def test_samples_of_a_schedule_are_counted_as_the_network_counts_them() -> None:
+    """Patches of a convolution, and all leading dimensions of a KAN's."""
+    conv = KANConv2d(1, 2, 3, generator=seeded())
+    knots = conv.kan_layers[0].grid.clone()
+    images = 3 * torch.rand(10, 1, 8, 8, generator=seeded())
+    train(conv, (images, torch.zeros(10, 2, 6, 6)), steps=1, update_grid_every=1)
+    assert not torch.equal(conv.kan_layers[0].grid, knots)
+    kan = network()
+    knots = kan.kan_layers[0].grid.clone()
+    train(kan, (3 * torch.rand(2, 10, 10, 2, generator=seeded()), torch.zeros(2, 10, 10, 1)), steps=1, update_grid_every=1)
+    assert not torch.equal(kan.kan_layers[0].grid, knots)
+
+
 def test_the_weights_of_the_lowest_validation_loss_come_back() -> None:
     x, y = samples(40)
     held_out = samples(40, seed=2)
@@ -554,11 +567,69 @@ def test_parameters_without_gradient_stay() -> None:
     assert same(kan.kan_layers[0], before) and not same(kan.kan_layers[1], after)
 
 
-def test_strided_parameters_serve_lbfgs() -> None:
-    kan = network()
+def fused(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=2e-2, fused=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", fused], ids=["adam", "lbfgs", "fused"])
+def test_strided_parameters_train_as_others(optimizer: Any) -> None:
+    kan, twin = network(torch.float64), network(torch.float64)
     for layer in kan.kan_layers:
         layer.spline_weight.data = layer.spline_weight.data.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    assert train(kan, samples(), steps=2, optimizer="lbfgs").history[1].train_loss < 0.1
+    assert not kan.kan_layers[0].spline_weight.is_contiguous()
+    data = samples(dtype=torch.float64)
+    losses = [train(one, data, steps=3, optimizer=optimizer).history[-1].train_loss for one in (kan, twin)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for ours, theirs in zip(kan.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_adam_takes_views_of_other_tensors() -> None:
+    """Such as slices, between whose numbers are others that must stay."""
+    kan, twin = network(torch.float64), network(torch.float64)
+    weight = kan.kan_layers[0].spline_weight
+    whole = torch.full((*weight.shape[:2], 2 * weight.shape[2]), 7.0, dtype=torch.float64)
+    whole[..., ::2] = weight.data
+    weight.data = whole[..., ::2]
+    for one in (kan, twin):
+        train(one, samples(dtype=torch.float64), steps=3)
+    torch.testing.assert_close(weight, twin.kan_layers[0].spline_weight, rtol=1e-9, atol=1e-12)
+    assert bool((whole[..., 1::2] == 7).all())
+
+
+def test_channels_last_trains_as_channels_first() -> None:
+    images, labels = torch.randn(8, 3, 8, 8, generator=seeded(), dtype=torch.float64), torch.arange(8) % 3
+    sizes: dict[str, Any] = {"stem": "small", "width": 1 / 16, "hidden": (4,), "dtype": torch.float64}
+    nets = [ResNetKAN(18, 3, generator=seeded(), **sizes) for _ in range(2)]
+    nets[1].to(memory_format=torch.channels_last)
+    for net in nets:
+        train(net, (images, labels), steps=3, loss=nn.CrossEntropyLoss())
+    for first, last in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(first, last, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        (nn.PoissonNLLLoss(), torch.ones(200)),
+        (nn.KLDivLoss(reduction="batchmean"), torch.ones(200)),
+        (nn.SoftMarginLoss(), torch.ones(200)),
+        (nn.HingeEmbeddingLoss(), torch.ones(200)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_losses_that_would_broadcast_targets_are_refused_them(loss: Any, y: Tensor) -> None:
+    x = samples()[0]
+    with pytest.raises(ValueError, match=r"^y: expected the shape of the outputs \(200, 1\), got \(200,\); use y.unsq"):
+        train(network(), (x, y), steps=1, loss=loss)
+    assert math.isfinite(train(network(), (x, y.unsqueeze(1)), steps=1, loss=loss).history[0].train_loss)
+
+
+def test_counts_may_be_whole_numbers() -> None:
+    x, counts = samples()[0], torch.arange(200).unsqueeze(1) % 5
+    trained = train(network(), (x, counts), steps=2, loss=nn.PoissonNLLLoss())
+    expected = nn.PoissonNLLLoss()(network()(x), counts.float())
+    assert trained.history[0].train_loss == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
 def test_divergence_is_said_with_its_step() -> None:
