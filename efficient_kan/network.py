@@ -440,7 +440,7 @@ class KAN(nn.Module):
             functions: functions of edges ``(layer, o, i)`` chosen by hand.
             automatic: whether other edges become functions; if not, they stay splines.
             weight_simple: weight of complexity against fit, in [0, 1].
-            r2_threshold: edges that no function fits with this R^2 stay splines.
+            r2_threshold: edges whose function of the best score fits with a lower R^2 stay splines, as in pykan.
             steps: of the refit, see :meth:`SymbolicKAN.refit`.
 
         Raises:

@@ -64,15 +64,15 @@ def check_edge(edge: Any, widths: Sequence[int], name: str) -> Place:
     return layer, o, i
 
 
-def check_samples(x: Tensor, inputs: int, like: Tensor, name: str = "x") -> Tensor:
-    """Samples ``(..., inputs)`` as a matrix without gradients, at least ten and finite."""
+def check_samples(x: Tensor, inputs: int, like: Tensor, name: str = "x", least: int = _SAMPLES) -> Tensor:
+    """Samples ``(..., inputs)`` as a matrix without gradients, at least so many and finite."""
     _checks.floating(x, name)
     _checks.require(x.dim() >= 1 and x.shape[-1] == inputs, name, f"shape (..., {inputs})", tuple(x.shape))
     _checks.same_device(x, name, like.device)
     _checks.same_dtype(x, name, like.dtype)
     _checks.require(_checks.has_values(x), name, "a tensor with values", f"one on {x.device}")
     flat = x.detach().reshape(-1, inputs)
-    _checks.require(len(flat) >= _SAMPLES, name, f"at least {_SAMPLES} samples", len(flat))
+    _checks.require(len(flat) >= least, name, f"at least {least} samples", len(flat))
     _checks.finite(flat, name)
     return flat
 

@@ -113,7 +113,10 @@ def _take_biases(source: KAN, made: SymbolicKAN) -> None:
 
 def _choose(ranking: Ranking, edges: Sequence[Place], settings: Settings) -> tuple[list[int], list[bool]]:
     """The number of each edge's function, and whether the edge stays a spline instead."""
-    numbers: list[int] = ranking.order[0].tolist()
+    beside = {function.name for function in settings.by_hand.values()} - settings.library.keys()
+    allowed = torch.tensor([name not in beside for name in ranking.names], device=ranking.order.device)
+    first = allowed[ranking.order].to(torch.uint8).argmax(0, keepdim=True)  # of each edge the best that the library has
+    numbers: list[int] = ranking.order.gather(0, first)[0].tolist()
     columns = range(len(edges))
     low = ranking.r2[numbers, columns] < settings.r2_threshold
     keep: list[bool] = (low | ~ranking.score[numbers, columns].isfinite() | (not settings.automatic)).tolist()

@@ -55,10 +55,12 @@ def improve(made: SymbolicKAN, x: Tensor, y: Tensor, settings: Settings, steps: 
             trial = copied(made.layers)
             trial[n].assign({(o, i): functions[name]}, ranking.affine[:, f, e : e + 1])
             new = refit.refit(list(trial), x, y, min(steps, _STEPS)) / spread
+            if not math.isfinite(new):
+                continue
             more = functions[name].complexity - functions[layer.names[o][i]].complexity
             weight, bits = settings.weight_simple, 2 * math.log2((error + _EXACT) / (new + _EXACT))
             gain = (1 - weight) * bits - weight * more
-            if math.isfinite(new) and gain > _LEAST_GAIN:
+            if gain > _LEAST_GAIN:
                 layer.assign({(o, i): functions[name]}, ranking.affine[:, f, e : e + 1])
                 made.layers.load_state_dict(trial.state_dict())
                 made.fits[edges[e]] = ranking.candidate(f, e)

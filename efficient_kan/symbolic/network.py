@@ -149,9 +149,11 @@ class SymbolicKAN(nn.Module):
         target = self.symbolic_layers[layer]
         if affine is None:
             _checks.require(self.samples is not None, "affine", "(a, b, c, d), since there are no samples to fit to", affine)
-            candidate = self._fitted(place, chosen)
-            self.fits[place] = candidate
+            candidate: Candidate | None = self._fitted(place, chosen)
+            assert candidate is not None
             chosen, affine = named(candidate.name, {chosen.name: chosen}, "function"), candidate[1:5]
+        else:
+            candidate = None
         numbers = [_checks.number(value, "affine") for value in affine]
         _checks.require(len(numbers) == 4, "affine", "four numbers (a, b, c, d)", affine)
         if self.samples is not None:
@@ -159,6 +161,10 @@ class SymbolicKAN(nn.Module):
             if not bool(inside(chosen, numbers[1] * x + numbers[2], wide_gaps(x))):
                 raise refuse(chosen, place)
         target.assign({(o, i): chosen}, torch.tensor(numbers, dtype=torch.float64).unsqueeze(1))
+        if candidate is None:
+            self.fits.pop(place, None)
+        else:
+            self.fits[place] = candidate
 
     def _functions_beside(self, place: Place) -> dict[str, Function]:
         """The functions of the library and of all edges but one, by name."""
@@ -238,11 +244,23 @@ class SymbolicKAN(nn.Module):
         self.warn_if_worse(stacklevel=2)
         return self
 
+    @torch.no_grad()
     def compare(self, x: Tensor, y: Tensor | None = None) -> Comparison | None:
-        """How the outputs compare with those of the network that this was made of, kept as :attr:`comparison`."""
+        """How the outputs compare with those of the network that this was made of, kept as :attr:`comparison`.
+
+        Args:
+            x: samples ``(..., n_0)``.
+            y: targets ``(..., n_L)``; ``(B,)`` will do for one output.
+
+        Raises:
+            ValueError: if samples and targets do not fit this network or are not finite.
+        """
+        like = self.symbolic_layers[0].affine
+        samples = check_samples(x, self.layers_hidden[0], like, least=1)
+        targets = None if y is None else check_targets(y, samples, self.layers_hidden[-1])
         if self._network:
-            network = self._network[0].to(x.device, x.dtype)
-            self.comparison = compare(self(x), network(x), y)
+            network = self._network[0].to(like.device, like.dtype)
+            self.comparison = compare(self(samples), network(samples), targets)
         return self.comparison
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -253,6 +254,39 @@ def test_functions_of_one_name_are_refused(kan: KAN) -> None:
     copy.deepcopy(network).fix(0, 0, 1, other, (1.0, 2.0, 0.0, 0.0))
     with pytest.raises(ValueError, match=r"a name that no other .* has, got 'mine'"):
         network.fix(1, 0, 0, mine, (1.0, 2.0, 0.0, 0.0))
+
+
+def test_a_function_chosen_by_hand_is_for_its_edge_alone() -> None:
+    edges = {(0, 0, 0): lambda t: torch.sin(3 * t), (0, 0, 1): lambda t: torch.sin(2 * t)}
+    y = torch.sin(3 * X[:, :1]) + torch.sin(2 * X[:, 1:]) + 0.01 * uniform(200, (-1.0, 1.0))
+    options: dict[str, Any] = {"library": ["x", "x^2"], "functions": {(0, 0, 0): "sin"}}
+    for targets in (None, y):
+        with pytest.warns(UserWarning, match="symbolic: "):
+            network = planted([2, 1], edges, X).symbolic(X, targets, **options)
+        names = {edge[:3]: edge.name for edge in network.edges()}
+        assert names[0, 0, 0] == "sin" and names[0, 0, 1] in ("x", "x^2")
+
+
+def test_fixing_an_edge_takes_the_fit_of_its_former_function_away(kan: KAN) -> None:
+    network = kan.symbolic(X)
+    before = network.fits[0, 0, 1]
+    network.fix(0, 0, 1, "x^4")
+    assert network.fits[0, 0, 1].name == "x^4"
+    with pytest.raises(ValueError, match="log"):
+        network.fix(0, 0, 1, "log", (1.0, 1.0, 0.0, 0.0))
+    assert network.fits[0, 0, 1].name == "x^4"
+    network.fix(0, 0, 1, "x^2", before[1:5])
+    assert (0, 0, 1) not in network.fits
+
+
+def test_targets_of_one_output_may_be_a_row_wherever_they_are_taken(kan: KAN) -> None:
+    network = kan.symbolic(X, Y[:, 0])
+    expected = network.comparison
+    found = network.compare(X, Y[:, 0])
+    assert found == expected == network.compare(X.view(4, 50, 2), Y.view(4, 50, 1))
+    assert found is not None and found.formula_rmse is not None and found.formula_rmse < 0.01
+    with pytest.raises(ValueError, match="y: expected 5 targets of 1 outputs"):
+        network.compare(X[:5], Y)
 
 
 def test_float32_networks_give_float32_formulas(kan: KAN) -> None:
