@@ -105,8 +105,11 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         _checks.require(bool(weight.any()), "sample_weight", "at least one non-zero weight", "none")
         return X, y, relative(weight)
 
-    def _train(self, X: Array, y: Tensor, weight: Array | None, outputs: int, loss: Any, stratify: Any) -> None:
-        """Train the network for these samples, with targets as the loss takes them."""
+    def _train(self, X: Array, y: Tensor, weight: Array | None, outputs: int, loss: Any, stratify: Any, **learned: Any) -> None:
+        """Train the network for these samples, with targets as the loss takes them.
+
+        Attributes are set at the end, those of ``learned`` among them: if training fails, all of the fit before stay.
+        """
         if weight is not None and not weight.all():
             kept = weight > 0
             X, y, weight = X[kept], y[torch.from_numpy(kept)], weight[kept]
@@ -115,9 +118,8 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         generator = torch.Generator().manual_seed(int(random.randint(2**31 - 1)))
         continued = self._continues()
         network = self._network(X.shape[1], outputs, generator)
-        if not continued:
-            self.input_scaling_ = into_grid(X, weight, self.scaling)
-        x = self._inputs(X, network)
+        scaling = self.input_scaling_ if continued else into_grid(X, weight, self.scaling)
+        x = _scaled(X, scaling, network)
         weights = () if weight is None else (torch.from_numpy(weight).to(x.dtype),)
         data, validation = (x, y, *weights), None
         if _checks.flag(self.early_stopping, "early_stopping"):
@@ -127,10 +129,13 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
                 data, validation = ((x, y, weight / weight.amax()) for x, y, weight in (data, validation))
         with threads(self.n_jobs):
             trained = train(network, data, loss=loss, validation=validation, generator=generator, **self._options(len(data[0])))
-            self.network_, self.history_ = trained.network, trained.history
-            self.n_iter_, self.loss_ = self.history_[-1].epoch + 1, self.history_[-1].train_loss
-            self.feature_importances_ = self._importances(x)
-            self._kept = self._to_keep()
+            importances = _importances(trained.network, x)
+        self.network_, self.history_ = trained.network, trained.history
+        self.n_iter_, self.loss_ = self.history_[-1].epoch + 1, self.history_[-1].train_loss
+        self.input_scaling_, self.feature_importances_ = scaling, importances
+        self._kept = self._to_keep()
+        for name, value in learned.items():
+            setattr(self, name, value)
 
     def _network(self, inputs: int, outputs: int, generator: torch.Generator) -> KAN:
         sizes = self.hidden_layer_sizes
@@ -203,26 +208,13 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         )
         return train_part, held_back
 
-    def _inputs(self, X: Array, network: KAN) -> Tensor:
-        """Scaled inputs of the network, on the CPU."""
-        scaled = torch.from_numpy(self.input_scaling_.apply(X)).to(_place(network).dtype)
-        _checks.finite(scaled, "X")
-        return scaled
-
-    @torch.no_grad()
-    def _importances(self, x: Tensor) -> NDArray[np.float64]:
-        if x.shape[0] < 2:
-            return np.zeros(x.shape[1])
-        some = x[:: -(-x.shape[0] // _IMPORTANCE)].to(_place(self.network_).device)
-        scores = self.network_.importance(some, group=None)[0].sum(0).double().cpu().numpy()
-        return np.asarray(scores / scores.sum() if scores.sum() > 0 else np.zeros_like(scores))
-
     @torch.no_grad()
     def _outputs(self, X: Any) -> Tensor:
         """The network's outputs for samples ``X``, in float64 on the CPU."""
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         network = self.network_
-        x, device = self._inputs(validate_data(self, X, reset=False, dtype=np.float64), network), _place(network).device
+        samples = validate_data(self, X, reset=False, dtype=np.float64)
+        x, device = _scaled(samples, self.input_scaling_, network), _place(network).device
         with threads(self.n_jobs):
             return torch.cat([network(part.to(device)).cpu().double() for part in x.split(_PREDICTED)])
 
@@ -243,6 +235,23 @@ def threads(n_jobs: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _scaled(X: Array, scaling: Affine, network: KAN) -> Tensor:
+    """Inputs of the network, on the CPU."""
+    scaled = torch.from_numpy(scaling.apply(X)).to(_place(network).dtype)
+    _checks.finite(scaled, "X")
+    return scaled
+
+
+@torch.no_grad()
+def _importances(network: KAN, x: Tensor) -> NDArray[np.float64]:
+    """Of the inputs, at some of the samples ``x``; their sum is 1, unless all are 0."""
+    if x.shape[0] < 2:
+        return np.zeros(x.shape[1])
+    some = x[:: -(-x.shape[0] // _IMPORTANCE)].to(_place(network).device)
+    scores = network.importance(some, group=None)[0].sum(0).double().cpu().numpy()
+    return np.asarray(scores / scores.sum() if scores.sum() > 0 else np.zeros_like(scores))
 
 
 def _place(network: KAN) -> Tensor:

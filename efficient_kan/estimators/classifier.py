@@ -112,8 +112,7 @@ class KANClassifier(ClassifierMixin, KANEstimator):  # type: ignore[misc]
             same = np.array_equal(classes, self.classes_)
             _checks.require(same, "warm_start", f"the classes of the fit before, {self.classes_}", classes)
         weight = self._by_class(y, index, weight)
-        self.classes_ = classes
-        self._train(X, torch.from_numpy(index), weight, len(classes), nn.CrossEntropyLoss(), index)
+        self._train(X, torch.from_numpy(index), weight, len(classes), nn.CrossEntropyLoss(), index, classes_=classes)
         return self
 
     def _by_class(self, y: Any, index: NDArray[np.intp], weight: Array | None) -> Array | None:

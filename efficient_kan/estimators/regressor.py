@@ -75,13 +75,15 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
         X, y, weight = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
         targets = np.asarray(y, dtype=np.float64)
         columns = targets.reshape(len(targets), -1)
-        if not self._continues():
+        if self._continues():
+            scaling = self.target_scaling_
+        else:
             used = slice(None) if weight is None else weight > 0
-            self.target_scaling_ = standard(columns[used], None if weight is None else weight[used])
-        scaled = torch.from_numpy(self.target_scaling_.apply(columns)).to(self._dtype())
+            scaling = standard(columns[used], None if weight is None else weight[used])
+        scaled = torch.from_numpy(scaling.apply(columns)).to(self._dtype())
         _checks.finite(scaled, "y")
-        self._train(X, scaled, weight, columns.shape[1], nn.MSELoss(), None)
-        self._flat = targets.ndim == 1
+        learned = {"target_scaling_": scaling, "_flat": targets.ndim == 1}
+        self._train(X, scaled, weight, columns.shape[1], nn.MSELoss(), None, **learned)
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -242,6 +243,25 @@ def test_only_ratios_of_weights_count(size: float, dtype: str) -> None:
 
 
 # Classification
+
+
+def test_a_fit_that_fails_leaves_the_one_before_as_it_was() -> None:
+    X, y = regression()
+    model = fitted()
+    expected = model.predict(X)
+    with pytest.raises(ValueError, match="lr"):
+        model.set_params(lr=-1.0).fit(10 * X, 100 * y)
+    np.testing.assert_array_equal(model.predict(X), expected)
+    labels = np.where(y > 100, "high", "low")
+    judge = KANClassifier(**SMALL, max_iter=3).fit(X, labels)
+    expected = judge.predict(X)
+    with pytest.raises(ValueError, match="lr"):
+        judge.set_params(lr=-1.0).fit(X, np.where(y > 100, "a", "b"))
+    np.testing.assert_array_equal(judge.predict(X), expected)
+    with pytest.raises(ValueError, match="lr"):
+        (unfitted := KANRegressor(**SMALL, lr=-1.0)).fit(X, y)
+    with pytest.raises(NotFittedError):
+        unfitted.predict(X)
 
 
 @pytest.mark.parametrize(
