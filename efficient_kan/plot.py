@@ -166,7 +166,7 @@ def strongest(scores: Sequence[Tensor], alive: Sequence[Tensor], max_edges: int)
     for score, mask in zip(reversed(scores), reversed(alive), strict=True):
         score, mask = at_least_float32(score.detach()).cpu(), mask.cpu()
         if int(mask.sum()) > max_edges and listening is not None:
-            heard = torch.zeros(len(mask), dtype=torch.bool)
+            heard = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
             heard[list(listening)] = True
             mask = mask & heard.unsqueeze(1)
         edges = mask.nonzero()

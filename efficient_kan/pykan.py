@@ -9,7 +9,6 @@ float64; a ``UserWarning`` gives the size of what differs: repeated knots, where
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import warnings
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from efficient_kan import _checks, _sharding
+from efficient_kan._computed import copied
 from efficient_kan.linear import KANLinear
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _warn_of_change(layer: KANLinear, twin: Any, bias: Tensor, name: str) -> Non
 
     if not _checks.has_values(layer.spline_weight):
         return
-    ours = copy.deepcopy(layer).to("cpu", torch.float64)
+    ours = copied(layer).to("cpu", torch.float64)
     ours.kernel = "native"
     grid, coefficients, base, scale, mask, offset = (
         values.detach().to("cpu", torch.float64)

@@ -235,9 +235,11 @@ class Head(nn.Module):
 
         The features are normalised as in evaluation. ``margin`` and further ``options`` are those of :meth:`KAN.update_grid`.
         """
-        kan, training = self.kan, self.training
-        normalized = self.normalize.eval()(features).to(kan.kan_layers[0].base_weight.dtype)
-        self.normalize.train(training)
+        kan, training = self.kan, self.normalize.training
+        try:
+            normalized = self.normalize.eval()(features).to(kan.kan_layers[0].base_weight.dtype)
+        finally:
+            self.normalize.train(training)
         kan.update_grid(normalized, margin, **options)
 
 

@@ -318,3 +318,11 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
         network([2, 1]).plot(samples(2))
     with pytest.raises(ImportError, match=r"plot_edges\(\) needs matplotlib.*efficient-kan-bench\[plot\]"):
         plot_edges(KANLinear(2, 1))
+
+
+def test_the_strongest_edges_are_chosen_whatever_the_default_device_is() -> None:
+    scores = [torch.rand(3, 4, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    alive = [torch.ones(3, 4, dtype=torch.bool)] * 2
+    expected = strongest(scores, alive, 2)
+    with torch.device("meta"):
+        assert strongest(scores, alive, 2) == expected

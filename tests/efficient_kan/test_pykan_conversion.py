@@ -15,6 +15,7 @@ import pytest
 import torch
 from kan import MultKAN
 from torch import nn
+from torch.nn.utils import prune
 
 from efficient_kan import KAN, KANLinear, SampleL1
 from tests.efficient_kan import pykan_models
@@ -39,6 +40,14 @@ def test_round_trip_is_bitwise(dtype: torch.dtype) -> None:
         assert torch.equal(back.state_dict()[name], value), name
     for (name, ours), twin in zip(kan.named_parameters(), back.parameters(), strict=True):
         assert ours.requires_grad == twin.requires_grad, name
+
+
+def test_layers_whose_weights_are_computed_convert() -> None:
+    kan = converted()
+    prune.l1_unstructured(kan.kan_layers[0], "spline_weight", 0.5)
+    x = pykan_models.samples(50, 3, seed=1)
+    kan(x)  # leaves the computed tensor in the layer
+    assert pykan_models.relative_error(kan.to_pykan()(x), kan(x)) <= 1e-14
 
 
 def test_weights_are_copies() -> None:

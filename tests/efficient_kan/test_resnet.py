@@ -305,6 +305,18 @@ def test_update_grid_keeps_the_function_and_the_state_of_the_backbone() -> None:
     assert inside[:, moved].all()
 
 
+def test_update_grid_leaves_the_mode_of_the_normalisation() -> None:
+    net = small(normalize="batch")
+    assert net.training
+    net.head.normalize.eval()
+    net.update_grid(images(100, 8))
+    assert not net.head.normalize.training and net.head.training
+    net.head.normalize.train()
+    with pytest.raises(RuntimeError):
+        net.head.update_grid(torch.randn(100, net.head.in_features + 1))
+    assert net.head.normalize.training
+
+
 def test_update_grid_changes_no_prediction_that_the_new_knots_can_express() -> None:
     net, x = small(dtype=torch.float64, hidden=(), normalize="batch", grid_size=20), images(200, 8, dtype=torch.float64)
     for _ in range(50):
