@@ -153,6 +153,22 @@ def test_corners_and_product_add_the_points_they_name() -> None:
     assert len(points("product")) == 16
 
 
+def test_penalties_are_timed_at_the_centre_and_at_the_batch_sizes_of_their_section_or_where_the_user_asks() -> None:
+    def places(preset: Any) -> dict[tuple[int, int], set[str]]:
+        found: dict[tuple[int, int], set[str]] = {}
+        for case in presets.expand(preset, ["penalty_cost"]):
+            found.setdefault((case.point.batch, case.point.width), set()).add(case.arm)
+        return found
+
+    preset = presets.load("default")
+    section = preset.penalty_cost
+    few, all_arms = set(section.arms), {*section.arms, *section.centre_arms}
+    assert few < all_arms
+    centre = preset.centre.batch, preset.centre.width
+    assert places(preset) == {centre: all_arms} | {(batch, centre[1]): few for batch in section.batch if batch != centre[0]}
+    assert places(presets.override(preset, width=[8, 16])).keys() == {(centre[0], 8), (centre[0], 16)}
+
+
 def test_a_device_left_open_is_resolved_before_the_key() -> None:
     cases = presets.expand(presets.override(presets.load("smoke"), device="auto"), ["memory"])
     assert {case.point.device for case in cases} <= {"cpu", "cuda"}
