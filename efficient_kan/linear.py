@@ -23,14 +23,14 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class KANLinear(nn.Module):
-    r"""A layer of learnable activation functions, one per edge, in the reformulated form.
+    r"""A layer of learnable activation functions, one per edge.
 
     .. math::
         y_o = \sum_i \phi_{oi}(x_i) + \text{bias}_o, \qquad
         \phi_{oi}(x) = m_{oi} \Big( b_{oi}\, a(x) + s_{oi} \sum_g c_{oig} B_g(x) \Big)
 
-    Every input is expanded once over its ``G + k`` B-splines :math:`B_g` and its base activation :math:`a`; one matrix
-    product combines them. No ``(batch, out_features, in_features)`` tensor exists, forward or backward
+    All edges of an input share its ``G + k`` B-splines :math:`B_g` and its base activation :math:`a`, so outputs are a product
+    with coefficients. No ``(batch, out_features, in_features)`` tensor exists, forward or backward
     (source: Liu et al., *KAN*, arXiv 2404.19756, eqs 2.10-2.12; layer and initial scales as in pykan 0.2.8).
 
     Attributes:

@@ -11,19 +11,19 @@ All are differentiable with respect to ``x``, ``base`` and ``weight`` and never 
 and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`. ``cpu`` computes networks, and what
 their penalties need, in the same passes: :func:`network`, :func:`linear_with_penalty`.
 
-==========  =======================  =======================================================================
+==========  =======================  ========================================================================
 kernel      needs                    takes
-==========  =======================  =======================================================================
+==========  =======================  ========================================================================
 ``native``  torch                    everything
 ``cpu``     numba (extra ``cpu``)    float32 and float64 on a CPU, spline order up to 5
-``cuda``    triton (extra ``cuda``)  tensors on a CUDA device
-==========  =======================  =======================================================================
+``cuda``    triton (extra ``cuda``)  float32, bfloat16, float16 on NVIDIA GPUs from 8.0 on, spline order up to 5
+==========  =======================  ========================================================================
 
 ``auto`` takes the kernel of the tensors' device. On a GPU it takes ``cuda`` for each of the layer's three products where a
 model, or a measured table, says that this is no slower than ``native``; :func:`explain` tells. If a kernel is unavailable,
 ``native`` is used and one ``RuntimeWarning`` says why. Inputs that a kernel does not take go to ``native`` without a warning,
-and so does work under torch.compile, torch.func transforms, forward-mode differentiation, TorchScript tracing and exporters,
-see :mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
+and so does work under torch.func transforms, forward-mode differentiation, TorchScript tracing and exporters, and on a CPU
+under torch.compile, see :mod:`efficient_kan.kernels.native`. :func:`report` tells what is in use.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def spline_linear(inputs: LayerInputs) -> Tensor:
 
 
 def unfolded_linear(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Parameters, order: int) -> Tensor:
-    """The outputs with the weight that these parameters fold to; see :func:`efficient_kan.kernels.unfolded_linear`."""
+    """The outputs with the weight that these parameters fold to; see :func:`efficient_kan.kernels.layer_linear`."""
     x, base, knots = x.contiguous(), None if base is None else base.contiguous(), knots.contiguous()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, base, *parameters)):
         y: Tensor = _Linear.apply(x, base, knots, *parameters, order)  # type: ignore[no-untyped-call]
