@@ -75,7 +75,7 @@ KIND = Kind(
     section=HeadCosts,
     cases=cases,
     measure="benchmarks.images.measured:head_cost",
-    sources=("benchmarks.images.cost", "benchmarks.measure.speed", "benchmarks.measure.memory"),
+    sources=("benchmarks.images.cost", "benchmarks.measure.speed", "benchmarks.measure.memory", "efficient_kan.resnet"),
     lacking={
         "depth": "has the layers of its head declared",
         "dtype": "computes in float32",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import math
 
 import torch
@@ -24,7 +27,8 @@ def measure(case: Case) -> Outcome:
     It has reached its end at the declared error or, where none is declared, when it ends by itself within its time.
 
     The peak is that of the resident set, which the system records without a cost in time, above what it was before. A step of
-    a tiny network comes first, for all arms: what libraries take when they are first called is no part of time or memory.
+    a tiny network comes first, for all arms, and so do the samples: what libraries take when they are first called, and what
+    it takes to read and order data, is no part of time or memory.
     """
     warm_up(case)
     told = dict(case.options)
@@ -37,13 +41,15 @@ def measure(case: Case) -> Outcome:
         case.seed,
     )
     target, limit = float(told["target"]) if "target" in told else None, float(told["limit_s"])
+    progress = get_workflow(str(told["workflow"])).progress(task)
+    give_back()
     curve: list[tuple[float, float | None]] = []
     edges: int | None = None
 
     def call() -> None:
         nonlocal edges
         clock = Clock()
-        for measured in get_workflow(str(told["workflow"])).progress(task):
+        for measured in progress:
             seconds = clock.seconds
             found = clock.aside(measured)
             curve.append((seconds, found.error if math.isfinite(found.error) else None))
@@ -58,6 +64,13 @@ def measure(case: Case) -> Outcome:
     found = {"reached": reached, "seconds": seconds, "error": last, "edges": edges, "items": len(curve)}
     found |= {"rss_above_bytes": above}
     return Outcome(status="ok", part=found | {"curve": [list(one) for one in curve]})
+
+
+def give_back() -> None:
+    """Return what was freed to the system, so that whoever needs memory next takes it anew."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def warm_up(case: Case) -> None:

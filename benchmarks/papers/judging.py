@@ -56,6 +56,17 @@ def mean_interval(numbers: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
+def tried(results: Iterable[Result]) -> list[Result]:
+    """Those that were run, failures among them, which count in every rate; what is not supported or was skipped does not."""
+    return [one for one in results if one.status not in ("unsupported", "skipped_by_frontier")]
+
+
+def failures(results: Iterable[Result]) -> str:
+    """'; 2 of them failed (error, timeout)', for the reason of a rate; empty if none did."""
+    lost = [one.status for one in tried(results) if one.part is None]
+    return f"; {len(lost)} of them failed ({', '.join(sorted(set(lost)))})" if lost else ""
+
+
 def rate_interval(successes: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a rate."""
     share, n = successes / count, count

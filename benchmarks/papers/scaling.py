@@ -101,21 +101,22 @@ def _slope(row: str, model: str, results: Sequence[Result], name: str, quantity:
     parts = [one.part for one in results if one.part is not None]
     if not parts:
         return judging.unmeasured(where, quantity, text, results)
+    starts = len(judging.tried(results))
     fine = [part for part in parts if not part["stuck"]]
     slopes = [one for one in (slope(part["stages"], window, name) for part in fine) if math.isfinite(one)]
-    converged = f"{len(fine)} of {len(parts)} starts found the function"
+    converged = f"{len(fine)} of {starts} starts found the function{judging.failures(results)}"
     if not slopes:
         return Line(where, quantity, text, "–", "not", f"{converged}; no curve", {"paper": paper, "converged": len(fine)})
     mean, low, high = judging.mean_interval(slopes)
     status: Status = "not"
-    if len(fine) > len(parts) / 2 and high <= paper + _TOLERANCE:
+    if len(fine) > starts / 2 and high <= paper + _TOLERANCE:
         status = "reproduced"
     elif mean <= _FALLS and (high <= _FALLS or len(slopes) < 2):
         status = "ordering only"
     ends = f" ({low:.1f} to {high:.1f})" if len(slopes) > 1 else ""
-    errors = " → ".join(short(float(np.median([part["stages"][n][name] for part in fine]))) for n in (0, -1))
+    errors = " → ".join(short(float(np.median([_finite(part["stages"][n][name]) for part in fine]))) for n in (0, -1))
     because = f"{converged}; G = {window[0]} to {window[1]}; medians from the first grid to the last {errors}"
-    values = {"paper": paper, "ours": mean, "low": low, "high": high, "converged": len(fine), "starts": len(parts)}
+    values = {"paper": paper, "ours": mean, "low": low, "high": high, "converged": len(fine), "starts": starts}
     return Line(where, quantity, text, f"{mean:.1f}{ends}", status, because, values)
 
 
@@ -139,10 +140,12 @@ def _threshold(model: str, results: Sequence[Result]) -> Line:
         return judging.unmeasured(where, quantity, text, results)
     best = [float(min(part["stages"], key=lambda stage: _finite(stage["test"]))["grid"]) for part in parts]
     rises = [_finite(part["stages"][-1]["test"]) > 2 * min(_finite(one["test"]) for one in part["stages"]) for part in parts]
-    middle, most = float(np.median(best)), sum(rises) > len(rises) / 2
+    curves = len(judging.tried(results))
+    middle, most = float(np.median(best)), sum(rises) > curves / 2
     near = expected / 3 <= middle <= expected * 1.5
     status: Status = "reproduced" if near and most else "ordering only" if most else "not"
-    because = f"samples over edges; the error then rises to at least twice the lowest in {sum(rises)} of {len(rises)} curves"
+    because = f"samples over edges; the error then rises to at least twice the lowest in {sum(rises)} of {curves} curves"
+    because += judging.failures(results)
     return Line(where, quantity, text, f"{middle:g}", status, because, {"paper": expected, "ours": middle})
 
 

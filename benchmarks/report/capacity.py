@@ -26,8 +26,11 @@ def draw_named(part: pd.DataFrame) -> Figure:
     grid = figure.subplots(1, len(modes), squeeze=False, sharey=True)
     for axes, mode in zip(grid[0], modes, strict=True):
         peaks = part[part["mode"] == mode].set_index("arm")["peak_bytes"].reindex(list(chosen)) / _GIB
-        axes.set_xscale("log")
-        axes.set_xlim(peaks.min() / 2, peaks.max() * 6)
+        if peaks.notna().any():
+            axes.set_xscale("log")
+            axes.set_xlim(peaks.min() / 2, peaks.max() * 6)
+        else:
+            axes.set_xticks([])
         for place, (arm, look) in enumerate(chosen.items()):
             peak = float(peaks[arm])
             if math.isnan(peak):
@@ -38,7 +41,8 @@ def draw_named(part: pd.DataFrame) -> Figure:
                 continue
             axes.plot(peak, place, look.marker, color=look.colour)
             axes.text(peak * 1.3, place, number(peak), va="center", fontsize=6)
-        log_axis(axes, "x")
+        if peaks.notna().any():
+            log_axis(axes, "x")
         axes.set_yticks(range(len(chosen)), list(chosen))
         axes.set_title(MODES[mode])
         axes.set_xlabel("simulated peak (GiB)")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from benchmarks import papers
 from benchmarks.analysis.data import Data
-from benchmarks.papers.experiment import Result
+from benchmarks.papers.experiment import Result, Run
 from benchmarks.papers.measuring import run_of
 from benchmarks.report.tables import Table
 
@@ -30,7 +30,10 @@ class Group:
 
 
 def groups(data: Data) -> Iterator[Group]:
-    """The experiments of which there are rows, in the order of registration; of a case that was repeated the newest row."""
+    """The experiments of which there are rows, in the order of registration; of a case that was repeated the newest row.
+
+    Networks that were told something else than the newest of their row, model and arm are of another experiment, and left out.
+    """
     found: dict[tuple[str, str, str], dict[str, tuple[int, Result]]] = {}
     settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
     for row in data.rows:
@@ -45,7 +48,19 @@ def groups(data: Data) -> Iterator[Group]:
     for name in papers.names():
         for (setting, effort, experiment), cells in found.items():
             if experiment == name:
-                yield Group(setting, effort, papers.get_experiment(name), [result for _, result in cells.values()])
+                yield Group(setting, effort, papers.get_experiment(name), _as_the_newest(cells.values()))
+
+
+def _as_the_newest(placed: Collection[tuple[int, Result]]) -> list[Result]:
+    """The results that were trained as the newest of their row, model and arm."""
+    results = [result for _, result in placed]
+    in_time = [result.run for _, result in sorted(placed, key=lambda one: one[0])]
+    newest = {(run.row, run.model, run.arm): _how(run) for run in in_time}
+    return [one for one in results if _how(one.run) == newest[one.run.row, one.run.model, one.run.arm]]
+
+
+def _how(run: Run) -> tuple[object, ...]:
+    return run.layers, run.samples, run.grid_size, tuple(sorted(run.told.items()))
 
 
 def of_tables(data: Data, _: object) -> list[Table]:

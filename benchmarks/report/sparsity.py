@@ -19,7 +19,7 @@ from benchmarks.report.cells import View, code, numbers
 from benchmarks.report.sparsity_words import UNTRAINED, missing, undecided, undecided_against_none
 from benchmarks.report.sparsity_words import label as label
 from benchmarks.report.tables import Table
-from benchmarks.study import phase, rates, verdict
+from benchmarks.study import phase, rates, seeds, verdict
 from benchmarks.study import rule as rules
 from benchmarks.study.penalties import PAIRS, in_order
 
@@ -32,7 +32,8 @@ _NO_FLOOR = 1e-15  # an error that no network has, whose logarithm is finite
 class Study:
     """The study of one setting. `runs` are all networks with their areas, `choices` those at the chosen strengths.
 
-    `confirmatory` says whether they are of the confirmatory study, by benchmarks/study/RULE.md.
+    `confirmatory` says whether they are of the confirmatory study, by benchmarks/study/RULE.md. It judges at declared numbers
+    of seeds alone; `looked` are the families that have come to one.
     """
 
     setting: str
@@ -43,6 +44,7 @@ class Study:
     verdicts: pd.DataFrame = field(repr=False)
     short: pd.DataFrame = field(repr=False)
     unfloored: pd.DataFrame = field(repr=False)
+    looked: tuple[str, ...]
     against_none: pd.DataFrame = field(repr=False)
     rates: pd.DataFrame = field(repr=False)
     ends: pd.DataFrame = field(repr=False)
@@ -100,6 +102,13 @@ class Study:
         floor, share = f"{self.rule.floor:g}", f"{100 * below / len(errors):.2g}"
         return f"Errors below {floor} count as {floor}: {share} % of those on the curves."
 
+    @property
+    def early(self) -> str:
+        """Which families of the confirmatory study have no look yet; empty if there is none."""
+        names = [name for name in self.families if name not in self.looked] if self.confirmatory else []
+        least = f"{self.rule.looks[0]} seeds of all tasks, as the rule wants for a first look, so that it is exploratory"
+        return " ".join(f"The study of {name} tasks has not come to {least}." for name in names)
+
     def lacking(self, penalty: str, family: str) -> str:
         """'1 of 12 symbolic tasks' where a penalty was trained on some tasks of a family alone; empty otherwise."""
         part = self.runs[self.runs["family"] == family]
@@ -148,21 +157,45 @@ def _study(setting: str, frame: pd.DataFrame) -> Study:
     choices = verdict.chosen(runs, rule)
     names = in_order(runs["penalty"])
     confirmatory = bool(len(runs)) and bool(runs["confirmatory"].all())
+    until, looked = at_looks(runs, rule) if confirmatory else (runs, ())
+    judged = verdict.chosen(until, rule) if confirmatory else choices
     return Study(
         setting=setting,
         confirmatory=confirmatory,
         rule=rule,
         runs=runs,
         choices=choices,
-        verdicts=verdict.verdicts(choices, rule, confirmatory=confirmatory),
-        short=verdict.verdicts(choices, rule, column="short_area"),
-        unfloored=verdict.verdicts(verdict.with_areas(choices, rule.model_copy(update={"floor": _NO_FLOOR})), rule),
+        verdicts=verdict.verdicts(judged, rule, confirmatory=looked),
+        short=verdict.verdicts(judged, rule, column="short_area"),
+        unfloored=verdict.verdicts(_unfloored(judged, rule), rule),
+        looked=looked,
         against_none=verdict.against_none(choices, names, rule),
         rates=rates.rates(choices, rule),
         ends=verdict.ends(runs, rule),
         cross_check=verdict.cross_check(runs, original, rule),
         original=original,
     )
+
+
+def at_looks(runs: pd.DataFrame, rule: rules.Rule) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The confirmatory runs up to the last look of their family, between which nothing is judged, and the families with one.
+
+    Of a family without a look all runs are there: what they say is exploratory.
+    """
+    looks = {
+        one.family: max((look for look in rule.looks if look <= one.seeds), default=0) for one in seeds.standings(runs, rule)
+    }
+    last = runs["family"].map({family: rule.confirmatory.first_seed + look for family, look in looks.items() if look})
+    return runs[last.isna() | (runs["seed"] < last)], tuple(family for family, look in looks.items() if look)
+
+
+def _unfloored(choices: pd.DataFrame, rule: rules.Rule) -> pd.DataFrame:
+    """The choices with areas of errors as they are; a penalty without a choice stays at the ceiling."""
+    if choices.empty:
+        return choices
+    wide = verdict.with_areas(choices, rule.model_copy(update={"floor": _NO_FLOOR}))
+    area = wide["test_area"].mask(wide["no_choice"], math.log(rule.ceiling))
+    return wide.assign(test_area=area, failed=wide["failed"] | wide["no_choice"])
 
 
 @dataclass(frozen=True)
@@ -219,15 +252,17 @@ def family_band(study: Study, penalty: str, family: str, curve: str) -> Band | N
 
 
 def sweep_band(study: Study, penalty: str, family: str) -> Band | None:
-    """Test area against the strength, over all tasks and seeds of a family; None if a task has none."""
+    """Test area against the strengths that all tasks of a family have, over tasks and seeds; None if there are none."""
     part = study.runs[(study.runs["penalty"] == penalty) & (study.runs["family"] == family)]
     if part.empty or study.lacking(penalty, family):
         return None
-    strengths = np.sort(part["strength"].unique())
     groups = [
         own.pivot_table(index="seed", columns="strength", values="test_area") for _, own in part.groupby("task", sort=True)
     ]
-    return band(strengths, [group.to_numpy() for group in groups], f"{penalty}/{family}/sweep")
+    shared = sorted(set.intersection(*(set(group.columns) for group in groups)))
+    if not shared:
+        return None
+    return band(np.array(shared), [group[shared].to_numpy() for group in groups], f"{penalty}/{family}/sweep")
 
 
 def agreement_band(study: Study, penalty: str, pair: tuple[str, str]) -> Band | None:
@@ -304,7 +339,8 @@ def _verdicts(study: Study) -> Table:
     ratios |= {"error_ratio_unfloored": np.exp(study.unfloored["effect"])}
     frame = frame.assign(**ratios, reference_against_none=beside, missing=reasons)
     said = undecided(study.rule, frame["verdict"], frame["verdict_tasks"]), undecided_against_none(beside)
-    return Table("sparsity_verdict", frame, view, note=" ".join(filter(None, (_sentence(said), study.floored))))
+    notes = _sentence(said), study.floored, study.early
+    return Table("sparsity_verdict", frame, view, note=" ".join(filter(None, notes)))
 
 
 def _verdict(text: str, reason: str) -> str:

@@ -49,10 +49,16 @@ def lines(data: Data) -> list[Lines]:
     for base, part in frame.groupby(frame["setting"].map(bases), sort=True):
         if part["setting"].nunique() < 3:
             continue
-        made = list(_of_base(verdict.with_areas(part, rule), rule))
+        made = list(_of_base(verdict.with_areas(_of_one_phase(part), rule), rule))
         if made:
             found.append(Lines(str(base), pd.DataFrame(made)))
     return found
+
+
+def _of_one_phase(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the confirmatory networks at a place that has others, too: RULE.md mixes the two in no number."""
+    both = frame.groupby(frame["place"].map(str))["confirmatory"].transform("nunique") > 1
+    return frame[~(both & frame["confirmatory"].astype(bool))]
 
 
 def _of_base(frame: pd.DataFrame, rule: rules.Rule) -> Iterator[dict[str, object]]:

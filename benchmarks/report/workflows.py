@@ -24,9 +24,13 @@ def of_tables(data: Data, _: object) -> list[Table]:
 
 
 def table(data: Data) -> Table:
-    """One line for each workflow and arm, over seeds; of cases with several limits of time, those with the longest."""
+    """One line for each workflow and arm, over seeds; of cases with several limits of time, those with the longest.
+
+    Cases that were told something else than the newest of their workflow and arm are of another workflow, and left out.
+    """
     found: dict[tuple[str, ...], dict[int, Row]] = {}
     limits: dict[tuple[str, ...], float] = {}
+    newest: dict[tuple[str, ...], object] = {}
     settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
     for row in sorted(data.rows, key=lambda row: data.order.get(row.case_key, 0)):
         if row.case.kind == "workflows":
@@ -34,6 +38,9 @@ def table(data: Data) -> Table:
             target = f"{told['target']:g}" if "target" in told else ""
             key = settings[row.case_key], str(told["workflow"]), target, row.case.arm
             limit = float(told["limit_s"])
+            how = row.case.point, [one for one in row.case.options if one[0] != "limit_s"]
+            if newest.setdefault(key, how) != how:
+                newest[key], found[key], limits[key] = how, {}, 0.0
             if limit > limits.get(key, 0.0):
                 found[key], limits[key] = {}, limit
             if limit == limits[key]:

@@ -82,7 +82,7 @@ def is_lost(record: Record) -> bool:
 
 def _records(raw: Path, opened: str) -> Iterator[tuple[str, Record]]:
     for path in [*closed(raw), *([raw / opened] if (raw / opened).exists() else [])]:
-        for number, line in enumerate(_text(path).splitlines(), start=1):
+        for number, line in enumerate(_lines(_text(path)), start=1):
             if line:
                 place = f"{path.name} line {number}"
                 yield place, _parsed(line, place)
@@ -90,7 +90,12 @@ def _records(raw: Path, opened: str) -> Iterator[tuple[str, Record]]:
 
 def lines(path: Path) -> list[str]:
     """Return the lines of a closed run."""
-    return _text(path).splitlines()
+    return _lines(_text(path))
+
+
+def _lines(text: str) -> list[str]:
+    """Lines end in a line feed alone: JSON's strings may hold other marks that Python would split at."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _text(path: Path) -> str:
@@ -129,7 +134,7 @@ def close(raw: Path) -> None:
     starts: dict[str, str] = {}
     for name in (ENVIRONMENTS, ROWS):
         path = raw / name
-        for number, line in enumerate(_text(path).splitlines() if path.exists() else (), start=1):
+        for number, line in enumerate(_lines(_text(path)) if path.exists() else (), start=1):
             record = _parsed(line, f"{name} line {number}")
             run = str(record.get("run_id"))
             runs.setdefault(run, []).append(line)
@@ -153,7 +158,7 @@ def store(raw: Path, run: str, start: str, lines: Iterable[str], *, last: bool =
     if last and moment <= taken:
         moment = f"{datetime.strptime(taken, _FORMAT) + timedelta(seconds=1):{_FORMAT}}"
     path = before or raw / f"{moment}Z-{run}{CLOSED}"
-    write(path, dict.fromkeys([*(_text(before).splitlines() if before else ()), *lines]))
+    write(path, dict.fromkeys([*(_lines(_text(before)) if before else ()), *lines]))
 
 
 def write(path: Path, lines: Iterable[str]) -> None:

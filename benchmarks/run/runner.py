@@ -241,7 +241,12 @@ def run(
         if todo:
             where = environment.capture(uuid.uuid4().hex[:12], command)
             store.add(where)
-            failed = [(case, key, known[key]) for key, case in done.items() if known[key] in STOPS_LARGER]
+            limits_s = store.limits()
+            failed = [
+                (case.model_copy(update={"timeout_s": limits_s.get(key, case.timeout_s)}), key, known[key])
+                for key, case in done.items()
+                if known[key] in STOPS_LARGER
+            ]
             this = Run(store, preset, where, plugin, jobs, on_row, on_say, failed)
             this.cases(todo)
             old += this.counts

@@ -106,6 +106,10 @@ class Store:
                 found[key] = status
         return found
 
+    def limits(self) -> dict[str, float]:
+        """Return the time limit that each case key ran under: that of the plan may be another now."""
+        return {record["case_key"]: float(record["case"]["timeout_s"]) for _, record in archive.rows(self.raw)}
+
     def add(self, record: Row | Environment) -> None:
         """Append `record` and wait until it is on the disk. Safe to call from several threads.
 

@@ -16,7 +16,7 @@ def rates(choices: pd.DataFrame, rule: Rule) -> pd.DataFrame:
 
     - `exact structure`, of the tasks whose smallest network is known; a choice that failed is no success;
     - `exact formula` by each fitter, of the networks whose edges were fitted;
-    - `dead inputs`: all irrelevant inputs cut off by pruning to the true size, where that is known;
+    - `dead inputs`: all irrelevant inputs cut off by pruning to the true size, of the tasks that have such;
     - `error L at the true size`: pruned to as many edges as the smallest network has, or fewer, and refitted it has at most L.
     """
     lines = [line for penalty, part in choices.groupby("penalty", sort=False) for line in _of(str(penalty), part, rule)]
@@ -24,14 +24,17 @@ def rates(choices: pd.DataFrame, rule: Rule) -> pd.DataFrame:
 
 
 def _of(penalty: str, part: pd.DataFrame, rule: Rule) -> Iterator[dict[str, object]]:
-    known = part[part["task"].isin(set(part.loc[part["exact_structure"].notna(), "task"]))]
+    known = part[part["true_size"].notna()]
     right = [bool(exact) and not lost for exact, lost in zip(known["exact_structure"], known["failed"], strict=True)]
     yield from _line(penalty, "exact structure", "", right)
     formulas = [found or {} for found in part["formula"]] if "formula" in part else []
     for fitter in dict.fromkeys(name for found in formulas for name in found):
         yield from _line(penalty, "exact formula", fitter, [found[fitter] for found in formulas if fitter in found])
     if "dead_inputs" in part:
-        yield from _line(penalty, "dead inputs", "", [share == 1 for share in part["dead_inputs"] if not _missing(share)])
+        with_dead = {task for task, share in zip(part["task"], part["dead_inputs"], strict=True) if not _missing(share)}
+        own = part[part["task"].isin(with_dead)]
+        cut = [share == 1 and not lost for share, lost in zip(own["dead_inputs"], own["failed"], strict=True)]
+        yield from _line(penalty, "dead inputs", "", cut)
     for level in rule.levels:
         sizes = zip(known[f"edges_{level:g}"], known["true_size"], strict=True)
         yield from _line(penalty, f"error {level:g} at the true size", "", [edges <= size for edges, size in sizes])

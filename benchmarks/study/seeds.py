@@ -48,7 +48,7 @@ def standings(runs: pd.DataFrame, rule: rules.Rule) -> list[Standing]:
         for look in reached:  # as they were looked at: a family that was decided early stays so
             last = rule.confirmatory.first_seed + look
             choices = verdict.chosen(own[own["seed"] < last], rule)
-            line = verdict.verdicts(choices, rule, confirmatory=True)
+            line = verdict.verdicts(choices, rule, confirmatory=rule.families)
             judged = str(line[(line["family"] == family)].iloc[0]["verdict"])
             if judged != verdict.UNDECIDED:
                 found.append(Standing(family, look, judged, 0))

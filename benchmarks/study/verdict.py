@@ -6,7 +6,7 @@ A *run* is one trained network; the *choices* of a penalty on a task are its run
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,15 +171,17 @@ def compare(choices: pd.DataFrame, family: str, candidate: str, reference: str, 
     )
 
 
-def verdicts(choices: pd.DataFrame, rule: Rule, *, confirmatory: bool = False, column: str = "test_area") -> pd.DataFrame:
+def verdicts(
+    choices: pd.DataFrame, rule: Rule, *, confirmatory: Collection[str] = (), column: str = "test_area"
+) -> pd.DataFrame:
     """One line per family and comparison: effect with intervals, p-values of the same statistics, and both verdicts of RULE.md.
 
-    A comparison that lacks tasks of its family says of how many it has networks, in the place of both. Where `confirmatory`,
-    the intervals of the first comparison have the confidence that the rule corrects.
+    A comparison that lacks tasks of its family says of how many it has networks, in the place of both. In families
+    that are `confirmatory` the intervals of the first comparison have the confidence that the rule corrects.
     """
     margin, lines = math.log1p(rule.margin), []
     for rank, (comparison, family) in enumerate((c, f) for c in rule.comparison for f in rule.families):
-        corrected = confirmatory and rank < len(rule.families)
+        corrected = family in confirmatory and rank < len(rule.families)
         found = compare(choices, family, comparison.candidate, comparison.reference, column)
         if found is None:
             lines.append({"family": family, **comparison.model_dump(), "verdict": NO_ROWS, "verdict_tasks": NO_ROWS})

@@ -32,18 +32,18 @@ def run_of(task: Task) -> Run:
 def lbfgs(task: Task) -> Progress:
     """A function fitted with full batches; one item a step of up to 20 iterations."""
     fit, _, test, _ = samples(run_of(task))
-    module = built(task, torch.float64)
-    return _lbfgs(module, lambda: (module(fit.x) - fit.y).square().mean(), lambda: test.error(module))
+    return _lbfgs(task, lambda module: lambda: (module(fit.x) - fit.y).square().mean(), test.error)
 
 
 def poisson(task: Task) -> Progress:
     """The equation of `benchmarks.papers.runs.poisson`; one item a step."""
-    run, module = run_of(task), built(task, torch.float64)
-    test = equation.mesh()
-    return _lbfgs(module, equation.loss_of(module, run), lambda: test.error(module) ** 2)
+    run, test = run_of(task), equation.mesh()
+    return _lbfgs(task, lambda module: equation.loss_of(module, run), lambda module: test.error(module) ** 2)
 
 
-def _lbfgs(module: nn.Module, loss: Callable[[], Tensor], error: Callable[[], float]) -> Progress:
+def _lbfgs(task: Task, loss_of: Callable[[nn.Module], Callable[[], Tensor]], error: Callable[[nn.Module], float]) -> Progress:
+    module = built(task, torch.float64)
+    loss = loss_of(module)
     build, _ = builder("lbfgs")
     parameters = trainable(module)
     optimizer = build(parameters)
@@ -59,7 +59,7 @@ def _lbfgs(module: nn.Module, loss: Callable[[], Tensor], error: Callable[[], fl
 
     while True:
         optimizer.step(closure)  # type: ignore[arg-type]
-        yield lambda: Reached(error())
+        yield lambda: Reached(error(module))
 
 
 def digits(task: Task) -> Progress:

@@ -32,11 +32,10 @@ def train(task: Task) -> Progress:
     run = run_of(task)
     fit, _, test, _ = samples(run)
     if task.arm == "efficient_kan":
-        yield from _ours(run, fit, test)
-    elif task.arm.startswith("pykan"):
-        yield from _pykan(run, fit, test)
-    else:
-        raise Unsupported(f"{task.arm} has no edges to name")
+        return _ours(run, fit, test)
+    if task.arm.startswith("pykan"):
+        return _pykan(run, fit, test)
+    raise Unsupported(f"{task.arm} has no edges to name")
 
 
 def train_open(task: Task) -> Progress:
@@ -44,14 +43,10 @@ def train_open(task: Task) -> Progress:
     run = run_of(task)
     fit, _, test, _ = samples(run)
     if task.arm == "efficient_kan":
-        network = _own_tutorial(run, fit)
-        yield lambda: Reached(test.error(network), sum(int(layer.edge_mask.sum()) for layer in network.kan_layers))
-    elif task.arm.startswith("pykan"):
-        with in_pykan():
-            model = _fitted_by_pykan(run, fit, test)
-        yield lambda: Reached(test.error(model), sum(int(layer.mask.sum()) for layer in model.act_fun))
-    else:
-        raise Unsupported(f"{task.arm} has no tutorial that prunes")
+        return _our_open(run, fit, test)
+    if task.arm.startswith("pykan"):
+        return _open_pykan(run, fit, test)
+    raise Unsupported(f"{task.arm} has no tutorial that prunes")
 
 
 def _ours(run: Run, fit: Samples, test: Samples) -> Progress:
@@ -70,6 +65,17 @@ def _ours(run: Run, fit: Samples, test: Samples) -> Progress:
         kan = train_kan(kan, data, steps=steps, optimizer="lbfgs", **updates).network
         symbolic = kan.symbolic(fit.x, fit.y, library=run.text("library").split(","))
     yield lambda: Reached(test.error(symbolic))
+
+
+def _our_open(run: Run, fit: Samples, test: Samples) -> Progress:
+    network = _own_tutorial(run, fit)
+    yield lambda: Reached(test.error(network), sum(int(layer.edge_mask.sum()) for layer in network.kan_layers))
+
+
+def _open_pykan(run: Run, fit: Samples, test: Samples) -> Progress:
+    with in_pykan():
+        model = _fitted_by_pykan(run, fit, test)
+    yield lambda: Reached(test.error(model), sum(int(layer.mask.sum()) for layer in model.act_fun))
 
 
 def _own_tutorial(run: Run, fit: Samples) -> KAN:

@@ -50,6 +50,7 @@ class Workflow:
         arms: who does it.
         layers, grid_size, samples, dtype: of the networks.
         train: `train(task) -> Progress`, or "module:function"; raises `reference.arm.Unsupported` for what an arm cannot do.
+            What the call itself does, such as reading data, has no part in time and memory; what the iterator does has.
         told: what else decides the training.
         packages: distributions whose version decides it, beside those of the arm.
     """
@@ -69,7 +70,7 @@ class Workflow:
     packages: tuple[str, ...] = ()
 
     def progress(self, task: Task) -> Progress:
-        """Begin to train in this process."""
+        """Prepare to train in this process."""
         if callable(self.train):
             return self.train(task)
         module, _, name = self.train.partition(":")

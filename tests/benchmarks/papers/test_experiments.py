@@ -139,6 +139,21 @@ def test_slopes_are_those_of_starts_that_found_the_function(powers: Sequence[flo
         assert f"{len(left)} of 3 starts" in line.because
 
 
+def test_starts_that_failed_count_among_the_starts() -> None:
+    planted = [curve(power, seed=seed) for seed, power in enumerate((-3.0, -2.9))]
+    lost = [Result(dataclasses.replace(planted[0].run, seed=2 + n), "error", None) for n in range(2)]
+    line, _ = scaling.judge([*planted, *lost])
+    assert line.status != "reproduced" and "2 of 4 starts found the function; 2 of them failed (error)" in line.because
+
+
+def test_a_stage_that_diverged_ends_no_report() -> None:
+    broken = curve(-3.0, seed=0)
+    assert broken.part is not None
+    broken.part["stages"][-1]["test"] = None
+    line, _ = scaling.judge([broken, curve(-3.0, seed=1), curve(-2.9, seed=2)])
+    assert line.values["ours"] < -2.5
+
+
 def test_intervals() -> None:
     mean, low, high = judging.mean_interval([1.0, 2.0, 3.0])
     assert (mean, low, high) == pytest.approx((2, 2 - 4.302652729911275 / math.sqrt(3), 2 + 4.302652729911275 / math.sqrt(3)))
@@ -237,6 +252,11 @@ def test_rates_of_formulas_count_errors_below_the_limit() -> None:
     structure, formula = papers.get_experiment("interpretability").judge(planted)
     assert (structure.ours, structure.status) == ("2 of 3", "reproduced")
     assert (formula.ours, formula.status) == ("1 of 3", "ordering only")
+    failed = [Result(dataclasses.replace(one.run, seed=3 + n), "timeout", None) for n, one in enumerate(planted)]
+    skipped = Result(dataclasses.replace(planted[0].run, seed=6), "skipped_by_frontier", None)
+    structure, formula = papers.get_experiment("interpretability").judge([*planted, *failed, skipped])
+    assert (structure.ours, structure.status) == ("2 of 6", "ordering only")
+    assert formula.ours == "1 of 6" and formula.because.endswith("; 3 of them failed (timeout)")
 
 
 @pytest.mark.end_to_end

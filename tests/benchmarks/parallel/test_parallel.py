@@ -158,6 +158,17 @@ def test_all_parts_measured_and_merged_are_the_whole_plan(
     assert again.submitted == ["closed"], "nothing is left to hand out"
 
 
+def test_other_versions_are_measured_anew(
+    handed_out: Callable[..., dispatch.Dispatched], measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert handed_out(Here()).counts == {"ok": 6}
+    newer = {"torch": "99"}
+    for module in (dispatch, runner):
+        monkeypatch.setattr(module, "versions", lambda case: newer)
+    measured.clear()
+    assert handed_out(Here()).counts == {"ok": 6} and len(measured) == 6
+
+
 def test_cases_that_a_lost_job_did_not_come_to_are_rows_and_are_measured_by_the_same_command(
     handed_out: Callable[..., dispatch.Dispatched], selection: Selection, tmp_path: Path, measured: list[str]
 ) -> None:

@@ -242,6 +242,15 @@ def test_named_peaks_are_points_in_the_order_of_the_arms(run: Any, tmp_path: Pat
     assert [text.get_text() for text in axes.texts] == ["1.00", "no value: see failed cases", "16.0"]
 
 
+def test_named_points_without_any_peak_are_drawn(run: Any, tmp_path: Path) -> None:
+    where = Point(batch=64, layers=(8, 8), grid_size=5)
+    case = Case(kind="simulated", arm="inkan", point=where, modes=("step",), name="large")
+    run.add(case, simulated=[], status="unsupported", reason="looks at values")
+    figure = capacity.draw_named(data.load(run.write(tmp_path)).simulated)
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no value: see failed cases"]
+
+
 @pytest.mark.parametrize(
     ("ends", "texts"),
     [

@@ -19,6 +19,7 @@ from benchmarks.report import ids, sparsity, sparsity_axes, sparsity_figures, sp
 from benchmarks.schema.cases import Case, Point, Sweep
 from benchmarks.schema.rows import SparsityResult, SparsityRun
 from benchmarks.study import curves, verdict
+from benchmarks.study import rule as rules
 from benchmarks.study.penalties import NORMS, PAIRS
 
 
@@ -289,12 +290,40 @@ def test_confirmatory_and_other_networks_of_one_setting_stand_apart(run: Any, tm
     for one in found.values():
         assert one.runs["seed"].nunique() == 3
         symbolic = one.verdicts[one.verdicts["family"] == "symbolic"].iloc[0]
-        assert symbolic["confirmatory"] == one.confirmatory
-        assert (symbolic["confidence"] > 0.99) == one.confirmatory
+        # Three seeds of one task are no look of the rule.
+        assert not symbolic["confirmatory"] and symbolic["confidence"] < 0.99
+        assert ("The study of symbolic tasks has not come to 5 seeds of all tasks" in one.early) == one.confirmatory
     table = {one.name: one for one in sparsity.tables(found["cpu, float32, 1 thread"])}["sparsity_rates"]
     exact = table.frame[table.frame["measure"] == "exact formula"]
     assert set(exact["by"]) == {"pykan"} and (exact["networks"] == 3).all()
     assert any("2 of 3" in cell for cell in table.view["exact formula (pykan)"])
+
+
+def test_confirmatory_verdicts_are_given_at_looks_alone(run: Any, tmp_path: Path) -> None:
+    """Seven seeds are judged by the first five, as the level is for the looks at 5, 10 and 20."""
+    rule = rules.load()
+    names = [name for name in rule.confirmatory.tasks if tasks.get_task(name).family == "symbolic"]
+    for task, penalty in itertools.product(names, ("none", "weight_l1+entropy", "sample_l1+entropy")):
+        case = confirmatory_case(penalty, tuple(range(2000, 2007)), task)
+        run.add(case, sparsity=result_of(case, 1.0 if penalty == "none" else 0.5))
+    (study,) = sparsity.studies(data.load(run.write(tmp_path)))
+    assert (study.looked, study.early) == (("symbolic",), "")
+    line = study.verdicts[study.verdicts["family"] == "symbolic"].iloc[0]
+    assert line["confirmatory"] and line["confidence"] > 0.99
+    assert (line["seeds"], study.runs["seed"].nunique()) == (5, 7)
+
+
+def test_strengths_that_not_all_tasks_have_are_in_no_curve_over_tasks(run: Any, tmp_path: Path) -> None:
+    for task, strengths in (("distance", (1e-3, 1e-2)), ("exp_sin", (1e-2, 1e-1))):
+        for penalty in ("none", "sample_l1+entropy"):
+            case = confirmatory_case(penalty, (0, 1), task)
+            assert case.sweep is not None
+            if penalty != "none":
+                case = case.model_copy(update={"sweep": case.sweep.model_copy(update={"strengths": strengths})})
+            run.add(case, sparsity=result_of(case, 0.5))
+    for study in sparsity.studies(data.load(run.write(tmp_path))):
+        found = sparsity.sweep_band(study, "sample_l1+entropy", "symbolic")
+        assert found is not None and found.x.tolist() == [1e-2]
 
 
 def test_places_on_lines_are_one_table_and_one_figure_and_the_centre_has_the_study(run: Any, tmp_path: Path) -> None:
@@ -325,11 +354,11 @@ def test_places_on_lines_are_one_table_and_one_figure_and_the_centre_has_the_stu
     assert "the band is the margin of 10 %" in caption
 
 
-def confirmatory_case(penalty: str, seeds: tuple[int, ...]) -> Case:
+def confirmatory_case(penalty: str, seeds: tuple[int, ...], name: str = "distance") -> Case:
     """A case of the confirmatory setting."""
-    task = tasks.get_task("distance")
+    task = tasks.get_task(name)
     sweep = Sweep(
-        task="distance", penalty=penalty, strengths=(0.0,) if penalty == "none" else (1e-3, 1e-2), seeds=seeds, steps=1000,
+        task=name, penalty=penalty, strengths=(0.0,) if penalty == "none" else (1e-3, 1e-2), seeds=seeds, steps=1000,
         refit_steps=100, refit_rounds=5, refit_tolerance=0.02, edge_counts=(4, 10, 30), formulas=True,
     )  # fmt: skip
     return Case(kind="sparsity", arm="efficient_kan", point=Point(batch=320, layers=task.layers, grid_size=5), sweep=sweep)

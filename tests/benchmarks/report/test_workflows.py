@@ -13,11 +13,14 @@ from benchmarks.report.tables import Table
 from benchmarks.schema.cases import Case, Point
 
 
-def _add(run: Any, name: str, arm: str, seed: int, *, limit: float = 60.0, seconds: float, reached: bool = True) -> None:
+def _add(
+    run: Any, name: str, arm: str, seed: int, *, limit: float = 60.0, seconds: float, reached: bool = True,
+    told: tuple[tuple[str, float], ...] = (),
+) -> None:  # fmt: skip
     where = Point(batch=8, layers=(2, 5, 1), grid_size=5, dtype="float64")
-    told = (("workflow", name), ("target", 0.02), ("limit_s", limit))
+    options = (("workflow", name), ("target", 0.02), ("limit_s", limit), *told)
     part = {"reached": reached, "seconds": seconds, "error": 0.01, "rss_above_bytes": 2**20, "items": 4}
-    run.add(Case(kind="workflows", arm=arm, point=where, options=told, seed=seed), part=part)
+    run.add(Case(kind="workflows", arm=arm, point=where, options=options, seed=seed), part=part)
 
 
 def _table(run: Any, out: Path, arms: dict[str, dict[str, int]]) -> Table:
@@ -48,6 +51,15 @@ def test_medians_are_over_as_many_seeds_as_there_were(run: Any, tmp_path: Path, 
     table = _table(run, tmp_path, {"lbfgs": {"efficient_kan": 3, "pykan[speed]": other}})
     assert table.caption.endswith(said)
     assert table.view["seconds"] == ["3.00", "3.00" if other == 3 else "2.00"]
+
+
+def test_runs_that_were_told_something_else_are_not_counted_with_the_newest(run: Any, tmp_path: Path) -> None:
+    for seed in range(3):
+        _add(run, "lbfgs", "efficient_kan", seed, seconds=9.0)
+    for seed in range(2):
+        _add(run, "lbfgs", "efficient_kan", seed, seconds=2.0, told=(("learning_rate", 0.5),))
+    table = workflows.table(data.load(run.write(tmp_path)))
+    assert table.view["seeds that reached it"] == ["2 of 2"] and table.view["seconds"] == ["2.00"]
 
 
 @pytest.mark.parametrize("limits", [(30.0, 180.0), (180.0, 30.0)])

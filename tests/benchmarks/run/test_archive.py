@@ -44,6 +44,16 @@ def test_a_closed_run_reads_as_it_did_when_open(tmp_path: Path) -> None:
         assert sorted(str(record) for _, record in one) == sorted(str(record) for _, record in other)
 
 
+def test_reasons_may_hold_any_character(tmp_path: Path) -> None:
+    """Among them those that Python's `splitlines` ends lines at."""
+    reason = "a\u2028b\u2029c\x85d\x0be"
+    line = json.dumps(json.loads(row("a")) | {"reason": reason}, ensure_ascii=False)
+    opened(tmp_path, [line, row("b")], [environment()])
+    for _ in range(2):
+        assert [record.get("reason") for _, record in archive.rows(tmp_path)] == [reason, None]
+        archive.close(tmp_path)
+
+
 def test_a_run_that_goes_on_stands_after_the_closed_ones(tmp_path: Path) -> None:
     opened(tmp_path, [row("a")], [environment()])
     archive.close(tmp_path)

@@ -129,6 +129,13 @@ def test_a_time_limit_rules_out_only_what_may_take_no_longer(tmp_path: Path, pla
 
 
 @pytest.mark.end_to_end
+def test_a_time_limit_of_an_earlier_run_rules_out_nothing_that_may_take_longer(tmp_path: Path, planted: Path) -> None:
+    runner.run("test", [case("hang", timeout_s=2.0)], tmp_path, plugin=planted)
+    cases = [case("hang", timeout_s=3.0), case("hang", batch=16, timeout_s=3.0), case("hang", batch=32, timeout_s=2.0)]
+    assert runner.run("test", cases, tmp_path, plugin=planted) == {"timeout": 2, "skipped_by_frontier": 1}
+
+
+@pytest.mark.end_to_end
 def test_a_failure_of_an_earlier_run_rules_out_what_is_larger_too(tmp_path: Path, planted: Path) -> None:
     runner.run("test", [case("die")], tmp_path, plugin=planted)
     counts = runner.run("test", [case("die"), case("die", batch=16)], tmp_path, plugin=planted)

@@ -178,13 +178,13 @@ def test_confirmatory_intervals_are_wider_for_the_first_comparison_alone() -> No
     def level(seed: int, task: str, _: float) -> float:
         return 0.2 * math.exp(noise(seed, task, 2))
 
-    plain, corrected = judged(level), judged(level, confirmatory=True)
+    plain, corrected = judged(level), judged(level, confirmatory=RULE.families)
     assert (corrected["effect_low"] < plain["effect_low"]).all() and (corrected["tasks_high"] > plain["tasks_high"]).all()
     assert set(corrected["confidence"]) == {1 - 0.05 / 9} and set(corrected["tasks_confidence"]) == {1 - 0.05 / 3}
     two = tuple(Comparison(candidate="candidate", reference=name) for name in ("reference", "none"))
     rule = RULE.model_copy(update={"comparison": two})
     sides = [runs(name, lambda *_: 0.2) for name in ("candidate", "reference", "none")]
-    found = verdict.verdicts(choices(*sides), rule, confirmatory=True)
+    found = verdict.verdicts(choices(*sides), rule, confirmatory=rule.families)
     assert found["confirmatory"].tolist() == [True] * 3 + [False] * 3
 
 

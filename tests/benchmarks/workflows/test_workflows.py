@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import itertools
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from benchmarks.kinds.workflows import Workflows, cases
 from benchmarks.measure.workflows import measure
 from benchmarks.presets import load
 from benchmarks.schema.meaning import ROOT
-from benchmarks.workflows import Task, tutorial
+from benchmarks.workflows import Progress, Reached, Task, tutorial
 from benchmarks.workflows import workflow as registry
 from reference.arm import Unsupported
 
@@ -45,6 +48,25 @@ def test_arms_of_a_workflow_start_alike_and_get_better(name: str) -> None:
         first[arm] = [measured().error for measured in itertools.islice(progress, 2)]
     assert first["cox_de_boor"] == pytest.approx(first["efficient_kan"], rel=1e-3)
     assert first["efficient_kan"][1] < first["efficient_kan"][0]
+
+
+def test_what_prepares_data_is_no_part_of_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepared(task: Task) -> Progress:
+        time.sleep(0.5)
+        read = bytearray(os.urandom(2**26))  # freed before the training begins
+        assert read
+
+        def steps() -> Progress:
+            yield lambda: Reached(0.0)
+
+        return steps()
+
+    section = Workflows(workflows=("lbfgs",), arms=("efficient_kan",), timeout_s=60)
+    (case,) = cases(load("smoke"), section)
+    monkeypatch.setitem(registry._WORKFLOWS, "lbfgs", dataclasses.replace(workflows.get_workflow("lbfgs"), train=prepared))
+    part = measure(case).part
+    assert part is not None and part["seconds"] < 0.25
+    assert part["rss_above_bytes"] is None or part["rss_above_bytes"] < 2**25
 
 
 def test_the_clock_stops_at_the_error_or_at_the_limit() -> None:
