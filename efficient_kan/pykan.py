@@ -161,7 +161,8 @@ def _warn_of_change(layer: KANLinear, twin: Any, bias: Tensor, name: str) -> Non
     )
     count = max(8, min(64, _PROBE_ELEMENTS // mask.numel()))
     # Equal steps on a circle, from another start for each input, so that inputs do not move together.
-    steps = torch.arange(count, dtype=torch.float64).unsqueeze(1) / count + torch.arange(len(grid)) * 0.6180339887
+    starts = torch.arange(len(grid), device="cpu") * 0.6180339887
+    steps = torch.arange(count, dtype=torch.float64, device="cpu").unsqueeze(1) / count + starts
     x = torch.lerp(grid[:, 0], grid[:, -1], 1.1 * (steps % 1) - 0.05)
     edges = scale * coef2curve(x, grid, coefficients, twin.k) + base * twin.base_fun(x).unsqueeze(-1)
     expected = (mask * edges).sum(1) + offset

@@ -375,9 +375,9 @@ def _load(name: str) -> None:
         reason = kernel.unavailable() if hasattr(kernel, "unavailable") else None
     except (ImportError, OSError) as error:
         reason = f"{_PACKAGES[name]} cannot be imported: {error}"
-    _found[name] = kernel if reason is None else None
     if reason is not None:
-        _reasons[name] = reason
+        _reasons[name] = reason  # before what other threads look at
+    _found[name] = kernel if reason is None else None
 
 
 # torch.compile then calls it while tracing, as it is: it cannot trace an import.

@@ -59,7 +59,7 @@ class Tensors:
             yield self._all
             return
         assert self.batches is not None
-        order = self._permutation() if self._shuffle else torch.arange(self._all.x.shape[0])
+        order = self._permutation() if self._shuffle else torch.arange(self._all.x.shape[0], device="cpu")
         for chosen in torch.tensor_split(order, self.batches):
             yield self._take(chosen)
 

@@ -614,6 +614,57 @@ def test_the_first_use_check_passes_what_is_right_and_names_what_is_not(monkeypa
     assert "gradient of y with respect to x" in (check.mismatch(torch.device("cpu"), 2, torch.float32) or "")
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+MODES: dict[str, Any] = {
+    "in an operator": torch._C._AutoDispatchBelowAutograd,
+    "inference": torch.inference_mode,
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "deterministic": deterministic,
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_the_first_use_check_passes_wherever_the_first_use_is(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an operator autograd sees nothing, so that a truth by autograd lacked what goes through SiLU."""
+    small = check.Problem(20, 2, 3, 4, uniform=False, silu=False, edges=True)
+    monkeypatch.setattr(check, "PROBLEMS", (small, small._replace(uniform=True, silu=True)))
+    with mode():
+        assert check.mismatch(torch.device("cpu"), 2, torch.float32) is None
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_what_native_stands_in_for_lies_in_memory_as_the_fakes_say(silu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile reads results by the strides of the fakes."""
+    monkeypatch.setattr(check, "failure", lambda *_: "planted")
+    problem = check.Problem(20, 3, 5, 4, uniform=True, silu=silu, edges=True)
+    (x, base, knots, weight, order), grad = check.made(problem, 2, torch.float32, torch.device("cpu"))
+    weight = weight.permute(2, 1, 0).contiguous()
+    arguments = x, base, knots, weight, grad, order, model.INPUT_GRAD
+    opcheck(ops.linear_input_grad, arguments, test_utils="test_faketensor")
+    scale = torch.full(weight.shape[1:], 0.1)
+    opcheck(ops.edge_l1_input_grad, (x, base, knots, weight, scale, order), test_utils="test_faketensor")
+    for found in (ops.linear_input_grad(*arguments), ops.edge_l1_input_grad(x, base, knots, weight, scale, order)):
+        assert all(part.is_contiguous() for part in found)
+
+
 def test_the_first_use_check_meets_every_way_that_the_kernels_have() -> None:
     ways = []
     for samples, I, O, *_ in check.PROBLEMS:

@@ -27,6 +27,15 @@ def knots_of(kind: str, inputs: int, grid_size: int, order: int, dtype: torch.dt
     return t.contiguous()
 
 
+def test_no_sample_of_many_inputs_has_no_output() -> None:
+    layer = KANLinear(1000, 2, kernel="native")
+    x = torch.empty(0, 1000, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == (0, 2) and x.grad is not None and x.grad.shape == x.shape
+    assert not layer.spline_weight.grad.any()
+
+
 @pytest.mark.parametrize("samples", [1, 3, 200, 1000], ids=lambda n: f"{n}-samples")
 @pytest.mark.parametrize("kind", ["uniform", "random", "repeated", "far"])
 @pytest.mark.parametrize("order", [1, 2, 3, 5])

@@ -1,6 +1,7 @@
 """The kernel for CPUs, compiled by numba; see README.md."""
 
 import torch
+from numba.core import config
 
 from efficient_kan.kernels.cpu.autograd import edge_l1 as edge_l1
 from efficient_kan.kernels.cpu.autograd import edge_std as edge_std
@@ -19,11 +20,25 @@ from efficient_kan.kernels.cpu.network import network as network
 from efficient_kan.kernels.cpu.network import takes_network as takes_network
 
 
+def unavailable() -> str | None:
+    """Why nothing can be compiled, or ``None``."""
+    return "NUMBA_DISABLE_JIT is set" if config.DISABLE_JIT else None
+
+
 def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     """Compile, or load from the cache, what layers of this order and dtype and, if asked for, the sample penalties need.
 
-    Compiling takes seconds, once per machine.
+    Compiling takes seconds, once per machine. Nothing is compiled for what `native` computes.
     """
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        _use(spline_order, dtype, penalties)
+    if dtype in REAL:
+        sums.compile_all(REAL[dtype])
+    openmp.warm_up()
+
+
+def _use(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
+    """Call everything once, forward and backward."""
     from efficient_kan.linear import KANLinear
     from efficient_kan.penalties import SampleL1, SampleStd
 
@@ -34,5 +49,3 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
     for penalty in (SampleL1(), SampleStd()) if penalties else ():
         y, value = layer.forward_with_penalty(x, penalty)
         (y.sum() + value).backward()
-    sums.compile_all(REAL[dtype])
-    openmp.warm_up()

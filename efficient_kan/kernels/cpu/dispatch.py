@@ -37,6 +37,8 @@ def takes(inputs: LayerInputs) -> bool:
         return False
     if type(x) not in TYPES or type(weight) not in TYPES or type(knots) not in TYPES or x.device.type not in ("cpu", "meta"):
         return False
+    if weight.device != x.device or knots.device != x.device or (base is not None and base.device != x.device):
+        return False  # which torch refuses with its own message
     return not (x.is_neg() or weight.is_neg() or knots.is_neg() or (base is not None and base.is_neg()))  # views that negate
 
 
@@ -52,10 +54,20 @@ def folds(parameters: Parameters) -> bool:
     spline_weight, scaler, mask, base_weight = parameters
     if mask is None or base_weight is None or mask.requires_grad or _tracing.observed():
         return False
-    tensors = [spline_weight, mask, base_weight] if scaler is None else [spline_weight, mask, base_weight, scaler]
-    known = spline_weight.dtype in _DTYPES and spline_weight.device.type in ("cpu", "meta")
-    return known and all(
-        type(t) in TYPES and t.dtype == spline_weight.dtype and t.is_contiguous() and not t.is_neg() for t in tensors
+    dtype, device, edges = spline_weight.dtype, spline_weight.device, spline_weight.shape[:2]
+    if type(spline_weight) not in TYPES or dtype not in _DTYPES or device.type not in ("cpu", "meta"):
+        return False
+    if not spline_weight.is_contiguous() or spline_weight.is_neg():
+        return False
+    # Others may broadcast to a layer's shape, or be elsewhere: native computes with them, or torch refuses them.
+    return all(
+        type(t) in TYPES
+        and t.shape == edges
+        and t.dtype == dtype
+        and t.device == device
+        and t.is_contiguous()
+        and not t.is_neg()
+        for t in ((mask, base_weight) if scaler is None else (mask, base_weight, scaler))
     )
 
 

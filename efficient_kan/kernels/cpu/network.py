@@ -60,7 +60,14 @@ def network(
     Base activations are SiLU, but for those of the first layer if they are given as ``base``, with the samples ``(B, I)``.
     """
     dtype, real = x.dtype, stored(x)
-    if type(x) not in dispatch.TYPES or dtype not in REAL or x.layout is not torch.strided or x.is_nested or x.dim() == 0:
+    if (
+        type(x) not in dispatch.TYPES
+        or x.device.type not in ("cpu", "meta")
+        or dtype not in REAL
+        or x.layout is not torch.strided
+        or x.is_nested
+        or x.dim() == 0
+    ):
         return None
     if dtype is not torch.float64 and torch.is_autocast_enabled("cpu"):  # which leaves float64 alone
         return None
@@ -324,7 +331,7 @@ class _Network(torch.autograd.Function):
 def _present(grad: Tensor) -> Tensor:
     """The same numbers where compiled code looks for them, zeros included that torch keeps no memory for."""
     grad = dispatch.dense(grad)
-    return torch.zeros(grad.shape, dtype=grad.dtype) if stored(grad) and not grad.data_ptr() else grad
+    return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device) if stored(grad) and not grad.data_ptr() else grad
 
 
 # Function.apply looks for transforms of torch.func first, which takes as long as some operations; there are none here.

@@ -41,7 +41,7 @@ def linear_input_grad(
     """The gradients of ``x`` and ``base``, ``(B, I)`` each; without a base the second is empty."""
     if by_native & model.INPUT_GRAD or check.failure(x.device, order, weight.dtype):
         of_x, of_base, _ = _native_grads("linear", x, base, knots, weight, grad, order, True, False)
-        return of_x, of_base
+        return of_x.contiguous(), of_base.contiguous()  # as the fakes say
     return products.input_grad(x, base, knots, weight, grad, order)
 
 
@@ -79,7 +79,7 @@ def edge_l1_input_grad(
     if check.failure(x.device, order, weight.dtype):
         grad = scale.T * x.shape[0]
         of_x, of_base, _ = _native_grads("edge_l1", x, base, knots, weight, grad, order, True, False)
-        return of_x, of_base
+        return of_x.contiguous(), of_base.contiguous()  # as the fakes say
     return norms.edge_l1_input_grad(x, base, knots, weight, scale, order)
 
 

@@ -182,12 +182,12 @@ def _is_ones(mask: Tensor) -> bool:
     """Whether a mask is known to be ones. It can be written in ways that leave no trace, so this looks at its values."""
     if type(mask) is not Tensor or mask.numel() > _COMPARED_EDGES or torch._C._len_torch_dispatch_stack():
         return False
-    return torch.equal(mask, _ones(mask.shape, mask.dtype))
+    return torch.equal(mask, _ones(mask.shape, mask.dtype, mask.device))
 
 
 @lru_cache(maxsize=64)
-def _ones(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    return torch.ones(shape, dtype=dtype)
+def _ones(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(shape, dtype=dtype, device=device)
 
 
 def _rows(x: Tensor, knots: Tensor) -> Any:

@@ -78,7 +78,7 @@ class Table:
         samples = x.unsqueeze(-1) if dim == 2 else x.t().contiguous().unsqueeze(1)
         *together, of_slopes = self._rows[dim]
         falling: Sequence[Tensor]
-        if x.numel() <= self._most_together:
+        if together and x.numel() <= self._most_together:
             ends, factors = together
             falling = (samples - ends).mul_(factors).nan_to_num_(0.0).clamp_(0.0, 1.0).split_with_sizes(self._sizes, dim)
         else:

@@ -1,12 +1,20 @@
-"""The plan of a layer and a batch."""
+"""What compiled code takes, and the plan of a layer and a batch."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 
+import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from efficient_kan import KANLinear, kernels
+from efficient_kan import KAN, KANLinear, SampleL1, kernels
+
+pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
+
+from efficient_kan.kernels import cpu
 from efficient_kan.kernels.cpu import dispatch
 
 
@@ -34,3 +42,44 @@ def test_the_explanation_names_the_algorithm_its_operations_and_its_bytes() -> N
     assert text.startswith("cpu (by name)\nproduct by_span")
     expected = 2 * 64 * 32 * (1000 * 5 + 3 * 16)
     assert f"{expected / 1e9:.3g} GFLOP" in text and "MB" in text and "panels of" in text
+
+
+def test_networks_on_other_devices_are_not_for_compiled_code() -> None:
+    """With `kernel="cpu"` on a GPU, native computes the outputs and the penalty."""
+    known = KANLinear(3, 2, kernel="cpu").tensors()
+    assert known is not None
+    with FakeTensorMode():
+        tensors = [None if one is None else torch.empty(one.shape, device="cuda") for one in known]
+        x = torch.empty(8, 3, device="cuda")
+    assert cpu.network(x, [tensors], [3], SampleL1()) is None
+
+
+def test_parameters_on_another_device_are_refused_by_torch() -> None:
+    """As after `load_state_dict(..., assign=True)` of a state without them into a model that was built on `meta`."""
+    for name in ("spline_scaler", "base_weight", "edge_mask"):
+        layer = KANLinear(3, 2, kernel="cpu")
+        value = getattr(layer, name).detach().to("meta")
+        setattr(layer, name, nn.Parameter(value) if name in dict(layer.named_parameters()) else value)
+        with pytest.raises((RuntimeError, ValueError), match=r"device|meta"):
+            layer(torch.zeros(4, 3))
+
+
+def test_parameters_that_broadcast_are_computed_by_native() -> None:
+    layer, x = KANLinear(3, 2, kernel="cpu", dtype=torch.float64), torch.rand(7, 3, dtype=torch.float64)
+    column = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    found = torch.func.functional_call(layer, {"spline_scaler": column}, (x,))
+    expected = torch.func.functional_call(layer, {"spline_scaler": column.expand(2, 3).contiguous()}, (x,))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "native"])
+def test_layers_on_a_cpu_do_not_mind_the_default_device(kernel: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    kan = KAN([7, 11, 13], 6, kernel=kernel, generator=generator)
+    twin, x = copy.deepcopy(kan), torch.rand(9, 7, generator=generator)
+    twin(x).sum().backward()
+    kan.kan_layers[0].grid = kan.kan_layers[0].grid.clone()  # of which no table is known yet
+    with torch.device("meta"):
+        kan(x).sum().backward()
+    for ours, theirs in zip(kan.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)

@@ -114,6 +114,21 @@ def test_equals_the_dense_definition_in_awkward_shapes(name: str, shape: tuple[i
     check(name, make(*shape, 3))
 
 
+@pytest.mark.parametrize("penalty", [SampleL1(), SampleStd()], ids=["l1", "std"])
+def test_one_input_and_an_order_that_native_computes(penalty: Any) -> None:
+    """native's gradient of the weights is a view whose distance along the axis of one input means nothing."""
+    found = []
+    for kernel in ("cpu", "native"):
+        layer = KANLinear(
+            1, 4, 4, spline_order=6, kernel=kernel, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+        x = torch.rand(10, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        penalty.edge_norms(layer, x).square().sum().backward()
+        found.append([parameter.grad for parameter in layer.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
 def test_one_sample_has_absolute_values() -> None:
     check("edge_l1", make(1, 4, 5, 3, 3))
 

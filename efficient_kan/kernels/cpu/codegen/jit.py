@@ -26,6 +26,7 @@ from numba import cfunc, njit, types
 from numba.core import config
 from numba.extending import intrinsic
 
+from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
 from efficient_kan.kernels.cpu.codegen.stamp import stamp_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -40,7 +41,9 @@ REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 _LOG = logging.getLogger("efficient_kan")
 _INTEGER = ir.IntType(64)
-STAMP = stamp_of(Path(__file__).parent.parent)
+# Of the sources and of what is compiled into code that does not say so: a cache may be shared by several machines.
+STAMP = zlib.crc32(f"{stamp_of(Path(__file__).parent.parent)}, vectors of {VECTOR_BYTES} bytes".encode())
+_OPTIMIZING = threading.RLock()
 
 
 def inlined(function: _Function) -> _Function:
@@ -127,12 +130,13 @@ def _name_apart(function: Callable[..., None]) -> None:
 @contextmanager
 def _one_optimization() -> Iterator[None]:
     """Optimize a function once, with vectorization: numba does it twice, which made no difference on four shapes."""
-    level = config.OPT
-    config.OPT = type(level)(1)
-    try:
-        yield
-    finally:
-        config.OPT = level
+    with _OPTIMIZING:  # of numba's setting there is one for all threads
+        level = config.OPT
+        config.OPT = type(level)(1)
+        try:
+            yield
+        finally:
+            config.OPT = level
 
 
 class _Announced:
@@ -169,7 +173,7 @@ def callback(function: Callable[..., None], arity: int) -> Any:
     with _Announced(), _one_optimization():
         try:
             return cfunc(signature, cache=True, **_OPTIONS)(function)
-        except RuntimeError:  # numba found no folder that it may write to
+        except (RuntimeError, OSError):  # numba found no folder that it may write to, or no room there
             return cfunc(signature, **_OPTIONS)(function)
 
 

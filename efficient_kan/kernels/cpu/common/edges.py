@@ -53,9 +53,14 @@ def _scale(real: Any) -> Entry:
     return Entry(scale)
 
 
+def _apart(rows: Tensor) -> int:
+    """How far apart rows lie. What torch says of the distance along an axis of one entry may be any number."""
+    return rows.stride(1) if rows.shape[1] > 1 else rows.stride(0)
+
+
 def scale_rows(source: Tensor, factors: Tensor, out: Tensor, other: Tensor | None = None, totals: Tensor | None = None) -> None:
     """``source`` and ``out`` are ``(O, I, L)``, rows contiguous and at equal distances; the rest is contiguous."""
     if stored(source) and stored(out):
-        lengths = source.shape[2], source.stride(1), out.stride(1)
+        lengths = source.shape[2], _apart(source), _apart(out)
         job = array("q", (*addresses(source, factors, out, other, totals), *lengths))
         openmp.run(_scale(REAL[out.dtype]), factors.numel(), job.buffer_info()[0], least=_LEAST)

@@ -50,7 +50,7 @@ def _polynomials(knots: Tensor, middle: Tensor, unit: Tensor, order: int) -> Ten
     Bases that do not exist, below the first or beyond the last, have numbers without meaning.
     """
     (inputs, count), k = knots.shape, order
-    steps = torch.arange(1, k + 1, dtype=knots.dtype)
+    steps = torch.arange(1, k + 1, dtype=knots.dtype, device=knots.device)
     t = torch.cat((knots[:, :1] - steps.flip(0), knots, knots[:, -1:] + steps), 1)  # knots beyond the ends, distinct
 
     def knot(place: int) -> Tensor:
@@ -87,14 +87,14 @@ def _table(knots: Tensor, order: int) -> Tensor:
     scale = (1.0 / (high - low)).clamp(max=torch.finfo(real).max).to(real).double()
     p = _polynomials(exact, middle, 1.0 / scale, k)
     table = knots.new_zeros((inputs, count + 1, row_length(k)))
-    rows, spans = table[:, 1:-1], torch.arange(1, count)
+    rows, spans = table[:, 1:-1], torch.arange(1, count, device=knots.device)
     rows[..., 0], rows[..., 1] = middle, scale
     coefficients = rows[..., 2:].unflatten(-1, (k + 1, k + 1))
     first = (spans - 1 - k).clamp(0, count - 2 * k - 2)  # as first_basis
     for place in range(k + 1):
         r = first + place - (spans - 1 - k)  # which of the span's own bases is at this place
         exists = (r >= 0) & (r <= k)
-        of_place = p[r.clamp(0, k), :, :, torch.arange(count - 1)]  # shape: (T - 1, W, I)
+        of_place = p[r.clamp(0, k), :, :, torch.arange(count - 1, device=knots.device)]  # shape: (T - 1, W, I)
         coefficients[..., place] = torch.where(exists[:, None, None], of_place, 0.0).permute(2, 0, 1)
     rows *= (high > low).unsqueeze(-1)
     rows[~(high > low)] = 0.0  # also what is no number in an empty span
@@ -107,12 +107,13 @@ def _guide(knots: Tensor) -> Tensor:
     reach = knots[:, -1:] - knots[:, :1]
     inverse = (count - 1) / reach
     low = knots[:, :1] - 0.5 / inverse
-    single = (_buckets(knots, low, inverse, count - 1) == torch.arange(count)).all(1, keepdim=True)
+    places = torch.arange(2 * count, device=knots.device)
+    single = (_buckets(knots, low, inverse, count - 1) == places[:count]).all(1, keepdim=True)
     many = 2 * count / reach
     of_knots = _buckets(knots, knots[:, :1], many, 2 * count - 1)
-    below = torch.searchsorted(of_knots, torch.arange(2 * count).expand(inputs, -1).contiguous())
-    most = torch.zeros((inputs, 2 * count), dtype=torch.int64).scatter_add_(1, of_knots, torch.ones_like(of_knots))
-    most = most.amax(1, keepdim=True)
+    below = torch.searchsorted(of_knots, places.expand(inputs, -1).contiguous())
+    filled = of_knots.new_zeros((inputs, 2 * count)).scatter_add_(1, of_knots, torch.ones_like(of_knots))
+    most = filled.amax(1, keepdim=True)
     guide = knots.new_zeros((inputs, guide_length(count)))
     guide[:, :1], guide[:, 1:2] = torch.where(single, low, knots[:, :1]), torch.where(single, inverse, many)
     guide[:, 2:3], guide[:, 3:] = torch.where(single, 0, most), torch.minimum(below, count - most)

@@ -1,0 +1,65 @@
+"""Compiling: where it may not, where nothing can be kept, in several threads, and ahead of time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from efficient_kan import kernels
+
+pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
+
+from numba import cfunc
+from numba.core import config
+
+from efficient_kan.kernels import cpu
+from efficient_kan.kernels.cpu.codegen import jit
+
+
+def test_code_that_is_not_to_be_compiled_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cpu.unavailable() is None
+    monkeypatch.setattr(config, "DISABLE_JIT", True)
+    assert cpu.unavailable() == "NUMBA_DISABLE_JIT is set"
+
+
+def test_a_full_cache_folder_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(signature: Any, *, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return cfunc(signature, **options)
+
+    monkeypatch.setattr(jit, "cfunc", full)
+
+    def nothing(job: int, start: int, stop: int) -> None:
+        pass
+
+    jit.Entry(nothing)(0, 0, 1)
+
+
+def test_threads_that_compile_leave_numbas_setting_as_it_was() -> None:
+    level = config.OPT
+
+    def compiling() -> None:
+        with jit._one_optimization():
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=compiling) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)
+    for thread in threads:
+        thread.join()
+    assert level == config.OPT
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, contextlib.nullcontext])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_warming_up_works_in_every_mode(mode: Any, dtype: torch.dtype) -> None:
+    with mode():
+        kernels.warm_up(2, dtype)
