@@ -94,7 +94,9 @@ def broadcast(tensors: Iterable[Tensor], group: Any) -> None:
         sent = tensor.detach().contiguous()  # the tensor's own memory, or a copy
         dist.broadcast(sent, source, group=process_group)
         if not tensor.is_contiguous():
-            tensor.copy_(sent)
+            # Of what is expanded, memory is there once.
+            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())
+            tensor[once].copy_(sent[once])
 
 
 def _group(group: Any) -> Any:

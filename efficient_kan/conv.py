@@ -6,6 +6,7 @@ places of the output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -245,14 +246,18 @@ class KANConv2d(nn.Module):
     def _images(self, outputs: list[Tensor], batch: Tensor, x: Tensor) -> Tensor:
         """Outputs ``(N, L, O / groups)`` as images, without ``N`` if ``x`` is one image."""
         y = outputs[0] if self.groups == 1 else torch.cat(outputs, dim=2)
-        shape = [
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, d, p in zip(
-                batch.shape[-2:], self.kernel_size, self.stride, self.dilation, self._unfold_padding, strict=True
-            )
-        ]
-        y = y.transpose(1, 2).view(batch.shape[0], self.out_channels, *shape)
+        y = y.transpose(1, 2).view(batch.shape[0], self.out_channels, *self._places(batch))
         return y.squeeze(0) if x.dim() == 3 else y
+
+    def _places(self, batch: Tensor) -> list[int]:
+        """Height and width of the outputs of padded images."""
+        sizes = zip(batch.shape[-2:], self.kernel_size, self.stride, self.dilation, self._unfold_padding, strict=True)
+        return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, d, p in sizes]
+
+    def patches_of(self, x: Tensor) -> int:
+        """How many patches images ``(N, in_channels, H, W)`` have, which are the samples of the layers."""
+        batch = self._batch(x)
+        return batch.shape[0] * math.prod(self._places(batch))
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]

@@ -52,12 +52,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run: `part` is None unless it ended well."""
+    """What came of a run: `part` is None unless it ended well; a `lost` one never began, since its job was lost."""
 
     run: Run
     status: str
     part: Mapping[str, Any] | None
     case_key: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True)

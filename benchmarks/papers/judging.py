@@ -57,8 +57,8 @@ def mean_interval(numbers: Sequence[float]) -> tuple[float, float, float]:
 
 
 def tried(results: Iterable[Result]) -> list[Result]:
-    """Those that were run, failures among them, which count in every rate; what is not supported or was skipped does not."""
-    return [one for one in results if one.status not in ("unsupported", "skipped_by_frontier")]
+    """Those that were run, failures among them, which count in every rate; what is not supported, skipped or lost does not."""
+    return [one for one in results if one.status not in ("unsupported", "skipped_by_frontier") and not one.lost]
 
 
 def failures(results: Iterable[Result]) -> str:

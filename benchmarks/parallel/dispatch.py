@@ -209,11 +209,11 @@ def _stored(out: Path, *, lost: bool = False) -> Mapping[object, Status]:
         if archive.is_lost(record) and not lost:
             continue
         row = Row.model_validate(record)
-        name = row.case.cell, row.case.process, row.source, tuple(sorted(row.versions.items()))
+        name = row.case.cell, row.case.process, row.source
         if name not in found or archive.replaces(row.status, found[name]):
             found[name] = row.status
     return found
 
 
 def _name(case: Case, plugin: Path | None) -> object:
-    return case.cell, case.process, source_hash(case, plugin), tuple(sorted(versions(case).items()))
+    return case.cell, case.process, source_hash(case, plugin)  # versions are those of the nodes, which are not known here

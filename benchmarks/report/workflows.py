@@ -30,17 +30,13 @@ def table(data: Data) -> Table:
     """
     found: dict[tuple[str, ...], dict[int, Row]] = {}
     limits: dict[tuple[str, ...], float] = {}
-    newest: dict[tuple[str, ...], object] = {}
     settings = dict(zip(data.cases["case_key"], data.cases["setting"], strict=True))
-    for row in sorted(data.rows, key=lambda row: data.order.get(row.case_key, 0)):
-        if row.case.kind == "workflows":
-            told = dict(row.case.options)
-            target = f"{told['target']:g}" if "target" in told else ""
-            key = settings[row.case_key], str(told["workflow"]), target, row.case.arm
-            limit = float(told["limit_s"])
-            how = row.case.point, [one for one in row.case.options if one[0] != "limit_s"]
-            if newest.setdefault(key, how) != how:
-                newest[key], found[key], limits[key] = how, {}, 0.0
+    in_time = sorted(data.rows, key=lambda row: data.order.get(row.case_key, 0))
+    every = [(_key(settings[row.case_key], row), row) for row in in_time if row.case.kind == "workflows"]
+    newest = {key: _how(row) for key, row in every}
+    for key, row in every:
+        if _how(row) == newest[key]:
+            limit = float(dict(row.case.options)["limit_s"])
             if limit > limits.get(key, 0.0):
                 found[key], limits[key] = {}, limit
             if limit == limits[key]:
@@ -77,6 +73,16 @@ def table(data: Data) -> Table:
     )
     note += f" {_UNPLANNED}" if frame["seeds"].eq(0).any() else ""
     return Table("workflows", frame, view, note=note)
+
+
+def _key(setting: str, row: Row) -> tuple[str, ...]:
+    told = dict(row.case.options)
+    return setting, str(told["workflow"]), f"{told['target']:g}" if "target" in told else "", row.case.arm
+
+
+def _how(row: Row) -> object:
+    """All that decides what is done, but for the limit of time."""
+    return row.case.point, [one for one in row.case.options if one[0] != "limit_s"]
 
 
 def _with_unplanned(frame: pd.DataFrame) -> pd.DataFrame:

@@ -245,7 +245,8 @@ def run(
             failed = [
                 (case.model_copy(update={"timeout_s": limits_s.get(key, case.timeout_s)}), key, known[key])
                 for key, case in done.items()
-                if known[key] in STOPS_LARGER
+                # Of a time limit in another folder it is not known how long it was.
+                if known[key] in STOPS_LARGER and (known[key] != "timeout" or key in limits_s)
             ]
             this = Run(store, preset, where, plugin, jobs, on_row, on_say, failed)
             this.cases(todo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -19,25 +20,32 @@ def rates(choices: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     - `dead inputs`: all irrelevant inputs cut off by pruning to the true size, of the tasks that have such;
     - `error L at the true size`: pruned to as many edges as the smallest network has, or fewer, and refitted it has at most L.
     """
-    lines = [line for penalty, part in choices.groupby("penalty", sort=False) for line in _of(str(penalty), part, rule)]
+    dead = _column(choices, "dead_inputs")
+    with_dead = {task for task, share in zip(choices["task"], dead, strict=True) if not _missing(share)}
+    parts = choices.groupby("penalty", sort=False)
+    lines = [line for penalty, part in parts for line in _of(str(penalty), part, with_dead, rule)]
     return pd.DataFrame(lines)
 
 
-def _of(penalty: str, part: pd.DataFrame, rule: Rule) -> Iterator[dict[str, object]]:
+def _of(penalty: str, part: pd.DataFrame, with_dead: set[str], rule: Rule) -> Iterator[dict[str, object]]:
     known = part[part["true_size"].notna()]
     right = [bool(exact) and not lost for exact, lost in zip(known["exact_structure"], known["failed"], strict=True)]
     yield from _line(penalty, "exact structure", "", right)
-    formulas = [found or {} for found in part["formula"]] if "formula" in part else []
+    named = zip(_column(part, "formula"), part["failed"], strict=True)
+    formulas = [found or {} for found, lost in named if not lost]
     for fitter in dict.fromkeys(name for found in formulas for name in found):
         yield from _line(penalty, "exact formula", fitter, [found[fitter] for found in formulas if fitter in found])
     if "dead_inputs" in part:
-        with_dead = {task for task, share in zip(part["task"], part["dead_inputs"], strict=True) if not _missing(share)}
         own = part[part["task"].isin(with_dead)]
         cut = [share == 1 and not lost for share, lost in zip(own["dead_inputs"], own["failed"], strict=True)]
         yield from _line(penalty, "dead inputs", "", cut)
     for level in rule.levels:
         sizes = zip(known[f"edges_{level:g}"], known["true_size"], strict=True)
         yield from _line(penalty, f"error {level:g} at the true size", "", [edges <= size for edges, size in sizes])
+
+
+def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+    return list(frame[name]) if name in frame else [None] * len(frame)
 
 
 def _missing(value: object) -> bool:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from efficient_kan import _checks
+from efficient_kan._computed import Snapshot
 from efficient_kan.estimators.scaling import Affine, Array, into_grid, relative
 from efficient_kan.network import KAN
 from efficient_kan.penalties import SampleL1, SampleStd, WeightL1
@@ -96,6 +97,18 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     def _continues(self) -> bool:
         return bool(_checks.flag(self.warm_start, "warm_start")) and hasattr(self, "network_")
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave all attributes, and a network that is trained on, as they were if the block fails."""
+        before, network = dict(self.__dict__), Snapshot([self.network_] if self._continues() else [])
+        try:
+            yield
+        except BaseException:
+            network.restore()
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
     def _checked(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> tuple[Array, Any, Array | None]:
         """Samples, targets and weights as arrays; weights are scaled so that the largest is in [0.5, 1)."""
         X, y = validate_data(self, X, y, reset=not self._continues(), dtype=np.float64, **options)
@@ -105,11 +118,8 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         _checks.require(bool(weight.any()), "sample_weight", "at least one non-zero weight", "none")
         return X, y, relative(weight)
 
-    def _train(self, X: Array, y: Tensor, weight: Array | None, outputs: int, loss: Any, stratify: Any, **learned: Any) -> None:
-        """Train the network for these samples, with targets as the loss takes them.
-
-        Attributes are set at the end, those of ``learned`` among them: if training fails, all of the fit before stay.
-        """
+    def _train(self, X: Array, y: Tensor, weight: Array | None, outputs: int, loss: Any, stratify: Any) -> None:
+        """Train the network for these samples, with targets as the loss takes them."""
         if weight is not None and not weight.all():
             kept = weight > 0
             X, y, weight = X[kept], y[torch.from_numpy(kept)], weight[kept]
@@ -118,8 +128,9 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         generator = torch.Generator().manual_seed(int(random.randint(2**31 - 1)))
         continued = self._continues()
         network = self._network(X.shape[1], outputs, generator)
-        scaling = self.input_scaling_ if continued else into_grid(X, weight, self.scaling)
-        x = _scaled(X, scaling, network)
+        if not continued:
+            self.input_scaling_ = into_grid(X, weight, self.scaling)
+        x = self._inputs(X, network)
         weights = () if weight is None else (torch.from_numpy(weight).to(x.dtype),)
         data, validation = (x, y, *weights), None
         if _checks.flag(self.early_stopping, "early_stopping"):
@@ -129,13 +140,10 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
                 data, validation = ((x, y, weight / weight.amax()) for x, y, weight in (data, validation))
         with threads(self.n_jobs):
             trained = train(network, data, loss=loss, validation=validation, generator=generator, **self._options(len(data[0])))
-            importances = _importances(trained.network, x)
-        self.network_, self.history_ = trained.network, trained.history
-        self.n_iter_, self.loss_ = self.history_[-1].epoch + 1, self.history_[-1].train_loss
-        self.input_scaling_, self.feature_importances_ = scaling, importances
-        self._kept = self._to_keep()
-        for name, value in learned.items():
-            setattr(self, name, value)
+            self.network_, self.history_ = trained.network, trained.history
+            self.n_iter_, self.loss_ = self.history_[-1].epoch + 1, self.history_[-1].train_loss
+            self.feature_importances_ = self._importances(x)
+            self._kept = self._to_keep()
 
     def _network(self, inputs: int, outputs: int, generator: torch.Generator) -> KAN:
         sizes = self.hidden_layer_sizes
@@ -208,13 +216,26 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         )
         return train_part, held_back
 
+    def _inputs(self, X: Array, network: KAN) -> Tensor:
+        """Scaled inputs of the network, on the CPU."""
+        scaled = torch.from_numpy(self.input_scaling_.apply(X)).to(_place(network).dtype)
+        _checks.finite(scaled, "X")
+        return scaled
+
+    @torch.no_grad()
+    def _importances(self, x: Tensor) -> NDArray[np.float64]:
+        if x.shape[0] < 2:
+            return np.zeros(x.shape[1])
+        some = x[:: -(-x.shape[0] // _IMPORTANCE)].to(_place(self.network_).device)
+        scores = self.network_.importance(some, group=None)[0].sum(0).double().cpu().numpy()
+        return np.asarray(scores / scores.sum() if scores.sum() > 0 else np.zeros_like(scores))
+
     @torch.no_grad()
     def _outputs(self, X: Any) -> Tensor:
         """The network's outputs for samples ``X``, in float64 on the CPU."""
         check_is_fitted(self, "network_")
         network = self.network_
-        samples = validate_data(self, X, reset=False, dtype=np.float64)
-        x, device = _scaled(samples, self.input_scaling_, network), _place(network).device
+        x, device = self._inputs(validate_data(self, X, reset=False, dtype=np.float64), network), _place(network).device
         with threads(self.n_jobs):
             return torch.cat([network(part.to(device)).cpu().double() for part in x.split(_PREDICTED)])
 
@@ -235,23 +256,6 @@ def threads(n_jobs: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _scaled(X: Array, scaling: Affine, network: KAN) -> Tensor:
-    """Inputs of the network, on the CPU."""
-    scaled = torch.from_numpy(scaling.apply(X)).to(_place(network).dtype)
-    _checks.finite(scaled, "X")
-    return scaled
-
-
-@torch.no_grad()
-def _importances(network: KAN, x: Tensor) -> NDArray[np.float64]:
-    """Of the inputs, at some of the samples ``x``; their sum is 1, unless all are 0."""
-    if x.shape[0] < 2:
-        return np.zeros(x.shape[1])
-    some = x[:: -(-x.shape[0] // _IMPORTANCE)].to(_place(network).device)
-    scores = network.importance(some, group=None)[0].sum(0).double().cpu().numpy()
-    return np.asarray(scores / scores.sum() if scores.sum() > 0 else np.zeros_like(scores))
 
 
 def _place(network: KAN) -> Tensor:

@@ -103,7 +103,13 @@ class KANClassifier(ClassifierMixin, KANEstimator):  # type: ignore[misc]
         Raises:
             ValueError: if data or parameters are out of range, there is one class alone, or with ``warm_start`` the classes
                 are not those of the fit before.
+
+        If anything fails, the estimator stays as it was.
         """
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> KANClassifier:
         X, y, weight = self._checked(X, y, sample_weight)
         check_classification_targets(y)
         classes, index = np.unique(y, return_inverse=True)
@@ -112,7 +118,8 @@ class KANClassifier(ClassifierMixin, KANEstimator):  # type: ignore[misc]
             same = np.array_equal(classes, self.classes_)
             _checks.require(same, "warm_start", f"the classes of the fit before, {self.classes_}", classes)
         weight = self._by_class(y, index, weight)
-        self._train(X, torch.from_numpy(index), weight, len(classes), nn.CrossEntropyLoss(), index, classes_=classes)
+        self.classes_ = classes
+        self._train(X, torch.from_numpy(index), weight, len(classes), nn.CrossEntropyLoss(), index)
         return self
 
     def _by_class(self, y: Any, index: NDArray[np.intp], weight: Array | None) -> Array | None:

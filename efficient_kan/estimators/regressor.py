@@ -71,19 +71,23 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
 
         Raises:
             ValueError: if data or parameters are out of range.
+
+        If anything fails, the estimator stays as it was.
         """
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> KANRegressor:
         X, y, weight = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
         targets = np.asarray(y, dtype=np.float64)
         columns = targets.reshape(len(targets), -1)
-        if self._continues():
-            scaling = self.target_scaling_
-        else:
+        if not self._continues():
             used = slice(None) if weight is None else weight > 0
-            scaling = standard(columns[used], None if weight is None else weight[used])
-        scaled = torch.from_numpy(scaling.apply(columns)).to(self._dtype())
+            self.target_scaling_ = standard(columns[used], None if weight is None else weight[used])
+        scaled = torch.from_numpy(self.target_scaling_.apply(columns)).to(self._dtype())
         _checks.finite(scaled, "y")
-        learned = {"target_scaling_": scaling, "_flat": targets.ndim == 1}
-        self._train(X, scaled, weight, columns.shape[1], nn.MSELoss(), None, **learned)
+        self._train(X, scaled, weight, columns.shape[1], nn.MSELoss(), None)
+        self._flat = targets.ndim == 1
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -388,9 +388,9 @@ def _warn_once(name: str) -> None:
     if name in _warned:
         return
     _warned.add(name)
-    hint = f"pip install 'efficient-kan-bench[{name}]'"
+    hint = f"; pip install 'efficient-kan-bench[{name}]'" if "cannot be imported" in _reasons[name] else ""
     warnings.warn(
-        f"efficient_kan: the kernel {name!r} is unavailable, so the slower 'native' is used ({_reasons[name]}); {hint}",
+        f"efficient_kan: the kernel {name!r} is unavailable, so the slower 'native' is used ({_reasons[name]}){hint}",
         RuntimeWarning,
         stacklevel=3,
     )

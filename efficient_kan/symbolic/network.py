@@ -249,15 +249,15 @@ class SymbolicKAN(nn.Module):
         """How the outputs compare with those of the network that this was made of, kept as :attr:`comparison`.
 
         Args:
-            x: samples ``(..., n_0)``.
+            x: samples ``(..., n_0)``, which are taken to the network's dtype and device.
             y: targets ``(..., n_L)``; ``(B,)`` will do for one output.
 
         Raises:
-            ValueError: if samples and targets do not fit this network or are not finite.
+            ValueError: if samples and targets do not fit each other or this network, or are not finite.
         """
         like = self.symbolic_layers[0].affine
-        samples = check_samples(x, self.layers_hidden[0], like, least=1)
-        targets = None if y is None else check_targets(y, samples, self.layers_hidden[-1])
+        samples = check_samples(x.to(like), self.layers_hidden[0], like, least=1)
+        targets = None if y is None else check_targets(y.to(like), samples, self.layers_hidden[-1])
         if self._network:
             network = self._network[0].to(like.device, like.dtype)
             self.comparison = compare(self(samples), network(samples), targets)

@@ -158,7 +158,7 @@ def train(
     )
     shared: dict[str, Any] = {"steps": total, "epochs": epochs, "lr": lr, "refine": refine, "grid_options": grid_options}
     shared |= {"optimizer": getattr(optimizer, "__qualname__", optimizer), "penalty": penalty, "penalty_weight": penalty_weight}
-    shared |= {"update_grid_every": update_grid_every, "update_grid_until": update_grid_until, "grid_samples": grid_samples}
+    shared |= {"update_grid_every": update_grid_every, "update_grid_until": update_grid_until}
     shared |= {"validation": validation is not None, "validate_every": every, "patience": patience, "min_delta": min_delta}
     ranks.check(module, shared)
     ended = run.go(total, epochs)

@@ -39,10 +39,10 @@ def builder(optimizer: Any) -> tuple[Build, float | None]:
 def _adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """In one operation where torch has it: a step of a small network is the time of calls.
 
-    That operation walks through memory, so parameters, gradients and moments must lie there in the same order.
+    That operation walks through memory, so parameters, gradients and moments must lie there in the same order, without gaps.
     """
     parameters = list(parameters)
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_contiguous() for p in parameters)
+    fused = all(p.device.type in ("cpu", "cuda") and torch.empty_like(p).stride() == p.stride() for p in parameters)
     return torch.optim.Adam(parameters, fused=fused)
 
 

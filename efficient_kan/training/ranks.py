@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Number
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -60,16 +60,19 @@ class Ranks:
             for parameter, mean in zip(group, flat.split([p.numel() for p in group]), strict=True):
                 parameter.grad = torch.empty_like(parameter).copy_(mean.view(parameter.shape))
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
-        """Let running statistics and other buffers have the first rank's values."""
-        _distributed.broadcast(tensors, self.group)
+    def share(self, network: nn.Module) -> None:
+        """Let running statistics and other buffers on the parameters' device have the first rank's values."""
+        place = next(network.parameters()).device
+        _distributed.broadcast((buffer for buffer in network.buffers() if buffer.device == place), self.group)
 
 
 def _said(value: Any) -> str:
     """A setting as text that is the same in all processes."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_said(value[key])}" for key in sorted(value)) + "}"
-    if value is None or isinstance(value, (str, Number, WeightL1, SampleL1, SampleStd)):
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return f"{float(value):.17g}"  # 1, 1.0 and numpy's 1.0 are the same
+    if value is None or isinstance(value, (str, bool, WeightL1, SampleL1, SampleStd)):
         return repr(value)
     return type(value).__qualname__
 

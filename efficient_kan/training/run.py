@@ -75,7 +75,7 @@ class Run:
         if self.watch.on and self.history[-1].validation_loss is None:
             self._validate(self.history[-1].step)
         self.network = self.watch.best(self.network)
-        self.ranks.share(self.network.buffers())
+        self.ranks.share(self.network)
         return ended
 
     def _renew(self) -> None:
@@ -96,7 +96,8 @@ class Run:
             objective = loss if penalty is None else loss + weight * penalty
             objective.backward()
             self.ranks.average_gradients(self._parameters)
-            if isinstance(optimizer, torch.optim.LBFGS):  # which refuses others; the rest want those of the parameters' layout
+            # LBFGS refuses others; what is fused walks through memory, where they lie like their parameters.
+            if not any(group.get("fused") for group in optimizer.param_groups):
                 for parameter in self._parameters:
                     if parameter.grad is not None and not parameter.grad.is_contiguous():
                         parameter.grad = parameter.grad.contiguous()

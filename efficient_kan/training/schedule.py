@@ -105,14 +105,18 @@ class GridSchedule:
         """Grids that silently stay would make a schedule that does nothing."""
         if self.options.get("fit", "function") != "function" or _distributed.active(group):
             return
-        if any(isinstance(module, KANConv2d) for module in network.modules()):
-            return  # its samples are patches, which it counts itself
         layers = [module for module in network.modules() if isinstance(module, KANLinear)]
         needed = max((samples_needed(layer.grid_size, layer.spline_order) for layer in layers), default=0)
-        images = x.dim() >= 4 and not hasattr(network, "kan_layers")  # a KAN takes samples of any shape
-        count = x.shape[0] if images else x.shape[:-1].numel()
+        count = _samples_of(network, x)
         name = "update_grid_every" if self.samples is None or self.samples > count else "grid_samples"
         _checks.require(count >= needed, name, f"at least {needed} samples to place knots by", count)
+
+
+def _samples_of(network: nn.Module, x: Tensor) -> int:
+    """How many samples the layers get: of a KAN any leading dimensions, of a convolution patches, of other modules items."""
+    if isinstance(network, KANConv2d):
+        return network.patches_of(x)
+    return x.shape[0] if x.dim() >= 4 and not hasattr(network, "kan_layers") else x.shape[:-1].numel()
 
 
 def _keywords(update_grid: Any) -> set[str]:

@@ -53,7 +53,7 @@ class Watch:
     def look(self, network: nn.Module, objective: Objective, step: int) -> float:
         """The validation loss after ``step``."""
         assert self._source is not None
-        self._ranks.share(network.buffers())
+        self._ranks.share(network)
         losses, weights = objective.over(network, self._source.epoch(0))
         loss, weight = self._ranks.totals(losses, weights, device=next(network.parameters()).device)
         loss = loss / weight if weight else loss

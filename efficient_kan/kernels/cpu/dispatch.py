@@ -28,9 +28,15 @@ def takes(inputs: LayerInputs) -> bool:
 
     16-bit weights, tensors that are not plain, and whatever traces or transforms: compiled code is not seen there.
     """
+    return _takes(inputs, inputs.weight.shape[2] + inputs.spline_order)
+
+
+def _takes(inputs: LayerInputs, knot_count: int) -> bool:
     x, base, knots, weight, order = inputs
     if _tracing.observed():
         return False
+    if knots.shape != (x.shape[1], knot_count) or weight.shape[1] != x.shape[1]:
+        return False  # knots may broadcast over inputs
     if order not in ORDERS or x.dtype not in _DTYPES or weight.dtype != x.dtype or knots.dtype != x.dtype:
         return False
     if base is not None and (type(base) not in TYPES or base.dtype != x.dtype):
@@ -46,7 +52,8 @@ def takes_unfolded(x: Tensor, base: Tensor | None, knots: Tensor, parameters: Pa
     """Whether the compiled kernel multiplies with these parameters as they are."""
     if not folds(parameters) or torch.is_autocast_enabled("cpu"):
         return False
-    return takes(LayerInputs(x, base, knots, parameters.spline_weight, order))
+    knot_count = parameters.spline_weight.shape[2] + order + 1
+    return _takes(LayerInputs(x, base, knots, parameters.spline_weight, order), knot_count)
 
 
 def folds(parameters: Parameters) -> bool:

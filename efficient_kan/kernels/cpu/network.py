@@ -77,19 +77,19 @@ def network(
     for layer, order in zip(layers, orders, strict=True):
         grid, _, _, mask, _, _ = layer
         assert grid is not None and mask is not None
-        if mask.requires_grad or grid.requires_grad:
+        if mask.requires_grad or grid.requires_grad or mask.dim() != 2 or grid.dim() != 2:
             return None
-        outputs, inputs = mask.shape
-        described.append((inputs, outputs, grid.shape[1], order))
-        edges = outputs * inputs
-        counts = inputs * grid.shape[1], edges * (grid.shape[1] - order - 1), edges, edges, edges, outputs
+        edges, knot_count = mask.shape, grid.shape[1]
+        outputs, inputs = edges
+        described.append((inputs, outputs, knot_count, order))
+        counts = (inputs, knot_count), (*edges, knot_count - order - 1), edges, edges, edges, (outputs,)
         for tensor, count in zip(layer, counts, strict=True):
             if tensor is None:
                 given.append(0)
                 continue
             plain = tensor.dtype is dtype and tensor.is_contiguous() and type(tensor) in dispatch.TYPES and not tensor.is_neg()
             # Of what is shared among ranks there may be a part, or nothing for now.
-            if not plain or tensor.numel() != count or (real and not tensor.is_cpu):
+            if not plain or tensor.shape != count or (real and not tensor.is_cpu):
                 return None
             graph = graph or tensor.requires_grad
             given.append(tensor.data_ptr() if real else 0)

@@ -254,7 +254,8 @@ def test_rates_of_formulas_count_errors_below_the_limit() -> None:
     assert (formula.ours, formula.status) == ("1 of 3", "ordering only")
     failed = [Result(dataclasses.replace(one.run, seed=3 + n), "timeout", None) for n, one in enumerate(planted)]
     skipped = Result(dataclasses.replace(planted[0].run, seed=6), "skipped_by_frontier", None)
-    structure, formula = papers.get_experiment("interpretability").judge([*planted, *failed, skipped])
+    lost = Result(dataclasses.replace(planted[0].run, seed=7), "killed", None, lost=True)
+    structure, formula = papers.get_experiment("interpretability").judge([*planted, *failed, skipped, lost])
     assert (structure.ours, structure.status) == ("2 of 6", "ordering only")
     assert formula.ours == "1 of 6" and formula.because.endswith("; 3 of them failed (timeout)")
 

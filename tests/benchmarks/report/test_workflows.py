@@ -58,8 +58,10 @@ def test_runs_that_were_told_something_else_are_not_counted_with_the_newest(run:
         _add(run, "lbfgs", "efficient_kan", seed, seconds=9.0)
     for seed in range(2):
         _add(run, "lbfgs", "efficient_kan", seed, seconds=2.0, told=(("learning_rate", 0.5),))
+    _add(run, "lbfgs", "efficient_kan", 3, seconds=9.0)
+    _add(run, "lbfgs", "efficient_kan", 2, seconds=2.0, told=(("learning_rate", 0.5),))
     table = workflows.table(data.load(run.write(tmp_path)))
-    assert table.view["seeds that reached it"] == ["2 of 2"] and table.view["seconds"] == ["2.00"]
+    assert table.view["seeds that reached it"] == ["3 of 3"] and table.view["seconds"] == ["2.00"]
 
 
 @pytest.mark.parametrize("limits", [(30.0, 180.0), (180.0, 30.0)])

@@ -264,6 +264,18 @@ def test_a_fit_that_fails_leaves_the_one_before_as_it_was() -> None:
         unfitted.predict(X)
 
 
+def test_a_fit_that_fails_on_other_features_or_in_training_leaves_the_one_before() -> None:
+    X, y = regression()
+    model = fitted(warm_start=True)
+    expected = model.predict(X)
+    with pytest.raises(FloatingPointError):
+        model.set_params(lr=1e30, optimizer=torch.optim.SGD).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), expected)
+    with pytest.raises(ValueError, match="lr"):
+        model.set_params(lr=-1.0, warm_start=False).fit(np.column_stack([X, X]), y)
+    np.testing.assert_array_equal(model.predict(X), expected)
+
+
 @pytest.mark.parametrize(
     "labels", [["setosa", "versicolor", "virginica"], [2, 7, -1], [0.0, 1.0, 2.0]], ids=["str", "int", "float"]
 )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from efficient_kan import KAN, KANLinear, SampleL1, kernels
+from efficient_kan import KAN, KANLinear, SampleL1, SampleStd, kernels
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
 from efficient_kan.kernels import LayerInputs, Parameters, cpu, native
 from efficient_kan.kernels.cpu import dispatch
@@ -715,3 +715,37 @@ def test_a_call_with_fake_tensors_leaves_a_layer_as_it_is(grid_size: int, output
                 (y.sum() + loss).backward()
                 layer.zero_grad()
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("penalty", [None, SampleL1(), SampleStd()], ids=["plain", "l1", "std"])
+@pytest.mark.parametrize("samples", [2, 60])
+def test_memory_to_work_in_may_hold_anything(samples: int, penalty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read that was not written."""
+
+    def spoiled(tensor: Tensor, *shape: Any, **options: Any) -> Tensor:
+        made = new_empty(tensor, *shape, **options)
+        return made.fill_(math.nan) if made.is_floating_point() else made
+
+    new_empty = Tensor.new_empty
+    options: dict[str, Any] = {"dtype": torch.float64, "scale_noise": 2.0}
+    kan = KAN([5, 19, 3], 300, generator=source(), **options)
+    twin = copy.deepcopy(kan)
+    for layer in twin.kan_layers:
+        layer.kernel = "native"
+    x = 2.4 * torch.rand(samples, 5, generator=source(1), dtype=torch.float64) - 1.2
+    x[-1] = x[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "new_empty", spoiled)
+        found = results(kan, x, penalty)
+    for ours, theirs in zip(found, results(twin, x, penalty), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-11)
+
+
+def results(kan: KAN, x: Tensor, penalty: Any) -> list[Tensor]:
+    """Outputs without a graph and with one, and gradients."""
+    with torch.no_grad():
+        found: list[Tensor] = [kan(x)]
+    x = x.clone().requires_grad_()
+    y, value = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
+    grads = torch.autograd.grad(y.square().sum() + value, [x, *kan.parameters()])
+    return [*found, y.detach(), *grads, *torch.autograd.grad(kan(x).square().sum(), [x])]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +73,48 @@ def test_parameters_that_broadcast_are_computed_by_native() -> None:
     found = torch.func.functional_call(layer, {"spline_scaler": column}, (x,))
     expected = torch.func.functional_call(layer, {"spline_scaler": column.expand(2, 3).contiguous()}, (x,))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("make", [lambda: KANLinear(8, 3, dtype=torch.float64), lambda: KAN([8, 4, 3], dtype=torch.float64)])
+@pytest.mark.parametrize("penalty", [None, SampleL1()], ids=["plain", "l1"])
+def test_knots_that_broadcast_are_computed_by_native_and_others_refused(make: Any, penalty: Any) -> None:
+    module, x = make(), 2 * torch.rand(50, 8, dtype=torch.float64) - 1
+    first, name = (module, "grid") if isinstance(module, KANLinear) else (module.kan_layers[0], "layers.0.grid")
+
+    def computed(kernel: str, grid: torch.Tensor) -> list[torch.Tensor]:
+        for layer in [module] if isinstance(module, KANLinear) else module.kan_layers:
+            layer.kernel = kernel
+        arguments = (x,) if penalty is None else (x, penalty)
+        with patched(module, name, grid):
+            found = module(x) if penalty is None else module.forward_with_penalty(*arguments)
+        return [found] if penalty is None else list(found)
+
+    one = [first.grid[:1].clone()]
+    if penalty is None:
+        torch.testing.assert_close(computed("cpu", *one), computed("native", *one))
+    for grid in (
+        *(one if penalty else ()),
+        first.grid[:4].clone(),
+        torch.cat([first.grid, first.grid]),
+        first.grid[:, :-1].clone(),
+    ):
+        with pytest.raises((RuntimeError, ValueError)):
+            computed("native", grid)
+        with pytest.raises((RuntimeError, ValueError)):
+            computed("cpu", grid)
+
+
+@contextmanager
+def patched(module: nn.Module, name: str, value: torch.Tensor) -> Iterator[None]:
+    """With another buffer, as `torch.func.functional_call` gives it, whatever setters would say."""
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    before = owner._buffers[last]
+    owner._buffers[last] = value
+    try:
+        yield
+    finally:
+        owner._buffers[last] = before
 
 
 @pytest.mark.parametrize("kernel", ["cpu", "native"])

@@ -285,6 +285,7 @@ def test_targets_of_one_output_may_be_a_row_wherever_they_are_taken(kan: KAN) ->
     found = network.compare(X, Y[:, 0])
     assert found == expected == network.compare(X.view(4, 50, 2), Y.view(4, 50, 1))
     assert found is not None and found.formula_rmse is not None and found.formula_rmse < 0.01
+    assert network.compare(X.float(), Y.float()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
     with pytest.raises(ValueError, match="y: expected 5 targets of 1 outputs"):
         network.compare(X[:5], Y)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class Normalized(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.normalize, self.kan = nn.BatchNorm1d(2, dtype=torch.float64), network()
+        self.register_buffer("constants", torch.ones(1, dtype=torch.float64).expand(3))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.kan(self.normalize(x))
@@ -104,6 +106,16 @@ def cases(rank: int | None, alone: Any = None) -> dict[str, Callable[[], Any]]:
         "own group": lambda: of(network(rank or 0), steps=5, group=alone),
         "networks": lambda: of(network(rank or 0), steps=5),
         "strided": lambda: of(strided(network()), steps=20),
+        "own sizes": lambda: of(
+            network(),
+            data=samples(rank, 100 + (rank or 0)),
+            steps=4,
+            update_grid_every=2,
+            grid_samples=100 + (rank or 0),
+            penalty=WeightL1(),
+            penalty_weight=1 if rank else 1.0,
+            lr=np.float64(0.01) if rank else 0.01,
+        ),
         "statistics": lambda: of(Normalized(), steps=5),
         "lr": lambda: of(network(), steps=5, lr=0.01 * (1 + (rank or 0))),
         "refine": lambda: of(network(), steps=5, refine={} if rank else {2: 8}),
@@ -152,11 +164,11 @@ def test_equal_parts_train_as_the_whole(results: list[dict[str, Any]], name: str
         assert ended == "patience"
 
 
-@pytest.mark.parametrize("name", ["uneven", "callback", "penalty", "loader", "statistics"])
+@pytest.mark.parametrize("name", ["uneven", "callback", "penalty", "loader", "statistics", "own sizes"])
 def test_ranks_stay_together(results: list[dict[str, Any]], name: str) -> None:
     (ours, losses, ended), (other, *_) = (rank[name] for rank in results)
     assert all(torch.equal(*pair) for pair in zip(ours, other, strict=True))
-    assert len(losses) == {"uneven": 20, "callback": 3, "penalty": 5, "loader": 8, "statistics": 5}[name]
+    assert len(losses) == {"uneven": 20, "callback": 3, "penalty": 5, "loader": 8, "statistics": 5, "own sizes": 4}[name]
     assert ended == ("callback" if name == "callback" else "steps")
 
 

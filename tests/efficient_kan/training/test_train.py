@@ -321,6 +321,8 @@ def test_samples_of_a_schedule_are_counted_as_the_network_counts_them() -> None:
     images = 3 * torch.rand(10, 1, 8, 8, generator=seeded())
     train(conv, (images, torch.zeros(10, 2, 6, 6)), steps=1, update_grid_every=1)
     assert not torch.equal(conv.kan_layers[0].grid, knots)
+    with pytest.raises(ValueError, match="update_grid_every: expected at least 96 samples to place knots by, got 36"):
+        train(conv, (images[:1], torch.zeros(1, 2, 6, 6)), steps=1, update_grid_every=1)
     kan = network()
     knots = kan.kan_layers[0].grid.clone()
     train(kan, (3 * torch.rand(2, 10, 10, 2, generator=seeded()), torch.zeros(2, 10, 10, 1)), steps=1, update_grid_every=1)
@@ -571,7 +573,18 @@ def fused(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=2e-2, fused=True)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", fused], ids=["adam", "lbfgs", "fused"])
+class Flat(torch.optim.SGD):
+    """Views gradients as flat, as LBFGS of pykan does, which is no subclass of torch's."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data -= 0.01 * parameter.grad.view(-1).view_as(parameter)
+        return loss
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", fused, Flat], ids=["adam", "lbfgs", "fused", "flat"])
 def test_strided_parameters_train_as_others(optimizer: Any) -> None:
     kan, twin = network(torch.float64), network(torch.float64)
     for layer in kan.kan_layers:
