@@ -326,3 +326,6 @@ def test_the_threshold_is_where_the_error_turns_up() -> None:
     for at, rises, status in ((10, 3, "reproduced"), (3, 3, "ordering only"), (10, 1.5, "not"), (50, 1, "not")):
         (line,) = scaling.judge([turning(at, rises)])
         assert (line.status, line.ours) == (status, f"{at}"), at
+    lost = [Result(dataclasses.replace(run, seed=1 + n), "timeout", None) for n in range(2)]
+    (line,) = scaling.judge([turning(10, 3), *lost])
+    assert line.status == "not" and "in 1 of 3 curves" in line.because and line.because.endswith("2 of them failed (timeout)")

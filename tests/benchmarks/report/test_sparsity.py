@@ -326,6 +326,26 @@ def test_strengths_that_not_all_tasks_have_are_in_no_curve_over_tasks(run: Any, 
         assert found is not None and found.x.tolist() == [1e-2]
 
 
+def test_a_penalty_without_a_choice_stays_at_the_ceiling_without_the_floor(run: Any, tmp_path: Path) -> None:
+    for penalty in ("none", "sample_l1+entropy"):
+        case = confirmatory_case(penalty, (0, 1))
+        found = result_of(case, 0.5)
+        if penalty != "none":  # a collapsed network at every strength
+            found = found.model_copy(update={"runs": tuple(one.model_copy(update={"train_error": 2.0}) for one in found.runs)})
+        run.add(case, sparsity=found)
+    (study,) = sparsity.studies(data.load(run.write(tmp_path)))
+    wide = sparsity._unfloored(study.choices, study.rule)
+    own = wide[wide["penalty"] == "sample_l1+entropy"]
+    assert own["no_choice"].all() and own["failed"].all()
+    assert (own["test_area"] == math.log(study.rule.ceiling)).all()
+
+
+def test_a_place_with_networks_of_both_phases_is_judged_by_the_exploratory_ones() -> None:
+    places = [{"grid": 5}, {"grid": 5}, {"grid": 10}]
+    frame = pd.DataFrame({"place": places, "confirmatory": [True, False, True], "seed": [2000, 0, 2000]})
+    assert sparsity_axes._of_one_phase(frame)["seed"].tolist() == [0, 2000]
+
+
 def test_places_on_lines_are_one_table_and_one_figure_and_the_centre_has_the_study(run: Any, tmp_path: Path) -> None:
     factors = {"none": 1.0, "weight_l1+entropy": 0.5, "sample_l1+entropy": 0.5}
     for penalty, factor in factors.items():

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import tasks
 from benchmarks.schema.cases import Case, Point, Sweep
-from benchmarks.study import curves, sweep, verdict
+from benchmarks.study import curves, rates, sweep, verdict
 from benchmarks.study import rule as rules
 from benchmarks.study.rule import Comparison
 
@@ -273,3 +273,20 @@ def test_planted_penalties_are_told_apart_and_told_equal() -> None:
     assert (equal["effect"], equal["effect_low"], equal["effect_high"]) == (0, 0, 0)
     other = compared("other_seeds")
     assert other["verdict"] in ("adequate", "undecided"), other.to_dict()
+
+
+def test_networks_that_failed_are_no_success_in_any_rate_but_of_formulas() -> None:
+    lines = runs("some", lambda *_: 0.2, seeds=4) + runs("none of them", lambda *_: 0.2, seeds=4)
+    for line in lines:
+        failed = line["penalty"] != "some" or line["seed"] > 0
+        found: dict[str, Any] = {"exact_structure": True, "dead_inputs": 1.0, "formula": {"own": True}}
+        line |= {"status": "timeout", **dict.fromkeys(found)} if failed else found
+    made = rates.rates(choices(lines), RULE).set_index(["penalty", "measure", "by"])
+    known = made.loc[("some", "exact structure", ""), "networks"]
+    assert known and known % 4 == 0
+    for measure in ("exact structure", "dead inputs"):
+        some, none = (made.loc[(penalty, measure, "")] for penalty in ("some", "none of them"))
+        assert some["networks"] == none["networks"] == 4 * some["successes"], measure
+        assert none["successes"] == 0
+    formulas = made.loc[("some", "exact formula", "own")]
+    assert formulas["successes"] == formulas["networks"] == len(NAMES)

@@ -51,13 +51,17 @@ def test_arms_of_a_workflow_start_alike_and_get_better(name: str) -> None:
 
 
 def test_what_prepares_data_is_no_part_of_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pieces() -> list[bytes]:
+        return [os.urandom(1000) for _ in range(2**16)]
+
     def prepared(task: Task) -> Progress:
         time.sleep(0.5)
-        read = bytearray(os.urandom(2**26))  # freed before the training begins
+        read = pieces()  # freed before the training begins, which must not find it there
         assert read
 
         def steps() -> Progress:
-            yield lambda: Reached(0.0)
+            held = pieces()
+            yield lambda: Reached(0.0 * len(held))
 
         return steps()
 
@@ -65,8 +69,8 @@ def test_what_prepares_data_is_no_part_of_time_and_memory(monkeypatch: pytest.Mo
     (case,) = cases(load("smoke"), section)
     monkeypatch.setitem(registry._WORKFLOWS, "lbfgs", dataclasses.replace(workflows.get_workflow("lbfgs"), train=prepared))
     part = measure(case).part
-    assert part is not None and part["seconds"] < 0.25
-    assert part["rss_above_bytes"] is None or part["rss_above_bytes"] < 2**25
+    assert part is not None and part["seconds"] < 0.4
+    assert part["rss_above_bytes"] is None or 2**25 < part["rss_above_bytes"] < 2**27
 
 
 def test_the_clock_stops_at_the_error_or_at_the_limit() -> None:
