@@ -118,10 +118,11 @@ def run(
     out = out or _place(selected.preset.name, selected.whole)
     _say(selected.notes)
     known: Mapping[str, Status] = {}
+    known_limits: Mapping[str, float] = {}
     command = _recorded(sys.argv[1:], presets.kept(selection.preset, out))
     if selected.part:
         limits.require_cores(cases)
-        known = merge.statuses(out)
+        known, known_limits = merge.statuses(out), merge.limits(out)
         out = out / merge.PARTS / f"{selected.part.index}-of-{selected.part.count}-{uuid.uuid4().hex[:8]}"
     elif merge.namesakes(out, environment.machine(), environment.host()):
         _say([f"rows in {out} are of another machine of the same name; the processes of a cell are never averaged over both"])
@@ -162,6 +163,7 @@ def run(
                 jobs=selected.preset.jobs,
                 retry=retry,
                 known=known,
+                known_limits=known_limits,
                 plugin=selected.plugin,
                 command=command,
                 on_start=on_start,

@@ -348,7 +348,8 @@ def frontier_frame(rows: Sequence[Row]) -> pd.DataFrame:
 def sparsity_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per trained network: task, penalty, strength, seed, what was measured, and its curves as tuples.
 
-    A case that gave no networks has one line for each it should have given, with its status and missing values. `confirmatory`
+    A case that gave no networks has one line for each it should have given, with its status and missing values; one that a lost
+    job did not come to has none. `confirmatory`
     says by the rule of the study whether a network is, and `place` where its setting lies on the axes of the study.
     """
     lines: list[dict[str, Any]] = []
@@ -356,7 +357,7 @@ def sparsity_frame(rows: Sequence[Row]) -> pd.DataFrame:
     names = [name for name in SparsityRun.model_fields if name not in ("seed", "strength")]
     for row in rows:
         sweep = row.case.sweep
-        if sweep is None:
+        if sweep is None or row.lost:
             continue
         shared = _common(row) | {"task": sweep.task, "penalty": sweep.penalty, "edge_counts": sweep.edge_counts}
         shared |= {"place": phase.place(row.case)}

@@ -71,7 +71,7 @@ def _run(order: Order) -> int:
     selected = order.selection().resolve()
     order.refuse(selected)
     environment.require(case.point.device for case in selected.cases)
-    known = merge.statuses(Path(order.out))
+    known, known_limits = merge.statuses(Path(order.out)), merge.limits(Path(order.out))
     try:
         with heeding_sigterm():
             counts = runner.run(
@@ -81,6 +81,7 @@ def _run(order: Order) -> int:
                 jobs=selected.preset.jobs,
                 retry=order.retry,
                 known=known,
+                known_limits=known_limits,
                 plugin=selected.plugin,
                 command=order.command,
                 on_row=_say,

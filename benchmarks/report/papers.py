@@ -12,7 +12,6 @@ from benchmarks.analysis.data import Data
 from benchmarks.papers.experiment import Result, Run
 from benchmarks.papers.measuring import run_of
 from benchmarks.report.tables import Table
-from benchmarks.run.archive import is_lost
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ def groups(data: Data) -> Iterator[Group]:
         place = data.order.get(row.case_key, 0)
         cells = found.setdefault(key, {})
         if row.case.cell not in cells or cells[row.case.cell][0] < place:
-            lost = is_lost({"status": row.status, "wall_s": row.wall_s})
-            cells[row.case.cell] = place, Result(run_of(row.case), row.status, row.part, row.case_key, lost)
+            cells[row.case.cell] = place, Result(run_of(row.case), row.status, row.part, row.case_key, row.lost)
     for name in papers.names():
         for (setting, effort, experiment), cells in found.items():
             if experiment == name:

@@ -19,7 +19,7 @@ from benchmarks.report.cells import View, code, numbers
 from benchmarks.report.sparsity_words import UNTRAINED, missing, undecided, undecided_against_none
 from benchmarks.report.sparsity_words import label as label
 from benchmarks.report.tables import Table
-from benchmarks.study import phase, rates, seeds, verdict
+from benchmarks.study import looks, phase, rates, verdict
 from benchmarks.study import rule as rules
 from benchmarks.study.penalties import PAIRS, in_order
 
@@ -182,11 +182,11 @@ def at_looks(runs: pd.DataFrame, rule: rules.Rule) -> tuple[pd.DataFrame, tuple[
 
     Of a family without a look all runs are there: what they say is exploratory.
     """
-    looks = {
-        one.family: max((look for look in rule.looks if look <= one.seeds), default=0) for one in seeds.standings(runs, rule)
+    reached = {
+        one.family: max((look for look in rule.looks if look <= one.seeds), default=0) for one in looks.standings(runs, rule)
     }
-    last = runs["family"].map({family: rule.confirmatory.first_seed + look for family, look in looks.items() if look})
-    return runs[last.isna() | (runs["seed"] < last)], tuple(family for family, look in looks.items() if look)
+    last = runs["family"].map({family: rule.confirmatory.first_seed + look for family, look in reached.items() if look})
+    return runs[last.isna() | (runs["seed"] < last)], tuple(family for family, look in reached.items() if look)
 
 
 def _unfloored(choices: pd.DataFrame, rule: rules.Rule) -> pd.DataFrame:

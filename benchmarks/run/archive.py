@@ -75,6 +75,16 @@ def is_environment(record: Record) -> bool:
     return "started_at" in record
 
 
+def counting(records: Iterable[Record]) -> dict[str, Record]:
+    """The row that counts of each case key, without those of cases that a lost job did not come to."""
+    found: dict[str, Record] = {}
+    for record in records:
+        key = record["case_key"]
+        if not is_lost(record) and (key not in found or replaces(record["status"], found[key]["status"])):
+            found[key] = record
+    return found
+
+
 def is_lost(record: Record) -> bool:
     """Whether a row is of a case that was never begun, since its job was lost: it says nothing about the case."""
     return record.get("status") == "killed" and record.get("wall_s") == 0

@@ -54,13 +54,16 @@ def statuses(out: Path) -> dict[str, Status]:
 
     A case that a lost job did not come to is not among them.
     """
-    found: dict[str, Status] = {}
-    for folder in (*jobs(out), out):
-        for record in _rows(folder):
-            key, status = record["case_key"], record["status"]
-            if not archive.is_lost(record) and (key not in found or archive.replaces(status, found[key])):
-                found[key] = status
-    return found
+    return {key: record["status"] for key, record in _counting(out).items()}
+
+
+def limits(out: Path) -> dict[str, float]:
+    """Return the time limits of the same rows, in seconds."""
+    return {key: float(record["case"]["timeout_s"]) for key, record in _counting(out).items()}
+
+
+def _counting(out: Path) -> dict[str, archive.Record]:
+    return archive.counting(record for folder in (*jobs(out), out) for record in _rows(folder))
 
 
 def namesakes(out: Path, machine: str, host: str) -> int:

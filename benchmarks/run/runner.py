@@ -215,6 +215,7 @@ def run(
     jobs: int = 1,
     retry: bool = False,
     known: Mapping[str, Status] | None = None,
+    known_limits: Mapping[str, float] | None = None,
     plugin: Path | None = None,
     command: str = "",
     on_start: Callable[[int, int], None] = lambda todo, known: None,
@@ -223,7 +224,8 @@ def run(
 ) -> Counter[Status]:
     """Measure what `out` does not hold yet and return the number of rows of `cases` by status, old ones included.
 
-    `known` are the statuses, by key, of cases that another folder holds: they count as if `out` held them.
+    `known` are the statuses, by key, of cases that another folder holds, and `known_limits` their limits of time: they count as
+    if `out` held them.
 
     `on_start` is told how many cases are to do and how many are known; `on_row` gets every new row,
     and `on_say` what the package says while it prepares a case, such as that it compiles.
@@ -241,12 +243,11 @@ def run(
         if todo:
             where = environment.capture(uuid.uuid4().hex[:12], command)
             store.add(where)
-            limits_s = store.limits()
+            limits_s = {**(known_limits or {}), **store.limits()}
             failed = [
                 (case.model_copy(update={"timeout_s": limits_s.get(key, case.timeout_s)}), key, known[key])
                 for key, case in done.items()
-                # Of a time limit in another folder it is not known how long it was.
-                if known[key] in STOPS_LARGER and (known[key] != "timeout" or key in limits_s)
+                if known[key] in STOPS_LARGER
             ]
             this = Run(store, preset, where, plugin, jobs, on_row, on_say, failed)
             this.cases(todo)

@@ -108,12 +108,8 @@ class Store:
 
     def limits(self) -> dict[str, float]:
         """Return the time limit of the row that counts for each case key, as in `statuses`: that of the plan may be another."""
-        found: dict[str, tuple[Status, float]] = {}
-        for _, record in archive.rows(self.raw):
-            key, status = record["case_key"], record["status"]
-            if not archive.is_lost(record) and (key not in found or archive.replaces(status, found[key][0])):
-                found[key] = status, float(record["case"]["timeout_s"])
-        return {key: limit for key, (_, limit) in found.items()}
+        counting = archive.counting(record for _, record in archive.rows(self.raw))
+        return {key: float(record["case"]["timeout_s"]) for key, record in counting.items()}
 
     def add(self, record: Row | Environment) -> None:
         """Append `record` and wait until it is on the disk. Safe to call from several threads.

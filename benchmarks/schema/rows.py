@@ -299,6 +299,11 @@ class Row(Outcome):
         default=None, exclude_if=lambda source: source is None, description="hash of the source that measured, part of the key"
     )
 
+    @property
+    def lost(self) -> bool:
+        """Whether the case never began, since its job was lost: the row says nothing about it."""
+        return self.status == "killed" and self.wall_s == 0
+
 
 class Environment(Record):
     """Where a run took place. `details` is free-form: see `benchmarks.schema.environment`."""

@@ -16,7 +16,7 @@ def rates(choices: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """One line per penalty and measure with the rate, its Wilson interval and the number of networks.
 
     - `exact structure`, of the tasks whose smallest network is known; a choice that failed is no success;
-    - `exact formula` by each fitter, of the networks whose edges were fitted;
+    - `exact formula` by each fitter, of the networks whose edges were fitted; a choice that failed is no success;
     - `dead inputs`: all irrelevant inputs cut off by pruning to the true size, of the tasks that have such;
     - `error L at the true size`: pruned to as many edges as the smallest network has, or fewer, and refitted it has at most L.
     """
@@ -32,9 +32,10 @@ def _of(penalty: str, part: pd.DataFrame, with_dead: set[str], rule: Rule) -> It
     right = [bool(exact) and not lost for exact, lost in zip(known["exact_structure"], known["failed"], strict=True)]
     yield from _line(penalty, "exact structure", "", right)
     named = zip(_column(part, "formula"), part["failed"], strict=True)
-    formulas = [found or {} for found, lost in named if not lost]
-    for fitter in dict.fromkeys(name for found in formulas for name in found):
-        yield from _line(penalty, "exact formula", fitter, [found[fitter] for found in formulas if fitter in found])
+    formulas = [(found or {}, lost) for found, lost in named]
+    for fitter in dict.fromkeys(name for found, _ in formulas for name in found):
+        exact = [found[fitter] and not lost for found, lost in formulas if fitter in found]
+        yield from _line(penalty, "exact formula", fitter, exact)
     if "dead_inputs" in part:
         own = part[part["task"].isin(with_dead)]
         cut = [share == 1 and not lost for share, lost in zip(own["dead_inputs"], own["failed"], strict=True)]

@@ -388,7 +388,8 @@ def _warn_once(name: str) -> None:
     if name in _warned:
         return
     _warned.add(name)
-    hint = f"; pip install 'efficient-kan-bench[{name}]'" if "cannot be imported" in _reasons[name] else ""
+    lacks = "cannot be imported" in _reasons[name] or "is not installed" in _reasons[name]
+    hint = f"; pip install 'efficient-kan-bench[{name}]'" if lacks else ""
     warnings.warn(
         f"efficient_kan: the kernel {name!r} is unavailable, so the slower 'native' is used ({_reasons[name]}){hint}",
         RuntimeWarning,

@@ -256,7 +256,10 @@ class SymbolicKAN(nn.Module):
             ValueError: if samples and targets do not fit each other or this network, or are not finite.
         """
         like = self.symbolic_layers[0].affine
+        _checks.floating(x, "x")
         samples = check_samples(x.to(like), self.layers_hidden[0], like, least=1)
+        if y is not None:
+            _checks.floating(y, "y")
         targets = None if y is None else check_targets(y.to(like), samples, self.layers_hidden[-1])
         if self._network:
             network = self._network[0].to(like.device, like.dtype)

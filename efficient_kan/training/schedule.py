@@ -113,7 +113,7 @@ class GridSchedule:
 
 
 def _samples_of(network: nn.Module, x: Tensor) -> int:
-    """How many samples the layers get: of a KAN any leading dimensions, of a convolution patches, of other modules items."""
+    """How many samples the layers get: patches of a convolution, images of another module of images, else all but features."""
     if isinstance(network, KANConv2d):
         return network.patches_of(x)
     return x.shape[0] if x.dim() >= 4 and not hasattr(network, "kan_layers") else x.shape[:-1].numel()

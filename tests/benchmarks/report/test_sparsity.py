@@ -313,6 +313,15 @@ def test_confirmatory_verdicts_are_given_at_looks_alone(run: Any, tmp_path: Path
     assert (line["seeds"], study.runs["seed"].nunique()) == (5, 7)
 
 
+def test_cases_that_a_lost_job_did_not_come_to_are_no_networks(run: Any, tmp_path: Path) -> None:
+    for n, penalty in enumerate(("none", "sample_l1+entropy")):
+        run.add(confirmatory_case(penalty, (0, 1)), sparsity=result_of(confirmatory_case(penalty, (0, 1)), 0.5))
+        run.add(confirmatory_case(penalty, (2 + n,)), status="killed", reason="its job was lost", wall_s=0.0)
+        run.add(confirmatory_case(penalty, (4 + n,)), status="killed", reason="by a signal", wall_s=9.0)
+    (study,) = sparsity.studies(data.load(run.write(tmp_path)))
+    assert sorted(set(study.runs["seed"])) == [0, 1, 4, 5]
+
+
 def test_strengths_that_not_all_tasks_have_are_in_no_curve_over_tasks(run: Any, tmp_path: Path) -> None:
     for task, strengths in (("distance", (1e-3, 1e-2)), ("exp_sin", (1e-2, 1e-1))):
         for penalty in ("none", "sample_l1+entropy"):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from benchmarks import presets
 from benchmarks.analysis import results
 from benchmarks.cli import app
 from benchmarks.kinds import dominates, sources
-from benchmarks.run import archive, runner, usage
+from benchmarks.run import archive, merge, runner, usage
 from benchmarks.run.child import Server, variables
 from benchmarks.run.plugins import load_plugin
 from benchmarks.run.store import Locked, Store
@@ -130,9 +131,14 @@ def test_a_time_limit_rules_out_only_what_may_take_no_longer(tmp_path: Path, pla
 
 @pytest.mark.end_to_end
 def test_a_time_limit_of_an_earlier_run_rules_out_nothing_that_may_take_longer(tmp_path: Path, planted: Path) -> None:
-    runner.run("test", [case("hang", timeout_s=2.0)], tmp_path, plugin=planted)
+    runner.run("test", [case("hang", timeout_s=2.0)], tmp_path / "same", plugin=planted)
     cases = [case("hang", timeout_s=3.0), case("hang", batch=16, timeout_s=3.0), case("hang", batch=32, timeout_s=2.0)]
-    assert runner.run("test", cases, tmp_path, plugin=planted) == {"timeout": 2, "skipped_by_frontier": 1}
+    assert runner.run("test", cases, tmp_path / "same", plugin=planted) == {"timeout": 2, "skipped_by_frontier": 1}
+    # And of another folder, as the jobs of a queue have it.
+    known: dict[str, Any] = {"known": merge.statuses(tmp_path / "same"), "known_limits": merge.limits(tmp_path / "same")}
+    larger = [case("hang", timeout_s=2.0), case("hang", batch=64, timeout_s=2.0), case("hang", batch=128, timeout_s=3.5)]
+    found = runner.run("test", larger, tmp_path / "other", plugin=planted, **known)
+    assert found == {"timeout": 2, "skipped_by_frontier": 1}
 
 
 @pytest.mark.end_to_end

@@ -288,5 +288,10 @@ def test_networks_that_failed_are_no_success_in_any_rate_but_of_formulas() -> No
         some, none = (made.loc[(penalty, measure, "")] for penalty in ("some", "none of them"))
         assert some["networks"] == none["networks"] == 4 * some["successes"], measure
         assert none["successes"] == 0
+    collapsed = runs("collapsed", lambda *_: 0.2, seeds=2)
+    for line in collapsed:
+        line |= {"train_error": 2.0, "formula": {"own": True}}
+    line = rates.rates(choices(collapsed), RULE).set_index(["measure", "by"]).loc[("exact formula", "own")]
+    assert (line["successes"], line["networks"]) == (0, 2 * len(NAMES))
     formulas = made.loc[("some", "exact formula", "own")]
     assert formulas["successes"] == formulas["networks"] == len(NAMES)
