@@ -349,8 +349,8 @@ def sparsity_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per trained network: task, penalty, strength, seed, what was measured, and its curves as tuples.
 
     A case that gave no networks has one line for each it should have given, with its status and missing values; one that a lost
-    job did not come to has none. `confirmatory`
-    says by the rule of the study whether a network is, and `place` where its setting lies on the axes of the study.
+    job did not come to has none. `confirmatory` says by the rule of the study whether a network is, and `place` where its
+    setting lies on the axes of the study.
     """
     lines: list[dict[str, Any]] = []
     rule = rules.load()

@@ -8,8 +8,8 @@ The interpreter rounds to bfloat16 by cutting off, which alone doubles an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +101,19 @@ def far_off(inputs: LayerInputs, tf32: bool = False, functions: tuple[str, ...] 
 
 
 @contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """The interpreter multiplies the same in each, but the kernels take other ways."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+def setting(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> Iterator[None]:
+    """With another value of a setting of torch."""
+    before = read()
+    write(value)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        write(before)
+
+
+def float32_products(precision: str) -> AbstractContextManager[None]:
+    """The interpreter multiplies the same in each, but the kernels take other ways."""
+    return setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, precision)
 
 
 KINDS = ("uniform", "adapted", "repeated")
@@ -614,30 +619,11 @@ def test_the_first_use_check_passes_what_is_right_and_names_what_is_not(monkeypa
     assert "gradient of y with respect to x" in (check.mismatch(torch.device("cpu"), 2, torch.float32) or "")
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 MODES: dict[str, Any] = {
     "in an operator": torch._C._AutoDispatchBelowAutograd,
     "inference": torch.inference_mode,
-    "float64 by default": lambda: default_dtype(torch.float64),
-    "deterministic": deterministic,
+    "float64 by default": lambda: setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "deterministic": lambda: setting(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
 }
 
 

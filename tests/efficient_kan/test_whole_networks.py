@@ -17,8 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from efficient_kan import KAN, KANConv2d, KANLinear, SampleL1, SampleStd, WeightL1, kernels
 
-pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
-
 
 def source() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -14,9 +14,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from efficient_kan import KAN, KANLinear, SampleL1, kernels
-
-pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
-
 from efficient_kan.kernels import cpu
 from efficient_kan.kernels.cpu import dispatch
 

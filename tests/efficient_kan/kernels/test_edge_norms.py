@@ -17,11 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.measure.memory import AllocationTrace
 from efficient_kan import KAN, KANLinear, SampleL1, SampleStd
 from efficient_kan.basis import bspline_basis
-from efficient_kan.kernels import LayerInputs, native
-
-pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
-
-from efficient_kan.kernels import cpu
+from efficient_kan.kernels import LayerInputs, cpu, native
 
 CHUNK = 4096
 

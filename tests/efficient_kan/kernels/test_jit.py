@@ -10,14 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from efficient_kan import kernels
-
-pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
-
 from numba import cfunc
 from numba.core import config
 
+from efficient_kan import kernels
 from efficient_kan.kernels import cpu
 from efficient_kan.kernels.cpu.codegen import jit
 

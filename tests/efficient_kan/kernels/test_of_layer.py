@@ -13,8 +13,6 @@ from torch import Tensor
 from efficient_kan import KAN, SampleL1, SampleStd, WeightL1, kernels
 from tests.efficient_kan.test_whole_networks import NETWORKS, adapted, assert_equal, network, on_native, samples
 
-pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
-
 PENALTIES: dict[str, Any] = {
     "sample-l1": SampleL1(0.7, 1.3),
     "sample-l1-range": SampleL1(0.7, 0.0, divide_by_grid_range=True),

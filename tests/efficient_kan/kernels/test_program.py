@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("numba", reason="numba is in the extra cpu, which nox -s tests installs")
-
 from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, call, reader
 from efficient_kan.kernels.cpu.codegen.program import Arena, Place, Program
 from efficient_kan.kernels.cpu.common.logarithm import logarithm
