@@ -114,8 +114,11 @@ def _slope(row: str, model: str, results: Sequence[Result], name: str, quantity:
     elif mean <= _FALLS and (high <= _FALLS or len(slopes) < 2):
         status = "ordering only"
     ends = f" ({low:.1f} to {high:.1f})" if len(slopes) > 1 else ""
-    errors = " → ".join(short(float(np.median([_finite(part["stages"][n][name]) for part in fine]))) for n in (0, -1))
-    because = f"{converged}; G = {window[0]} to {window[1]}; medians from the first grid to the last {errors}"
+    errors = " → ".join(
+        f"{short(float(np.median([_finite(part['stages'][n][name]) for part in fine])))} at G = {fine[0]['stages'][n]['grid']}"
+        for n in (0, -1)
+    )
+    because = f"{converged}; slope from G = {window[0]} to {window[1]}; medians {errors}"
     values = {"paper": paper, "ours": mean, "low": low, "high": high, "converged": len(fine), "starts": starts}
     return Line(where, quantity, text, f"{mean:.1f}{ends}", status, because, values)
 

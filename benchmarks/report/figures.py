@@ -103,14 +103,14 @@ def _on_peaks(drawn: pd.DataFrame) -> str:
 
 
 def _on_ratios(drawn: pd.DataFrame) -> str:
-    """What the bars, the hollow marks and the grey band of the ratios are, as far as there are any."""
+    """What the bars, the hollow marks and the hatched band of the ratios are, as far as there are any."""
     others = drawn[drawn["arm"] != drawn["baseline"]]
     lone = alone(others)
     texts = {
         "Bars and coloured bands are 95 % intervals.": (others["ratio"].notna() & ~lone).any(),
         HOLLOW: lone.any(),
-        "The grey band is the noise floor: what `efficient_kan` measured against itself reached, at the same point where that "
-        "was measured.": drawn["floor"].notna().any(),
+        "The hatched band is the noise floor: what `efficient_kan` measured against itself reached, at the same point where "
+        "that was measured.": drawn["floor"].notna().any(),
     }
     return "".join(f" {text}" for text, found in texts.items() if found)
 
@@ -170,8 +170,8 @@ def resident_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
                 "memory",
                 name,
                 "Resident set of the process, above its lowest since the first call began, as `memory_profiler` sampled it "
-                f"over repeated training steps at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). Not "
-                "above what it was before: a call may give back to the system what building the network had left over. A "
+                f"over repeated training steps at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). "
+                "What it was before is no zero: the first call may give back what building the network had left over. A "
                 "sampler misses short peaks: the exact bytes are in the table.",
             )
 

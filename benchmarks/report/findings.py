@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks import kinds
 from benchmarks.analysis.data import BASELINE, POINT, Data
 from benchmarks.kinds.kind import Finding, resolved
-from benchmarks.report.cells import BY_PAIRS, alone, code, interval, number, why
+from benchmarks.report.cells import BY_PAIRS, alone, between, code, interval, number, why
 from benchmarks.report.ids import table_id
 from benchmarks.report.scaling import MODES
 from benchmarks.report.tables import Table
@@ -87,7 +87,7 @@ def fullest(speed: pd.DataFrame) -> str:
 
 def _range(setting: str, arm: str, part: pd.DataFrame, planned: set[str]) -> dict[str, object]:
     """The line of an arm; `planned` are the points of any arm in the setting."""
-    timed = part[part["ratio"].notna()].sort_values("ratio", kind="stable")
+    timed = between(part[part["ratio"].notna()]).sort_values("ratio", kind="stable")
     line: dict[str, object] = {"setting": setting, "arm": arm, "points": len(part), "median": timed["ratio"].median()}
     for name, row in (("lowest", timed.head(1)), ("highest", timed.tail(1))):
         values = row.to_dict("records")[0] if len(row) else {}

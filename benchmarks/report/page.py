@@ -212,7 +212,7 @@ def _reading(data: Data) -> str:
         f"and no floor of one that skips their zeros or makes them anew, as `{BASELINE}` can: it may be faster or leaner; "
         "*different maths* – not a KAN, shown for scale. Ratios are means over processes of the medians of paired log-ratios; "
         "the interval is the wider of a bootstrap over pairs and Student's t over processes. What was timed in one process, as "
-        "are arms that take a hundred times as long, has no interval."
+        "are arms that are expected to take a hundred times as long, has no interval."
     )
 
 

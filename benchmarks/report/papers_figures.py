@@ -15,7 +15,7 @@ from benchmarks.analysis.data import Data, slug
 from benchmarks.papers import scaling
 from benchmarks.report.figures import Entry
 from benchmarks.report.papers import Group, groups
-from benchmarks.report.style import BLACK, GREY, TEAL, VERMILION, WIDTH_INCHES, Look, log_axis, looks, save
+from benchmarks.report.style import BLACK, GREY, OLIVE, TEAL, VERMILION, WIDTH_INCHES, WINE, Look, log_axis, looks, save
 
 _LOOKS = {
     scaling.ALL: "efficient_kan",
@@ -23,7 +23,7 @@ _LOOKS = {
     "pykan, no grid updates": "pykan[nosave]",
     scaling.MLP: "mlp[width]",
 }
-_SPARE = [Look(colour, marker, "-.") for marker in "8*hpX" for colour in (TEAL, VERMILION, BLACK)]
+_SPARE = [Look(colour, marker, "-.") for marker in "8*hpX" for colour in (TEAL, VERMILION, BLACK, WINE, OLIVE)]
 
 
 def of_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -49,6 +50,8 @@ class Quantity:
 _ROOM = 0.3  # share of a panel that the marks of failures take at most
 
 TIME = Quantity("arm_ms", "time (ms)", "arm_ms_low", "arm_ms_high", "quartiles of the samples")
+# Hatched: some arms' own bands are grey.
+_FLOOR: dict[str, Any] = {"facecolor": "none", "edgecolor": GREY, "hatch": "//////", "linewidth": 0, "alpha": 0.7}
 RATIO = Quantity("ratio", "time / time of\n{baseline}", "ratio_low", "ratio_high", "95 % interval", ratio=True)
 MEMORY = Quantity("peak_mib", "peak memory (MiB)", simulated="simulated_mib")
 
@@ -112,7 +115,7 @@ def _panel(
     if quantity.ratio:
         axes.axhline(1, color="black", linewidth=0.9, zorder=1.5)
         floor = part.dropna(subset=["floor"]).groupby(line.x)["floor"].max()
-        axes.fill_between(floor.index, 1 / floor, floor, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+        axes.fill_between(floor.index, 1 / floor, floor, zorder=0, **_FLOOR)
     low, high = quantity.low or quantity.column, quantity.high or quantity.column
     for arm, look in chosen.items():
         own = part[part["arm"] == arm]
@@ -162,7 +165,7 @@ def _legend(figure: Figure, frame: pd.DataFrame, quantity: Quantity, chosen: dic
         )
         handles.append(hollow)
     if quantity.ratio and frame["floor"].notna().any():
-        handles.append(Patch(color=GREY, alpha=0.25, label="noise floor", linewidth=0))
+        handles.append(Patch(label="noise floor", **_FLOOR))
     if quantity.simulated and (frame[quantity.column].isna() & ~lost(frame, quantity)).any():
         handles.append(
             Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="", label="simulated, not measured")

@@ -189,7 +189,7 @@ def by_task(study: Study, penalties: Sequence[str]) -> tuple[Figure, pd.DataFram
             drawn.append(_plot(axes, found, penalty, own, {"task": task}, bands=penalty != "none"))
         part = study.runs[study.runs["task"] == task]
         failed = int(part["failed"].sum())
-        axes.set_title(f"{task} ({part['family'].iloc[0]})" + (f", {failed} failed" if failed else ""))
+        axes.set_title(f"{task}\n{part['family'].iloc[0]}" + (f", {failed} failed" if failed else ""))
         total = part["edge_counts"].iloc[0][-1]
         # Half decades of three decades would run into each other.
         log_axis(axes, "x", [tick for tick in ((1, 10, 100) if total >= 300 else (1, 3, 10, 30, 100)) if tick <= total])

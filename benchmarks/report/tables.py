@@ -15,6 +15,7 @@ from benchmarks.report.cells import (
     ONE_PROCESS,
     View,
     alone,
+    between,
     code,
     csv,
     intervals,
@@ -104,8 +105,9 @@ def summary(data: Data) -> Table:
     )
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = data.settings.beside(plain_memory(data), data.speed)
+    speed = data.speed if data.speed.empty else between(data.speed)
     for mode in MODES:
-        frame = _joined(frame, data.speed, mode, keys, _SUMMED)
+        frame = _joined(frame, speed, mode, keys, _SUMMED)
         frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
     view = _setting(frame) | {
         "point": [
@@ -157,9 +159,9 @@ def equivalence(data: Data) -> Table:
 
 def time(data: Data) -> Table:
     """All speed cases."""
-    frame = data.speed
-    if frame.empty:
-        return Table("time", frame, {})
+    if data.speed.empty:
+        return Table("time", data.speed, {})
+    frame = between(data.speed)
     view = _point(frame) | {
         "mode": [MODES[mode] for mode in frame["mode"]],
         "median (ms)": numbers(frame["arm_ms"]),

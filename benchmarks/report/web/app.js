@@ -358,7 +358,7 @@
     hideTip();
     box.setAttribute("aria-label", `${quantity.label} over ${xLabel()}`);
     const failures = failed.length ? ` ${failed.length} without a value, drawn as × at the top, where heights mean nothing.` : "";
-    const shade = floors.length ? " The grey band is the noise floor." : "";
+    const shade = floors.length ? " The grey band with a dashed edge is the noise floor." : "";
     const lone = quantity.interval && quantity.ratio && known.some((row) => row.processes === 1);
     const ends = quantity.interval ? ` Bars and bands: ${quantity.interval}${lone ? "; what was timed in one process has none" : ""}.` : "";
     const zeros = logy ? rows.filter((row) => row[quantity.column] !== null && row[quantity.column] <= 0).length : 0;
