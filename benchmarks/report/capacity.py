@@ -115,8 +115,8 @@ def resident_curves(part: pd.DataFrame) -> pd.DataFrame:
 def draw_resident(part: pd.DataFrame) -> Figure:
     """Draw the resident set of each arm's process over time while one call is repeated, above its lowest in that time.
 
-    What it was before the calls is no zero: the first may give back pages that building the network had left, by which all
-    after it would be drawn too low, even below zero.
+    It is not drawn above what it was before the calls: the first may give back pages that building the network had left, by
+    which all after it would be drawn too low, even below zero.
     """
     chosen = looks(list(part["arm"].unique()))
     figure = Figure(figsize=(WIDTH_INCHES, 2.1), layout="constrained")

@@ -99,6 +99,8 @@ def alone(frame: pd.DataFrame, prefix: str = "") -> pd.Series[bool]:
 
 def between(frame: pd.DataFrame) -> pd.DataFrame:
     """Return `frame` without the ends of intervals that rest on the pairs of one process."""
+    if frame.empty:
+        return frame
     lone = alone(frame)
     return frame.assign(**{end: frame[end].mask(lone) for end in ("ratio_low", "ratio_high")})
 

@@ -48,10 +48,10 @@ class Quantity:
 
 
 _ROOM = 0.3  # share of a panel that the marks of failures take at most
-
-TIME = Quantity("arm_ms", "time (ms)", "arm_ms_low", "arm_ms_high", "quartiles of the samples")
 # Hatched: some arms' own bands are grey.
 _FLOOR: dict[str, Any] = {"facecolor": "none", "edgecolor": GREY, "hatch": "//////", "linewidth": 0, "alpha": 0.7}
+
+TIME = Quantity("arm_ms", "time (ms)", "arm_ms_low", "arm_ms_high", "quartiles of the samples")
 RATIO = Quantity("ratio", "time / time of\n{baseline}", "ratio_low", "ratio_high", "95 % interval", ratio=True)
 MEMORY = Quantity("peak_mib", "peak memory (MiB)", simulated="simulated_mib")
 

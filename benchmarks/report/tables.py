@@ -105,7 +105,7 @@ def summary(data: Data) -> Table:
     )
     frame = frame.join(peaks).fillna({"memory_status": "not measured"}).reset_index()
     memory_frame = data.settings.beside(plain_memory(data), data.speed)
-    speed = data.speed if data.speed.empty else between(data.speed)
+    speed = between(data.speed)
     for mode in MODES:
         frame = _joined(frame, speed, mode, keys, _SUMMED)
         frame = _joined(frame, memory_frame, mode, keys, ["peak_mib", "memory_ratio"])
@@ -159,9 +159,9 @@ def equivalence(data: Data) -> Table:
 
 def time(data: Data) -> Table:
     """All speed cases."""
-    if data.speed.empty:
-        return Table("time", data.speed, {})
     frame = between(data.speed)
+    if frame.empty:
+        return Table("time", frame, {})
     view = _point(frame) | {
         "mode": [MODES[mode] for mode in frame["mode"]],
         "median (ms)": numbers(frame["arm_ms"]),
@@ -288,7 +288,7 @@ def penalty_costs(data: Data) -> pd.DataFrame:
 
 def penalty_cost(data: Data) -> Table:
     """All penalty-cost cases with the memory cases beside them."""
-    frame = penalty_costs(data)
+    frame = between(penalty_costs(data))
     if frame.empty:
         return Table("penalty_cost", frame, {})
     view = _point(frame) | {

@@ -62,7 +62,7 @@ def views(data: Data, studies: Sequence[sparsity.Study]) -> list[View]:
 
 
 def _all(data: Data, studies: Sequence[sparsity.Study]) -> Iterator[View]:
-    speed = _lines(between(data.speed) if len(data.speed) else data.speed)
+    speed = _lines(between(data.speed))
     ratio = Shown("ratio", f"time / time of {BASELINE}", ("ratio_low", "ratio_high"), "95 % interval", ratio=True)
     yield View("ratio", "Speed", speed, "x", _AXES, (ratio,), _ALONG, _STEP)
     times = Shown("arm_ms", "time of one call (ms)", ("arm_ms_low", "arm_ms_high"), "quartiles")

@@ -125,6 +125,12 @@ def test_no_sentence_and_no_table_shows_an_interval_of_one_process(
         assert marked and told and not set(marked) & set(told), name
         caption = json.loads((tmp_path / "tables" / f"{name}.json").read_text(encoding="utf-8"))["caption"]
         assert caption.count(cells.ONE_PROCESS) == 1, name
+        values = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
+        for column in values.columns[values.columns.str.endswith("ratio_low")]:
+            prefix = column.removesuffix("ratio_low")
+            ends, ratio, processes = (values[f"{prefix}{end}"] for end in ("ratio_high", "ratio", "processes"))
+            of_several = ratio.notna() & (processes > 1)
+            assert (values[column].notna() == of_several).all() and (ends.notna() == of_several).all(), (name, column)
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     found = section(page, "Findings")
     assert re.search(r"`WeightL1` 1\.\d+ \(one process\) times as long", found)
