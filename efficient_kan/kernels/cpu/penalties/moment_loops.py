@@ -128,15 +128,24 @@ class _Span:
         self.inside = self.emit.spread(inside)
         self.table = [[self.emit.spread_of(row, 2 + p * (order + 1) + r) for r in range(order + 1)] for p in range(order + 1)]
 
-    def at_outputs(self, o: Any) -> tuple[Any, list[Any]]:
-        """``c_0`` less the origin, and ``c``."""
+    def weights(self, o: Any) -> tuple[Any, list[Any], Any]:
+        """What is taken out of the weights of bases, less the origin, what is left of those, and the weight of the base."""
         emit, builder = self.emit, self.emit.builder
         rows = [emit.of(self.rows, builder.mul(self.stride, INDEX(r)), o) for r in range(self.order + 1)]
         constant = builder.fmul(self.inside, rows[0])
         u = [builder.fsub(row, constant) for row in rows]
-        c = [emit.dot(of_power, u) for of_power in self.table[1:]]
-        first = builder.fadd(builder.fsub(constant, emit.load(emit.place(self.origin, o))), emit.dot(self.table[0], u))
-        return first, [*c, emit.of(self.base, o)]
+        return builder.fsub(constant, emit.load(emit.place(self.origin, o))), u, emit.of(self.base, o)
+
+    def of_powers(self, u: list[Any]) -> list[Any]:
+        """Coefficients of powers 0 to k."""
+        return [self.emit.dot(of_power, u) for of_power in self.table]
+
+    def mean_bases(self, means: list[Any]) -> list[Any]:
+        """Means of the bases over samples whose powers have these."""
+        return [
+            self.emit.plus(first, self.emit.dot([of_power[r] for of_power in self.table[1:]], means[:-1]))
+            for r, first in enumerate(self.table[0])
+        ]
 
     def spread_all(self, pointer: Any, count: int) -> list[Any]:
         return [self.emit.spread_at(pointer, n) for n in range(count)]
@@ -151,9 +160,10 @@ def add_mean(_: Any, edge: Any, mean: Any, share: Any, mu: Any, outputs: Any, or
         edge, mean, share, mu, outputs, _ = args
         span = _Span(builder, signature.args[0], edge, k)
         emit, means, factor = span.emit, span.spread_all(mean, k + 1), span.emit.spread(share)
+        bases = span.mean_bases(means)
         with cgutils.for_range_slice(builder, INDEX(0), outputs, INDEX(emit.lanes), intp=INDEX) as (o, _):
-            first, c = span.at_outputs(o)
-            value = builder.fadd(first, emit.dot(c, means))
+            constant, u, of_base = span.weights(o)
+            value = builder.fadd(constant, emit.dot([*u, of_base], [*bases, means[-1]]))
             place = emit.place(mu, o)
             emit.store(emit.plus(emit.load(place), emit.times(factor, value)), place)
         return context.get_dummy_value()
@@ -176,29 +186,30 @@ def add_square(
         mean, scatter, count = cgutils.unpack_tuple(builder, moments, 3)
         span = _Span(builder, signature.args[0], edge, k)
         emit, means, number = span.emit, span.spread_all(mean, k + 1), span.emit.spread(count)
-        matrix = span.spread_all(scatter, (k + 1) * (k + 2) // 2)
+        bases, matrix = span.mean_bases(means), span.spread_all(scatter, (k + 1) * (k + 2) // 2)
 
         def add(value: Any, pointer: Any, *offsets: Any) -> None:
             place = emit.place(pointer, *offsets)
             emit.store(builder.fadd(emit.load(place), value), place)
 
         with cgutils.for_range_slice(builder, INDEX(0), outputs, INDEX(emit.lanes), intp=INDEX) as (o, _):
-            first, c = span.at_outputs(o)
-            away = builder.fsub(builder.fadd(first, emit.dot(c, means)), emit.load(emit.place(mu, o)))
+            constant, u, base = span.weights(o)
+            c = [*span.of_powers(u)[1:], base]
+            value = builder.fadd(constant, emit.dot([*u, base], [*bases, means[-1]]))  # as in `add_mean`: equal ones cancel
+            away = builder.fsub(value, emit.load(emit.place(mu, o)))
             weighted = builder.fmul(number, away)
             total, along = builder.fmul(weighted, away), []
             for a in range(k + 1):
                 entries = [matrix[max(a, e) * (max(a, e) + 1) // 2 + min(a, e)] for e in range(k + 1)]
-                product = emit.dot(entries, c)
-                total = emit.plus(emit.times(c[a], product), total)
-                along.append(emit.plus(emit.times(means[a], weighted), product))
+                along.append(emit.dot(entries, c))
+                total = emit.plus(emit.times(c[a], along[a]), total)
             of_constant = weighted
             for r in range(k + 1):
-                of_u = emit.dot([of_power[r] for of_power in span.table], [weighted, *along[:-1]])
+                of_u = emit.dot([bases[r], *[of_power[r] for of_power in span.table[1:]]], [weighted, *along[:-1]])
                 of_constant = builder.fsub(of_constant, of_u)
                 add(of_u, of_rows, builder.mul(span.stride, INDEX(r)), o)
             add(builder.fmul(span.inside, of_constant), of_rows, o)
-            add(along[-1], of_base, o)
+            add(emit.plus(along[-1], emit.times(means[-1], weighted)), of_base, o)
             add(total, square, o)
         return context.get_dummy_value()
 
@@ -219,8 +230,9 @@ def add_form(_: Any, edge: Any, factors: Any, mu: Any, form: Any, outputs: Any, 
         emit, entries = span.emit, [(a, e) for a in range(k + 1) for e in (*range(a + 1), k + 1)]
         sums = emit.zeros(len(entries))
         with cgutils.for_range_slice(builder, INDEX(0), outputs, INDEX(emit.lanes), intp=INDEX) as (o, _):
-            first, c = span.at_outputs(o)
-            all_of = [*c, builder.fsub(first, emit.load(emit.place(mu, o)))]
+            constant, u, base = span.weights(o)
+            first, *c = [*span.of_powers(u), base]
+            all_of = [*c, builder.fsub(builder.fadd(constant, first), emit.load(emit.place(mu, o)))]
             factor = emit.load(emit.place(factors, o))
             for total, (a, e) in zip(sums, entries, strict=True):
                 emit.put(emit.plus(emit.held(total), emit.times(emit.times(factor, c[a]), all_of[e])), total)

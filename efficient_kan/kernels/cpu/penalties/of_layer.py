@@ -142,7 +142,7 @@ def _sum(values: Any, count: int) -> float:
 def _dot(left: Any, right: Any, count: int) -> float:
     total = 0.0
     for n in range(count):
-        total += left[n] * right[n]
+        total += np.float64(left[n]) * np.float64(right[n])
     return total
 
 
@@ -325,12 +325,11 @@ def _add_of_deviation(job_at: int, edge: int, zero: Any) -> None:
     N, slope = job.length, at(job.slopes, zero)[edge] * at(job.loss, zero)[0]
     row, target = at(job.spline + edge * N * size, zero), at(job.of_spline + edge * N * size, zero)
     gradient, mask = at(job.gradient + edge * (N + 1) * size, zero), at(job.mask, zero)[edge]
-    scale, total = slope * mask * (at(job.scaler, zero)[edge] if job.scaler else one), 0.0
+    scale = slope * mask * (at(job.scaler, zero)[edge] if job.scaler else one)
     for n in range(N):
         target[n] += scale * gradient[n]
-        total += np.float64(gradient[n]) * np.float64(row[n])
     if job.scaler:
-        at(job.of_scaler, zero)[edge] += type(zero)(np.float64(slope * mask) * total)
+        at(job.of_scaler, zero)[edge] += type(zero)(np.float64(slope * mask) * _dot(gradient, row, N))
     at(job.of_base_weight, zero)[edge] += slope * mask * gradient[N]
 
 
