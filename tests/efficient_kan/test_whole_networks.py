@@ -93,6 +93,7 @@ NETWORKS: dict[str, Callable[[], KAN]] = {
     "pruned": lambda: pruned(network([3, 7, 2], bias=True)),
     "adapted": lambda: adapted(network([3, 7, 2])),
     "mixed": mixed,
+    "fine-grid": lambda: network([3, 20, 2], 200, bias=True),
 }
 
 

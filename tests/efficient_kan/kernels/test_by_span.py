@@ -389,6 +389,32 @@ def test_hooks_and_subclasses_of_silu_are_called() -> None:
     torch.testing.assert_close(layer(x), plain)
 
 
+@dtypes
+@pytest.mark.parametrize("base", [False, True], ids=["silu", "own-base"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 37, 3), (3, 20, 150), (9, 5, 70)], ids=str)
+def test_few_samples_read_the_weights_of_their_bases_alone(
+    shape: tuple[int, int, int], base: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same bits as where all are read; what others are does not matter."""
+    (samples, inputs, outputs), grid_size = shape, 400
+    given = make_inputs(shape, grid_size, 3, dtype, base=base)
+    assert dispatch.plan(samples, inputs, outputs, grid_size + 4, 3, given.x.element_size(), 1).forward.named
+    found = outputs_and_gradients(cpu, given)
+    used = bspline_basis(given.x, given.knots, 3).ne(0).any(0)
+    others = torch.cat((~used, torch.zeros(inputs, 1, dtype=torch.bool)), 1)
+    # A sample on a knot, or outside, has bases that are zero.
+    near = torch.nn.functional.max_pool1d(used.double(), 9, 1, 4).bool() | (given.x <= given.knots[:, 3]).any(0).unsqueeze(1)
+    others[:, :-1] &= ~near & ~(given.x >= given.knots[:, -4]).any(0).unsqueeze(1)
+    changed = given._replace(weight=torch.where(others, torch.nan, given.weight))
+    for name, value in outputs_and_gradients(cpu, changed).items():
+        assert torch.equal(value, found[name]), name
+    monkeypatch.setattr(dispatch, "_NAMED", 2**30)
+    dispatch.plan.cache_clear()
+    for name, value in outputs_and_gradients(cpu, given).items():
+        assert torch.equal(value, found[name]), name
+    dispatch.plan.cache_clear()
+
+
 @pytest.mark.parametrize("grid_size", [5, 40])
 def test_threads_change_nothing_but_rounding(grid_size: int) -> None:
     inputs = make_inputs((3000, 40, 20), grid_size, 3, torch.float32)

@@ -27,7 +27,8 @@ def test_plans_divide_any_shape_into_parts_that_exist() -> None:
             assert 1 <= sizes.group <= inputs
             assert 1 <= sizes.input_parts <= inputs
             assert 1 <= sizes.sample_parts * sizes.input_parts <= threads
-        assert plan.penalty.sample_parts == 1
+            assert not sizes.named or batch <= sizes.panel  # rows are those of one panel
+        assert plan.penalty.sample_parts == 1 and not plan.penalty.named
         assert plan.operations >= 0 and plan.bytes >= 0
 
 
@@ -42,6 +43,13 @@ def test_the_explanation_names_the_algorithm_its_operations_and_its_bytes() -> N
     assert text.startswith("cpu (by name)\nproduct by_span")
     expected = 2 * 64 * 32 * (1000 * 5 + 3 * 16)
     assert f"{expected / 1e9:.3g} GFLOP" in text and "MB" in text and "panels of" in text
+
+
+def test_few_samples_on_a_fine_grid_read_few_weights() -> None:
+    layer = KANLinear(64, 32, 1000, kernel="cpu", generator=torch.Generator().manual_seed(0))
+    few, many = kernels.explain(layer, 1), kernels.explain(layer, 1000)
+    assert "weights of the samples' bases alone" in few and "alone" not in many
+    assert f"{4 * (64 * 32 * (4 + 2) + 64 + 32) / 1e6:.3g} MB" in few
 
 
 def test_networks_on_other_devices_are_not_for_compiled_code() -> None:

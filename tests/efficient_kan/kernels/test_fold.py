@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 
 import pytest
@@ -39,8 +40,13 @@ def test_transposes_shapes_of_any_kind(rows: int, columns: int) -> None:
     assert found[:, rows:].eq(-1.0).all()
 
 
+# First rows of weights of five inputs, and how many.
+RANGES = (((0, 4), (4, 1)), ((0, 4),), ((5, 4),), ((2, 4), (6, 0), (6, 2)), ())
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["all-rows", "rows-of-samples"])
 @pytest.mark.parametrize("scaler", [True, False], ids=["scaler", "no-scaler"])
-def test_folded_weights_and_their_gradients_are_those_of_the_definition(scaler: bool) -> None:
+def test_folded_weights_and_their_gradients_are_those_of_the_definition(scaler: bool, named: bool) -> None:
     outputs, inputs, length, stamp = 11, 5, 9, STAMP
     spline, scale, mask, base = (
         torch.randn(shape, generator=source(n), dtype=torch.float64)
@@ -50,13 +56,22 @@ def test_folded_weights_and_their_gradients_are_those_of_the_definition(scaler: 
     tile = tile_of(outputs, 8)
     targets = [torch.empty_like(t) if t is not None else None for t in (spline, parameters.scaler, base)]
     x, knots = torch.zeros(1, inputs, dtype=torch.float64), torch.zeros(inputs, length + 4, dtype=torch.float64)
-    sizes = Sizes(panel=1, group=inputs, tile=tile, sample_parts=1, input_parts=1)
+    sizes = Sizes(panel=3, group=inputs, tile=tile, sample_parts=1, input_parts=1, named=named)
     work, given = Arena(0), addresses(x, None, knots, knots, knots, *parameters)
     of = dict(zip(("of_spline", "of_scaler", "of_base_weight"), addresses(*targets), strict=True))
     shape = Shape(1, inputs, outputs, length + 4, length, 3, 8, 1)
     job = make_job(shape, Tensors(*given), sizes, work, y=addresses(x)[0], **of)
-    scratch = torch.empty(work.most, dtype=torch.uint8)
+    scratch = torch.full((work.most,), 255, dtype=torch.uint8)  # NaN
     job = job._replace(scratch=scratch.data_ptr())
+    there = torch.zeros(inputs, length + 1, dtype=torch.bool)
+    there[:, length] = True  # base weights
+    for n, of_samples in enumerate(RANGES):
+        ranges = of_samples if named else ((0, length),)
+        written = torch.tensor([len(ranges), *itertools.chain(*ranges)])
+        place = job.ranges + n * job.range_bytes
+        scratch[place : place + 8 * len(written)] = written.view(torch.uint8)
+        for first, count in ranges:
+            there[n, first : first + count] = True
     size = -(-outputs // tile) * tile
     folded = torch.zeros(inputs, length + 1, size, dtype=torch.float64)
     grad = torch.randn(inputs, length + 1, size, generator=source(9), dtype=torch.float64)
@@ -86,9 +101,9 @@ def test_folded_weights_and_their_gradients_are_those_of_the_definition(scaler: 
     Entry(there_and_back)(numbers.buffer_info()[0], 0, outputs)
     leaves = [t.clone().requires_grad_() for t in (spline, scale, base)]
     expected = naive.folded(leaves[0], leaves[1] if scaler else None, mask, leaves[2])
-    torch.testing.assert_close(folded[..., :outputs].permute(2, 0, 1), expected.detach())
-    assert not folded[..., outputs:].any()
+    torch.testing.assert_close(folded[..., :outputs].permute(2, 0, 1)[:, there], expected.detach()[:, there])
+    assert not folded[there][:, outputs:].any()
     wanted = [leaf for leaf, target in zip(leaves, targets, strict=True) if target is not None]
-    grads = torch.autograd.grad(expected, wanted, grad[..., :outputs].permute(2, 0, 1))
+    grads = torch.autograd.grad(expected, wanted, (grad * there.unsqueeze(-1))[..., :outputs].permute(2, 0, 1))
     for found, right in zip([t for t in targets if t is not None], grads, strict=True):
         torch.testing.assert_close(found, right)

@@ -42,7 +42,7 @@ def test_threads_that_compile_leave_numbas_setting_as_it_was() -> None:
     level = config.OPT
 
     def compiling() -> None:
-        with jit._one_optimization():
+        with jit._quickly():
             time.sleep(0.02)
 
     threads = [threading.Thread(target=compiling) for _ in range(4)]

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from benchmarks.measure.memory import AllocationTrace
 from efficient_kan import KANLinear, SampleL1, kernels
 
-SHAPES = [(1, 1, 1, 1), (300, 5, 37, 5), (1100, 19, 16, 8), (40, 17, 16, 150), (600, 2, 33, 40), (5000, 1, 3, 2)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (300, 5, 37, 5),
+    (1100, 19, 16, 8),
+    (40, 17, 16, 150),
+    (600, 2, 33, 40),
+    (5000, 1, 3, 2),
+    (2, 7, 70, 500),
+]
 
 
 def source(seed: int = 0) -> torch.Generator:

@@ -10,6 +10,7 @@ Compiled code allocates nothing: it works in scratch memory that the job names, 
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -43,7 +44,7 @@ _LOG = logging.getLogger("efficient_kan")
 _INTEGER = ir.IntType(64)
 # Of the sources and of what is compiled into code that does not say so: a cache may be shared by several machines.
 STAMP = zlib.crc32(f"{stamp_of(Path(__file__).parent.parent)}, vectors of {VECTOR_BYTES} bytes".encode())
-_OPTIMIZING = threading.RLock()
+_COMPILING = threading.RLock()
 
 
 def inlined(function: _Function) -> _Function:
@@ -100,6 +101,16 @@ def size_of(_: Any, like: Any) -> Any:
     return types.int64(like), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def smaller(_: Any, a: Any, b: Any) -> Any:
+    """The smaller of two integers; each use of ``min`` would be compiled apart."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.icmp_signed("<", *args), *args)
+
+    return types.int64(types.int64, types.int64), generate
+
+
 def reader(kind: type[Any]) -> Any:
     """A compiled function from the address of a record of integers to the record, a NamedTuple of class ``kind``."""
     made = types.NamedUniTuple(types.int64, len(kind._fields), kind)
@@ -128,15 +139,22 @@ def _name_apart(function: Callable[..., None]) -> None:
 
 
 @contextmanager
-def _one_optimization() -> Iterator[None]:
-    """Optimize a function once, with vectorization: numba does it twice, which made no difference on four shapes."""
-    with _OPTIMIZING:  # of numba's setting there is one for all threads
-        level = config.OPT
+def _quickly() -> Iterator[None]:
+    """Compile a function in less time.
+
+    It is optimized once, with vectorization: numba does it twice, which made no difference on four shapes. And garbage is left
+    lying meanwhile: looking for it took a tenth of the time, and it is some 25 MB.
+    """
+    with _COMPILING:  # of both settings there is one for all threads
+        level, collects = config.OPT, gc.isenabled()
         config.OPT = type(level)(1)
+        gc.disable()
         try:
             yield
         finally:
             config.OPT = level
+            if collects:
+                gc.enable()
 
 
 class _Announced:
@@ -170,7 +188,7 @@ def callback(function: Callable[..., None], arity: int) -> Any:
     """A compiled function of so many integers that C can call, cached where a folder for that can be written."""
     _name_apart(function)
     signature = types.void(*[types.int64] * arity)
-    with _Announced(), _one_optimization():
+    with _Announced(), _quickly():
         try:
             return cfunc(signature, cache=True, **_OPTIONS)(function)
         except (RuntimeError, OSError):  # numba found no folder that it may write to, or no room there

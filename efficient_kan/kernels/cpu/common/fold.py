@@ -3,6 +3,8 @@
 An edge's spline is ``mask * scaler * spline_weight`` times the bases, and the factor of its base activation is
 ``mask * base_weight``; without a scaler or a mask those are ones, and without base weights that factor is the last number of
 ``spline_weight``'s row. Rows of spline weights are transposed as they are; edges' scales multiply what is made of them.
+
+Where samples are few and the grid is fine (``named``), only rows of bases are there that are not zero for some of them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.codegen.jit import at, moved, noinline, size_of
+from efficient_kan.kernels.cpu.codegen.jit import at, moved, noinline, size_of, smaller
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, Emitter, real_of
 from efficient_kan.kernels.cpu.common.job import read, vectors_of
 from efficient_kan.kernels.cpu.common.transpose import transpose
@@ -23,13 +25,17 @@ from efficient_kan.kernels.cpu.common.transpose import transpose
 def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: Any) -> None:
     """``weights``, ``scales`` and ``bases`` of ``some`` outputs from ``o`` on, then zeros; ``width`` inputs from ``i`` on."""
     job, size, one = read(job_at), size_of(zero), type(zero)(1)
-    rows, tile, lanes = width * job.length, job.tile, VECTOR_BYTES // size
-    weights = at(room + job.weights, zero)
+    tile, stride, weights = job.tile, job.inputs * job.length, at(room + job.weights, zero)
     source = at(job.spline + (o * job.inputs + i) * job.length * size, zero)
-    if some < tile:
-        for n in range(rows * tile):
-            weights[n] = zero
-    transpose(source, job.inputs * job.length, weights, tile, some, rows, lanes)
+    for n in range(width if job.named else 1):
+        ranges = at(room + job.ranges + n * job.range_bytes, 0)
+        for m in range(ranges[0] if job.named else 1):
+            # Else rows of all inputs are next to each other.
+            first, count = (n * job.length + ranges[2 * m + 1], ranges[2 * m + 2]) if job.named else (0, width * job.length)
+            rows = moved(weights, first * tile)
+            for number in range(count * tile if some < tile else 0):
+                rows[number] = zero
+            transpose(moved(source, first), stride, rows, tile, some, count, VECTOR_BYTES // size)
     scaler, mask, base = at(job.scaler, zero), at(job.mask, zero), at(job.base_weight, zero)
     for n in range(width):
         scales, bases = at(room + job.scales + n * tile * size, zero), at(room + job.bases + n * tile * size, zero)
@@ -46,7 +52,7 @@ def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: An
 def _scale_rows(
     _: Any, grads: Any, whole: Any, weights: Any, tile: Any, scales: Any, totals: Any, rows: Any, vectors: Any
 ) -> Any:
-    """``totals = sum_f grads[f] * weights[f]``, then ``grads *= scales``: so many ``vectors`` of each of ``rows``.
+    """``totals += sum_f grads[f] * weights[f]``, then ``grads *= scales``: so many ``vectors`` of each of ``rows``.
 
     Rows of ``grads`` are ``whole`` numbers apart, those of ``weights`` a ``tile``.
     """
@@ -57,6 +63,8 @@ def _scale_rows(
 
         def scale(count: int) -> None:
             factors, sums = emit.load_all(scales, count), emit.zeros(count)
+            for n, total in enumerate(sums):
+                emit.put(emit.load(emit.place(totals, n * emit.lanes)), total)
             with cgutils.for_range(builder, rows) as loop:
                 of_row = emit.place(grads, builder.mul(loop.index, whole))
                 row = emit.place(weights, builder.mul(loop.index, tile))
@@ -85,18 +93,28 @@ def unfold(job_at: int, room: int, part: int, i: int, width: int, o: int, some: 
     place = o if whole > tile else 0
     grads = at(room + job.of_weights + place * size, zero)
     length = job.length if job.base_weight else job.length - 1
-    mask = at(job.mask, zero)
+    mask, lanes = at(job.mask, zero), VECTOR_BYTES // size
+    target, stride = at(job.of_spline + ((edges + o * job.inputs) + i) * job.length * size, zero), job.inputs * job.length
+    for c in range(some if job.named else 0):
+        for n in range(width * job.length):
+            target[c * stride + n] = zero
     for n in range(width):
-        first, scales = n * job.length, at(room + job.scales + n * tile * size, zero)
+        rows, scales = n * job.length, at(room + job.scales + n * tile * size, zero)
         of_base = at(room + job.of_bases + (n * whole + place) * size, zero)
         totals = at(room + job.bases + n * tile * size, zero)
-        row = at(room + job.weights + first * tile * size, zero)
-        _scale_rows(
-            moved(grads, first * whole), whole, row, tile, scales, totals, length, vectors_of(some, VECTOR_BYTES // size)
-        )
         if not job.base_weight:
             for c in range(some):
-                grads[(first + length) * whole + c] = of_base[c]
+                grads[(rows + length) * whole + c] = of_base[c]
+        for c in range(tile):
+            totals[c] = zero
+        ranges = at(room + job.ranges + n * job.range_bytes, 0)
+        for m in range(ranges[0]):
+            first, count = ranges[2 * m + 1], ranges[2 * m + 2]
+            of_edges, first = smaller(count, length - first), rows + first
+            row = at(room + job.weights + first * tile * size, zero)
+            _scale_rows(moved(grads, first * whole), whole, row, tile, scales, totals, of_edges, vectors_of(some, lanes))
+            if job.named:
+                transpose(moved(grads, first * whole), whole, moved(target, first), stride, count, some, lanes)
         for c in range(some):
             edge = (o + c) * job.inputs + i + n
             of_mask = mask[edge] if job.mask else one
@@ -104,8 +122,8 @@ def unfold(job_at: int, room: int, part: int, i: int, width: int, o: int, some: 
                 at(job.of_scaler, zero)[edges + edge] = totals[c] * of_mask
             if job.of_base_weight:
                 at(job.of_base_weight, zero)[edges + edge] = of_base[c] * of_mask
-    target = at(job.of_spline + ((edges + o * job.inputs) + i) * job.length * size, zero)
-    transpose(grads, whole, target, job.inputs * job.length, width * job.length, some, VECTOR_BYTES // size)
+    if not job.named:
+        transpose(grads, whole, target, stride, width * job.length, some, lanes)
 
 
 @noinline
@@ -113,8 +131,11 @@ def clear(job_at: int, room: int, width: int, zero: Any) -> None:
     """Set the gradients of weights of a group to zero."""
     job = read(job_at)
     of_weights, of_bases = at(room + job.of_weights, zero), at(room + job.of_bases, zero)
-    if job.of_spline:
-        for n in range(width * job.length * job.whole):
-            of_weights[n] = zero
-        for n in range(width * job.whole):
-            of_bases[n] = zero
+    for n in range(width if job.of_spline else 0):
+        ranges = at(room + job.ranges + n * job.range_bytes, 0)
+        for m in range(ranges[0]):
+            rows = moved(of_weights, (n * job.length + ranges[2 * m + 1]) * job.whole)
+            for number in range(ranges[2 * m + 2] * job.whole):
+                rows[number] = zero
+    for n in range(width * job.whole if job.of_spline else 0):
+        of_bases[n] = zero

@@ -53,15 +53,19 @@ class Job(NamedTuple):
     panel: int
     group: int
     tile: int
+    named: int  # whether only weights of the bases of the panel's spans are worked on
     whole: int  # outputs whose gradients of weights are summed up at a time: a tile, or all
     sample_parts: int
     input_parts: int
     stride: int  # between rows of samples in scratch memory
+    span_bytes: int  # between rows of `spans`
+    range_bytes: int  # between rows of `ranges`
     columns: int  # (group, stride): samples, transposed
     column: int  # (stride,): those of one input in order
     cells: int  # (stride,) integers: their spans
     starts: int  # 2 (T + 1) integers
     spans: int  # (group, 1 + 3 min(T + 1, panel)) integers of 64 bits: number of spans; each with first sample and count
+    ranges: int  # (group, 3, or 3 + 2 min(T + 1, panel) if `named`) the same: ranges of weights, each one's first row and count
     rows: int  # (group, stride) integers: the samples' numbers, in order
     terms: int  # (group, k + 2, stride): powers 1..k of the place in the span, base activation and its slope
     weights: int  # (group L, tile)
@@ -117,7 +121,7 @@ def held(job_at: int, room: int, i: int, n: int, o: Any, order: int, zero: Any) 
     stride, tile, place, row = job.stride, job.tile, o if job.whole > job.tile else 0, 2 + (order + 1) * (order + 1)
     terms = at(room + job.terms + n * (order + 2) * stride * size, zero)
     return Held(
-        at(room + job.spans + n * (1 + 3 * min(job.knot_count + 1, job.panel)) * 8, 0),
+        at(room + job.spans + n * job.span_bytes, 0),
         at(room + job.rows + n * stride * 4, np.int32(0)),
         terms,
         moved(terms, order * stride),
@@ -176,13 +180,15 @@ def make_job(shape: Shape, tensors: Tensors, sizes: Sizes, work: Arena, **others
     signs = backward and bool(others.get("norms"))
     stride = -(-sizes.panel // APART) * APART + APART
     whole = sizes.tile if sizes.panel >= shape.batch else -(-shape.outputs // sizes.tile) * sizes.tile
-    of_group, size = sizes.group * shape.size, shape.size
+    of_group, size, spans = sizes.group * shape.size, shape.size, min(shape.knots + 1, sizes.panel)
+    span_bytes, range_bytes = 8 * (1 + 3 * spans), 8 * (1 + 2 * (spans + 1 if sizes.named else 1))
     lengths = {
         "columns": of_group * stride,
         "column": stride * size,
         "cells": stride * 4,
         "starts": 2 * (shape.knots + 1) * 4,
-        "spans": sizes.group * (1 + 3 * min(shape.knots + 1, sizes.panel)) * 8,
+        "spans": sizes.group * span_bytes,
+        "ranges": sizes.group * range_bytes,
         "rows": sizes.group * stride * 4,
         "terms": of_group * (shape.order + 2) * stride,
         "weights": of_group * shape.length * sizes.tile,
@@ -209,6 +215,7 @@ def make_job(shape: Shape, tensors: Tensors, sizes: Sizes, work: Arena, **others
     given: Any = dict.fromkeys(Job._fields[: Job._fields.index("scratch")], 0) | tensors._asdict() | others
     return Job(
         **given, scratch=scratch, scratch_bytes=total, batch=shape.batch, inputs=shape.inputs, knot_count=shape.knots,
-        outputs=shape.outputs, length=shape.length, panel=sizes.panel, group=sizes.group, tile=sizes.tile, whole=whole,
-        sample_parts=sizes.sample_parts, input_parts=sizes.input_parts, stride=stride, **places,
+        outputs=shape.outputs, length=shape.length, panel=sizes.panel, group=sizes.group, tile=sizes.tile, named=sizes.named,
+        whole=whole, sample_parts=sizes.sample_parts, input_parts=sizes.input_parts, stride=stride,
+        span_bytes=span_bytes, range_bytes=range_bytes, **places,
     )  # fmt: skip

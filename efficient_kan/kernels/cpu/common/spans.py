@@ -120,7 +120,8 @@ def powers(_: Any, x: Any, count: Any, row: Any, target: Any, stride: Any, order
 def fill(job_at: int, room: int, sample: int, samples: int, i: int, width: int, order: int, zero: Any) -> None:
     """What scratch memory at ``room`` holds of a panel's ``samples`` of the group of ``width`` inputs from ``i`` on.
 
-    ``spans``, ``rows`` and ``terms`` of :class:`~efficient_kan.kernels.cpu.common.job.Job`.
+    ``spans``, ``ranges``, ``rows`` and ``terms`` of :class:`~efficient_kan.kernels.cpu.common.job.Job`. Ranges of weights are
+    all; or the bases of each span that has samples and, unless they are elsewhere, the base weight.
     """
     job, one, none = read(job_at), type(zero)(1), np.int32(0)
     size, length = size_of(zero), 2 + (order + 1) * (order + 1)
@@ -130,12 +131,22 @@ def fill(job_at: int, room: int, sample: int, samples: int, i: int, width: int, 
     transpose(at(job.x + place, zero), job.inputs, columns, stride, samples, width, VECTOR_BYTES // size)
     for n in range(width):
         x, rows = moved(columns, n * stride), at(room + job.rows + n * stride * 4, none)
-        spans = at(room + job.spans + n * (1 + 3 * min(job.knot_count + 1, job.panel)) * 8, 0)
+        spans = at(room + job.spans + n * job.span_bytes, 0)
         terms = at(room + job.terms + n * (order + 2) * stride * size, zero)
         knots = at(job.knots + (i + n) * job.knot_count * size, zero)
         guide = at(job.guide + (i + n) * (3 + 2 * job.knot_count) * size, zero)
         locate(x, knots, guide, job.knot_count, samples, cells)
         sort(cells, samples, job.knot_count, starts, spans, rows)
+        ranges, done = at(room + job.ranges + n * job.range_bytes, 0), 0
+        ranges[0], ranges[1], ranges[2] = 1, 0, job.length
+        if job.named:
+            for m in range(spans[0]):
+                first = first_basis(spans[3 * m + 1], job.knot_count, order)
+                done = first if done < first else done
+                ranges[2 * m + 1], ranges[2 * m + 2] = done, first + order + 1 - done
+                done = first + order + 1
+            ranges[2 * spans[0] + 1], ranges[2 * spans[0] + 2] = job.length - 1, 1
+            ranges[0] = spans[0] if job.base_weight else spans[0] + 1
         for b in range(samples):
             column[b] = x[rows[b]]
         for m in range(spans[0]):

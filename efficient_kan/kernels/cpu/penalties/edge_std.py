@@ -29,7 +29,7 @@ import torch
 from numba import literally
 from torch import Tensor
 
-from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, moved, noinline, reader, size_of
+from efficient_kan.kernels.cpu.codegen.jit import STAMP, Entry, at, moved, noinline, reader, size_of, smaller
 from efficient_kan.kernels.cpu.codegen.program import Address, Arena, Program
 from efficient_kan.kernels.cpu.common.fold import fold
 from efficient_kan.kernels.cpu.common.job import Shape, Tensors, held, make_job, read
@@ -159,11 +159,11 @@ def _fill_deviations(order: int, real: Any) -> Entry:
             scratch, room = job.scratch + part * job.scratch_bytes, own.room + part * own.room_bytes
             end_input = job.inputs * (part + 1) // job.input_parts
             for i in range(job.inputs * part // job.input_parts, end_input, job.group):
-                width = min(job.group, end_input - i)
+                width = smaller(job.group, end_input - i)
                 for n in range(width):
                     _merge_parts(own_at, i + n, order)
                 for o in range(0, job.outputs, job.tile):
-                    some = min(job.tile, job.outputs - o)
+                    some = smaller(job.tile, job.outputs - o)
                     _fold_scaled(own.job, scratch, i, width, o, some, zero)
                     for n in range(width):
                         _deviations(own_at, room, scratch, i + n, n, o, some, order, zero)
@@ -204,12 +204,12 @@ def _fill_forms(order: int, real: Any) -> Entry:
             scratch, room = job.scratch + part * job.scratch_bytes, own.room + part * own.room_bytes
             end_input = job.inputs * (part + 1) // job.input_parts
             for i in range(job.inputs * part // job.input_parts, end_input, job.group):
-                width = min(job.group, end_input - i)
+                width = smaller(job.group, end_input - i)
                 first, spans = at(job.forms, 0.0), (order + 1) * (order + 2) * (job.knot_count + 1)
                 for n in range(i * spans, (i + width) * spans):
                     first[n] = 0.0
                 for o in range(0, job.outputs, job.tile):
-                    some = min(job.tile, job.outputs - o)
+                    some = smaller(job.tile, job.outputs - o)
                     _fold_scaled(own.job, scratch, i, width, o, some, zero)
                     for n in range(width):
                         _add_forms(own_at, room, scratch, i + n, n, o, some, order, zero)

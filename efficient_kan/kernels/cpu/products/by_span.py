@@ -39,6 +39,7 @@ from efficient_kan.kernels.cpu.codegen.jit import (
     noinline,
     reader,
     size_of,
+    smaller,
     stored,
 )
 from efficient_kan.kernels.cpu.codegen.program import Address, Arena, Place, Program
@@ -153,18 +154,18 @@ def _multiply(order: int, real: Any) -> Entry:
                 for i in range(first_input, end_input):
                     norms[i] = zero
             for sample in range(first, end, job.panel):
-                samples = min(job.panel, end - sample)
+                samples = smaller(job.panel, end - sample)
                 y_place = (of_inputs * job.batch + sample) * outputs * size
                 y = at(job.y + y_place, zero)
                 for n in range(samples * outputs if job.y else 0):
                     y[n] = zero
                 for i in range(first_input, end_input, job.group):
-                    width = min(job.group, end_input - i)
+                    width = smaller(job.group, end_input - i)
                     fill(job_at, room, sample, samples, i, width, order, zero)
                     if job.moments:
                         visit(job_at, room, of_samples, i, width, samples if sample == first else 0)
                     for o in range(0, outputs if (job.y != 0) | (job.norms != 0) else 0, tile):
-                        some = min(tile, outputs - o)
+                        some = smaller(tile, outputs - o)
                         fold(job_at, room, i, width, o, some, zero)
                         apart, vectors = (outputs != tile) | (job.y == 0), vectors_of(some, lanes)
                         of = sums if apart else y
@@ -288,11 +289,12 @@ def _pull_back(order: int, real: Any) -> Entry:
             for n in range(job.panel if job.norms else 0):
                 at(room + job.numbers, np.int32(0))[n] = np.int32(n)
             for i in range(first_input, end_input, job.group):
-                width = min(job.group, end_input - i)
-                clear(job_at, room, width, zero)
+                width = smaller(job.group, end_input - i)
                 for sample in range(first, end, job.panel):
-                    samples = min(job.panel, end - sample)
+                    samples = smaller(job.panel, end - sample)
                     fill(job_at, room, sample, samples, i, width, order, zero)
+                    if sample == first:
+                        clear(job_at, room, width, zero)
                     for n in range(width * job.stride):
                         at(room + job.pulled, zero)[n] = zero
                     for n in range(width * job.stride if job.of_base else 0):
@@ -300,7 +302,7 @@ def _pull_back(order: int, real: Any) -> Entry:
                     if job.forms:
                         visit(job_at, room, of_samples, i, width, samples)
                     for o in range(0, outputs if gradients else 0, tile):
-                        some = min(tile, outputs - o)
+                        some = smaller(tile, outputs - o)
                         vectors = vectors_of(some, lanes)
                         if folds:
                             fold(job_at, room, i, width, o, some, zero)
@@ -324,7 +326,7 @@ def _pull_back(order: int, real: Any) -> Entry:
                         scatter(job_at, room, job.pulled_base, job.of_base, sample, samples, i, width, zero)
                 if job.of_spline and not single:
                     for o in range(0, outputs, tile):
-                        some = min(tile, outputs - o)
+                        some = smaller(tile, outputs - o)
                         fold(job_at, room, i, width, o, some, zero)
                         unfold(job_at, room, of_samples, i, width, o, some, zero)
 
@@ -336,7 +338,7 @@ def add_forward(
     moments: Address = 0,
 ) -> None:  # fmt: skip
     """Add the pass forward to a program: it makes outputs, sums of edges' absolute values, and moments of samples."""
-    mark, (parts, of_inputs), count = work.used, sizes[3:], shape.batch * shape.outputs
+    mark, parts, of_inputs, count = work.used, sizes.sample_parts, sizes.input_parts, shape.batch * shape.outputs
     made = work.take(of_inputs * count * shape.size) if isinstance(y, Place) and of_inputs > 1 else y
     visits = partial(add_moments, shape.order, shape.real) if moments else 0
     of_tiles = partial(_add_with_norms, shape.order, shape.real) if sums else 0
