@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from benchmarks.report.cells import number
 from benchmarks.report.scaling import MODES
@@ -115,18 +117,28 @@ def resident_curves(part: pd.DataFrame) -> pd.DataFrame:
 def draw_resident(part: pd.DataFrame) -> Figure:
     """Draw the resident set of each arm's process over time while one call is repeated, above its lowest in that time.
 
+    A panel an arm, each with its own time axis; all share the axis of memory, linear up to 1 MiB and logarithmic above.
     It is not drawn above what it was before the calls: the first may give back pages that building the network had left, by
     which all after it would be drawn too low, even below zero.
     """
     chosen = looks(list(part["arm"].unique()))
-    figure = Figure(figsize=(WIDTH_INCHES, 2.1), layout="constrained")
-    axes = figure.subplots()
-    for arm, look in chosen.items():
+    columns = min(5, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    figure = Figure(figsize=(WIDTH_INCHES, 1.6 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(chosen) :]:
+        axes.set_visible(False)
+    for axes, (arm, look) in zip(grid.flat, chosen.items(), strict=False):
         own = part[part["arm"] == arm].sort_values("seconds")
-        above = (own["rss_bytes"] - own["rss_bytes"].min()) / 2**20
-        (curve,) = axes.plot(own["seconds"] * 1e3, above, color=look.colour, linestyle=look.line, linewidth=0.8, label=arm)
-        curve.set(marker=look.marker, markevery=max(1, len(own) // 12))
-    axes.set_xlabel("time since the first call began (ms)")
-    axes.set_ylabel("resident set above\nits lowest (MiB)")
-    figure.legend(loc="outside lower center", ncols=4)
+        time, above = own["seconds"] * 1e3, (own["rss_bytes"] - own["rss_bytes"].min()) / 2**20
+        axes.fill_between(time, above, color=look.colour, alpha=0.3, linewidth=0)
+        axes.plot(time, above, color=look.colour, linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.set_title(arm)
+    grid[0, 0].set_yscale("symlog", linthresh=1)
+    grid[0, 0].set_ylim(0, None)
+    grid[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axes in grid[:, 0]:
+        axes.set_ylabel("resident set above\nits lowest (MiB)")
+    figure.supxlabel("time since the first call began (ms)", fontsize=mpl.rcParams["axes.labelsize"])
     return figure

@@ -171,6 +171,7 @@ def resident_figures(data: Data, _: object, folder: Path) -> Iterator[Entry]:
                 name,
                 "Resident set of the process, above its lowest since the first call began, as `memory_profiler` sampled it "
                 f"over repeated training steps at B = {batch}, layers {layers}, G = {grid_size}, k = {order} ({setting}). "
+                "Each panel has its own time axis; all share the axis of memory, linear up to 1 MiB and logarithmic above. "
                 "It is not drawn above what it was before: the first call may give back what building the network had left "
                 "over. A sampler misses short peaks: the exact bytes are in the table.",
             )

@@ -22,12 +22,13 @@ STATUSES = ("reproduced", "ordering only", "not")
 
 @dataclass(frozen=True)
 class Dot:
-    """A ratio with the ends of its interval; both NaN where it has none."""
+    """A ratio with the ends of its interval, both NaN where it has none: `alone` says that it is of one process."""
 
     label: str
     value: float
     low: float = math.nan
     high: float = math.nan
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Bar:
 class Headline:
     """A result: its heading, a sentence in Markdown, and dots on a logarithmic axis, or bars of `parts`.
 
-    `axis` says what the picture counts, `table` is the name of the table that holds all of it.
+    `axis` says what the picture counts, `table` is the name of the table that holds all of it. `margin` is the share by which
+    a ratio may differ from 1 and still count as equal (0: none).
     """
 
     heading: str
@@ -52,6 +54,7 @@ class Headline:
     dots: Sequence[Dot] = ()
     bars: Sequence[Bar] = ()
     parts: Sequence[str] = field(default=())
+    margin: float = 0.0
 
     def markdown(self) -> str:
         """Return heading, sentence and source as one paragraph."""
@@ -97,20 +100,20 @@ def _centre(summary: pd.DataFrame) -> Iterator[Headline]:
         known = at[at[f"{mode}_{column}"].notna()].sort_values(f"{mode}_{column}", kind="stable")
         # Of one process an interval holds the spread of its pairs alone: it would look better than those of several.
         ends = [f"{mode}_{column}_{end}" for end in ("low", "high")]
-        lone = set(known.loc[alone(known, f"{mode}_"), "arm"])
+        lone = set(known.loc[alone(known, f"{mode}_"), "arm"]) if column == "ratio" else set()
         dots = []
         for record in known.to_dict("records"):
             line = {str(name): value for name, value in record.items()}
-            interval = [math.nan] * 2 if line["arm"] in lone else [float(line.get(end, math.nan)) for end in ends]
-            dots.append(Dot(str(line["arm"]), line[f"{mode}_{column}"], *interval))
+            single = line["arm"] in lone
+            low, high = [math.nan] * 2 if single else [float(line.get(end, math.nan)) for end in ends]
+            dots.append(Dot(str(line["arm"]), line[f"{mode}_{column}"], low, high, alone=single))
         pykan = [dot for dot in dots if dot.label.startswith("pykan[") and dot.label != "pykan[0.0.5]"]
         told = pykan or [dot for dot in dots if dot.label in set(at.loc[at["division"] == "closed", "arm"])]
         absent = at[at[f"{mode}_{column}"].isna()]
         statuses = absent["memory_status" if "memory" in column else f"{mode}_status"].map(why)
         if not told and set(statuses) <= {why(None)}:
             continue
-        marks = {dot.label: " (one process)" for dot in told if dot.label in lone and column == "ratio"}
-        said = ", ".join(f"`{dot.label}` **{_said(dot)}**{marks.get(dot.label, '')}" for dot in told)
+        said = ", ".join(f"`{dot.label}` **{_said(dot)}**{' (one process)' if dot.alone else ''}" for dot in told)
         said = f"{said} {what} `{BASELINE}`" if told else f"No ratio to `{BASELINE}`"
         sentence = f"{said} ({where}){without(zip(absent['arm'], statuses, strict=True))}."
         yield Headline(heading, sentence, f"{heading.lower()} / {BASELINE}", "summary", dots)
@@ -165,10 +168,12 @@ def _l1(table: Table) -> Iterator[Headline]:
         for line in main.to_dict("records")
     ]
     phases = sorted({"confirmatory" if confirmed else "exploratory" for confirmed in known["confirmatory"]})
-    words = "; ".join(filter(None, (" and ".join(phases), undecided(rules.load(), known["verdict"]))))
+    rule = rules.load()
+    words = "; ".join(filter(None, (" and ".join(phases), undecided(rule, known["verdict"]))))
     of = f" ({words})" if words else ""
     sentence = f"L1 on the weights in the place of L1 on the samples, at equal numbers of edges: {', '.join(said)}{of}."
-    yield Headline("L1 on the weights or the samples", sentence, "test error / that of L1 on the samples", table.name, dots)
+    axis = "test error / that of L1 on the samples"
+    yield Headline("L1 on the weights or the samples", sentence, axis, table.name, dots, margin=rule.margin)
 
 
 def _papers(declared: pd.DataFrame) -> Iterator[Headline]:

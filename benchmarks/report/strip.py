@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.report.cells import number
 from benchmarks.report.headlines import Bar, Dot, Headline
+from benchmarks.report.sparsity_words import percent
 
 _WIDTH, _LEFT, _RIGHT, _LINE, _TOP, _BOTTOM = 340, 140, 44, 19, 4, 34
 _STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
@@ -17,25 +18,45 @@ def picture(headline: Headline) -> str:
     """Return the SVG of the dots or the bars of `headline`, nothing where it has none; the page's style gives the colours."""
     if not headline.dots and not headline.bars:
         return ""
-    body = _dots(headline.dots) if headline.dots else _bars(headline.bars, headline.parts)
-    height = _TOP + _LINE * max(len(headline.dots), len(headline.bars)) + _BOTTOM
+    body = _dots(headline.dots, headline.margin) if headline.dots else _bars(headline.bars, headline.parts)
+    said = [headline.axis, *_marks(headline)]
+    foot = _TOP + _LINE * max(len(headline.dots), len(headline.bars)) + _BOTTOM
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    label = f'<text class="quiet" x="{middle:g}" y="{height - 4}" text-anchor="middle">{html.escape(headline.axis)}</text>'
-    described = html.escape(f"{headline.heading}: {headline.axis}", quote=True)
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{described}">{body}{label}</svg>'
+    labels = "".join(
+        f'<text class="quiet" x="{middle:g}" y="{foot - 4 + 12 * row}" text-anchor="middle">{html.escape(text)}</text>'
+        for row, text in enumerate(said)
+    )
+    described = html.escape(f"{headline.heading}: {'; '.join(said)}", quote=True)
+    size = f"{_WIDTH} {foot + 12 * (len(said) - 1)}"
+    return f'<svg viewBox="0 0 {size}" role="img" aria-label="{described}">{body}{labels}</svg>'
 
 
-def _dots(dots: Sequence[Dot]) -> str:
+def _marks(headline: Headline) -> list[str]:
+    """What the marks of a picture mean beside dots and intervals, in at most one line."""
+    band = f"band: within {percent(headline.margin)}" if headline.dots and headline.margin else ""
+    hollow = "hollow: one process" if any(dot.alone for dot in headline.dots) else ""
+    said = "; ".join(filter(None, (band, hollow)))
+    return [said] if said else []
+
+
+def _dots(dots: Sequence[Dot], margin: float) -> str:
     known = [value for dot in dots for value in (dot.value, dot.low, dot.high) if math.isfinite(value) and value > 0]
-    low, high = math.log(min(*known, 1.0)), math.log(max(*known, 1.0))
-    margin = 0.04 * max(high - low, 0.1)
-    low, high = low - margin, high + margin
+    known += [1 / (1 + margin), 1 + margin]
+    low, high = math.log(min(known)), math.log(max(known))
+    room = 0.04 * max(high - low, 0.1)
+    low, high = low - room, high + room
 
     def place(value: float) -> str:
         return f"{_LEFT + (_WIDTH - _LEFT - _RIGHT) * (math.log(value) - low) / (high - low):.1f}"
 
     bottom = _TOP + _LINE * len(dots)
-    parts = [
+    parts = []
+    if margin:
+        width = float(place(1 + margin)) - float(place(1 / (1 + margin)))
+        parts.append(
+            f'<rect class="band" x="{place(1 / (1 + margin))}" y="{_TOP}" width="{width:.1f}" height="{bottom - _TOP}"/>'
+        )
+    parts += [
         f'<line class="{"one" if tick == 1 else "grid"}" x1="{place(tick)}" x2="{place(tick)}" y1="{_TOP}" y2="{bottom}"/>'
         f'<text class="quiet" x="{place(tick)}" y="{bottom + 13}" text-anchor="middle">{tick:,g}</text>'
         for tick in _ticks(math.exp(low), math.exp(high))
@@ -45,7 +66,7 @@ def _dots(dots: Sequence[Dot]) -> str:
         parts.append(_name(dot.label, y))
         if math.isfinite(dot.high) and dot.low > 0:
             parts.append(f'<line class="range" x1="{place(dot.low)}" x2="{place(dot.high)}" y1="{y:g}" y2="{y:g}"/>')
-        parts.append(f'<circle class="dot" cx="{place(dot.value)}" cy="{y:g}" r="4"/>')
+        parts.append(f'<circle class="{"hollow" if dot.alone else "dot"}" cx="{place(dot.value)}" cy="{y:g}" r="4"/>')
         parts.append(f'<text x="{_WIDTH - 2}" y="{y + 4:g}" text-anchor="end">{number(dot.value)}</text>')
     return "".join(parts)
 

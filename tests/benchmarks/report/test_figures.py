@@ -350,8 +350,14 @@ def test_the_caption_says_what_each_cross_is(run: Any, speed_case: Callable[...,
 
 def test_the_resident_set_is_drawn_above_its_lowest() -> None:
     sampled = {"seconds": [0.0, 0.1, 0.2], "rss_bytes": [size * 2**20 for size in (300, 200, 250)]}
-    (axes,) = capacity.draw_resident(pd.DataFrame(sampled).assign(arm="efficient_kan")).axes
-    assert list(axes.lines[0].get_ydata()) == [100, 0, 50]
+    own = pd.DataFrame(sampled).assign(arm="efficient_kan")
+    other = own.assign(arm="pykan[speed]", seconds=10 * own["seconds"], rss_bytes=own["rss_bytes"].iloc[0])
+    one, two = capacity.draw_resident(pd.concat([own, other])).axes
+    assert list(one.lines[0].get_ydata()) == [100, 0, 50]
+    assert list(two.lines[0].get_ydata()) == [0, 0, 0]
+    assert one.get_ylim() == two.get_ylim()
+    assert one.get_ylim()[1] >= 100
+    assert two.get_xlim()[1] == pytest.approx(10 * one.get_xlim()[1])
 
 
 def cut_off(figure: Figure) -> bool:

@@ -66,6 +66,20 @@ def test_dots_lie_where_the_axis_says(values: tuple[float, ...]) -> None:
     assert [cells.number(value) in _texts(svg) for value in values] == [True] * len(values)
 
 
+def test_a_margin_is_a_band_and_a_single_process_hollow() -> None:
+    dots = [Dot("several", 2.0, 1.8, 2.2), Dot("one", 4.0, alone=True)]
+    svg = strip.picture(Headline("Error", "", "error", "summary", dots, margin=0.1))
+    root = ElementTree.fromstring(svg)
+    (band,) = root.iter("rect")
+    start, width = float(band.get("x", "")), float(band.get("width", ""))
+    (one,) = (float(line.get("x1", "")) for line in root.iter("line") if line.get("class") == "one")
+    assert one - start == pytest.approx(width / 2, abs=0.2)  # from 1 / 1.1 to 1.1 on a logarithmic axis
+    places = [float(circle.get("cx", "")) for circle in root.iter("circle")]
+    assert width == pytest.approx(2 * math.log(1.1) * (places[1] - places[0]) / math.log(2), abs=0.3)
+    assert [circle.get("class") for circle in root.iter("circle")] == ["dot", "hollow"]
+    assert "band: within 10 %; hollow: one process" in _texts(svg)
+
+
 def test_bars_are_as_long_as_their_counts() -> None:
     bars = [Bar("special", (8, 4, 3)), Bar("scaling", (0, 1, 4))]
     svg = strip.picture(Headline("Papers", "", "lines", "papers_declared", bars=bars, parts=headlines.STATUSES))
