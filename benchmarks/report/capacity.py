@@ -117,7 +117,7 @@ def resident_curves(part: pd.DataFrame) -> pd.DataFrame:
 def draw_resident(part: pd.DataFrame) -> Figure:
     """Draw the resident set of each arm's process over time while one call is repeated, above its lowest in that time.
 
-    A panel an arm, each with its own time axis; all share the axis of memory, linear up to 1 MiB and logarithmic above.
+    Each arm has a panel with its own time axis; all share the axis of memory, linear up to 1 MiB and logarithmic above.
     It is not drawn above what it was before the calls: the first may give back pages that building the network had left, by
     which all after it would be drawn too low, even below zero.
     """

@@ -22,7 +22,7 @@ STATUSES = ("reproduced", "ordering only", "not")
 
 @dataclass(frozen=True)
 class Dot:
-    """A ratio with the ends of its interval, both NaN where it has none: `alone` says that it is of one process."""
+    """A ratio with the ends of its interval, both NaN where it has none; `alone` says that it rests on one process."""
 
     label: str
     value: float
@@ -132,7 +132,7 @@ def _penalty(costs: pd.DataFrame) -> Iterator[Headline]:
         return
     dots, said, absent = [], [], []
     measured = own["memory_ratio"].notna().any()
-    for record in between(own).to_dict("records"):
+    for record in between(own).assign(alone=alone(own)).to_dict("records"):
         name = str(PENALTIES.get(str(record["penalty"]), record["penalty"]))
         peak = f"{number(record['memory_ratio'])} times the peak memory"
         if not math.isfinite(record["memory_ratio"]):
@@ -140,8 +140,9 @@ def _penalty(costs: pd.DataFrame) -> Iterator[Headline]:
         if not math.isfinite(record["ratio"]):
             absent.append((name, why(record["status"])))
             continue
-        dots.append(Dot(name, record["ratio"], record["ratio_low"], record["ratio_high"]))
-        said.append(f"**{number(record['ratio'])}** times as long with `{name}`" + (f" ({peak})" if measured else ""))
+        dots.append(Dot(name, record["ratio"], record["ratio_low"], record["ratio_high"], alone=record["alone"]))
+        notes = "; ".join(filter(None, ("one process" if record["alone"] else "", peak if measured else "")))
+        said.append(f"**{number(record['ratio'])}** times as long with `{name}`" + (f" ({notes})" if notes else ""))
     others = [name for name in PENALTIES if name in set(costs["penalty"]) - set(own["penalty"])]
     absent += [(str(PENALTIES[name]), "not planned") for name in others]
     text = f"A training step takes {', '.join(said)}" if said else "No time of a training step with a penalty"

@@ -151,6 +151,7 @@ def _costs(**changed: Any) -> pd.DataFrame:
             {"ratio": math.nan, "status": "timeout"},
             "(1.04 times the peak memory); no value for `SampleL1` (out of time); no value for `SampleStd` (not planned) (B =",
         ),
+        ({"processes": 1}, "with `SampleL1` (one process; 1.04 times the peak memory); no value"),
         ({"memory_ratio": math.nan, "memory_status": "oom"}, "with `SampleL1` (no peak memory: out of memory); no value"),
         ({"memory_ratio": math.nan, "memory_status": math.nan}, "with `SampleL1` (no peak memory: not measured); no value"),
     ],
@@ -159,6 +160,7 @@ def test_a_penalty_without_a_value_is_named_with_its_reason(changed: dict[str, A
     (found,) = headlines._penalty(_costs(**changed))
     assert said in found.sentence
     assert "**1.20** times as long with `WeightL1` (1.04 times the peak memory)" in found.sentence
+    assert [dot.alone for dot in found.dots if dot.label == "SampleL1"] in ([], ["processes" in changed])
 
 
 def test_penalties_without_any_value_are_a_sentence_without_a_picture() -> None:
