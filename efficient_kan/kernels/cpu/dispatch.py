@@ -102,6 +102,7 @@ _WEIGHT_BYTES = 2**18  # of a group's weights for a tile
 _LEAST = 256  # samples that are worth a thread while there are inputs to share
 _LEAST_PRODUCTS = 2**16  # of samples, inputs and outputs that are worth a thread
 _FOLDS = 4  # samples for each feature that are worth folding all weights for, one more time
+_NEAR_BYTES = 2**18  # of a layer's weights that stay in a core's own cache
 _NAMED = 8  # weights of an edge, for each that a sample's bases name, from which on the others are left alone
 
 
@@ -109,6 +110,7 @@ class Sizes(NamedTuple):
     """How work is divided: samples of a panel, inputs of a group, outputs of a tile, and parts for threads.
 
     ``named``: of the weights, only those of bases that are not zero for some sample are read, and no others' gradients summed.
+    ``far``: weights of the next tile, and where gradients go, are prefetched.
     """
 
     panel: int
@@ -117,6 +119,7 @@ class Sizes(NamedTuple):
     sample_parts: int
     input_parts: int
     named: bool = False
+    far: bool = False
 
 
 class Plan(NamedTuple):
@@ -140,7 +143,8 @@ def plan(batch: int, inputs: int, outputs: int, features: int, order: int, size:
     backward = _divided(batch, inputs, outputs, features, size, parts)
     penalty = _divided(batch, inputs, outputs, features, size, (1, 1))._replace(input_parts=of_inputs)
     named = _NAMED * batch * (order + 1) <= features and batch <= min(forward.panel, backward.panel)
-    forward, backward = forward._replace(named=named), backward._replace(named=named)
+    far = not named and size * inputs * outputs * features > _NEAR_BYTES
+    forward, backward = forward._replace(named=named, far=far), backward._replace(named=named, far=far)
     spans = min(max(batch, 1), max(features - 2 * order, 1))
     operations = 2 * inputs * outputs * (batch * (order + 2) + spans * (order + 1) ** 2)
     panels = samples * max(1, -(-batch // (samples * forward.panel)))
@@ -186,5 +190,6 @@ def explain(inputs: LayerInputs) -> str:
             f"  {name}: panels of {sizes.panel} samples, groups of {sizes.group} inputs, tiles of {sizes.tile} outputs; "
             f"{sizes.sample_parts} by {sizes.input_parts} parts of samples and inputs"
             + ("; weights of the samples' bases alone" if sizes.named else "")
+            + ("; the next tile's weights prefetched" if sizes.far else "")
         )
     return "\n".join(lines)

@@ -52,6 +52,27 @@ def test_few_samples_on_a_fine_grid_read_few_weights() -> None:
     assert f"{4 * (64 * 32 * (4 + 2) + 64 + 32) / 1e6:.3g} MB" in few
 
 
+def test_weights_are_prefetched_where_they_are_many_which_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def results() -> list[torch.Tensor]:
+        source = torch.Generator().manual_seed(0)
+        layer = KANLinear(70, 150, 5, kernel="cpu", generator=source)
+        x = torch.rand(40, 70, generator=source, requires_grad=True)
+        y = layer(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
+
+    def explained(outputs: int) -> str:
+        return kernels.explain(KANLinear(70, outputs, 5, kernel="cpu"), 40)
+
+    assert "prefetched" in explained(150) and "prefetched" not in explained(15)
+    prefetched = results()
+    monkeypatch.setattr(dispatch, "_NEAR_BYTES", 2**40)
+    dispatch.plan.cache_clear()
+    assert "prefetched" not in explained(150)
+    for one, other in zip(prefetched, results(), strict=True):
+        assert torch.equal(one, other)
+    dispatch.plan.cache_clear()
+
+
 def test_networks_on_other_devices_are_not_for_compiled_code() -> None:
     """With `kernel="cpu"` on a GPU, native computes the outputs and the penalty."""
     known = KANLinear(3, 2, kernel="cpu").tensors()

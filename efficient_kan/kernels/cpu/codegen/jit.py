@@ -111,6 +111,21 @@ def smaller(_: Any, a: Any, b: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(_: Any, address: Any) -> Any:
+    """Ask for the line of memory at an address, which need not be there, into a core's own second cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        asked = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        to_read, second, data = number(0), number(2), number(1)
+        builder.call(asked, [builder.inttoptr(args[0], byte), to_read, second, data])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
 def reader(kind: type[Any]) -> Any:
     """A compiled function from the address of a record of integers to the record, a NamedTuple of class ``kind``."""
     made = types.NamedUniTuple(types.int64, len(kind._fields), kind)

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.codegen.jit import at, moved, noinline, size_of, smaller
+from efficient_kan.kernels.cpu.codegen.jit import LINE_BYTES, at, inlined, moved, noinline, prefetch, size_of, smaller
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, Emitter, real_of
 from efficient_kan.kernels.cpu.common.job import read, vectors_of
 from efficient_kan.kernels.cpu.common.transpose import transpose
@@ -24,7 +24,7 @@ from efficient_kan.kernels.cpu.common.transpose import transpose
 @noinline
 def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: Any) -> None:
     """``weights``, ``scales`` and ``bases`` of ``some`` outputs from ``o`` on, then zeros; ``width`` inputs from ``i`` on."""
-    job, size, one = read(job_at), size_of(zero), type(zero)(1)
+    job, size = read(job_at), size_of(zero)
     tile, stride, weights = job.tile, job.inputs * job.length, at(room + job.weights, zero)
     source = at(job.spline + (o * job.inputs + i) * job.length * size, zero)
     for n in range(width if job.named else 1):
@@ -36,16 +36,68 @@ def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: An
             for number in range(count * tile if some < tile else 0):
                 rows[number] = zero
             transpose(moved(source, first), stride, rows, tile, some, count, VECTOR_BYTES // size)
-    scaler, mask, base = at(job.scaler, zero), at(job.mask, zero), at(job.base_weight, zero)
-    for n in range(width):
-        scales, bases = at(room + job.scales + n * tile * size, zero), at(room + job.bases + n * tile * size, zero)
-        for c in range(some, tile):
-            scales[c], bases[c] = zero, zero
-        for c in range(some):
-            edge = (o + c) * job.inputs + i + n
-            of_mask = mask[edge] if job.mask else one
-            scales[c] = of_mask * scaler[edge] if job.scaler else of_mask
-            bases[c] = of_mask * base[edge] if job.base_weight else weights[((n + 1) * job.length - 1) * tile + c]
+    masks, scales, bases = at(room + job.masks, zero), at(room + job.scales, zero), at(room + job.bases, zero)
+    edge = (o * job.inputs + i) * size
+    _edges(job.mask, edge, job.inputs, masks, tile, width, some, zero)
+    _edges(job.scaler, edge, job.inputs, scales, tile, width, some, zero)
+    _edges(job.base_weight, edge, job.inputs, bases, tile, width, some, zero)
+    for n in range(0 if job.base_weight else width):
+        last = moved(weights, ((n + 1) * job.length - 1) * tile)
+        for c in range(tile):
+            bases[n * tile + c] = last[c]
+    for number in range(width * tile):
+        of_mask = masks[number]
+        scales[number], bases[number] = of_mask * scales[number], of_mask * bases[number]
+
+
+@noinline
+def _edges(source_at: int, edge: int, stride: int, target: Any, tile: int, width: int, some: int, zero: Any) -> None:
+    """A tile's numbers of a matrix ``(O, I)`` at an address, outputs-last, then zeros; ones without an address."""
+    filled = zero if source_at else type(zero)(1)
+    for number in range(width * tile if (some < tile) | (source_at == 0) else 0):
+        target[number] = filled
+    if source_at:
+        transpose(at(source_at + edge, zero), stride, target, tile, some, width, VECTOR_BYTES // size_of(zero))
+
+
+@inlined
+def _prefetch_rows(matrix: int, row: int, some: int, length: int, column: int, count: int) -> None:
+    """``some`` rows from ``row`` on of a matrix at an address, ``count`` bytes each; rows are ``length`` bytes apart."""
+    for n in range(row, row + some if matrix else row):
+        first = matrix + n * length + column
+        for line in range(first - first % LINE_BYTES, first + count, LINE_BYTES):
+            prefetch(line)
+
+
+@noinline
+def prefetch_weights(job_at: int, n: int, width: int, i: int, o: int, zero: Any) -> None:
+    """The ``n``-th of ``width`` parts of what :func:`fold` reads next, after the tile from ``o`` of the group from ``i``.
+
+    Processors do not foresee short pieces of rows that are far apart.
+    """
+    job, size = read(job_at), size_of(zero)
+    o += job.tile
+    if o >= job.outputs:
+        o, i = 0, i + job.group
+    if i >= job.inputs:
+        return
+    some, count, stride = smaller(job.tile, job.outputs - o), smaller(job.group, job.inputs - i) * size, job.inputs * size
+    row, some = o + some * n // width, some * (n + 1) // width - some * n // width
+    _prefetch_rows(job.spline, row, some, stride * job.length, i * size * job.length, count * job.length)
+    _prefetch_rows(job.mask, row, some, stride, i * size, count)
+    _prefetch_rows(job.scaler, row, some, stride, i * size, count)
+    _prefetch_rows(job.base_weight, row, some, stride, i * size, count)
+
+
+@noinline
+def prefetch_gradients(job_at: int, part: int, n: int, width: int, i: int, o: int, some: int, zero: Any) -> None:
+    """The ``n``-th of ``width`` parts of what :func:`unfold` writes."""
+    job, size = read(job_at), size_of(zero)
+    count, stride = width * size, job.inputs * size
+    row, some = part * job.outputs + o + some * n // width, some * (n + 1) // width - some * n // width
+    _prefetch_rows(job.of_spline, row, some, stride * job.length, i * size * job.length, count * job.length)
+    _prefetch_rows(job.of_scaler, row, some, stride, i * size, count)
+    _prefetch_rows(job.of_base_weight, row, some, stride, i * size, count)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -88,40 +140,39 @@ def unfold(job_at: int, room: int, part: int, i: int, width: int, o: int, some: 
 
     Gradients are of a ``part`` of the samples. ``of_weights``, of folded weights, are overwritten.
     """
-    job, size, one = read(job_at), size_of(zero), type(zero)(1)
-    tile, whole, edges = job.tile, job.whole, part * job.outputs * job.inputs
+    job, size = read(job_at), size_of(zero)
+    tile, whole, edge = job.tile, job.whole, (part * job.outputs + o) * job.inputs + i
     place = o if whole > tile else 0
     grads = at(room + job.of_weights + place * size, zero)
     length = job.length if job.base_weight else job.length - 1
-    mask, lanes = at(job.mask, zero), VECTOR_BYTES // size
-    target, stride = at(job.of_spline + ((edges + o * job.inputs) + i) * job.length * size, zero), job.inputs * job.length
+    masks, totals = at(room + job.masks, zero), at(room + job.bases, zero)
+    of_bases = at(room + job.of_bases + place * size, zero)
+    target, stride, lanes = at(job.of_spline + edge * job.length * size, zero), job.inputs * job.length, VECTOR_BYTES // size
     for c in range(some if job.named else 0):
         for n in range(width * job.length):
             target[c * stride + n] = zero
     for n in range(width):
         rows, scales = n * job.length, at(room + job.scales + n * tile * size, zero)
-        of_base = at(room + job.of_bases + (n * whole + place) * size, zero)
-        totals = at(room + job.bases + n * tile * size, zero)
+        of_base, total, mask = moved(of_bases, n * whole), moved(totals, n * tile), moved(masks, n * tile)
         if not job.base_weight:
             for c in range(some):
                 grads[(rows + length) * whole + c] = of_base[c]
         for c in range(tile):
-            totals[c] = zero
+            total[c] = zero
         ranges = at(room + job.ranges + n * job.range_bytes, 0)
         for m in range(ranges[0]):
             first, count = ranges[2 * m + 1], ranges[2 * m + 2]
             of_edges, first = smaller(count, length - first), rows + first
             row = at(room + job.weights + first * tile * size, zero)
-            _scale_rows(moved(grads, first * whole), whole, row, tile, scales, totals, of_edges, vectors_of(some, lanes))
+            _scale_rows(moved(grads, first * whole), whole, row, tile, scales, total, of_edges, vectors_of(some, lanes))
             if job.named:
                 transpose(moved(grads, first * whole), whole, moved(target, first), stride, count, some, lanes)
-        for c in range(some):
-            edge = (o + c) * job.inputs + i + n
-            of_mask = mask[edge] if job.mask else one
-            if job.of_scaler:
-                at(job.of_scaler, zero)[edges + edge] = totals[c] * of_mask
-            if job.of_base_weight:
-                at(job.of_base_weight, zero)[edges + edge] = of_base[c] * of_mask
+        for c in range(tile):
+            total[c], of_base[c] = total[c] * mask[c], of_base[c] * mask[c]
+    if job.of_scaler:
+        transpose(totals, tile, at(job.of_scaler + edge * size, zero), job.inputs, width, some, lanes)
+    if job.of_base_weight:
+        transpose(of_bases, whole, at(job.of_base_weight + edge * size, zero), job.inputs, width, some, lanes)
     if not job.named:
         transpose(grads, whole, target, stride, width * job.length, some, lanes)
 

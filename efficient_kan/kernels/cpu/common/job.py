@@ -54,6 +54,7 @@ class Job(NamedTuple):
     group: int
     tile: int
     named: int  # whether only weights of the bases of the panel's spans are worked on
+    far: int  # whether what the next tile needs of parameters is prefetched
     whole: int  # outputs whose gradients of weights are summed up at a time: a tile, or all
     sample_parts: int
     input_parts: int
@@ -69,6 +70,7 @@ class Job(NamedTuple):
     rows: int  # (group, stride) integers: the samples' numbers, in order
     terms: int  # (group, k + 2, stride): powers 1..k of the place in the span, base activation and its slope
     weights: int  # (group L, tile)
+    masks: int  # (group, tile)
     scales: int  # (group, tile)
     bases: int  # (group, tile)
     sums: int  # (panel, tile): outputs, or gradients of outputs
@@ -192,6 +194,7 @@ def make_job(shape: Shape, tensors: Tensors, sizes: Sizes, work: Arena, **others
         "rows": sizes.group * stride * 4,
         "terms": of_group * (shape.order + 2) * stride,
         "weights": of_group * shape.length * sizes.tile,
+        "masks": of_group * sizes.tile,
         "scales": of_group * sizes.tile,
         "bases": of_group * sizes.tile,
         "sums": sizes.panel * sizes.tile * size,
@@ -216,6 +219,6 @@ def make_job(shape: Shape, tensors: Tensors, sizes: Sizes, work: Arena, **others
     return Job(
         **given, scratch=scratch, scratch_bytes=total, batch=shape.batch, inputs=shape.inputs, knot_count=shape.knots,
         outputs=shape.outputs, length=shape.length, panel=sizes.panel, group=sizes.group, tile=sizes.tile, named=sizes.named,
-        whole=whole, sample_parts=sizes.sample_parts, input_parts=sizes.input_parts, stride=stride,
+        far=sizes.far, whole=whole, sample_parts=sizes.sample_parts, input_parts=sizes.input_parts, stride=stride,
         span_bytes=span_bytes, range_bytes=range_bytes, **places,
     )  # fmt: skip

@@ -5,7 +5,7 @@ Shape legend: ``I`` inputs, ``T = G + 2k + 1`` knots of an input, ``k`` the spli
 The *span* of a sample is the number of knots that are not above it, ``0..T``: ``[t_{c-1}, t_c)`` is span ``c``; spans ``0`` and
 ``T`` are outside, and NaN is in span 0. In span ``c`` the ``W`` bases from ``first_basis(c, T, k)`` on include all that are not
 zero, and none of their numbers is out of range: near the ends of the knots some of them are zero. Their values are in
-`common.tables`, and so is the guide by which :func:`locate` finds spans.
+`common.tables`, and so is the guide by which :func:`locate` finds spans where knots are many.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from efficient_kan.kernels.cpu.common.job import read
 from efficient_kan.kernels.cpu.common.silu import sigmoid
 from efficient_kan.kernels.cpu.common.transpose import transpose
 
+_FEW_KNOT_BYTES = 96  # of an input, up to which it is quicker to compare samples with all knots, vectors of them at once
+
 
 @inlined
 def first_basis(span: int, knots: int, order: int) -> int:
@@ -40,6 +42,19 @@ def first_basis(span: int, knots: int, order: int) -> int:
 @noinline
 def locate(x: Any, row: Any, guide: Any, knots: int, samples: int, spans: Any) -> None:
     """The spans of ``samples`` samples of one input, all contiguous, from its knots and its row of the guide."""
+    if knots * size_of(row[0]) <= _FEW_KNOT_BYTES:
+        for n in range(samples):
+            spans[n] = np.int32(0)
+        for t in range(0, knots - knots % 4, 4):  # so that counts are loaded and stored less often
+            first, second, third, fourth = row[t], row[t + 1], row[t + 2], row[t + 3]
+            for n in range(samples):
+                of_two = np.int32(first <= x[n]) + np.int32(second <= x[n])
+                spans[n] += of_two + (np.int32(third <= x[n]) + np.int32(fourth <= x[n]))
+        for t in range(knots - knots % 4, knots):
+            knot = row[t]
+            for n in range(samples):
+                spans[n] += np.int32(knot <= x[n])
+        return
     low, inverse, length, zero = guide[0], guide[1], np.int32(guide[2]), type(guide[0])(0)
     if length == 0:
         last = type(zero)(knots - 1)

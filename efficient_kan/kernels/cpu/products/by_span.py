@@ -44,7 +44,7 @@ from efficient_kan.kernels.cpu.codegen.jit import (
 )
 from efficient_kan.kernels.cpu.codegen.program import Address, Arena, Place, Program
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
-from efficient_kan.kernels.cpu.common.fold import clear, fold, unfold
+from efficient_kan.kernels.cpu.common.fold import clear, fold, prefetch_gradients, prefetch_weights, unfold
 from efficient_kan.kernels.cpu.common.job import Shape, Tensors, held, make_job, read, vectors_of
 from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
 from efficient_kan.kernels.cpu.common.sums import add_sum
@@ -170,6 +170,8 @@ def _multiply(order: int, real: Any) -> Entry:
                         apart, vectors = (outputs != tile) | (job.y == 0), vectors_of(some, lanes)
                         of = sums if apart else y
                         for n in range(width):
+                            if job.far:
+                                prefetch_weights(job_at, n, width, i, o, zero)
                             if job.norms:
                                 edge = (of_samples * outputs + o) * job.inputs + i + n
                                 place = room + job.sums if apart else job.y + y_place
@@ -301,6 +303,7 @@ def _pull_back(order: int, real: Any) -> Entry:
                         at(room + job.pulled_base, zero)[n] = zero
                     if job.forms:
                         visit(job_at, room, of_samples, i, width, samples)
+                    finishes = (job.of_spline != 0) & single & (sample + job.panel >= end)
                     for o in range(0, outputs if gradients else 0, tile):
                         some = smaller(tile, outputs - o)
                         vectors = vectors_of(some, lanes)
@@ -309,12 +312,16 @@ def _pull_back(order: int, real: Any) -> Entry:
                         g = at(job.y + (sample * outputs + o) * size, zero)
                         _copy(g, outputs, at(room + job.sums, zero), tile, samples, some if job.y else 0)
                         for n in range(width):
+                            if job.far & folds:
+                                prefetch_weights(job_at, n, width, i, o, zero)
+                            if job.far & finishes:
+                                prefetch_gradients(job_at, of_samples, n, width, i, o, some, zero)
                             if job.norms:
                                 norms = job.norms + (o * job.inputs + i + n) * size
                                 _hand_over(job_at, room, i + n, n, o, some, room + job.sums, norms)
                             else:
                                 _add_gradients(job_at, room, i + n, n, o, vectors, order, zero)
-                        if job.of_spline and single and sample + job.panel >= end:
+                        if finishes:
                             if not folds:
                                 fold(job_at, room, i, width, o, some, zero)
                             unfold(job_at, room, of_samples, i, width, o, some, zero)
