@@ -103,6 +103,7 @@ _LEAST = 256  # samples that are worth a thread while there are inputs to share
 _LEAST_PRODUCTS = 2**16  # of samples, inputs and outputs that are worth a thread
 _FOLDS = 4  # samples for each feature that are worth folding all weights for, one more time
 _NEAR_BYTES = 2**18  # of a layer's weights that stay in a core's own cache
+_PIECE_BYTES = 2**11  # of a row, up to which processors do not foresee the next piece
 _NAMED = 8  # weights of an edge, for each that a sample's bases name, from which on the others are left alone
 
 
@@ -143,7 +144,8 @@ def plan(batch: int, inputs: int, outputs: int, features: int, order: int, size:
     backward = _divided(batch, inputs, outputs, features, size, parts)
     penalty = _divided(batch, inputs, outputs, features, size, (1, 1))._replace(input_parts=of_inputs)
     named = _NAMED * batch * (order + 1) <= features and batch <= min(forward.panel, backward.panel)
-    far = not named and size * inputs * outputs * features > _NEAR_BYTES
+    row = size * features
+    far = not named and row * inputs * outputs > _NEAR_BYTES and row * forward.group <= _PIECE_BYTES
     forward, backward = forward._replace(named=named, far=far), backward._replace(named=named, far=far)
     spans = min(max(batch, 1), max(features - 2 * order, 1))
     operations = 2 * inputs * outputs * (batch * (order + 2) + spans * (order + 1) ** 2)
