@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from efficient_kan.kernels.cpu.codegen.jit import LINE_BYTES, at, inlined, moved, noinline, prefetch, size_of, smaller
+from efficient_kan.kernels.cpu.codegen.jit import LINE_BYTES, at, moved, noinline, prefetch, size_of, smaller
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES, Emitter, real_of
 from efficient_kan.kernels.cpu.common.job import read, vectors_of
 from efficient_kan.kernels.cpu.common.transpose import transpose
@@ -45,9 +45,8 @@ def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: An
         last = moved(weights, ((n + 1) * job.length - 1) * tile)
         for c in range(tile):
             bases[n * tile + c] = last[c]
-    for number in range(width * tile):
-        of_mask = masks[number]
-        scales[number], bases[number] = of_mask * scales[number], of_mask * bases[number]
+    _times(scales, masks, width * tile)
+    _times(bases, masks, width * tile)
 
 
 @noinline
@@ -60,44 +59,34 @@ def _edges(source_at: int, edge: int, stride: int, target: Any, tile: int, width
         transpose(at(source_at + edge, zero), stride, target, tile, some, width, VECTOR_BYTES // size_of(zero))
 
 
-@inlined
-def _prefetch_rows(matrix: int, row: int, some: int, length: int, column: int, count: int) -> None:
-    """``some`` rows from ``row`` on of a matrix at an address, ``count`` bytes each; rows are ``length`` bytes apart."""
-    for n in range(row, row + some if matrix else row):
-        first = matrix + n * length + column
-        for line in range(first - first % LINE_BYTES, first + count, LINE_BYTES):
-            prefetch(line)
+@noinline
+def _times(target: Any, factors: Any, count: int) -> None:
+    """``target *= factors``."""
+    for number in range(count):
+        target[number] *= factors[number]
 
 
 @noinline
-def prefetch_weights(job_at: int, n: int, width: int, i: int, o: int, zero: Any) -> None:
-    """The ``n``-th of ``width`` parts of what :func:`fold` reads next, after the tile from ``o`` of the group from ``i``.
+def prefetch_edges(job_at: int, part: int, n: int, width: int, i: int, o: int, writes: bool, size: int) -> None:
+    """The ``n``-th of ``width`` parts of what :func:`unfold` of this tile writes, or else of what :func:`fold` reads next.
 
     Processors do not foresee short pieces of rows that are far apart.
     """
-    job, size = read(job_at), size_of(zero)
-    o += job.tile
-    if o >= job.outputs:
-        o, i = 0, i + job.group
-    if i >= job.inputs:
-        return
-    some, count, stride = smaller(job.tile, job.outputs - o), smaller(job.group, job.inputs - i) * size, job.inputs * size
-    row, some = o + some * n // width, some * (n + 1) // width - some * n // width
-    _prefetch_rows(job.spline, row, some, stride * job.length, i * size * job.length, count * job.length)
-    _prefetch_rows(job.mask, row, some, stride, i * size, count)
-    _prefetch_rows(job.scaler, row, some, stride, i * size, count)
-    _prefetch_rows(job.base_weight, row, some, stride, i * size, count)
-
-
-@noinline
-def prefetch_gradients(job_at: int, part: int, n: int, width: int, i: int, o: int, some: int, zero: Any) -> None:
-    """The ``n``-th of ``width`` parts of what :func:`unfold` writes."""
-    job, size = read(job_at), size_of(zero)
-    count, stride = width * size, job.inputs * size
-    row, some = part * job.outputs + o + some * n // width, some * (n + 1) // width - some * n // width
-    _prefetch_rows(job.of_spline, row, some, stride * job.length, i * size * job.length, count * job.length)
-    _prefetch_rows(job.of_scaler, row, some, stride, i * size, count)
-    _prefetch_rows(job.of_base_weight, row, some, stride, i * size, count)
+    job = read(job_at)
+    if not writes:
+        o += job.tile
+        if o >= job.outputs:
+            o, i = 0, i + job.group
+    some, count = smaller(job.tile, job.outputs - o), smaller(job.group, job.inputs - i)
+    spline, mask = (job.of_spline, 0) if writes else (job.spline, job.mask)
+    scaler, base_weight = (job.of_scaler, job.of_base_weight) if writes else (job.scaler, job.base_weight)
+    for c in range(some * n // width, some * (n + 1) // width if count > 0 else 0):
+        edge = ((part * job.outputs + o + c) * job.inputs + i) * size
+        for byte in range(0, count * job.length * size + LINE_BYTES, LINE_BYTES):
+            prefetch(spline + edge * job.length + byte)
+        for matrix in (mask, scaler, base_weight):
+            prefetch(matrix + edge)
+            prefetch(matrix + edge + (count - 1) * size)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -167,8 +156,8 @@ def unfold(job_at: int, room: int, part: int, i: int, width: int, o: int, some: 
             _scale_rows(moved(grads, first * whole), whole, row, tile, scales, total, of_edges, vectors_of(some, lanes))
             if job.named:
                 transpose(moved(grads, first * whole), whole, moved(target, first), stride, count, some, lanes)
-        for c in range(tile):
-            total[c], of_base[c] = total[c] * mask[c], of_base[c] * mask[c]
+        _times(total, mask, tile)
+        _times(of_base, mask, tile)
     if job.of_scaler:
         transpose(totals, tile, at(job.of_scaler + edge * size, zero), job.inputs, width, some, lanes)
     if job.of_base_weight:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -39,21 +40,36 @@ def first_basis(span: int, knots: int, order: int) -> int:
     return 0 if first < 0 else (last if first > last else first)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def count_knots(_: Any, x: Any, row: Any, knots: Any, samples: Any, spans: Any) -> Any:
+    """How many knots are not above each of ``samples`` samples. Whole vectors are read and written."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, row, knots, samples, spans = args
+        emit = Emitter(builder, real_of(signature.args[0]))
+        counts = ir.VectorType(ir.IntType(32), emit.lanes)
+        count = cgutils.alloca_once(builder, counts)
+        with cgutils.for_range_slice(builder, INDEX(0), samples, INDEX(emit.lanes), intp=INDEX) as (b, _):
+            values = emit.load(emit.place(x, b))
+            emit.put(ir.Constant(counts, [0] * emit.lanes), count)
+            with cgutils.for_range(builder, knots) as loop:
+                reached = builder.fcmp_ordered("<=", emit.spread_at(row, loop.index), values)
+                emit.put(builder.add(builder.load(count, typ=counts), builder.zext(reached, counts)), count)
+            place = builder.gep(spans, [b], source_etype=ir.IntType(32))
+            emit.store(builder.load(count, typ=counts), place)
+        return context.get_dummy_value()
+
+    return types.void(x, row, types.intp, types.intp, spans), generate
+
+
 @noinline
 def locate(x: Any, row: Any, guide: Any, knots: int, samples: int, spans: Any) -> None:
-    """The spans of ``samples`` samples of one input, all contiguous, from its knots and its row of the guide."""
+    """The spans of ``samples`` samples of one input, all contiguous, from its knots and its row of the guide.
+
+    Whole vectors of samples are read, and of spans written.
+    """
     if knots * size_of(row[0]) <= _FEW_KNOT_BYTES:
-        for n in range(samples):
-            spans[n] = np.int32(0)
-        for t in range(0, knots - knots % 4, 4):  # so that counts are loaded and stored less often
-            first, second, third, fourth = row[t], row[t + 1], row[t + 2], row[t + 3]
-            for n in range(samples):
-                of_two = np.int32(first <= x[n]) + np.int32(second <= x[n])
-                spans[n] += of_two + (np.int32(third <= x[n]) + np.int32(fourth <= x[n]))
-        for t in range(knots - knots % 4, knots):
-            knot = row[t]
-            for n in range(samples):
-                spans[n] += np.int32(knot <= x[n])
+        count_knots(x, row, knots, samples, spans)
         return
     low, inverse, length, zero = guide[0], guide[1], np.int32(guide[2]), type(guide[0])(0)
     if length == 0:

@@ -44,7 +44,7 @@ from efficient_kan.kernels.cpu.codegen.jit import (
 )
 from efficient_kan.kernels.cpu.codegen.program import Address, Arena, Place, Program
 from efficient_kan.kernels.cpu.codegen.simd import VECTOR_BYTES
-from efficient_kan.kernels.cpu.common.fold import clear, fold, prefetch_gradients, prefetch_weights, unfold
+from efficient_kan.kernels.cpu.common.fold import clear, fold, prefetch_edges, unfold
 from efficient_kan.kernels.cpu.common.job import Shape, Tensors, held, make_job, read, vectors_of
 from efficient_kan.kernels.cpu.common.spans import fill, first_basis, scatter
 from efficient_kan.kernels.cpu.common.sums import add_sum
@@ -171,7 +171,7 @@ def _multiply(order: int, real: Any) -> Entry:
                         of = sums if apart else y
                         for n in range(width):
                             if job.far:
-                                prefetch_weights(job_at, n, width, i, o, zero)
+                                prefetch_edges(job_at, 0, n, width, i, o, False, size)
                             if job.norms:
                                 edge = (of_samples * outputs + o) * job.inputs + i + n
                                 place = room + job.sums if apart else job.y + y_place
@@ -313,9 +313,9 @@ def _pull_back(order: int, real: Any) -> Entry:
                         _copy(g, outputs, at(room + job.sums, zero), tile, samples, some if job.y else 0)
                         for n in range(width):
                             if job.far & folds:
-                                prefetch_weights(job_at, n, width, i, o, zero)
+                                prefetch_edges(job_at, 0, n, width, i, o, False, size)
                             if job.far & finishes:
-                                prefetch_gradients(job_at, of_samples, n, width, i, o, some, zero)
+                                prefetch_edges(job_at, of_samples, n, width, i, o, True, size)
                             if job.norms:
                                 norms = job.norms + (o * job.inputs + i + n) * size
                                 _hand_over(job_at, room, i + n, n, o, some, room + job.sums, norms)
