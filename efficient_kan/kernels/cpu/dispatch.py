@@ -144,9 +144,12 @@ def plan(batch: int, inputs: int, outputs: int, features: int, order: int, size:
     backward = _divided(batch, inputs, outputs, features, size, parts)
     penalty = _divided(batch, inputs, outputs, features, size, (1, 1))._replace(input_parts=of_inputs)
     named = _NAMED * batch * (order + 1) <= features and batch <= min(forward.panel, backward.panel)
-    row = size * features
-    far = not named and row * inputs * outputs > _NEAR_BYTES and row * forward.group <= _PIECE_BYTES
-    forward, backward = forward._replace(named=named, far=far), backward._replace(named=named, far=far)
+    if named:
+        forward, backward = forward._replace(named=True), backward._replace(named=True)
+    elif size * features * inputs * outputs > _NEAR_BYTES:
+        forward, backward, penalty = (
+            sizes._replace(far=size * features * sizes.group <= _PIECE_BYTES) for sizes in (forward, backward, penalty)
+        )
     spans = min(max(batch, 1), max(features - 2 * order, 1))
     operations = 2 * inputs * outputs * (batch * (order + 2) + spans * (order + 1) ** 2)
     panels = samples * max(1, -(-batch // (samples * forward.panel)))

@@ -85,8 +85,9 @@ def prefetch_edges(job_at: int, part: int, n: int, width: int, i: int, o: int, w
         for byte in range(0, count * job.length * size + LINE_BYTES, LINE_BYTES):
             prefetch(spline + edge * job.length + byte)
         for matrix in (mask, scaler, base_weight):
-            prefetch(matrix + edge)
-            prefetch(matrix + edge + (count - 1) * size)
+            if matrix:
+                prefetch(matrix + edge)
+                prefetch(matrix + edge + (count - 1) * size)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
