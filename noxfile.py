@@ -179,8 +179,8 @@ def harness(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure, resuming where a run stopped, then render: `nox -s bench -- [--preset smoke] [--out DIR] [run options]`.
 
-    Rows and report go to reports/ followed by the machine, such as reports/cpu-2core; those of the smoke preset to
-    reports/smoke.
+    Rows and report go to reports/ followed by the machine, such as reports/cpu-2core, or reports/cpu-2core-zen2 where another
+    machine's rows lie there; those of the smoke preset to reports/smoke.
     """
     options, rest = words(session, "--preset", "--out", "--plugin")
     preset = options.preset or "default"

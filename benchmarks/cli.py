@@ -101,7 +101,8 @@ def run(
     ----------
     out
         Folder that collects rows under raw/; a killed run continues there. If none is named: reports/ followed by the
-        machine, such as reports/cpu-2core, or reports/smoke for that preset.
+        machine, such as reports/cpu-2core, or with the kind of its processor, such as reports/cpu-2core-zen2, if that holds
+        the rows of another; or reports/smoke for that preset.
     retry
         Try cases again that have no value: those that failed, and those whose arm lacked a package.
     parallel
@@ -115,7 +116,7 @@ def run(
     selected = selection.resolve()
     cases = selected.cases
     environment.require(case.point.device for case in cases)
-    out = out or _place(selected.preset.name, selected.whole)
+    out = out or _place(selected.preset.name, selected.whole, shared=selected.part is not None)
     _say(selected.notes)
     known: Mapping[str, Status] = {}
     known_limits: Mapping[str, float] = {}
@@ -201,7 +202,7 @@ def _run_parallel(selection: Selection, out: Path | None, file: Path, *, retry: 
         raise ValueError("part: expected none with --parallel, which hands out all parts, got one")
     chosen = options.load(file)
     selected = selection.resolve()
-    out = out or _place(selected.preset.name, selected.whole)
+    out = out or _place(selected.preset.name, selected.whole, shared=True)
     _say(selected.notes)
     command = _recorded(sys.argv[1:], presets.kept(selection.preset, out))
     try:
@@ -242,9 +243,14 @@ def _recorded(arguments: Sequence[str], preset: str) -> str:
     return f"python -m benchmarks {shlex.join(kept)}"
 
 
-def _place(preset: str, cases: Sequence[Case]) -> Path:
-    """The report folder of a run that names none."""
-    return Path("reports", "smoke" if preset == "smoke" else environment.place(cases[0].point.device))
+def _place(preset: str, cases: Sequence[Case], *, shared: bool) -> Path:
+    """The report folder of a run that names none; unless machines share the run, it is none that only others have measured into."""
+    if preset == "smoke":
+        return Path("reports", "smoke")
+    names = environment.places(cases[0].point.device)
+    if shared:
+        return Path("reports", next(names))
+    return next(out for name in names if not merge.is_of_others(out := Path("reports", name), environment.machine()))
 
 
 def _line(row: Row) -> str:

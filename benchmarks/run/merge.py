@@ -72,6 +72,12 @@ def namesakes(out: Path, machine: str, host: str) -> int:
     return len({known for one in found if (known := one.get("details", {}).get("host"))} - {host})
 
 
+def is_of_others(out: Path, machine: str) -> bool:
+    """Return whether `out` holds rows, none of them measured on a machine that is called `machine`."""
+    names = {one.get("machine") for _, one in archive.environments(out / "raw")}
+    return bool(names) and machine not in names
+
+
 def merge(out: Path) -> Merged:
     """Add to `out` the rows of its jobs that count; see `add`.
 

@@ -10,10 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import distributions
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,25 @@ def host() -> str:
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:12]
 
 
-def place(device: str) -> str:
-    """Return the name of the report folder of this machine: 'cpu-2core', or after the GPU on which `device` runs.
+def places(device: str) -> Iterator[str]:
+    """Yield names for the report folder of this machine, without end: a later one is for where another machine has the former.
+
+    The first is 'cpu-2core', or after the GPU on which `device` runs; then with the kind of processor, if it is known, as
+    'cpu-2core-zen2'; then that with numbers from 2.
 
     Raises ValueError if torch finds no such GPU.
     """
-    if not device.startswith("cuda"):
-        return f"cpu-{_usable_cores()}core"
-    return re.sub(r"[^a-z0-9]+", "-", gpu_name(device).lower()).strip("-")
+    name = _slug(gpu_name(device)) if device.startswith("cuda") else f"cpu-{_usable_cores()}core"
+    yield name
+    if kind := _cpu_kind():
+        name += f"-{_slug(kind.partition(',')[0])}"
+        yield name
+    for number in count(2):
+        yield f"{name}-{number}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def gpu_name(device: str) -> str:
