@@ -244,7 +244,7 @@ def _recorded(arguments: Sequence[str], preset: str) -> str:
 
 
 def _place(preset: str, cases: Sequence[Case], *, shared: bool) -> Path:
-    """The report folder of a run that names none; unless machines share the run, it is none that only others have measured into."""
+    """The report folder of a run that names none; unless machines share it, none into which only others have measured."""
     if preset == "smoke":
         return Path("reports", "smoke")
     names = environment.places(cases[0].point.device)
