@@ -11,7 +11,7 @@ from efficient_kan.kernels.cpu.autograd import spline_linear as spline_linear
 from efficient_kan.kernels.cpu.autograd import unfolded_linear as unfolded_linear
 from efficient_kan.kernels.cpu.codegen import openmp
 from efficient_kan.kernels.cpu.codegen.jit import REAL
-from efficient_kan.kernels.cpu.common import sums
+from efficient_kan.kernels.cpu.common import edges, sums
 from efficient_kan.kernels.cpu.dispatch import explain as explain
 from efficient_kan.kernels.cpu.dispatch import folds as folds
 from efficient_kan.kernels.cpu.dispatch import takes as takes
@@ -34,6 +34,7 @@ def warm_up(spline_order: int, dtype: torch.dtype, penalties: bool) -> None:
         _use(spline_order, dtype, penalties)
     if dtype in REAL:
         sums.compile_all(REAL[dtype])
+        edges.compile_all(REAL[dtype])
     openmp.warm_up()
 
 

@@ -322,16 +322,10 @@ class _Network(torch.autograd.Function):
             grads = [grad] if of_loss is None else [grad, of_loss]
             return _differentiable(call, x, base, flat, grads, ctx.needs_input_grad)
         needs = *ctx.needs_input_grad[:2], *ctx.needs_input_grad[4:]
-        grad, of_loss = _present(grad), None if of_loss is None else _present(of_loss)
+        grad, of_loss = dispatch.dense(grad), None if of_loss is None else dispatch.dense(of_loss)
         left = _Left(kept, wide, gradients, ctx.tables)
         of_x, of_base, *found = _backward(call, left, x, base, flat, grad, of_loss, needs)
         return of_x, of_base, None, None, *found
-
-
-def _present(grad: Tensor) -> Tensor:
-    """The same numbers where compiled code looks for them, zeros included that torch keeps no memory for."""
-    grad = dispatch.dense(grad)
-    return torch.zeros(grad.shape, dtype=grad.dtype, device=grad.device) if stored(grad) and not grad.data_ptr() else grad
 
 
 # Function.apply looks for transforms of torch.func first, which takes as long as some operations; there are none here.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import warnings
 from array import array
 from collections.abc import Iterator
@@ -544,6 +548,63 @@ def test_a_child_forked_after_use_of_torchs_threads_computes_the_same(used_by: s
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0
 
 
+def test_a_forked_child_does_not_wait_for_threads_that_others_started_and_ended() -> None:
+    """Python counts threads that it did not start among its own, also when they have ended."""
+    code = """
+        import _thread, os, signal, sys, threading, time, torch
+        from efficient_kan import KANLinear
+        from efficient_kan.kernels.cpu.codegen import openmp as threads
+        torch.set_num_threads(2)
+        layer, x = KANLinear(20, 16, 40, kernel="cpu"), torch.rand(1500, 20)
+        expected = layer(x)
+        for _ in range(8):
+            _thread.start_new_thread(lambda: (threading.current_thread(), time.sleep(0.1)), ())
+        time.sleep(0.5)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            os._exit(0 if torch.equal(layer(x), expected) and threads._lost_openmp else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0
+
+
+def test_memory_is_not_given_back_while_other_threads_write_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when the caller is interrupted, nor when there are no more threads to start."""
+    monkeypatch.setattr(openmp, "_lost_openmp", True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    done: list[int] = []
+
+    def part(place: int, start: int, stop: int) -> None:
+        if start:
+            time.sleep(0.3)
+            done.append(start)
+
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        openmp.run(part, 3, 0)  # type: ignore[arg-type]
+    assert sorted(done) == [1, 2]
+
+    done.clear()
+    monkeypatch.setattr(openmp, "_pool", None)
+    start, started = threading.Thread.start, []
+
+    def one(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", one)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        openmp.run(part, 3, 0)  # type: ignore[arg-type]
+    ended = list(done)
+    time.sleep(0.5)
+    assert done == ended and openmp._pool is None
+
+
 @pytest.mark.skipif("USE_OPENMP=ON" not in torch.__config__.show() or sys.platform != "linux", reason="needs GNU's OpenMP")
 def test_finds_the_openmp_of_torch() -> None:
     assert openmp._openmp() is not None
@@ -775,3 +836,33 @@ def results(kan: KAN, x: Tensor, penalty: Any) -> list[Tensor]:
     y, value = (kan(x), 0.0) if penalty is None else kan.forward_with_penalty(x, penalty)
     grads = torch.autograd.grad(y.square().sum() + value, [x, *kan.parameters()])
     return [*found, y.detach(), *grads, *torch.autograd.grad(kan(x).square().sum(), [x])]
+
+
+@pytest.mark.parametrize("call", ["layer", "edge_l1", "edge_std", "input_std", "fold"])
+def test_gradients_that_have_no_memory_are_zeros(call: str) -> None:
+    layer = KANLinear(3, 2, kernel="cpu", dtype=torch.float64)
+    x = torch.rand(20, 3, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+    weight = kernels.fold("cpu", layer.spline_weight, layer.spline_scaler, layer.edge_mask, layer.base_weight)
+    inputs = kernels.LayerInputs(x, torch.nn.functional.silu(x), layer.grid, weight, 3)
+    y = {
+        "layer": lambda: layer(x),
+        "edge_l1": lambda: cpu.edge_l1(inputs),
+        "edge_std": lambda: cpu.edge_std(inputs),
+        "input_std": lambda: cpu.input_std(inputs),
+        "fold": lambda: weight,
+    }[call]()
+    with deterministic():  # fills memory that is not written with NaN
+        found = torch.autograd.grad(y, leaves, torch._efficientzerotensor(y.shape, dtype=y.dtype), allow_unused=True)
+    given = [gradient for gradient in found if gradient is not None]
+    assert given and not any(gradient.any() for gradient in given)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -47,3 +47,15 @@ def test_where_nothing_can_be_written_it_is_the_same(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "file"))
     assert stamp.stamp_of(tmp_path) == first
+
+
+def test_what_moves_from_one_file_to_the_next_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
+    package = tmp_path / "package"
+    package.mkdir()
+    found = set()
+    for one, two in ((b"x = 1\n", b"y = 2\n"), (b"x = 1\ny = 2\n", b"")):
+        (package / "one.py").write_bytes(one)
+        (package / "two.py").write_bytes(two)
+        found.add(stamp.stamp_of(package))
+    assert len(found) == 2

@@ -13,8 +13,10 @@ import ctypes
 import os
 import threading
 from array import array
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,12 +46,41 @@ def run(function: Entry, length: int, place: int, least: int = 1) -> None:
         openmp.parallel(_share().address, data.buffer_info()[0], torch.get_num_threads(), 0)
         return
     bounds = [length * n // parts for n in range(parts + 1)]
-    with _pool_lock:  # or another thread might replace the pool before all parts are with it
-        pool = _threads(parts - 1)
-        waiting = [pool.submit(function, place, bounds[n], bounds[n + 1]) for n in range(1, parts)]
-    function(place, bounds[0], bounds[1])
+    waiting: list[Future[None]] = []
+    try:
+        _submit(function, place, bounds, waiting)
+        function(place, bounds[0], bounds[1])
+    finally:
+        _wait(waiting)  # whatever happened: they write to memory that the caller gives back
     for part in waiting:
         part.result()
+
+
+def _submit(function: Entry, place: int, bounds: list[int], waiting: list[Future[None]]) -> None:
+    """Let threads of Python do all parts but the first, and add what tells of their ends to ``waiting``."""
+    global _pool, _size
+    with _pool_lock:  # or another thread might replace the pool before all parts are with it
+        pool = _threads(len(bounds) - 2)
+        try:
+            for start, stop in pairwise(bounds[1:]):
+                waiting.append(pool.submit(function, place, start, stop))
+        except BaseException:  # no more threads can be started: what waits for one must not be done later
+            pool.shutdown(cancel_futures=True)
+            _pool, _size = None, 0
+            raise
+
+
+def _wait(parts: Iterable[Future[None]]) -> None:
+    """Wait until all parts have ended, through interrupts, which are raised then."""
+    interrupt = None
+    for part in parts:
+        while not part.done():
+            try:
+                wait((part,))
+            except KeyboardInterrupt as error:
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def warm_up() -> None:
@@ -120,7 +151,8 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 def _count() -> None:
     global _python_threads
-    _python_threads = threading.active_count()
+    # Of others that ran some Python, such as a library's that logs, Python does not know whether they have ended.
+    _python_threads = sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate())
 
 
 def _forget() -> None:

@@ -19,9 +19,11 @@ from numba.core import config
 
 def stamp_of(package: Path) -> int:
     """Return the stamp of the Python files below ``package``."""
-    sources = [path.read_bytes() for path in sorted(package.rglob("*.py"))]
+    paths = sorted(package.rglob("*.py"))
+    sources = [path.read_bytes() for path in paths]
+    texts = [bytes(path.relative_to(package)) + b"\0" + source for path, source in zip(paths, sources, strict=True)]
     folder = Path(config.CACHE_DIR) if config.CACHE_DIR else package / "__pycache__"
-    kept = folder / f"stamp-{zlib.crc32(bytes(0).join(sources)):08x}"
+    kept = folder / f"stamp-{zlib.crc32(bytes(1).join(texts)):08x}"
     with contextlib.suppress(OSError, ValueError):
         return int(kept.read_text(encoding="ascii"))
     stamp = meaning(sources)

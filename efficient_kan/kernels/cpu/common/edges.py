@@ -53,6 +53,11 @@ def _scale(real: Any) -> Entry:
     return Entry(scale)
 
 
+def compile_all(real: Any) -> None:
+    """Compile what :func:`scale_rows` calls for numbers of this type."""
+    _scale(real)
+
+
 def _apart(rows: Tensor) -> int:
     """How far apart rows lie. What torch says of the distance along an axis of one entry may be any number."""
     return rows.stride(1) if rows.shape[1] > 1 else rows.stride(0)

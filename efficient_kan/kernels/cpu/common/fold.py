@@ -23,7 +23,7 @@ from efficient_kan.kernels.cpu.common.transpose import transpose
 
 @noinline
 def fold(job_at: int, room: int, i: int, width: int, o: int, some: int, zero: Any) -> None:
-    """``weights``, ``scales`` and ``bases`` of ``some`` outputs from ``o`` on, then zeros; ``width`` inputs from ``i`` on."""
+    """``weights``, ``masks``, ``scales``, ``bases`` of ``some`` outputs from ``o``, then zeros; ``width`` inputs from ``i``."""
     job, size = read(job_at), size_of(zero)
     tile, stride, weights = job.tile, job.inputs * job.length, at(room + job.weights, zero)
     source = at(job.spline + (o * job.inputs + i) * job.length * size, zero)
@@ -128,7 +128,8 @@ def _scale_rows(
 def unfold(job_at: int, room: int, part: int, i: int, width: int, o: int, some: int, zero: Any) -> None:
     """The gradients of parameters of ``some`` outputs from ``o`` on, from those of what :func:`fold` makes, which is there.
 
-    Gradients are of a ``part`` of the samples. ``of_weights``, of folded weights, are overwritten.
+    Gradients are of a ``part`` of the samples. ``of_weights`` and ``of_bases``, of folded ones, are overwritten, and so are
+    ``bases``, with sums for scalers: call it once after each :func:`fold`.
     """
     job, size = read(job_at), size_of(zero)
     tile, whole, edge = job.tile, job.whole, (part * job.outputs + o) * job.inputs + i

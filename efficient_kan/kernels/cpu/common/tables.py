@@ -1,4 +1,4 @@
-"""Tables of knots: what the bases are in each span, and the guide by which spans are found (`common.spans`).
+"""Tables of knots: what the bases are in each span, and the guide by which spans among many knots are found (`common.spans`).
 
 Shape legend: ``I`` inputs, ``T = G + 2k + 1`` knots of an input, ``k`` the spline order, ``W = k + 1`` bases per span.
 

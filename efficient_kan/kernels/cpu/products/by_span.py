@@ -489,7 +489,7 @@ def pull_back(
     make = torch.empty_like if shape.batch else torch.zeros_like
     targets = [None if t is None else make(t) for t in asked]
     asks = shape.batch and any(target is not None for target in targets)
-    # An address of 0 is a gradient of zero: where one has no numbers there is nothing to compute.
+    # An address of 0 is no gradient: where one has no numbers there is nothing to compute.
     if asks and not (stored(x) and not all(stored(given) for given in (g, factors) if given is not None)):
         run(_backward_program, shape, sizes, (*layer.tensors(), g, factors, forms, *targets))
     of_x, of_base, *rest = targets
