@@ -2,8 +2,9 @@ r"""One form among the many that an edge :math:`a f(b x + c) + d` has.
 
 Many functions absorb a scale or a shift of their argument: :math:`e^{bx + c} = e^c e^{bx}`,
 :math:`(bx + c)^2 = b^2 (x + c/b)^2`, :math:`\sin(t + \pi) = -\sin t`. A rule maps ``(a, b, c, d)``, tensors of one shape, to
-numbers of the same edge function with fewer free ones. A rule may give numbers that are not finite; :func:`apply` keeps the old
-ones there.
+numbers of the same edge function with fewer free ones. A rule may give numbers that are not finite, or move a factor so large
+out of the function that one of both leaves the range of float32, as :math:`e^{x - 100}` does; :func:`apply` keeps the old ones
+there.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from torch import Tensor
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Affine]
 
+_LARGEST_FACTOR = 2.0**63  # about the square root of float32's largest number: then both factors of a usual value are in range
+
 
 def apply(rule: Rule | None, affine: Tensor) -> Tensor:
-    """``affine`` ``(4, ...)`` after ``rule``, entries where that is not finite, or ``b`` is 0, as they were."""
+    """``affine`` ``(4, ...)`` after ``rule``; as it was where that is not finite or moves a large factor, or ``b`` is 0."""
     if rule is None:
         return affine
     after = torch.stack(rule(*affine))
-    usable = after.isfinite().all(0) & (affine[1] != 0)
+    before, now = affine[0].abs(), after[0].abs()
+    in_range = (now <= _LARGEST_FACTOR * before) & (before <= _LARGEST_FACTOR * now)
+    usable = after.isfinite().all(0) & in_range & (affine[1] != 0)
     return torch.where(usable, after, affine)
 
 

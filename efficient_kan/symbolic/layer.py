@@ -152,8 +152,8 @@ class SymbolicLayer(nn.Module):
             state = json.loads(bytes(extra.tolist()).decode())
             self._take_names(state["names"], prefix)
             self._take_splines(state_dict, prefix + "splines.", state["base_activation"])
-            self._regroup()
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._regroup()  # where the numbers are now: some were assigned
 
     def _take_names(self, names: list[list[str]], prefix: str) -> None:
         shape = f"names of {self.out_features} x {self.in_features} edges"
@@ -164,7 +164,7 @@ class SymbolicLayer(nn.Module):
         self.names = names
 
     def _take_splines(self, state_dict: dict[str, Any], prefix: str, activation: str | None) -> None:
-        """Make the layer that a state's splines are loaded into, if there is none of their shape."""
+        """Make the layer that a state's splines are loaded into, if there is none of their shape and activation."""
         if activation is None:
             self.splines = None
             return
@@ -172,17 +172,19 @@ class SymbolicLayer(nn.Module):
         order = grid.shape[1] - weight.shape[2] - 1
         size = weight.shape[2] - order
         old = self.splines
-        if old is not None and (old.grid_size, old.spline_order) == (size, order):
-            return
-        known = activation == nn.SiLU.__name__ or (old is not None and type(old.base_activation).__name__ == activation)
+        has = None if old is None else old.base_activation
+        kept = has if type(has).__name__ == activation else None
+        known = kept is not None or activation == nn.SiLU.__name__
         _checks.require(known, f"{prefix}base_activation", "SiLU, or a network that has it already", activation)
+        if old is not None and kept is not None and (old.grid_size, old.spline_order) == (size, order):
+            return
         self.splines = KANLinear(
             self.in_features,
             self.out_features,
             size,
             order,
             enable_standalone_scale_spline=prefix + "spline_scaler" in state_dict,
-            base_activation=nn.SiLU if old is None else copied(old.base_activation).to,
+            base_activation=nn.SiLU if kept is None else copied(kept).to,
             bias=False,
             device=self.affine.device,
             dtype=self.affine.dtype,

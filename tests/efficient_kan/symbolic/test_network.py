@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import sympy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from efficient_kan import KAN
@@ -345,3 +345,36 @@ def test_suggestions_are_ranked(kan: KAN) -> None:
 def test_bad_arguments_are_named(kan: KAN, call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(kan)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("offset", [100.0, -100.0])
+def test_an_exponential_far_from_zero_stays_in_the_range_of_float32(offset: float) -> None:
+    """``e^(x - 100)`` is of usual size near 100; ``e^-100 e^x`` is 0 times infinity in float32."""
+    x = offset + torch.rand(500, 1, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    kan = planted([1, 1], {(0, 0, 0): lambda t: torch.exp(t - offset)}, x.double()).float()
+    made = kan.symbolic(x, library=["x", "exp"])
+    assert made.edges()[0].name == "exp"
+    torch.testing.assert_close(made(x), kan(x), rtol=2e-3, atol=1e-3)
+    (formula,) = made.formula()
+    at = float(formula.subs(dict.fromkeys(formula.free_symbols, offset + 0.5)))
+    assert at == pytest.approx(math.exp(0.5), rel=2e-3)
+
+
+def test_a_state_brings_its_activation_or_is_refused() -> None:
+    x = uniform(100, (-1.0, 1.0), (-1.0, 1.0))
+    tanh, silu = (
+        KAN([2, 3, 1], base_activation=activation, dtype=torch.float64).symbolic(x, automatic=False)
+        for activation in (nn.Tanh, nn.SiLU)
+    )
+    with pytest.raises(ValueError, match=r"base_activation: expected SiLU, or a network that has it already, got 'Tanh'"):
+        silu.load_state_dict(tanh.state_dict())
+    tanh.load_state_dict(silu.state_dict())
+    assert torch.equal(tanh(x), silu(x))
+
+
+def test_a_network_on_meta_takes_the_tensors_of_a_state(by_hand: SymbolicKAN) -> None:
+    with torch.device("meta"):
+        again = SymbolicKAN(by_hand.layers_hidden, dtype=torch.float64)
+    again.load_state_dict(by_hand.state_dict(), assign=True)
+    x = uniform(50, (-1.0, 1.0), (-1.0, 1.0))
+    assert torch.equal(again(x), by_hand(x))
