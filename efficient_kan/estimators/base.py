@@ -182,11 +182,19 @@ class KANEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         usable = refine is None or isinstance(refine, Mapping)
         _checks.require(usable, "refine", "a mapping {pass: grid_size} or None", refine)
         passes = _checks.integer(self.max_iter, "max_iter", 1)
-        finer = {_checks.integer(at, "refine: pass", 0): size for at, size in (refine or {}).items()}
+        finer = {
+            _checks.integer(at, "refine: pass", 0): _checks.integer(size, f"refine[{at}]", 1)
+            for at, size in (refine or {}).items()
+        }
         late = [at for at in finer if at >= passes]
         _checks.require(not late, "refine", f"passes below max_iter={passes}", late)
+        if self._continues():  # what is finer already is not made coarser
+            finer = {at: size for at, size in finer.items() if size > self.network_.grid_size}
         penalty = self._penalty()
-        stopping = {"patience": self.n_iter_no_change, "min_delta": self.tol} if self.early_stopping else {}
+        stopping: dict[str, Any] = {}
+        if self.early_stopping:
+            stopping["patience"] = _checks.integer(self.n_iter_no_change, "n_iter_no_change", 1)
+            stopping["min_delta"] = _checks.number(self.tol, "tol", 0.0)
         return {
             "epochs": passes,
             "batch_size": batch,

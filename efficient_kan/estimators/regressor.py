@@ -38,7 +38,7 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, KANEstimator):  # type: ign
         validation_fraction, n_iter_no_change, tol: see ``early_stopping``.
         warm_start: let ``fit`` continue with the network (and the scaling) of the fit before. Parameters that make them must
             then be those of that fit: ``hidden_layer_sizes``, ``grid_size``, ``spline_order``, ``kernel``, ``scaling``,
-            ``dtype`` and ``device``.
+            ``dtype`` and ``device``. Of ``refine`` only sizes above that of the network count then.
         random_state: of initial weights, order and held-back samples. With an int, a CPU with a fixed number of threads
             gives the same network bit by bit.
         n_jobs: threads of torch in ``fit`` and predictions, at most one a core; ``None``: as they are set, -1: all CPUs.

@@ -54,6 +54,11 @@ class Tensors:
         self._all = _on(device, batch) if self.batches == 1 else batch
         self._device, self._shuffle, self._generator = device, shuffle, generator
 
+    @property
+    def x(self) -> Tensor:
+        """The inputs of all samples, on any device."""
+        return self._all.x
+
     def epoch(self, number: int) -> Iterator[Batch]:
         if self.batches == 1:
             yield self._all
@@ -134,7 +139,8 @@ def source_of(
     if isinstance(data, TensorDataset):
         data = data.tensors
     if isinstance(data, DataLoader):
-        _checks.require(batch_size is None, "batch_size", f"None, since {name} is a DataLoader with one of its own", batch_size)
+        for value, argument in ((batch_size, "batch_size"), (generator, "generator")):
+            _checks.require(value is None, argument, f"None, since {name} is a DataLoader with one of its own", value)
         _no_weights(sample_weight, name)
         return Loader(data, device, name, keep)
     if isinstance(data, Dataset):

@@ -96,7 +96,7 @@ def train(
             whether Python's, numpy's or torch's.
         progress: write where the training stands to ``stderr``.
         generator: source of the batches' order and of samples for grids; torch's default if ``None``. With the same generator,
-            network and thread count, a CPU gives the same weights bit by bit.
+            network and thread count, a CPU gives the same weights bit by bit. A ``DataLoader`` has one of its own.
         group: where ``torch.distributed`` is initialised, its ranks train the same network on samples of their own, as in
             :meth:`KAN.update_grid`; ``None``: this rank alone. Gradients, losses and penalties are means over ranks, and the
             result is the same on all. A ``DistributedDataParallel`` is trained as the module inside it, over its own group.
@@ -141,6 +141,8 @@ def train(
         every = source.batches
         expected = "a number of steps, as the data does not tell the length of an epoch"
         _checks.require(every is not None, "validate_every", expected, None)
+
+    schedule.check_samples(module, source, total, group)
 
     ranks = Ranks(group)
     run = Run(

@@ -31,8 +31,9 @@ _ENTRYWISE = (
 class Objective:
     r"""``loss`` and ``penalty`` of a network on a batch.
 
-    With weights the loss is :math:`\sum_b w_b l_b / \sum_b w_b`, where :math:`l_b` is the loss of a sample, its mean over
-    outputs if it has several; a loss module with ``reduction="sum"`` gives the sum instead.
+    With weights the loss is :math:`\sum_b w_b l_b / \sum_b w_b n_b`, where :math:`l_b` is the loss of a sample, its sum over
+    outputs, and :math:`n_b` what the loss divides that by: the number of outputs, the weight of the sample's class in torch's
+    losses of classes, 0 for an ignored one, or 1 with ``reduction="batchmean"``. With ``reduction="sum"`` it is the sum alone.
 
     Raises:
         ValueError: from calls, if the loss is no scalar, or with weights, has none of each sample.
@@ -43,7 +44,7 @@ class Objective:
         known = penalty is None or (hasattr(penalty, "layer_loss") and not isinstance(penalty, type))
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object, or None", penalty)
         self.loss, self.penalty = loss, penalty
-        self._sums = getattr(loss, "reduction", None) == "sum"
+        self._reduction = getattr(loss, "reduction", None)
         self._of_each = _of_each(loss)
 
     def __call__(self, network: Any, batch: Batch, penalised: bool) -> tuple[Tensor, Tensor | None]:
@@ -66,28 +67,48 @@ class Objective:
         shape = getattr(each, "shape", type(each))
         _checks.require(by_sample, "loss", f"with sample weights a loss of each sample, shape ({count}, ...)", shape)
         each, weight = each.reshape(count, -1), batch.weight.to(each.dtype).unsqueeze(1)
-        if self._sums:
+        if self._reduction == "sum":
             return (weight * each).sum()
-        total = weight.sum()
-        return (weight * each).sum() / (torch.where(total > 0, total, 1.0) * each.shape[1])
+        divisors = self._of_classes(batch.y)
+        if divisors is None:
+            total = weight.sum() * (1 if self._reduction == "batchmean" else each.shape[1])
+        else:
+            total = (weight.squeeze(1) * divisors.to(each.dtype)).sum()
+        return (weight * each).sum() / torch.where(total > 0, total, 1.0)
+
+    def _of_classes(self, target: Tensor) -> Tensor | None:
+        """What torch's losses of classes divide by for each sample ``(B,)``: its class's weight; ``None`` of other losses."""
+        if not isinstance(self.loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or target.is_floating_point():
+            return None
+        counted = target != self.loss.ignore_index
+        weights = counted if self.loss.weight is None else counted * self.loss.weight[torch.where(counted, target, 0)]
+        return weights.reshape(target.shape[0], -1).sum(1)
 
     @torch.no_grad()
     def over(self, network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
         """Sums over ``batches`` in evaluation mode: of losses times weights, and of weights.
 
-        A batch without weights weighs its number of samples. A loss that is a sum is added up, with weight 0.
+        A batch weighs what its loss was divided by: its number of samples, or the sum of their weights and of those of their
+        classes. A loss that is a sum is added up, with weight 0.
         """
         losses: list[Tensor] = []
         weights: list[float] = []
         with mode(network, training=False):
             for batch in batches:
                 losses.append(self.of(network(batch.x), batch))
-                weights.append(float(batch.x.shape[0] if batch.weight is None else batch.weight.sum()))
+                weights.append(self._size(batch))
         _checks.require(bool(losses), "validation", "at least 1 batch", 0)
         values: list[float] = torch.stack(losses).tolist()  # added up as Python's floats: some devices have no float64
-        if self._sums:
+        if self._reduction == "sum":
             return math.fsum(values), 0.0
-        return math.fsum(loss * weight for loss, weight in zip(values, weights, strict=True)), math.fsum(weights)
+        counted = [loss * weight for loss, weight in zip(values, weights, strict=True) if weight]
+        return math.fsum(counted) if counted else math.nan, math.fsum(weights)
+
+    def _size(self, batch: Batch) -> float:
+        divisors = self._of_classes(batch.y)
+        if divisors is None:
+            return float(batch.x.shape[0] if batch.weight is None else batch.weight.sum())
+        return float(divisors.sum() if batch.weight is None else (batch.weight * divisors).sum())
 
 
 @contextmanager

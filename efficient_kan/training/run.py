@@ -60,6 +60,8 @@ class Run:
         self._renew()
         ended: Ended = "steps"
         for step, (epoch, batch) in enumerate(_batches(self.source, total, epochs)):
+            if self.schedule.due(step):
+                self._read()  # a network that diverged has no grid to update
             network, note = self.schedule.apply(self.network, step, self.source, self.ranks.group)
             if network is not self.network:
                 self.network = network

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from efficient_kan import _checks, _distributed
 from efficient_kan.conv import KANConv2d
 from efficient_kan.grid_update import samples_needed
 from efficient_kan.linear import KANLinear
-from efficient_kan.training.batches import Source
+from efficient_kan.training.batches import Source, Tensors
 
 # Samples that knots are placed by, if their number is not given and no grid needs more.
 _SAMPLES = 1024
@@ -69,19 +71,35 @@ class GridSchedule:
         if self.samples is not None:
             return self.samples
         sizes = [0, *self.refine.values()]
-        layers = [module for module in network.modules() if isinstance(module, KANLinear)]
-        needed = [samples_needed(max(layer.grid_size, *sizes), layer.spline_order) for layer in layers]
+        needed = [samples_needed(max(layer.grid_size, *sizes), layer.spline_order) for layer in _layers_of(network)]
         return max([_SAMPLES, *needed])
 
     def updates(self, step: int) -> bool:
         """Whether grids follow the samples before this step."""
         return self.every is not None and step % self.every == 0 and (self.until is None or step < self.until)
 
+    def due(self, step: int) -> bool:
+        """Whether :meth:`apply` has something to do at this step."""
+        return self.updates(step) or step in self.refine
+
+    def check_samples(self, network: nn.Module, source: Source, total: int | None, group: Any) -> None:
+        """Raise ValueError if grids will be updated that have more intervals than tensors, the source, can place knots by."""
+        if self.every is None or not self._needs_samples(group) or not isinstance(source, Tensors):
+            return
+        count = _samples_of(network, source.x[: self.count(network)])
+        for step, following in pairwise([*sorted(self.refine), sys.maxsize]):
+            update = (step // self.every + 1) * self.every  # the first one after; at its own step grids are updated before
+            if update <= following and (total is None or update < total) and self.updates(update):
+                order = max((layer.spline_order for layer in _layers_of(network)), default=0)
+                needed = samples_needed(self.refine[step], order)
+                expected = f"a size that {count} samples can place knots by, as grids are updated later ({needed} are needed)"
+                _checks.require(count >= needed, f"refine[{step}]", expected, self.refine[step])
+
     def apply(self, network: nn.Module, step: int, source: Source, group: Any) -> tuple[nn.Module, str]:
         """The network to go on with at this step, and what there is to say of it."""
-        updates, refines = self.updates(step), step in self.refine
-        if not updates and not refines:
+        if not self.due(step):
             return network, ""
+        updates, refines = self.updates(step), step in self.refine
         x = source.inputs(self.count(network))
         shared = {} if isinstance(group, str) else {"group": group}
         with warnings.catch_warnings(record=True) as caught:
@@ -103,13 +121,20 @@ class GridSchedule:
 
     def _check_samples(self, network: nn.Module, x: Tensor, group: Any) -> None:
         """Grids that silently stay would make a schedule that does nothing."""
-        if self.options.get("fit", "function") != "function" or _distributed.active(group):
+        if not self._needs_samples(group):
             return
-        layers = [module for module in network.modules() if isinstance(module, KANLinear)]
-        needed = max((samples_needed(layer.grid_size, layer.spline_order) for layer in layers), default=0)
+        needed = max((samples_needed(layer.grid_size, layer.spline_order) for layer in _layers_of(network)), default=0)
         count = _samples_of(network, x)
         name = "update_grid_every" if self.samples is None or self.samples > count else "grid_samples"
         _checks.require(count >= needed, name, f"at least {needed} samples to place knots by", count)
+
+    def _needs_samples(self, group: Any) -> bool:
+        """Whether few samples leave grids as they are; on several ranks nobody knows here how many there are."""
+        return self.options.get("fit", "function") == "function" and not _distributed.active(group)
+
+
+def _layers_of(network: nn.Module) -> list[KANLinear]:
+    return [module for module in network.modules() if isinstance(module, KANLinear)]
 
 
 def _samples_of(network: nn.Module, x: Tensor) -> int:

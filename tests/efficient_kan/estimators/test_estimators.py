@@ -210,6 +210,8 @@ def test_a_warm_start_goes_on_with_refined_grids() -> None:
     model = KANRegressor(**SMALL, max_iter=4, optimizer="lbfgs", warm_start=True, refine={1: 6}, update_grid_every=3)
     first = model.fit(X, y).loss_
     assert model.network_.grid_size == 6 and model.fit(X, y).loss_ < first
+    model.set_params(refine={0: 4, 1: 9}).fit(X, y)
+    assert model.network_.grid_size == 9 and not any("refine" in record.note for record in model.history_), "none got coarser"
 
 
 @pytest.mark.parametrize("size", [1e-310, 1e-300, 1e-170, 1e160, 1e300])
@@ -453,7 +455,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"refine": {-1: 3}}, "refine: pass: expected an integer >= 0, got -1"),
     ({"max_iter": 40, "refine": {3: 4, 100: 10}}, r"refine: expected passes below max_iter=40, got \[100\]"),
     ({"update_grid_every": 5, "grid_size": 30}, r"update_grid_every: expected at least \d+ samples .* knots by, got 200$"),
+    ({"refine": {2: 0}, "batch_size": 50}, r"refine\[2\]: expected an integer >= 1, got 0"),
     ({"early_stopping": 1}, "early_stopping: expected a bool"),
+    ({"early_stopping": True, "tol": -1}, r"tol: expected a finite number in \[0.0, inf\], got -1"),
+    ({"early_stopping": True, "n_iter_no_change": 0}, "n_iter_no_change: expected an integer >= 1, got 0"),
     ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction: expected a finite number"),
     ({"warm_start": "yes"}, "warm_start: expected a bool"),
     ({"dtype": "float16"}, "dtype: expected one of"),

@@ -311,6 +311,22 @@ def test_too_few_samples_for_a_schedule_are_refused() -> None:
     assert "update_grid" in trained.history[0].note
 
 
+def test_a_schedule_that_will_have_too_few_samples_is_refused_before_the_first_step() -> None:
+    schedule: dict[str, Any] = {"update_grid_every": 10, "update_grid_until": 25}
+    steps: list[int] = []
+    for refine, refused in (({12: 20}, 12), ({5: 8, 20: 20}, None), ({20: 20}, None), ({5: 20, 8: 8}, None), ({0: 20}, 0)):
+        options: dict[str, Any] = {"refine": refine, "callbacks": [lambda _, record: steps.append(record.step)], **schedule}
+        if refused is None:
+            train(network(), samples(), steps=30, **options)
+        else:
+            with pytest.raises(ValueError, match=rf"^refine\[{refused}\]: expected a size that 200 samples .*276 are needed"):
+                train(network(), samples(), steps=30, **options)
+            assert not steps
+        steps.clear()
+    train(network(), samples(), steps=15, refine={12: 20}, **schedule)
+    train(network(), samples(), steps=15, refine={5: 20}, grid_options={"fit": "samples"}, **schedule)
+
+
 # Validation
 
 
@@ -416,6 +432,13 @@ LOSSES: dict[str, tuple[Callable[[], Any], Callable[[Tensor], Tensor]]] = {
     "sum": (lambda: nn.MSELoss(reduction="sum"), lambda y: y),
     "Huber": (nn.HuberLoss, lambda y: y),
     "cross-entropy": (nn.CrossEntropyLoss, lambda y: (y[:, 0] > 1).long() + (y[:, 0] > 2)),
+    "classes of unequal weight": (
+        lambda: nn.CrossEntropyLoss(torch.tensor([1.0, 10.0, 0.5], dtype=torch.float64), label_smoothing=0.1),
+        lambda y: (y[:, 0] > 1).long() + (y[:, 0] > 2),
+    ),
+    "an ignored class": (lambda: nn.CrossEntropyLoss(ignore_index=1), lambda y: (y[:, 0] > 1).long() + (y[:, 0] > 2)),
+    "probabilities": (nn.CrossEntropyLoss, lambda y: torch.cat([y, y.square(), 1 / y], 1).softmax(1)),
+    "mean of batches": (lambda: nn.KLDivLoss(reduction="batchmean"), lambda y: torch.cat([y, y.square()], 1).softmax(1)),
     "two outputs": (nn.L1Loss, lambda y: torch.cat([y, y.square()], 1)),
     "function": (lambda: lambda output, y: (output - y).square(), lambda y: y),
 }
@@ -426,7 +449,7 @@ def test_weights_are_repetitions(name: str) -> None:
     make, target = LOSSES[name]
     x, y = samples(60, torch.float64)
     y = target(y)
-    outputs = {"cross-entropy": 3, "two outputs": 2}.get(name, 1)
+    outputs = 2 if name in ("two outputs", "mean of batches") else 1 if y.shape == (60, 1) else 3
     counts = torch.randint(0, 4, (60,), generator=seeded())
 
     def of(*, data: Any, **options: Any) -> tuple[KAN, list[float]]:
@@ -465,6 +488,22 @@ def test_weights_count_in_validation_and_parts_of_it_add_up() -> None:
     assert trained.history[0].validation_loss == pytest.approx((kan(x) - y).square().mean().item(), rel=1e-5)
     trained = train(kan := network(), (x, y), steps=1, batch_size=40, loss=nn.MSELoss(reduction="sum"), validation=(x, y))
     assert trained.history[0].validation_loss == pytest.approx((kan(x) - y).square().sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_of_a_validation_add_up_where_classes_count_unequally(weighted: bool) -> None:
+    """Also where all targets of a part are ignored."""
+    x, y = samples(90)
+    target, weight = (y[:, 0] > 1).long(), torch.rand(90, generator=seeded())
+    target[:30] = -100
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 10.0]))
+    data = (x, target, weight) if weighted else (x, target)
+    kan = KAN([2, 2], kernel="native", generator=seeded())
+    trained = train(kan, (x, target), steps=1, batch_size=30, loss=loss, validation=data)
+    each = nn.CrossEntropyLoss(torch.tensor([1.0, 10.0]), reduction="none")(kan(x), target)
+    counts = (target >= 0) * torch.where(target == 1, 10.0, 1.0) * (weight if weighted else 1.0)
+    expected = (each * (weight if weighted else 1.0)).sum() / counts.sum()
+    assert trained.history[0].validation_loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 # Callbacks, progress, other networks and dtypes
@@ -648,6 +687,9 @@ def test_counts_may_be_whole_numbers() -> None:
 def test_divergence_is_said_with_its_step() -> None:
     with pytest.raises(FloatingPointError, match=r"^train: diverged at step \d+, the loss is (nan|inf)"):
         train(network(), samples(), steps=500, optimizer=torch.optim.SGD, lr=1e6)
+    for schedule in ({"update_grid_every": 2}, {"refine": {3: 8}}):
+        with pytest.raises(FloatingPointError, match=r"^train: diverged at step 1, the loss is (nan|inf)"):
+            train(network(), samples(), steps=20, lr=1e30, **schedule)
 
     def late(output: Tensor, y: Tensor) -> Tensor:
         return (output - y).square().mean() * (math.nan if not torch.is_grad_enabled() else 1.0)
