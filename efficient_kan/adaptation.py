@@ -76,6 +76,7 @@ def refine(layers: Sequence[KANLinear], x: Tensor, grid_size: int, *, fit: Fit, 
     """Copies of ``layers`` with ``grid_size`` intervals; see ``KAN.refine``. Arguments as for :func:`update`."""
     group = group if fit == "samples" else None
     x = samples(layers, x, lambda: (check_fit(fit), _checks.integer(grid_size, "grid_size", 1)), group, name)
+    grid_size = int(grid_size)  # of numpy's integers, which files do not hold
     refined, y = [], x
     with autocast_off(x):
         before = _outputs(layers, x, name)

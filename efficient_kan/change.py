@@ -56,7 +56,7 @@ def change_between(before: Tensor, after: Tensor, layers: int, weights: Tensor) 
         return None
     # Relative to the largest, so that no square overflows.
     rms = (difference / torch.where(largest > 0, largest, 1.0)).square().mean(0).sqrt() * largest
-    deviation = before.std(0)
+    deviation = before.std(0, correction=0)
     output = int(torch.where(moved, rms / (deviation + torch.finfo(before.dtype).tiny), -1.0).argmax())
     return Change(output, float(rms[output]), float(largest[output]), float(deviation[output]))
 

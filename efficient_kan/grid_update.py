@@ -180,9 +180,14 @@ def _filled(ordered: Tensor, interior: Tensor) -> Tensor:
 
 
 def _counts(ordered: Tensor, edges: Tensor) -> Tensor:
-    """How many of the ``ordered`` samples ``(I, B)`` lie between neighbouring ``edges`` ``(I, N)``: ``(I, N - 1)``."""
+    """How many of the ``ordered`` samples ``(I, B)`` lie between neighbouring ``edges`` ``(I, N)``: ``(I, N - 1)``.
+
+    Those at an edge lie above it, at the last one below.
+    """
     rows, edges = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (ordered, edges))
-    return torch.searchsorted(rows, edges, right=True).diff(dim=1).to(ordered.dtype)
+    below = torch.searchsorted(rows, edges)
+    below[:, -1:] = torch.searchsorted(rows, edges[:, -1:].contiguous(), right=True)
+    return below.diff(dim=1).to(ordered.dtype)
 
 
 def _kept_on(new_knots: Tensor, knots: Tensor, coefficients: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:

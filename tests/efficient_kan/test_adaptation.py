@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from efficient_kan import KAN, KANLinear
-from efficient_kan.grid_update import samples_needed
+from efficient_kan.grid_update import _counts, samples_needed
 from efficient_kan.knots import interior_of
 
 BATCHES = [8, 16, 24, 32, 64, 128, 256, 1024]
@@ -385,3 +387,31 @@ def test_rounding_is_no_change_of_small_outputs_and_of_those_that_cancel(seed: i
         layer.edge_mask[3] = 0
     assert messages(lambda: kan.refine(17, x)) == []
     assert messages(lambda: kan.prune(x, 0.0)) in ([], ["prune: node 3 at depth 2 has no incoming edges"])
+
+
+def test_sizes_of_numpy_become_pythons() -> None:
+    kan = KAN([2, 1]).refine(np.int64(8), uniform(50, 0))
+    assert type(kan.grid_size) is int and all(type(layer.grid_size) is int for layer in kan.kan_layers)
+
+
+def test_the_change_at_one_sample_is_told_without_its_deviation_being_nan() -> None:
+    kan = KAN([2, 2], grid_size=10, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        kan.kan_layers[0].spline_weight[1] *= 1000
+    (text,) = messages(lambda: kan.refine(2, torch.full((1, 2), 0.3)))
+    assert "the function changed: output 1 changes by" in text and text.endswith("its standard deviation is 0")
+
+
+@pytest.mark.parametrize("low", [0.0, -1e-3], ids=["at the first knot", "beyond it"])
+def test_samples_at_the_end_of_the_grid_count(low: float) -> None:
+    """Seven tenths of them in one place: no knots could spread them, wherever the grid begins."""
+    x = torch.cat((torch.zeros(700, 1), 0.9 + 0.1 * torch.rand(300, 1, generator=torch.Generator().manual_seed(0))))
+    layer = KANLinear(1, 1, grid_range=(low, 1.0))
+    before = layer.grid.clone()
+    layer.update_grid(x, max_change=math.inf)
+    assert torch.equal(layer.grid, before)
+
+
+def test_every_sample_in_the_grid_is_in_one_interval() -> None:
+    x = torch.tensor([[0.0, 0.0, 0.2, 0.5, 0.5, 1.0, 1.0, 1.1]])
+    assert _counts(x, torch.tensor([[0.0, 0.5, 1.0]])).tolist() == [[3.0, 4.0]]
