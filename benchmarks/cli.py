@@ -22,10 +22,9 @@ from benchmarks.run import archive, forecast, limits, merge, runner, submission,
 from benchmarks.run.history import History
 from benchmarks.run.interrupt import Terminated, heeding_sigterm
 from benchmarks.run.plugins import load_plugin
-from benchmarks.run.selection import Selection
+from benchmarks.run.selection import Selected, Selection
 from benchmarks.run.store import Locked, Unwritable
 from benchmarks.schema import environment, rows
-from benchmarks.schema.cases import Case
 from benchmarks.schema.rows import Row, Status
 
 app = cyclopts.App(
@@ -58,7 +57,8 @@ def plan(selection: Selection = _EVERYTHING, *, out: Path | None = None) -> None
     print(f"preset {preset.name}: {preset.about}")
     if out is not None:
         every, cases = cases, runner.pending(cases, merge.statuses(out), retry=False, plugin=selected.plugin)
-        print(f"{len(every) - len(cases)} of {len(every)} cases have a row in {out}, which a run keeps; the others:")
+        merged = "" if selected.part or not merge.jobs(out) else ", or in its parts, which `merge` adds"
+        print(f"{len(every) - len(cases)} of {len(every)} cases have a row in {out}{merged}, which a run keeps; the others:")
     # How much a GPU holds is not known before torch is imported.
     on_cpu = all(case.point.device == "cpu" for case in cases)
     expected = forecast.forecast(cases, limits.available_bytes() if on_cpu else None, History.stored())
@@ -116,8 +116,9 @@ def run(
     selected = selection.resolve()
     cases = selected.cases
     environment.require(case.point.device for case in cases)
-    out = out or _place(selected.preset.name, selected.whole, shared=selected.part is not None)
+    out = out or _place(selected, "part" if selected.part else "")
     _say(selected.notes)
+    whole = out
     known: Mapping[str, Status] = {}
     known_limits: Mapping[str, float] = {}
     command = _recorded(sys.argv[1:], presets.kept(selection.preset, out))
@@ -126,7 +127,12 @@ def run(
         known, known_limits = merge.statuses(out), merge.limits(out)
         out = out / merge.PARTS / f"{selected.part.index}-of-{selected.part.count}-{uuid.uuid4().hex[:8]}"
     elif merge.namesakes(out, environment.machine(), environment.host()):
-        _say([f"rows in {out} are of another machine of the same name; the processes of a cell are never averaged over both"])
+        _say(
+            [
+                f"rows in {out} are of another machine of the same name: what it measured is not measured again here, but in "
+                "another folder (--out) it is; the processes of a cell are never averaged over both"
+            ]
+        )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -142,7 +148,7 @@ def run(
         progress.start()  # not before: what is refused is one sentence
         progress.update(bar, total=todo)
         if known:
-            console.print(f"{known} cases are in {out} already, {todo} to do")
+            console.print(f"{known} cases are in {whole} already, {todo} to do")
 
     rows_written = 0
 
@@ -202,7 +208,7 @@ def _run_parallel(selection: Selection, out: Path | None, file: Path, *, retry: 
         raise ValueError("part: expected none with --parallel, which hands out all parts, got one")
     chosen = options.load(file)
     selected = selection.resolve()
-    out = out or _place(selected.preset.name, selected.whole, shared=True)
+    out = out or _place(selected, "parallel")
     _say(selected.notes)
     command = _recorded(sys.argv[1:], presets.kept(selection.preset, out))
     try:
@@ -243,13 +249,16 @@ def _recorded(arguments: Sequence[str], preset: str) -> str:
     return f"python -m benchmarks {shlex.join(kept)}"
 
 
-def _place(preset: str, cases: Sequence[Case], *, shared: bool) -> Path:
-    """The report folder of a run that names none; unless machines share it, none into which only others have measured."""
-    if preset == "smoke":
+def _place(selected: Selected, option: str = "") -> Path:
+    """The report folder of a run that names none: one into which not only other machines have measured.
+
+    Raises ValueError if an `option` shares the run among machines: they have no name in common.
+    """
+    if option:
+        raise ValueError(f"out: expected a folder with --{option}, for what several machines measure, got none")
+    if selected.preset.name == "smoke":
         return Path("reports", "smoke")
-    names = environment.places(cases[0].point.device)
-    if shared:
-        return Path("reports", next(names))
+    names = environment.places(selected.whole[0].point.device)
     return next(out for name in names if not merge.is_of_others(out := Path("reports", name), environment.machine()))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _EXTRAS = {"KANClassifier": "efficient_kan.estimators", "KANRegressor": "efficient_kan.estimators"}
 
 __all__ = ["KAN", "KANConv2d", "KANLinear", "ResNetKAN", "SampleL1", "SampleStd", "Trained", "WeightL1", "train"]
-__version__ = "0.5.0"
+__version__ = "0.6.0.dev0"
 
 
 def __getattr__(name: str) -> Any:

@@ -96,6 +96,17 @@ class Data:
         return self.cases[self.cases["kind"].isin(names) & (self.cases["penalty"] == "none")]
 
     @property
+    def central(self) -> pd.DataFrame:
+        """The summarised cases at the centre points, where the most axes of what was timed under their base cross.
+
+        What was not timed, such as memory, stands beside each setting that was timed there.
+        """
+        cases = self.summarised
+        is_timed = cases["kind"].isin([kind.name for kind in kinds.every() if kind.paired])
+        timed = _most_crossed(cases[is_timed], cases.loc[is_timed, "setting"].map(self.settings.bases))
+        return pd.concat([timed, centre(self.settings.beside(cases[~is_timed], timed))], ignore_index=True)
+
+    @property
     def failed(self) -> pd.DataFrame:
         """The cases that did not end with status ok."""
         return self.cases[self.cases["status"] != "ok"]
@@ -324,7 +335,9 @@ def families(frame: pd.DataFrame) -> list[list[Line]]:
 
 def centre(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows at the points where the most axes of their setting cross: the centre points."""
-    if frame.empty:
-        return frame
+    return frame if frame.empty else _most_crossed(frame, frame["setting"])
+
+
+def _most_crossed(frame: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
     crossing = frame[[f"on_{axis}" for axis in AXES]].sum(axis=1)
-    return frame[crossing == crossing.groupby(frame["setting"]).transform("max")]
+    return frame[crossing == crossing.groupby(groups).transform("max")]

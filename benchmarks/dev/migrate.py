@@ -38,8 +38,10 @@ class Migrated:
 def migrate(out: Path) -> Migrated:
     """Give every row below `out` the key of the present scheme, from the source at the commit that the row names.
 
-    A row measured beside changes that were not committed, by an arm that is no longer there, or by modules of other names,
-    keeps its key. Raises ValueError if a row is damaged or of another schema, `store.Locked` if a run writes there.
+    A row measured beside changes that were not committed, or with a plugin, which enters its key and is not in the repository,
+    by an arm that is no longer there, or by modules of other names, keeps its key.
+
+    Raises ValueError if a row is damaged or of another schema, `store.Locked` if a run writes there.
     """
     with Store(out) as store:
         archive.close(store.raw)
@@ -48,6 +50,8 @@ def migrate(out: Path) -> Migrated:
         for commit in sorted({row.commit for row in rows}):
             with _checked_out(commit) as root:
                 then |= {_name(row): _source(row, root) for row in rows if row.commit == commit}
+        plugged = {record["run_id"] for _, record in archive.environments(store.raw) if _names_a_plugin(record)}
+        then |= {_name(row): "" for row in rows if row.run_id in plugged}
 
         def rekeyed(line: str) -> str:
             row = Row.model_validate_json(line)
@@ -105,6 +109,10 @@ def _note(manifest: Path, entry: dict[str, object]) -> None:
     aside = manifest.with_suffix(".part")
     aside.write_text(json.dumps([*known, entry], indent=1) + "\n", encoding="utf-8")
     aside.replace(manifest)
+
+
+def _names_a_plugin(environment: archive.Record) -> bool:
+    return any(word.partition("=")[0] == "--plugin" for word in str(environment.get("command", "")).split())
 
 
 def _source(row: Row, root: Path | None) -> str:

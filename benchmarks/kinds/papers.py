@@ -62,6 +62,12 @@ def known(case: Case) -> bool:
     return papers.find_experiment(str(dict(case.options).get("experiment"))) is not None
 
 
+def packages(case: Case) -> tuple[str, ...]:
+    """The distributions that decide an experiment beside those of the arm."""
+    found = papers.find_experiment(str(dict(case.options).get("experiment")))
+    return ("scipy", *(found.packages if found else ()))
+
+
 _NOTE = (
     "Numbers of the papers are transcribed in benchmarks/papers/published.csv with equation, table and row. The status is "
     "computed from the rows by the rule of each experiment, last table. The effort *reduced* has fewer seeds, grids and steps "
@@ -88,7 +94,7 @@ KIND = Kind(
         "device": "runs on the CPU",
         "processes": "measures each network in one process",
     },
-    packages=lambda case: ("scipy",),
+    packages=packages,
     many=True,
     trains=True,
     seconds=seconds,

@@ -42,4 +42,5 @@ EXPERIMENT = Experiment(
     train="benchmarks.papers.runs.images:train",
     judge=judge,
     seconds=kanbefair.seconds,
+    packages=("mlxtend",),
 )

@@ -93,6 +93,7 @@ class Experiment:
         judge: the lines of the report from the results of one effort.
         seconds: predicted time of a run on one idle core.
         timed: whether its lines compare times, so that one machine is to train all its networks.
+        packages: distributions whose version decides it, beside scipy and those of the arms.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Experiment:
     judge: Callable[[Sequence[Result]], Iterable[Line]]
     seconds: Callable[[Run], float] = lambda run: 10.0
     timed: bool = False
+    packages: tuple[str, ...] = ()
 
     def trained(self, run: Run) -> Mapping[str, Any]:
         """Train `run` in this process."""

@@ -94,4 +94,5 @@ EXPERIMENT = Experiment(
     train="benchmarks.papers.runs.images:train",
     judge=judge,
     seconds=seconds,
+    packages=("mlxtend",),
 )

@@ -1,4 +1,7 @@
-"""How to cite a figure or a table: caption, where its files and rows are, and a BibTeX entry."""
+"""How to cite a figure or a table: caption, where its files and rows are, and a BibTeX entry.
+
+Its version is that of this project at the commit of the rows, left out where they have several or git does not know it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from benchmarks.report.ids import matches
 from benchmarks.report.machines import folders
 from benchmarks.report.provenance import Source, read
+from benchmarks.schema import environment
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,11 +76,13 @@ def _bibtex(report: str, source: Source) -> str:
     authors = " and ".join(f"{{{author['name']}}}" for author in project["authors"])
     commits = ", ".join(commit[:12] for commit in source.commits)
     what = f"{source.kind.capitalize()} {source.id} of {report}"
+    versions = {environment.version_at(commit) for commit in source.commits}
+    version = versions.pop() if len(versions) == 1 else None
     fields = {
         "author": authors,
         "title": f"{{{project['name']}: {project['description']}}}",
         "year": source.last_finished[:4],
-        "version": project["version"],
+        **({} if version is None else {"version": version}),
         "note": f"{what}; commit {commits}; rows sha256 {source.rows_sha256}",
     }
     key = re.sub(r"[^a-z0-9]+", "-", f"{project['name']}-{report}-{source.id}".lower()).strip("-")

@@ -13,7 +13,7 @@ from typing import Literal
 import pandas as pd
 
 from benchmarks import kinds
-from benchmarks.analysis.data import BASELINE, POINT, Data, centre, slug
+from benchmarks.analysis.data import BASELINE, POINT, Data, slug
 from benchmarks.report.figures import Entry
 from benchmarks.report.ids import figure_id, table_id
 from benchmarks.report.tables import Origin, Table
@@ -179,8 +179,8 @@ def rows_behind(data: Data, frame: pd.DataFrame, of_kinds: Sequence[str] | None 
 
 def _at_the_centre(data: Data) -> pd.DataFrame:
     """The lines of speed and memory that the summary is made of."""
-    cases = data.settings.beside(data.summarised, data.speed)
-    keys = set(centre(cases)["case_key"])
+    cases = data.central
+    keys = set(cases["case_key"])
     frames = [frame[frame["case_key"].isin(keys)] for frame in (data.speed, data.memory) if not frame.empty]
     return pd.concat(frames, ignore_index=True) if frames else cases
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.analysis.data import BASELINE, POINT, Data, centre
+from benchmarks.analysis.data import BASELINE, POINT, Data
 from benchmarks.report.cells import (
     BY_PAIRS,
     ONE_PROCESS,
@@ -91,7 +91,7 @@ _SUMMED = ["arm_ms", "ratio", "ratio_low", "ratio_high", "verdict", "processes",
 def summary(data: Data) -> Table:
     """Every arm at the centre points: times, ratio of the most complete mode, peak memory."""
     keys = [*POINT, "arm"]
-    cases = centre(data.settings.beside(data.summarised, data.speed))
+    cases = data.central
     frame = cases.groupby(keys, sort=False).agg(
         division=("division", "first"),
         parameter_count=("parameter_count", "max"),

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
@@ -187,6 +188,13 @@ def git_commit(root: Path = ROOT) -> tuple[str, bool | None]:
         return _given_commit()
     status = _run(git, "-C", str(root), "status", "--porcelain", "--untracked-files=normal", "--", ".", ":!reports")
     return head, None if status is None else bool(status)
+
+
+def version_at(commit: str) -> str | None:
+    """Return the version of this project at `commit`; None where git does not know that."""
+    git = shutil.which("git")
+    text = None if git is None else _run(git, "-C", str(ROOT), "show", f"{commit}:pyproject.toml")
+    return None if text is None else str(tomllib.loads(text)["project"]["version"])
 
 
 def _given_commit() -> tuple[str, bool | None]:

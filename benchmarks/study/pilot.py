@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.analysis import results
+from benchmarks.analysis import data
 from benchmarks.study import rule as rules
 from benchmarks.study import verdict
 from benchmarks.study.penalties import in_order, norm_of
@@ -52,7 +52,7 @@ def text(found: Mapping[str, tuple[float, float]]) -> str:
 
 def main(out: str) -> None:
     """Print the section for the rows below `out`."""
-    frame = results.sparsity_frame(results.load_rows(out))
+    frame = data.load(Path(out)).sparsity
     rule = rules.load()
     sys.stdout.write(text(windows(verdict.with_areas(frame, rule), rule)))
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import presets, tasks
-from benchmarks.analysis import results
+from benchmarks.analysis import data
 from benchmarks.study import rule as rules
 from benchmarks.study import verdict
 from benchmarks.study.looks import Standing, standings
@@ -42,7 +42,7 @@ def next_preset(text: str, found: list[Standing], rule: rules.Rule) -> str | Non
 def main(out: str, preset: str = "confirm") -> None:
     """Say where the families stand, and write the preset of what to run next."""
     rule = rules.load()
-    frame = results.sparsity_frame(results.load_rows(out))
+    frame = data.load(Path(out)).sparsity
     runs = verdict.with_areas(frame[frame["confirmatory"]], rule)
     found = standings(runs, rule)
     following = next_preset(presets.file(preset).read_text(encoding="utf-8"), found, rule)

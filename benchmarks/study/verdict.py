@@ -263,15 +263,16 @@ def shares(part: pd.DataFrame, plain: pd.DataFrame, norm: str) -> pd.Series:
 def cross_check(own: pd.DataFrame, original: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """pykan's runs beside ours at the same task, seed and strength: one line per task with the difference of areas.
 
-    An interval within the declared tolerance says that the curves are the same, one beyond it that they are not, any other
-    nothing. One seed has no interval, however many strengths: it shows only a difference that is itself beyond the tolerance.
+    The difference of a seed is the mean over its strengths, whose runs have initial weights and data in common. An interval
+    within the declared tolerance says that the curves are the same, one beyond it that they are not, any other nothing. One
+    seed has no interval: it shows only a difference that is itself beyond the tolerance.
     """
     tolerance, lines = math.log1p(rule.cross_check.tolerance), []
     keys = [*UNIT, "strength"]
     both = original.merge(own, on=[*keys, "penalty"], suffixes=("_pykan", "_ours"))
     for task, part in both.groupby("task", sort=True):
-        d = (part["test_area_pykan"] - part["test_area_ours"]).to_numpy()
-        found = statistics.over_seeds([d]).interval(rule.exploratory_confidence)
+        d = part["test_area_pykan"] - part["test_area_ours"]
+        found = statistics.over_seeds([d.groupby(part["seed"]).mean().to_numpy()]).interval(rule.exploratory_confidence)
         lone = part["seed"].nunique() < 2
         low, high = (found.value, found.value) if lone else (found.low, found.high)
         beyond, within = low > tolerance or high < -tolerance, low > -tolerance and high < tolerance and not lone
@@ -283,7 +284,7 @@ def cross_check(own: pd.DataFrame, original: pd.DataFrame, rule: Rule) -> pd.Dat
                 "difference": found.value,
                 "difference_low": math.nan if lone else found.low,
                 "difference_high": math.nan if lone else found.high,
-                "largest": float(np.abs(d).max()),
+                "largest": float(d.abs().max()),
                 "verdict": OTHER_CURVE if beyond else SAME_CURVE if within else UNDECIDED,
                 "seeds": part["seed"].nunique(),
                 "strengths": part["strength"].nunique(),

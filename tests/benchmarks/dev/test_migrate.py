@@ -50,7 +50,7 @@ def commit(root: Path) -> str:
     return git(root, "rev-parse", "HEAD")
 
 
-def stored(out: Path, run: str, at: str, key: str = "old key", case: Case = CASE, minute: int = 0) -> None:
+def stored(out: Path, run: str, at: str, key: str = "old key", case: Case = CASE, minute: int = 0, command: str = "") -> None:
     """Write a closed run of one row that was measured at the commit `at`."""
     moment = f"2026-01-02T03:{minute:02}:00+00:00"
     versions = sources.versions(case)
@@ -72,7 +72,7 @@ def stored(out: Path, run: str, at: str, key: str = "old key", case: Case = CASE
         env_id="e",
         run_id=run,
         started_at=moment,
-        command="",
+        command=command,
         commit=at,
         dirty=False,
         machine="here",
@@ -90,8 +90,11 @@ def test_a_row_is_kept_after_tidying_and_superseded_after_a_change(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.schema.environment.machine", lambda: "here")
-    out = tmp_path / "out"
+    out, plugged = tmp_path / "out", tmp_path / "plugged"
     stored(out, "run", commit(repository))
+    stored(plugged, "run", commit(repository), command="python -m benchmarks run --plugin=mine.py")
+    assert migrate(plugged).unknown == 1
+    assert results.load_rows(plugged)[0].case_key == "old key", "a plugin enters the key, and is not here"
     file = repository / ARM
     text = file.read_text(encoding="utf-8")
     file.write_text(text + "\n# a remark\n", encoding="utf-8")

@@ -260,7 +260,7 @@ def test_a_bad_file_is_refused_in_one_sentence(
     (tmp_path / "queue.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        usage.run(app, ["run", "--parallel", "queue.toml"])
+        usage.run(app, ["run", "--out", "out", "--parallel", "queue.toml"])
     assert end.value.code == 2
     got = capsys.readouterr().err
     assert said in got
@@ -281,6 +281,7 @@ def test_part_and_missing_files_are_refused_with_parallel(tmp_path: Path, capsys
     for words, said in (
         (["--parallel", str(tmp_path / "none.toml")], "parallel: expected a file that can be read"),
         (["--parallel", "x.toml", "--part", "1/2"], "part: expected none with --parallel"),
+        (["--part", "1/2"], "out: expected a folder with --part"),
     ):
         with pytest.raises(SystemExit) as end:
             usage.run(app, ["run", *words])

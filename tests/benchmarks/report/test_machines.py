@@ -15,6 +15,7 @@ from benchmarks import presets
 from benchmarks.cli import _place, _recorded, app
 from benchmarks.report import machines, render
 from benchmarks.run import archive, submission, usage
+from benchmarks.run.selection import Selected
 from benchmarks.schema import environment
 from benchmarks.schema.cases import Case
 
@@ -116,6 +117,10 @@ def test_the_reports_of_a_folder_are_its_own_or_those_below(two: Path, tmp_path:
         machines.reports(tmp_path / "nowhere")
 
 
+def selected(preset: str, case: Case) -> Selected:
+    return Selected(presets.load(preset), [case], [case], None, (), None)
+
+
 def test_a_run_without_a_folder_goes_to_that_of_its_machine(
     tmp_path: Path, speed_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,11 +128,11 @@ def test_a_run_without_a_folder_goes_to_that_of_its_machine(
     monkeypatch.setattr(environment, "libraries", lambda: {"devices": ["NVIDIA H100 80GB HBM3", "Other"]})
     monkeypatch.chdir(tmp_path)
     case = speed_case()
-    assert _place("default", [case], shared=False) == Path("reports/cpu-2core")
-    assert _place("smoke", [case], shared=False) == Path("reports/smoke")
+    assert _place(selected("default", case)) == Path("reports/cpu-2core")
+    assert _place(selected("smoke", case)) == Path("reports/smoke")
     for device, name in (("cuda", "nvidia-h100-80gb-hbm3"), ("cuda:1", "other")):
         moved = case.model_copy(update={"point": case.point.model_copy(update={"device": device})})
-        assert _place("default", [moved], shared=False) == Path("reports", name)
+        assert _place(selected("default", moved)) == Path("reports", name)
 
 
 def test_a_run_without_a_folder_leaves_those_of_other_machines(
@@ -138,15 +143,16 @@ def test_a_run_without_a_folder_leaves_those_of_other_machines(
     monkeypatch.setattr(environment, "_cpu_kind", lambda: "x86_64_v4, AVX-512")
     monkeypatch.chdir(tmp_path)
     for name in ("cpu-2core", "cpu-2core-x86-64-v4", "cpu-2core-x86-64-v4-2"):
-        assert _place("default", [speed_case()], shared=False) == Path("reports", name)
+        assert _place(selected("default", speed_case())) == Path("reports", name)
         raw = Path("reports", name, "raw")
         raw.mkdir(parents=True)
         there = {"started_at": "2026-01-01", "machine": "another's"}
         (raw / "environments.jsonl").write_text(json.dumps(there) + "\n")
-    assert _place("default", [speed_case()], shared=True) == Path("reports/cpu-2core")
+    with pytest.raises(ValueError, match="out: expected a folder with --parallel"):
+        _place(selected("default", speed_case()), "parallel")
     with Path("reports/cpu-2core/raw/environments.jsonl").open("a") as file:
         file.write(json.dumps(there | {"machine": "mine"}) + "\n")
-    assert _place("default", [speed_case()], shared=False) == Path("reports/cpu-2core")
+    assert _place(selected("default", speed_case())) == Path("reports/cpu-2core")
 
 
 def test_commands_are_recorded_without_the_paths_of_one_machine() -> None:

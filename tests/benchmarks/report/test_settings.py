@@ -302,3 +302,20 @@ def test_times_that_a_paper_compares_are_of_one_machine(run: Any, tmp_path: Path
     for row in found.rows:
         by_experiment[dict(row.case.options)["experiment"]] += 1
     assert by_experiment == {"poisson": 2, "special": 1}
+
+
+def test_corners_that_two_presets_share_leave_the_summary_as_it_is(
+    full_run: Any, make_run: Callable[[], Any], speed_case: Any, times: Any, tmp_path: Path
+) -> None:
+    """Timed in two ways at a corner alone, they make two settings more, of which neither has the centre."""
+    alone = frames(full_run.write(tmp_path / "one"))["T1"]
+    both = make_run()
+    both.rows += full_run.rows
+    case = speed_case("pykan[speed]")
+    corner = case.model_copy(update={"point": case.point.model_copy(update={"batch": 3}), "axes": ()})
+    for blocks in (4, 8):
+        both.add(corner.model_copy(update={"blocks": blocks}), speed=times(2.0))
+    found = frames(both.write(tmp_path / "two"))["T1"]
+    columns = [column for column in alone if not column.endswith(("setting", "case_key", "_low", "_high"))]
+    pd.testing.assert_frame_equal(found[columns], alone[columns], check_dtype=False)
+    assert found["setting"].nunique() == 1

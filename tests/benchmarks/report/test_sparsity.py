@@ -159,6 +159,7 @@ def test_one_seed_has_no_interval_in_any_figure_or_table(study: sparsity.Study) 
         (5, (0.5, 1.6), "undecided"),
         (5, (1.2, 1.21), "not the same curve"),
         (5, (0.8, 0.81), "not the same curve"),
+        (2, (1.0, 1.02), "undecided"),
         (1, (1.0, 1.01), "undecided (one seed)"),
         (1, (0.97, 1.04), "undecided (one seed)"),
         (1, (1.2, 1.3), "not the same curve (one seed)"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +12,8 @@ import pytest
 
 from benchmarks import presets, tasks
 from benchmarks.kinds.sparsity import Sparsity
+from benchmarks.run import archive
+from benchmarks.schema.meaning import ROOT
 from benchmarks.study import phase, pilot, seeds
 from benchmarks.study import rule as rules
 from benchmarks.study.seeds import Standing
@@ -92,3 +96,26 @@ def test_what_is_confirmatory_is_decided_by_task_setting_and_size() -> None:
 
 def test_every_task_of_the_rule_is_registered_and_of_its_family() -> None:
     assert {tasks.get_task(name).family for name in RULE.confirmatory.tasks} == set(RULE.families)
+
+
+def test_a_network_of_two_machines_counts_once_in_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice in a family's differences would halve their variance."""
+    stored = [record for _, record in archive.rows(ROOT / "reports" / "confirm" / "raw")]
+    some = [record for record in stored if record["case"]["sweep"]["task"] in ("distance", "triangle", "nested")]
+    environments = [json.dumps(record) for _, record in archive.environments(ROOT / "reports" / "confirm" / "raw")]
+    again = [record | {"case_key": f"again-{record['case_key']}", "machine": "Other CPU"} for record in some]
+    judged: list[pd.DataFrame] = []
+
+    def judge(runs: pd.DataFrame, rule: Any) -> list[Standing]:
+        judged.append(runs)
+        return []
+
+    monkeypatch.setattr(seeds, "standings", judge)
+    for name, rows in (("once", some), ("twice", [*some, *again])):
+        (tmp_path / name / "raw").mkdir(parents=True)
+        archive.write(tmp_path / name / "raw" / "20260101T000000Z-r1.jsonl.xz", [*environments, *map(json.dumps, rows)])
+        seeds.main(str(tmp_path / name))
+    key = ["task", "penalty", "strength", "seed"]
+    once, twice = (runs.sort_values(key)[[*key, "test_area"]].reset_index(drop=True) for runs in judged)
+    assert len(once) and not once.duplicated(key).any()
+    pd.testing.assert_frame_equal(once, twice)
