@@ -73,7 +73,7 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
         """pykan's, by way of a folder of its own."""
         with tempfile.TemporaryDirectory() as folder:
             self.saveckpt(f"{folder}/model")
-            return type(self).loadckpt(f"{folder}/model")
+            return self._trained_alike(type(self).loadckpt(f"{folder}/model"))
 
     @staticmethod
     def loadckpt(path: str = "model") -> Any:
@@ -87,11 +87,11 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
     def rewind(self, model_id: str) -> Any:
         self._check_history()
         super().rewind(model_id)
-        return self.loadckpt(f"{self.ckpt_path}/{model_id}")
+        return self._trained_alike(self.loadckpt(f"{self.ckpt_path}/{model_id}"))
 
     def checkout(self, model_id: str) -> Any:
         self._check_history()
-        return self.loadckpt(f"{self.ckpt_path}/{model_id}")
+        return self._trained_alike(self.loadckpt(f"{self.ckpt_path}/{model_id}"))
 
     def history(self, k: Any = "all") -> None:
         self._check_history()
@@ -124,11 +124,15 @@ class Model(MultKAN):  # type: ignore[misc]  # pykan has no annotations
         model._modules.pop("base_fun_name", None)  # prune_input passes the function where its name belongs
         for name in _OPTIONS:
             setattr(model, name, getattr(self, name))
+        for layer, source in zip(model.act_fun, self.act_fun, strict=True):
+            layer.grid_eps = source.grid_eps
+        return self._trained_alike(model)
+
+    def _trained_alike(self, model: Any) -> Any:
+        """A model of this one's parameters, with their flags that say what is trained."""
         flags = {name: parameter.requires_grad for name, parameter in self.named_parameters()}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags[name])
-        for layer, source in zip(model.act_fun, self.act_fun, strict=True):
-            layer.grid_eps = source.grid_eps
         return model
 
     def _check_history(self) -> None:

@@ -301,12 +301,14 @@ class KANLinear(nn.Module):
         if usual and own["base_weight"].dim() == 2:  # type: ignore[union-attr]  # else a rank's part of it
             scaler = own.get("spline_scaler")
             scaler = self.spline_scaler if scaler is None else scaler
-            parameters = own["spline_weight"], scaler, buffers["edge_mask"], own["base_weight"]
+            weight: Any = own["base_weight"]
+            parameters = own["spline_weight"], scaler, _mask_like(weight, cast(Tensor, buffers["edge_mask"])), weight
             return buffers["grid"], parameters  # type: ignore[return-value]
         # Some are computed, by parametrizations or hooks, or taken apart.
         if not _sharding.is_dtensor(self.grid):
             _sharding.require_readable(self)
-        return self.grid, (self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+        weight = self.base_weight
+        return self.grid, (self.spline_weight, self.spline_scaler, _mask_like(weight, self.edge_mask), weight)
 
     def tensors(self) -> tuple[Tensor | None, ...] | None:
         """Knots, parameters of edges and bias, for a kernel that computes SiLU; None if the base activation is another one."""
@@ -318,7 +320,9 @@ class KANLinear(nn.Module):
             return self.grid, *self._tensors()[1], self.bias
         scaler = own["spline_scaler"] if "spline_scaler" in own else others["spline_scaler"]
         bias = own["bias"] if "bias" in own else others["bias"]
-        return buffers["grid"], own["spline_weight"], scaler, buffers["edge_mask"], own["base_weight"], bias
+        weight: Any = own["base_weight"]
+        mask = _mask_like(weight, cast(Tensor, buffers["edge_mask"]))
+        return buffers["grid"], own["spline_weight"], scaler, mask, weight, bias
 
     def _inputs(
         self, samples: Tensor, base: Tensor | None, grid: Tensor, parameters: tuple[Tensor, Tensor | None, Tensor, Tensor]
@@ -329,7 +333,7 @@ class KANLinear(nn.Module):
     def folded_weight(self) -> Tensor:
         """``(O, I, G + k + 1)``: coefficients of each edge's features, scale and mask included, the base weight last."""
         _sharding.require_readable(self)
-        return kernels.fold("native", self.spline_weight, self.spline_scaler, self.edge_mask, self.base_weight)
+        return kernels.fold("native", *self._tensors()[1])
 
     def _plus_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias.to(y.dtype)
@@ -441,6 +445,11 @@ class KANLinear(nn.Module):
             f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, spline_order={self.spline_order}, "
             f"bias={self.bias is not None}, kernel={self.kernel!r}"
         )
+
+
+def _mask_like(weight: Tensor, mask: Tensor) -> Tensor:
+    """The mask in the dtype of the parameters, which FSDP's mixed precision casts without the buffers."""
+    return mask if mask.dtype is weight.dtype else mask.to(weight.dtype)
 
 
 def _in_shape_of(x: Tensor, y: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ penalty        edge norm ``n_oi``                                               
 ``WeightL1``   ``mean_g |c_oig|``                                                    efficient-kan
 =============  ====================================================================  =====================================
 
-All are exact, with exact gradients with respect to parameters and inputs; none ever holds a tensor of ``B * I * O``
-elements. An edge that is zero everywhere has norm zero and receives gradient zero from its norm and from the entropy.
+All are exact, with exact gradients with respect to parameters and inputs; where there are several inputs, none ever holds a
+tensor of ``B * I * O`` elements. Sums of 16-bit numbers are worked out in float32. An edge that is zero everywhere has norm
+zero and receives gradient zero from its norm and from the entropy.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class SampleStd:
     def layer_loss(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
         """The penalty of one layer, a scalar."""
         norms = self._edge_norms(layer, inputs)
+        dtype, norms = norms.dtype, norms.to(_wide(norms))
         loss = self.l1 * norms.sum()
         if self.entropy:
             rows = norms / (norms.sum(1, keepdim=True) + 1)
@@ -122,10 +124,10 @@ class SampleStd:
             by_column = (columns * torch.log2(columns + _PYKAN_LOG_EPS)).sum() / layer.in_features
             loss = loss - self.entropy * (by_row + by_column)
         if self.coef:
-            loss = loss + self.coef * layer.spline_weight.abs().sum() / layer.out_features
+            loss = loss + self.coef * layer.spline_weight.to(norms.dtype).abs().sum() / layer.out_features
         if self.coefdiff:
-            loss = loss + self.coefdiff * layer.spline_weight.diff(dim=-1).abs().sum() / layer.out_features
-        return loss
+            loss = loss + self.coefdiff * layer.spline_weight.to(norms.dtype).diff(dim=-1).abs().sum() / layer.out_features
+        return loss.to(dtype)
 
     def _edge_norms(self, layer: KANLinear, inputs: LayerInputs) -> Tensor:
         _check_samples(inputs, 2)
@@ -168,13 +170,14 @@ class WeightL1:
 
     def _norms(self, layer: Any) -> Tensor:
         # One operation, which makes no tensor of absolute values, neither here nor backward.
-        norms: Tensor = torch.linalg.vector_norm(layer.spline_weight, 1, dim=-1) / layer.spline_weight.shape[-1]
+        weight = layer.spline_weight
+        norms: Tensor = torch.linalg.vector_norm(weight, 1, dim=-1, dtype=_wide(weight)) / weight.shape[-1]
         if self.fold_scale and layer.spline_scaler is not None:
             norms = norms * layer.spline_scaler.abs()
         if self.count_base:
             norms = norms + layer.base_weight.abs()
         found: Tensor = norms * layer.edge_mask.abs()
-        return found
+        return found.to(weight.dtype)
 
     def layer_loss(self, layer: KANLinear, inputs: LayerInputs | None) -> Tensor:
         """The penalty of one layer, a scalar."""
@@ -185,14 +188,20 @@ class WeightL1:
         return _l1_and_entropy(self._norms(layer), self.l1, self.entropy)
 
 
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The dtype that sums are worked out in: sums of usual numbers of float16 overflow."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def _l1_and_entropy(norms: Tensor, l1: float, entropy: float) -> Tensor:
+    dtype, norms = norms.dtype, norms.to(_wide(norms))
     total = norms.sum()
     if not entropy:
-        return l1 * total
+        return (l1 * total).to(dtype)
     # Zero edges leave through where() on both sides of the logarithm, or 0 * inf would make their gradient NaN.
     shares = norms / torch.where(total > 0, total, 1.0)
     logs = torch.where(shares > 0, shares, 1.0).log()
-    return l1 * total - entropy * (shares * logs).sum()
+    return (l1 * total - entropy * (shares * logs).sum()).to(dtype)
 
 
 def _check_weights(penalty: SampleL1 | SampleStd | WeightL1) -> None:

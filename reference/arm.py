@@ -110,7 +110,7 @@ def _pykan(mode: str, summary: str) -> Arm:
         builder=f"reference.pykan:build_{mode}",
         gradients="reference.pykan:gradients",
         penalised="reference.pykan:penalised",
-        sources=("reference.pykan", "reference.penalties", "efficient_kan.pykan"),
+        sources=("reference.pykan", "reference.penalties", "efficient_kan.pykan", "efficient_kan._pykan_model"),
         requires=("kan",),
         packages=("pykan",),
     )

@@ -59,9 +59,7 @@ class GemmBound(nn.Module):
         self.features_per_input = [layer.grid_size + layer.spline_order + 1 for layer in layers]
         self.weights = nn.ParameterList()
         for layer in layers:
-            scaled = layer.spline_weight * layer.spline_scaler.unsqueeze(-1)
-            joined = torch.cat([scaled, layer.base_weight.unsqueeze(-1)], -1)
-            self.weights.append(nn.Parameter(joined.detach().flatten(1).contiguous()))
+            self.weights.append(nn.Parameter(layer.folded_weight().detach().flatten(1).contiguous()))
         self._ready: dict[tuple[int, torch.dtype], list[_Ready]] = {}
 
     def _prepare(self, x: Tensor) -> list[_Ready]:

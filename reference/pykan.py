@@ -92,13 +92,14 @@ def build_speed(source: KAN) -> nn.Module:
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Return gradients in the layout of `efficient_kan` (output-major; pykan is input-major)."""
+    """Return gradients in the layout of `efficient_kan` (output-major; pykan is input-major); frozen parameters have none."""
     model: Any = module
-    found = {}
-    for i, layer in enumerate(model.act_fun):
-        found[f"layers.{i}.base_weight"] = layer.scale_base.grad.T
-        found[f"layers.{i}.spline_weight"] = layer.coef.grad.transpose(0, 1)
-        found[f"layers.{i}.spline_scaler"] = layer.scale_sp.grad.T
+    found: dict[str, Tensor] = {}
+    for i, (layer, bias) in enumerate(zip(model.act_fun, model.node_bias, strict=True)):
+        grads = {"base_weight": layer.scale_base.grad, "spline_weight": layer.coef.grad, "spline_scaler": layer.scale_sp.grad}
+        found |= {f"layers.{i}.{name}": grad.transpose(0, 1) for name, grad in grads.items() if grad is not None}
+        if bias.grad is not None:
+            found[f"layers.{i}.bias"] = bias.grad
     return found
 
 

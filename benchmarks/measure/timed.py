@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from benchmarks.measure import gate, gpu, graphs, speed, workload
+from benchmarks.measure import gate, gpu, graphs, precision, speed, workload
 from benchmarks.schema.cases import Case, Mode
 from benchmarks.schema.rows import Outcome, SpeedSeries
 from efficient_kan import KAN, kernels
@@ -39,7 +39,8 @@ def measure(case: Case) -> Outcome:
         del standard
         gc.collect()
         gc.freeze()  # so that the collections between the samples look at what the calls made, not at all of both networks
-    algorithm = kernels.algorithm(module, data.x.shape[0]) if isinstance(module, KAN) else ""
+    with precision.products(case.point.matmul, data.x.device):
+        algorithm = kernels.algorithm(module, data.x.shape[0]) if isinstance(module, KAN) else ""
     found = Outcome(status="ok", parameter_count=count, gate=own, algorithm=algorithm)
     sides = (arm, module), (baseline, other)
     if not workload.on_gpu(case.point):

@@ -7,9 +7,9 @@ A kernel is a module with four functions, each of :class:`LayerInputs` alone:
 - ``edge_std(inputs) -> (O, I)``: standard deviation of every edge over the samples (divisor ``B - 1``);
 - ``input_std(inputs) -> (I,)``: standard deviation of ``x`` over the samples (divisor ``B - 1``).
 
-All are differentiable with respect to ``x``, ``base`` and ``weight`` and never hold a tensor of ``B * I * O`` elements. ``cpu``
-and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`. ``cpu`` computes networks, and what
-their penalties need, in the same passes: :func:`network`, :func:`linear_with_penalty`.
+All are differentiable with respect to ``x``, ``base`` and ``weight`` and, where there are several inputs, never hold a tensor
+of ``B * I * O`` elements. ``cpu`` and ``native`` also multiply with a layer's own :class:`Parameters`: :func:`layer_linear`.
+``cpu`` computes networks, and what their penalties need, in the same passes: :func:`network`, :func:`linear_with_penalty`.
 
 ==========  =======================  ========================================================================
 kernel      needs                    takes
@@ -285,6 +285,8 @@ def explain(layer: KANLinear | KAN, batch: int) -> str:
         inputs = _under_autocast(layer.layer_inputs(layer.spline_weight.new_zeros(1, layer.in_features).expand(batch, -1)))
     if not kernel.takes(inputs):
         return f"native ({name} does not take {inputs.weight.dtype} at order {inputs.spline_order} on {device})"
+    if name == "cuda" and (failed := kernel.failed(inputs)) is not None:
+        return f"native ({name} failed its check at first use: {failed})"
     if layer.kernel == "auto" and name == "cuda":
         return cast(str, kernel.explain(inputs))
     chosen = f"{name} (by name)" if layer.kernel == name else f"{name} (the kernel for {device})"
@@ -294,8 +296,9 @@ def explain(layer: KANLinear | KAN, batch: int) -> str:
 def algorithm(layer: KANLinear | KAN, batch: int) -> str:
     """The name of what computes so many samples, for records of measurements; :func:`explain` says more.
 
-    ``by_span`` (the CPU kernel), ``native`` or ``cuda``; names of layers that differ have ``+`` between. It follows from
-    shapes, dtype and the machine, never from a measurement; the ``kernel`` of a layer pins it.
+    ``by_span`` (the CPU kernel), ``native`` or ``cuda``; where ``auto`` takes both on a GPU, and of layers that differ, names
+    have ``+`` between. It follows from shapes, dtype, autocast and the machine, and on a GPU from measured times where it has
+    them; the ``kernel`` of a layer pins it.
 
     Raises:
         ValueError: as :func:`explain`.
@@ -304,9 +307,12 @@ def algorithm(layer: KANLinear | KAN, batch: int) -> str:
     layers = _layers_of(layer)
     if layers is not None:
         return "+".join(dict.fromkeys(algorithm(each, batch) for each in layers))
-    word = explain(layer, batch).split(maxsplit=1)[0]
-    on_gpu = cast("KANLinear", layer).spline_weight.device.type == "cuda"
-    return "cuda" if on_gpu and word != "native" else "by_span" if word == "cpu" else word
+    lines = explain(layer, batch).splitlines()
+    first = lines[0].split(maxsplit=1)[0]
+    if first in ("native", "cuda", "cpu"):
+        return "by_span" if first == "cpu" else first
+    # A line a product, such as "forward in float32: native (...)".
+    return "+".join(sorted({line.partition(": ")[2].split(maxsplit=1)[0] for line in lines}))
 
 
 def _layers_of(layer: KANLinear | KAN) -> list[KANLinear] | None:

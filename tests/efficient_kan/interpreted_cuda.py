@@ -540,6 +540,7 @@ def test_auto_asks_the_model_and_measured_times_take_its_place(tmp_path: Path, m
     monkeypatch.setattr(kernels, "_found", {"cpu": None, "cuda": cuda})
     layer, x = KANLinear(3, 4), torch.zeros(9, 3)
     assert kernels.explain(layer, 9).count(": cuda (") == 3
+    assert kernels.algorithm(layer, 9) == kernels.algorithm(KANLinear(3, 4, kernel="cuda"), 9) == "cuda"
     table = tmp_path / "kernels.csv"
     head = "kernel,kind,B,I,O,M,order,ours,native\n"
     table.write_text(head + "forward,float32,9,3,4,9,3,2e-5,1e-5\nweight_grad,float32,90,3,4,9,3,2e-5,1e-5\n", encoding="utf-8")
@@ -547,6 +548,13 @@ def test_auto_asks_the_model_and_measured_times_take_its_place(tmp_path: Path, m
         model.use(table)
         assert model.by_native(layer.layer_inputs(x)) == model.FORWARD
         assert "forward in float32: native (cuda takes 2 of native's time, measured)" in kernels.explain(layer, 9)
+        assert kernels.algorithm(layer, 9) == "cuda+native"
+        with monkeypatch.context() as failed:
+            key = torch.device("cpu"), 3, torch.float32, tiles.precision(torch.float32)
+            failed.setitem(check._verdicts, key, "off by 1")
+            for each in (layer, KANLinear(3, 4, kernel="cuda")):
+                assert kernels.explain(each, 9) == "native (cuda failed its check at first use: off by 1)"
+                assert kernels.algorithm(each, 9) == "native"
         monkeypatch.setattr(products, "forward", lambda *_: pytest.fail("this is native's"))
         layer(x)
         for bad in ("forward,float32,9,3,4,9,3,2e-5,0\n", "forward,int8,9,3,4,9,3,1,1\n", "forward,tf32,9,3\n"):

@@ -254,6 +254,27 @@ def trained(rank: int, how: str) -> list[Tensor]:
     return [module(probe())[0].detach()]
 
 
+def in_mixed_precision() -> list[Tensor]:
+    """Parameters are cast to 16 bits, the masks, which are buffers, are not."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    found = []
+    for kernel in ("auto", "native"):
+        for penalty in (None, SampleL1(), WeightL1()):
+            kan = network()
+            for layer in kan.kan_layers:
+                layer.kernel = kernel
+            kan.kan_layers[0].edge_mask[1, 0] = 0
+            module: Any = fully_shard(
+                WithPenalty(kan, penalty) if penalty else kan, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+            )
+            y = module(probe())
+            y, loss = y if penalty else (y, y.new_zeros(()))
+            (y.square().mean() + loss).backward()
+            found.append(y.detach())
+    return found
+
+
 def drawn_anew() -> list[Tensor]:
     """Parameters that are sharded before they have numbers."""
     from torch.distributed.fsdp import fully_shard
@@ -295,6 +316,7 @@ def cases(rank: int, alone: Any, impatient: Any, folder: str) -> dict[str, Calla
         **{f"summoned, {how}": lambda how=how: summoned(rank, how) for how in SHARDED if "FSDP" in how},  # type: ignore[misc]
         **{f"trained, {how}": lambda how=how: trained(rank, how) for how in ("DDP", "fully_shard", "FSDP")},  # type: ignore[misc]
         "drawn anew": drawn_anew,
+        "mixed precision": in_mixed_precision,
         "DTensors": of_dtensors,
         "missing": lambda: updated(shard(rank), group=impatient) if rank == 0 else [],
         "function": lambda: updated(shard(rank)),
@@ -503,6 +525,16 @@ def test_sharded_networks_are_updated_as_the_message_says(results: list[dict[str
 def test_sharded_networks_train_with_penalties(results: list[dict[str, Any]], how: str) -> None:
     for rank in results:
         torch.testing.assert_close(rank[f"trained, {how}"], rank["trained, DDP"], rtol=1e-5, atol=1e-6)
+
+
+def test_sharded_networks_compute_in_the_dtype_that_parameters_are_cast_to(results: list[dict[str, Any]]) -> None:
+    expected = network()
+    expected.kan_layers[0].edge_mask[1, 0] = 0
+    expected.bfloat16()
+    for rank in results:
+        for y in rank["mixed precision"]:
+            assert y.dtype == torch.bfloat16
+            torch.testing.assert_close(y.float(), expected(probe().bfloat16()).float(), rtol=3e-2, atol=3e-2)
 
 
 def test_sharded_parameters_are_drawn_anew(results: list[dict[str, Any]]) -> None:

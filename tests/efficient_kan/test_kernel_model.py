@@ -28,6 +28,19 @@ def test_the_counter_counts_bytes_and_launches_of_what_is_no_product() -> None:
 
 
 @needs_triton
+def test_what_native_moves_does_not_depend_on_torchs_default_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficient_kan.kernels.cuda import native_work
+
+    expected = native_work.work.__wrapped__("forward", 5, 3)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert native_work.work.__wrapped__("forward", 5, 3) == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
+@needs_triton
 @pytest.mark.parametrize("grid_size", [5, 100])
 @pytest.mark.parametrize("order", [1, 3, 5])
 @pytest.mark.parametrize("kernel", ["forward", "input_grad", "weight_grad"])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from efficient_kan import KANLinear
 from efficient_kan.basis import bspline_basis, bspline_basis_derivative
-from efficient_kan.kernels.native import recursion
+from efficient_kan.kernels import LayerInputs, native
+from efficient_kan.kernels.native import blocks, recursion
 
 
 def knots_of(kind: str, inputs: int, grid_size: int, order: int, dtype: torch.dtype) -> Tensor:
@@ -94,3 +95,19 @@ def test_tables_are_kept_as_long_as_their_knots() -> None:
     del layer
     gc.collect()
     assert key not in recursion._tables
+
+
+def test_values_of_the_edges_of_one_input_are_held_block_by_block() -> None:
+    sizes = {part.stop - part.start for part in blocks.row_blocks(torch.empty(200_000, 1), share=2, outputs=64)}
+    assert max(sizes) * 64 <= 2 * blocks.block_elements("cpu")
+    layer, x = KANLinear(1, 64, kernel="native", spline_order=6), torch.rand(20_000, 1)
+    inputs = layer.layer_inputs(x)
+    torch.testing.assert_close(native.edge_l1(inputs), whole(inputs))
+
+
+def whole(inputs: LayerInputs) -> Tensor:
+    """The norms of edges from all of their values at once."""
+    full = inputs.with_base()
+    assert full.base is not None
+    features = torch.cat((bspline_basis(full.x, full.knots, full.spline_order), full.base.unsqueeze(-1)), dim=-1)
+    return torch.einsum("bim,oim->boi", features, full.weight).abs().mean(0)

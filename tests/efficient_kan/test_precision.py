@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from efficient_kan import KAN, KANConv2d, SampleL1, SampleStd, WeightL1
+from efficient_kan import KAN, KANConv2d, KANLinear, SampleL1, SampleStd, WeightL1
 from efficient_kan._precision import widest
 from efficient_kan.kernels import resolve
 from efficient_kan.plot import edge_curves
@@ -147,3 +149,47 @@ def test_deviations_without_float64_are_as_good_as_float32_can_be() -> None:
 def test_the_mode_refuses_float64() -> None:
     with WithoutFloat64(), pytest.raises(TypeError, match="this device has no float64"):
         torch.zeros(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "native"])
+@pytest.mark.parametrize("penalty", [SampleL1(), SampleStd(), WeightL1()], ids=repr)
+def test_penalties_in_float16_are_within_its_range_where_their_values_are(kernel: Any, penalty: Any) -> None:
+    """Sums of norms, of values of edges and gradients over the samples leave it, and the entropy alone is a small number."""
+    layer = KANLinear(256, 257, kernel=kernel, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(1024, 256, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        layer.spline_weight.fill_(1.0)
+        layer.base_weight.normal_(0, 3, generator=torch.Generator().manual_seed(2))
+    twin = copy.deepcopy(layer).half()
+    for weights in ({"l1": 0.0, "entropy": 1.0}, {"l1": 1e-5, "entropy": 0.0}):
+        of = dataclasses.replace(penalty, **weights)
+        wide, narrow = (of.layer_loss(each, each.layer_inputs(x.to(each.base_weight.dtype))) for each in (layer, twin))
+        assert narrow.dtype == torch.float16
+        torch.testing.assert_close(narrow.float(), wide, rtol=5e-3, atol=1e-3)
+    of = dataclasses.replace(penalty, l1=1.0, entropy=0.0)
+    pairs = [
+        torch.autograd.grad(of.layer_loss(each, each.layer_inputs(x.to(each.base_weight.dtype))) * 1e-2, each.spline_weight)[0]
+        for each in (layer, twin)
+    ]
+    torch.testing.assert_close(pairs[1].float(), pairs[0], rtol=2e-2, atol=2e-6)
+
+
+def test_norms_of_many_samples_in_float16_do_not_overflow() -> None:
+    layer = KANLinear(1, 2, kernel="native", dtype=torch.float16)
+    with torch.no_grad():
+        layer.base_weight.fill_(2.0)
+    x = torch.ones(100_000, 1, dtype=torch.float16)
+    narrow, wide = (SampleL1().edge_norms(each, x.to(each.base_weight.dtype)) for each in (layer, copy.deepcopy(layer).float()))
+    torch.testing.assert_close(narrow.float(), wide, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "native"])
+def test_masks_follow_the_dtype_of_parameters(kernel: Any) -> None:
+    """Who casts parameters alone, as FSDP does, leaves buffers as they were."""
+    kan = KAN([3, 4, 2], kernel=kernel, generator=torch.Generator().manual_seed(0))
+    kan.kan_layers[0].edge_mask[0, 0] = 0
+    cast = {name: p.detach().bfloat16() for name, p in kan.named_parameters()}
+    x = samples(50).bfloat16()
+    y: Any = torch.func.functional_call(kan, cast, (x,))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, copy.deepcopy(kan).bfloat16()(x), rtol=2e-2, atol=2e-2)

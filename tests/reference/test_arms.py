@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,3 +188,12 @@ def test_an_arm_is_frozen() -> None:
     arm = Arm(name="x", division="closed", summary="", builder="m:f", sources=())
     with pytest.raises(AttributeError):
         arm.name = "y"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("options", [{"bias": True}, {"enable_standalone_scale_spline": False}], ids=str)
+@pytest.mark.parametrize("name", EXACT)
+def test_gradients_have_the_names_of_any_source(name: str, options: dict[str, Any], data: workload.Data) -> None:
+    kan = KAN([4, 6, 3], dtype=torch.float64, **options)
+    module = get_arm(name).build(kan)
+    module(data.x).square().mean().backward()
+    assert set(get_arm(name).parameter_gradients(module)) == {name for name, _ in kan.named_parameters()}

@@ -51,6 +51,13 @@ def explain(inputs: LayerInputs) -> str:
     return model.explained(model.sizes_of(inputs), tiles.kind(inputs.weight.dtype))
 
 
+def failed(inputs: LayerInputs) -> str | None:
+    """Why native computes with such inputs since the check at first use, or ``None``."""
+    from efficient_kan.kernels.cuda import check
+
+    return check.remembered(inputs.x.device, inputs.spline_order, inputs.weight.dtype)
+
+
 def edge_l1(inputs: LayerInputs) -> Tensor:
     """``mean_b |phi_oi(x[b, i])|``, shape ``(O, I)``; the subgradient at zero is zero."""
     from efficient_kan.kernels.cuda import ops

@@ -55,6 +55,11 @@ def failure(device: torch.device, order: int, dtype: torch.dtype) -> str | None:
     return _failure(device, order, dtype, tiles.precision(dtype))
 
 
+def remembered(device: torch.device, order: int, dtype: torch.dtype) -> str | None:
+    """Why the kernels failed a check there before, or ``None``; checks nothing."""
+    return _verdicts.get((device, order, dtype, tiles.precision(dtype)))
+
+
 _verdicts: dict[tuple[torch.device, int, torch.dtype, str], str | None] = {}
 
 

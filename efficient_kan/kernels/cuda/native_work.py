@@ -48,9 +48,8 @@ class Counter(TorchDispatchMode):
 @cache
 def work(kernel: str, grid_size: int, order: int) -> Work:
     """Of `native` in float32 on a GPU, for ``forward``, ``input_grad`` or ``weight_grad``, with one output."""
-    knots = torch.empty(_INPUTS, grid_size + 2 * order + 1, device="meta")
-    x, grad = torch.empty(_SAMPLES, _INPUTS, device="meta"), torch.empty(_SAMPLES, 1, device="meta")
-    weight = torch.empty(1, _INPUTS, grid_size + order + 1, device="meta")
+    shapes = (_INPUTS, grid_size + 2 * order + 1), (_SAMPLES, _INPUTS), (_SAMPLES, 1), (1, _INPUTS, grid_size + order + 1)
+    knots, x, grad, weight = (torch.empty(shape, dtype=torch.float32, device="meta") for shape in shapes)
     inputs = LayerInputs(x, torch.empty_like(x), knots, weight, order)
     with torch.no_grad(), meta_stands_for("cuda"), Counter() as counted:
         if kernel == "forward":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,20 +101,20 @@ class Bare:
 def made(sizes: Sizes, kind: str, device: torch.device, *, uniform: bool, seed: int = 0) -> Problem:
     """A layer whose samples lie inside its grid and a fifth beyond, with knots at equal distances or not."""
     B, I, O, M, k = sizes
-    generator = torch.Generator(device).manual_seed(seed)
+    like: Any = {"generator": torch.Generator(device).manual_seed(seed), "device": device, "dtype": torch.float32}
     dtype = KINDS[kind][0]
     G = M - k - 1
-    x = 1.25 * (2 * torch.rand(B, I, generator=generator, device=device) - 1)
-    knots = torch.linspace(-1 - 2 * k / G, 1 + 2 * k / G, G + 2 * k + 1, device=device).repeat(I, 1)
+    x = 1.25 * (2 * torch.rand(B, I, **like) - 1)
+    knots = torch.linspace(-1 - 2 * k / G, 1 + 2 * k / G, G + 2 * k + 1, device=device, dtype=torch.float32).repeat(I, 1)
     if not uniform:
-        knots = (knots + torch.rand(knots.shape, generator=generator, device=device) / G).sort(dim=1).values
-    weight = torch.randn(O, I, M, generator=generator, device=device).to(dtype)
-    return Problem(LayerInputs(x, None, knots, weight, k), torch.randn(B, O, generator=generator, device=device).to(dtype))
+        knots = (knots + torch.rand(knots.shape, **like) / G).sort(dim=1).values
+    weight = torch.randn(O, I, M, **like).to(dtype)
+    return Problem(LayerInputs(x, None, knots, weight, k), torch.randn(B, O, **like).to(dtype))
 
 
 def bare(sizes: Sizes, kind: str, device: torch.device, *, seed: int = 0) -> Bare:
     """Random numbers in the shapes of the layer's products."""
     B, I, O, M, _ = sizes
-    generator = torch.Generator(device).manual_seed(seed)
+    like: Any = {"generator": torch.Generator(device).manual_seed(seed), "device": device, "dtype": torch.float32}
     shapes = ((B, I * M), (O, I * M), (B, O))
-    return Bare(*(torch.randn(shape, generator=generator, device=device).to(KINDS[kind][0]) for shape in shapes))
+    return Bare(*(torch.randn(shape, **like).to(KINDS[kind][0]) for shape in shapes))

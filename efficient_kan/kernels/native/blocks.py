@@ -43,12 +43,16 @@ def slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, max(length, 1), size))
 
 
-def row_blocks(x: Tensor, share: int = 1) -> Iterator[slice]:
-    """Slices over samples, of a ``share``-th of a block; a single one for who records operations or fuses them."""
+def row_blocks(x: Tensor, share: int = 1, outputs: int = 1) -> Iterator[slice]:
+    """Slices over samples, of a ``share``-th of a block; a single one for who records operations or fuses them.
+
+    So many that the values of an input's edges to all ``outputs`` fit two blocks, as in :func:`column_blocks`.
+    """
     rows, columns = x.shape
     if torch.compiler.is_compiling() or _tracing.recorded():
         return iter((slice(None),))
-    return slices(rows, max(MIN_ROWS, block_elements(device_type(x)) // (share * columns)))
+    block = block_elements(device_type(x))
+    return slices(rows, max(MIN_ROWS, min(block // (share * columns), 2 * block // max(1, outputs))))
 
 
 def column_blocks(features: Tensor, vectors: Tensor) -> Iterator[slice]:

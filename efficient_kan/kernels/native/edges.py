@@ -55,18 +55,24 @@ def column_std(x: Tensor) -> Tensor:
 
 
 def _mean_magnitudes(x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int) -> Tensor:
-    vectors = weight.transpose(0, 1)  # shape: (I, O, M)
+    vectors = _in_range(weight).transpose(0, 1)  # shape: (I, O, M)
+    wide = torch.promote_types(weight.dtype, torch.float32)
     total: Tensor | None = None
     with blocks.autocast_off(x):
-        for rows in blocks.row_blocks(x, share=blocks.EDGE_SHARE):
-            features = expansion.features_of(x[rows], base[rows], knots, spline_order).to(weight.dtype)
+        for rows in blocks.row_blocks(x, share=blocks.EDGE_SHARE, outputs=weight.shape[0]):
+            features = expansion.features_of(x[rows], base[rows], knots, spline_order).to(vectors.dtype)
             parts = [
-                torch.linalg.vector_norm(vectors[cols] @ features[cols], ord=1, dim=2)
+                torch.linalg.vector_norm(vectors[cols] @ features[cols], ord=1, dim=2, dtype=wide)
                 for cols in blocks.column_blocks(features, vectors)
             ]
             total = blocks.accumulate(total, torch.cat(parts))
         assert total is not None
         return (total / x.shape[0]).to(weight.dtype).T
+
+
+def _in_range(tensor: Tensor) -> Tensor:
+    """The same in float32 if it is of float16: values of edges, and their gradients over ``B``, may leave its range."""
+    return tensor.to(torch.float32) if tensor.dtype == torch.float16 else tensor
 
 
 class _EdgeL1(torch.autograd.Function):
@@ -104,14 +110,14 @@ def edge_l1_gradients(
 def _edge_l1_gradients(
     x: Tensor, base: Tensor, knots: Tensor, weight: Tensor, spline_order: int, grad: Tensor, *, needs_inputs: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    vectors = weight.transpose(0, 1)
-    scale = (grad.T / x.shape[0]).unsqueeze(-1)  # shape: (I, O, 1)
+    vectors = _in_range(weight).transpose(0, 1)
+    scale = (_in_range(grad).T / x.shape[0]).unsqueeze(-1)  # shape: (I, O, 1)
     grad_vectors: Tensor | None = None
     grads: list[tuple[Tensor, Tensor]] = []
     with blocks.autocast_off(x):
-        for rows in blocks.row_blocks(x, share=blocks.EDGE_SHARE):
+        for rows in blocks.row_blocks(x, share=blocks.EDGE_SHARE, outputs=weight.shape[0]):
             local, features = expansion.expand(x[rows], base[rows], knots, spline_order)
-            features = features.to(weight.dtype)
+            features = features.to(vectors.dtype)
             of_vectors, of_features = [], []
             for cols in blocks.column_blocks(features, vectors):
                 signs = torch.sign(vectors[cols] @ features[cols]) * scale[cols]  # shape: (cols, O, rows)

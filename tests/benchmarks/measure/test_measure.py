@@ -60,6 +60,12 @@ def test_a_row_says_which_algorithm_was_timed(arm: str, layers: tuple[int, ...],
     assert ("algorithm" in outcome.model_dump()) == bool(algorithm)
 
 
+def test_the_algorithm_is_that_of_the_precision_which_is_timed() -> None:
+    point = TINY.model_copy(update={"layers": (2, 5, 1), "batch": 64, "dtype": "float32", "matmul": "bf16"})
+    outcome = measure(Job(case=speed_case("efficient_kan", point=point)))
+    assert (outcome.status, outcome.algorithm) == ("ok", "native")
+
+
 def test_a_planted_wrong_arm_fails_the_gate_and_is_not_timed() -> None:
     outcome = measure(Job(case=speed_case("wrong")))
     assert outcome.status == "gate_failed"
