@@ -21,7 +21,8 @@ from efficient_kan import _checks
 
 _MAX_WIDTH, _MAX_PANEL, _NODE = 16.0, 0.75, 0.06
 _FAINTEST = 0.08  # of an edge that has next to no importance: only masked edges are invisible
-_CHARACTER, _LINE = 0.075, 0.17  # about the width and the height of a letter at 9 points
+_NAME_POINTS = 9
+_CHARACTER, _LINE = 0.075, 0.17  # about the width and the height of a letter of a name
 _LONGEST_NAME = 24
 _WIDEST_NAMES = 10.0  # else they are turned
 _TITLE_POINTS, _TITLE_LINE = 11, 0.2
@@ -73,23 +74,22 @@ def draw(
     """
     _checks.require(title is None or isinstance(title, str), "title", "a string or None", title)
     shown = _shown_nodes(layers)
-    names = [[shortened(names[n]) for n in row] for names, row in ((input_names, shown[0]), (output_names, shown[-1]))]
+    names = [labels([names[n] for n in row]) for names, row in ((input_names, shown[0]), (output_names, shown[-1]))]
+    lengths = [[text_width(name, _NAME_POINTS) for name in row] for row in names]
     notes = _notes(layers, shown)
     bands = [_Band.of(len(layer.curves)) for layer in layers]
     width = max(
         [band.width for band in bands]
         + [0.4 * len(row) for row in shown]
-        + [needed for row in names if (needed := len(row) * (max(map(len, row)) + 2) * _CHARACTER) <= _WIDEST_NAMES]
+        + [needed for row in lengths if (needed := len(row) * (max(row) + 2 * _CHARACTER)) <= _WIDEST_NAMES]
         + [max(map(len, notes), default=0) * 0.85 * _CHARACTER, 3.0]
-        + [_title_width(line) for line in _lines(title or "", _MAX_WIDTH)]
+        + [text_width(line, _TITLE_POINTS) for line in _lines(title or "", _MAX_WIDTH)]
     )
     figure = Drawing() if figure is None else figure
     width = min(width, _MAX_WIDTH) if isinstance(figure, Figure) else max(inches(figure)[0] - 0.2, 1.0)
     title_lines = _lines(title or "", width)
-    rotated = [any(len(name) * _CHARACTER > 0.95 * width / len(row) for name in row) for row in names]
-    below, above = (
-        0.15 + (max(map(len, row)) * _CHARACTER if turned else _LINE) for row, turned in zip(names, rotated, strict=True)
-    )
+    rotated = [max(row) > 0.95 * width / len(row) for row in lengths]
+    below, above = (0.15 + (max(row) if turned else _LINE) for row, turned in zip(lengths, rotated, strict=True))
     levels = [below + _LINE * len(notes) + 0.1]
     for band in bands:
         levels.append(levels[-1] + band.height(width))
@@ -103,9 +103,9 @@ def draw(
         _draw_band(axes, layer, band, width, (places[n], levels[n]), (places[n + 1], levels[n + 1]))
     _draw_nodes(axes, layers, places, levels, width)
     for k, name in zip(places[0].values(), names[0], strict=True):
-        axes.text(k, levels[0] - 0.15, name, ha="center", va="top", fontsize=9, rotation=90 if rotated[0] else 0)
+        axes.text(k, levels[0] - 0.15, name, ha="center", va="top", fontsize=_NAME_POINTS, rotation=90 if rotated[0] else 0)
     for k, name in zip(places[-1].values(), names[1], strict=True):
-        axes.text(k, levels[-1] + 0.15, name, ha="center", va="bottom", fontsize=9, rotation=90 if rotated[1] else 0)
+        axes.text(k, levels[-1] + 0.15, name, ha="center", va="bottom", fontsize=_NAME_POINTS, rotation=90 if rotated[1] else 0)
     for k, note in enumerate(reversed(notes)):
         axes.text(0, 0.06 + _LINE * k, note, ha="left", va="bottom", fontsize=7.5, color="0.35")
     if title_lines:
@@ -118,11 +118,11 @@ def inches(figure: Figure | SubFigure) -> tuple[float, float]:
     return figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
 
 
-def _title_width(line: str) -> float:
+def text_width(line: str, points: float) -> float:
     """Inches, with room for letters that are rounded to pixels."""
     if not line.strip():
         return 0.0
-    return 1.05 * float(TextPath((0, 0), line, size=_TITLE_POINTS).get_extents().width) / 72
+    return 1.05 * float(TextPath((0, 0), line, size=points).get_extents().width) / 72
 
 
 def _lines(title: str, width: float) -> list[str]:
@@ -132,11 +132,11 @@ def _lines(title: str, width: float) -> list[str]:
         return parts if title.strip() else []
     longest = max(parts, key=len, default="")[:_LONGEST_LINE]
     columns = len(longest)
-    if (needed := _title_width(longest)) > width:
+    if (needed := text_width(longest, _TITLE_POINTS)) > width:
         columns = int(columns * width / needed)
     while True:
         lines = [line for part in parts for line in textwrap.wrap(part, max(columns, 1)) or [""]]
-        if columns <= 1 or all(_title_width(line) <= width for line in lines):
+        if columns <= 1 or all(text_width(line, _TITLE_POINTS) <= width for line in lines):
             return lines
         columns = columns * 9 // 10
 
@@ -243,7 +243,7 @@ def _draw_band(
         curves.append(_in_panel(curve, x, y, 0.8 * size))
         curve_colours.append(colour)
         if curve.formula is not None:
-            text = shortened(curve.formula, max(4, int(size / 0.055)))
+            (text,) = labels([curve.formula], max(4, int(size / 0.055)))
             paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
             axes.text(
                 x, y + size / 2 + 0.03, text, ha="center", va="bottom", fontsize=6.5, color=_FORMULA, bbox=paper, zorder=5
@@ -282,6 +282,29 @@ def _draw_nodes(
             axes.add_patch(Circle((x, level), radius, facecolor="white" if bare else "black", edgecolor="black", zorder=6))
 
 
-def shortened(text: str, longest: int = _LONGEST_NAME) -> str:
-    """``text``, cut where it is longer than so many letters; formulas of TeX stay whole."""
-    return text if len(text) <= longest or text.count("$") > 1 else text[: longest - 1] + "…"
+def labels(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
+    """Names as they are drawn: cut where they have more letters, in the middle if different ones would look the same.
+
+    Formulas of TeX, between two ``$``, stay whole; what matplotlib cannot read as one is drawn as it stands.
+    """
+    cut = [_cut(name, longest, longest - 1) for name in names]
+    alike = {label for label in cut if len({name for name, other in zip(names, cut, strict=True) if other == label}) > 1}
+    return [
+        _readable(_cut(name, longest, longest // 2) if label in alike else label)
+        for name, label in zip(names, cut, strict=True)
+    ]
+
+
+def _cut(text: str, longest: int, head: int) -> str:
+    if len(text) <= longest or text.count("$") > 1:
+        return text
+    tail = longest - 1 - head
+    return f"{text[:head]}…{text[-tail:] if tail else ''}"
+
+
+def _readable(text: str) -> str:
+    try:
+        text_width(text, _NAME_POINTS)
+    except ValueError:  # of a formula
+        return text.replace("$", r"\$")
+    return text

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from efficient_kan import _checks
-from efficient_kan._drawing import Curve, Drawing, inches, shortened
+from efficient_kan._drawing import Curve, Drawing, inches, labels, text_width
 
 _PANEL = (1.6, 1.15)  # inches
+_POINTS, _SHORTEST = 9, 6  # of names, letters of them
 
 
 def draw(
@@ -33,21 +34,33 @@ def draw(
     left, right, bottom, top = 0.75 / width, 1 - 0.15 / width, 0.45 / height, 1 - 0.45 / height
     grid = figure.add_gridspec(len(rows), len(columns), left=left, right=right, bottom=bottom, top=top, wspace=0.5, hspace=0.3)
     drawn = {(curve.output, curve.input): curve for curve in curves}
+    above = _fitted([input_names[column] for column in columns], 0.85 * (width - 0.9) / len(columns))
+    beside = _fitted([output_names[output] for output in rows], 0.97 * (height - 0.9) / len(rows))
     lowest = {column: max([r for r, o in enumerate(rows) if (o, column) in drawn], default=-1) for column in columns}
     for r, output in enumerate(rows):
         for c, column in enumerate(columns):
             axes = figure.add_subplot(grid[r, c])
             _draw_panel(axes, drawn.get((output, column)), knots[column])
             if r == 0:
-                axes.set_title(shortened(input_names[column]), fontsize=9)
+                axes.set_title(above[c], fontsize=_POINTS)
             if c == 0:
-                axes.set_ylabel(shortened(output_names[output]), fontsize=9)
+                axes.set_ylabel(beside[r], fontsize=_POINTS)
             axes.tick_params(labelsize=6.5, length=2, pad=1.5, labelbottom=r == lowest[column])
     if len(rows) < len(output_names) or len(columns) < len(input_names):
         counts = f"{len(rows)} of {len(output_names)} outputs, {len(columns)} of {len(input_names)} inputs"
         note = f"Not all is shown: {counts}, whose curves vary most"
         figure.text(0.1 / width, 0.08 / height, note, fontsize=7.5, color="0.35", ha="left", va="bottom")
     return figure
+
+
+def _fitted(names: Sequence[str], length: float) -> list[str]:
+    """Names as long as so many inches, with as many letters as that allows."""
+    found = labels(names)
+    longest = max(map(len, found), default=0)
+    while longest > _SHORTEST and any(text_width(name, _POINTS) > length for name in found):
+        longest -= 1
+        found = labels(names, longest)
+    return found
 
 
 def _draw_panel(axes: Any, curve: Curve | None, knots: Sequence[float]) -> None:

@@ -182,12 +182,11 @@ def _filled(ordered: Tensor, interior: Tensor) -> Tensor:
 def _counts(ordered: Tensor, edges: Tensor) -> Tensor:
     """How many of the ``ordered`` samples ``(I, B)`` lie between neighbouring ``edges`` ``(I, N)``: ``(I, N - 1)``.
 
-    Those at an edge lie above it, at the last one below.
+    Those at an edge lie above it; those at the last one, which may be repeated, below.
     """
     rows, edges = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (ordered, edges))
-    below = torch.searchsorted(rows, edges)
-    below[:, -1:] = torch.searchsorted(rows, edges[:, -1:].contiguous(), right=True)
-    return below.diff(dim=1).to(ordered.dtype)
+    below, up_to = (torch.searchsorted(rows, edges, right=right) for right in (False, True))
+    return torch.where(edges == edges[:, -1:], up_to, below).diff(dim=1).to(ordered.dtype)
 
 
 def _kept_on(new_knots: Tensor, knots: Tensor, coefficients: Tensor, spline_order: int) -> tuple[Tensor, Tensor]:

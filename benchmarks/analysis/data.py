@@ -99,12 +99,15 @@ class Data:
     def central(self) -> pd.DataFrame:
         """The summarised cases at the centre points, where the most axes of what was timed under their base cross.
 
-        What was not timed, such as memory, stands beside each setting that was timed there.
+        What was not timed, such as memory, stands beside each setting that was timed there; by itself where none was.
         """
         cases = self.summarised
         is_timed = cases["kind"].isin([kind.name for kind in kinds.every() if kind.paired])
         timed = _most_crossed(cases[is_timed], cases.loc[is_timed, "setting"].map(self.settings.bases))
-        return pd.concat([timed, centre(self.settings.beside(cases[~is_timed], timed))], ignore_index=True)
+        others = self.settings.beside(cases[~is_timed], timed)
+        beside = others.merge(timed[POINT].drop_duplicates(), on=POINT)
+        alone = others[~others["setting"].isin(timed["setting"])]
+        return pd.concat([timed, beside, centre(alone)], ignore_index=True)
 
     @property
     def failed(self) -> pd.DataFrame:

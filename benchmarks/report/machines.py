@@ -10,6 +10,7 @@ from benchmarks.analysis import data
 from benchmarks.report.cells import markdown
 from benchmarks.report.html import Part
 from benchmarks.report.provenance import Source
+from benchmarks.run import archive
 from benchmarks.run.archive import holds_rows
 from benchmarks.run.merge import PARTS
 
@@ -23,8 +24,9 @@ def has_rows(out: Path) -> bool:
 
 
 def folders(out: Path) -> list[Path]:
-    """Return the folders below `out` that hold the report of one machine each."""
-    return sorted(path for path in out.glob("*") if path.name not in _NOT_RESULTS and has_rows(path))
+    """Return the folders below `out` that hold the report of one machine each, not those of runs stopped before a row."""
+    found = (path for path in out.glob("*") if path.name not in _NOT_RESULTS and has_rows(path))
+    return sorted(path for path in found if any(True for _ in archive.rows(path / "raw")))
 
 
 def reports(out: Path) -> list[Path]:

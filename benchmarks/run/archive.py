@@ -137,26 +137,21 @@ def _parsed(line: str, place: str) -> Record:
 def close(raw: Path) -> None:
     """Compress what `raw/rows.jsonl` and `raw/environments.jsonl` hold into one file a run, then remove both.
 
-    Of a run that was stopped before its first row nothing is kept.
-
     Raises ValueError on a damaged line, and changes nothing then. If the process dies on the way, the next call ends what this
     one began: no line is ever in neither place.
     """
     runs: dict[str, list[str]] = {}
     starts: dict[str, str] = {}
-    measured = set()
     for name in (ENVIRONMENTS, ROWS):
         path = raw / name
         for number, line in enumerate(_lines(_text(path)) if path.exists() else (), start=1):
             record = _parsed(line, f"{name} line {number}")
             run = str(record.get("run_id"))
             runs.setdefault(run, []).append(line)
-            measured |= {run} if name == ROWS else set()
             moment = str(record.get("started_at") or record.get("finished_at"))
             starts[run] = min(starts.get(run, moment), moment)
     for run, lines in runs.items():
-        if run in measured:
-            store(raw, run, starts[run], lines)
+        store(raw, run, starts[run], lines)
     for name in (ROWS, ENVIRONMENTS):
         (raw / name).unlink(missing_ok=True)
 

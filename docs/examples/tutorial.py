@@ -29,7 +29,7 @@ train(
 print(f"with the penalty: {error(kan):.1e}")
 
 # 2. Remove what died: edges, then the nodes without edges.
-small = kan.prune(x, threshold=0.03).shrink().network
+small = kan.prune(x, threshold=0.03).shrink(inputs=False).network
 print(f"widths {kan.layers_hidden} -> {small.layers_hidden}")
 assert small.layers_hidden == [2, 1, 1]
 

@@ -79,6 +79,8 @@ def check_samples(x: Tensor, inputs: int, like: Tensor, name: str = "x", least: 
 
 def check_targets(y: Tensor, samples: Tensor, outputs: int) -> Tensor:
     """Targets for these samples as a matrix ``(B, outputs)``; ``(B,)`` will do for one output."""
+    if isinstance(y, Tensor) and not y.is_floating_point() and outputs > 1:
+        raise ValueError(f"y: expected {outputs} floating-point targets a sample, got {y.dtype}; without y logits get formulas")
     _checks.floating(y, "y")
     flat = y.detach()
     flat = flat.reshape(-1, 1) if outputs == 1 else flat.reshape(-1, flat.shape[-1]) if flat.dim() else flat

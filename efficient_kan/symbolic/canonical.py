@@ -2,9 +2,8 @@ r"""One form among the many that an edge :math:`a f(b x + c) + d` has.
 
 Many functions absorb a scale or a shift of their argument: :math:`e^{bx + c} = e^c e^{bx}`,
 :math:`(bx + c)^2 = b^2 (x + c/b)^2`, :math:`\sin(t + \pi) = -\sin t`. A rule maps ``(a, b, c, d)``, tensors of one shape, to
-numbers of the same edge function with fewer free ones. A rule may give numbers that are not finite, or move a factor so large
-out of the function that one of both leaves the range of float32, as :math:`e^{x - 100}` does; :func:`apply` keeps the old ones
-there.
+numbers of the same edge function with fewer free ones. A rule may give numbers that are not finite, or that float32 does not
+hold; :func:`apply` keeps the old ones there.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from torch import Tensor
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Affine]
 
-_LARGEST_FACTOR = 2.0**63  # about the square root of float32's largest number: then both factors of a usual value are in range
+_LARGEST_SHIFT = 43.0  # of an exponential: e^43 is about the root of float32's largest number, so both factors are in range
+_RANGE = torch.finfo(torch.float32)
 
 
 def apply(rule: Rule | None, affine: Tensor) -> Tensor:
-    """``affine`` ``(4, ...)`` after ``rule``; as it was where that is not finite or moves a large factor, or ``b`` is 0."""
+    """``affine`` ``(4, ...)`` after ``rule``, entries where float32 does not hold that, or ``b`` is 0, as they were."""
     if rule is None:
         return affine
     after = torch.stack(rule(*affine))
-    before, now = affine[0].abs(), after[0].abs()
-    in_range = (now <= _LARGEST_FACTOR * before) & (before <= _LARGEST_FACTOR * now)
-    usable = after.isfinite().all(0) & in_range & (affine[1] != 0)
+    held = (after.abs() <= _RANGE.max).all(0) & ((after[0].abs() >= _RANGE.tiny) | (affine[0] == 0))
+    usable = held & (affine[1] != 0)
     return torch.where(usable, after, affine)
 
 
@@ -66,8 +65,9 @@ def sign(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Affine:
 
 
 def exponential(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Affine:
-    """``e^(b x + c) = e^c e^(b x)``."""
-    return a * c.exp(), b, torch.zeros_like(c), d
+    """``e^(b x + c) = e^c e^(b x)`` for moderate ``c``: of ``e^(x - 1000)`` neither factor is a number near 1000."""
+    moderate = c.abs() <= _LARGEST_SHIFT
+    return torch.where(moderate, a * c.exp(), a), b, torch.where(moderate, 0.0, c), d
 
 
 def logarithm(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Affine:

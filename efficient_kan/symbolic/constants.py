@@ -75,6 +75,10 @@ def _simple(value: float, digits: int, tolerance: float) -> Any:
 
 
 def _denominator(digits: int, name: str) -> int:
-    """The largest denominator of simple fractions; of pi also few digits tell halves and quarters."""
-    largest = min(_DENOMINATOR, int(10 ** (digits / 2 - 1.5)))
-    return max(largest, 4) if name == "pi" else max(largest, 1)
+    """The largest denominator of simple fractions; of other constants also few digits tell halves and quarters.
+
+    The multiples of so many constants lie close together, so it takes two more digits to tell those of one.
+    """
+    few = name in ("1", "pi")
+    largest = min(_DENOMINATOR, int(10 ** (digits / 2 - (1.5 if few else 2.5))))
+    return max(largest, 1 if name == "1" else 4)

@@ -367,6 +367,16 @@ class SymbolicKAN(nn.Module):
         found = []
         for o, expression in enumerate(exact):
             found.append(formula.simplified(expression, samples, None if reference is None else reference[o], digits))
+        if digits is None:
+            far = [
+                f"{o} ({each.error:.2g})" for o, each in enumerate(found) if each.error is not None and not each.error <= 1e-6
+            ]
+            if far:
+                warnings.warn(
+                    f"formula: expressions differ from the network, by so much of its largest value: outputs {', '.join(far)}. "
+                    "Their numbers are too large or too small for float64; shift or scale the inputs",
+                    stacklevel=3,
+                )
         back = dict(zip(real, symbols, strict=True))
         found = [each._replace(expression=each.expression.xreplace(back)) for each in found]
         return formula.Formulas(found, [expression.xreplace(back) for expression in exact])

@@ -28,6 +28,10 @@ _ENTRYWISE = (
 )
 
 
+# Divide by the weights of the classes that are targets; a class derived from these may divide by what it likes.
+_OF_CLASSES = (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+
+
 class Objective:
     r"""``loss`` and ``penalty`` of a network on a batch.
 
@@ -45,6 +49,7 @@ class Objective:
         _checks.require(known, "penalty", "a WeightL1, SampleL1 or SampleStd object, or None", penalty)
         self.loss, self.penalty = loss, penalty
         self._reduction = getattr(loss, "reduction", None)
+        self.sums = self._reduction == "sum"
         self._of_each = _of_each(loss)
 
     def __call__(self, network: Any, batch: Batch, penalised: bool) -> tuple[Tensor, Tensor | None]:
@@ -67,7 +72,7 @@ class Objective:
         shape = getattr(each, "shape", type(each))
         _checks.require(by_sample, "loss", f"with sample weights a loss of each sample, shape ({count}, ...)", shape)
         each, weight = each.reshape(count, -1), batch.weight.to(each.dtype).unsqueeze(1)
-        if self._reduction == "sum":
+        if self.sums:
             return (weight * each).sum()
         divisors = self._of_classes(batch.y)
         if divisors is None:
@@ -78,10 +83,12 @@ class Objective:
 
     def _of_classes(self, target: Tensor) -> Tensor | None:
         """What torch's losses of classes divide by for each sample ``(B,)``: its class's weight; ``None`` of other losses."""
-        if not isinstance(self.loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or target.is_floating_point():
+        known = isinstance(self.loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and type(self.loss).forward in _OF_CLASSES
+        if not known or target.is_floating_point():
             return None
-        counted = target != self.loss.ignore_index
-        weights = counted if self.loss.weight is None else counted * self.loss.weight[torch.where(counted, target, 0)]
+        loss: Any = self.loss
+        counted = target != loss.ignore_index
+        weights: Tensor = counted if loss.weight is None else counted * loss.weight[torch.where(counted, target, 0).long()]
         return weights.reshape(target.shape[0], -1).sum(1)
 
     @torch.no_grad()
@@ -99,10 +106,10 @@ class Objective:
                 weights.append(self._size(batch))
         _checks.require(bool(losses), "validation", "at least 1 batch", 0)
         values: list[float] = torch.stack(losses).tolist()  # added up as Python's floats: some devices have no float64
-        if self._reduction == "sum":
+        if self.sums:
             return math.fsum(values), 0.0
         counted = [loss * weight for loss, weight in zip(values, weights, strict=True) if weight]
-        return math.fsum(counted) if counted else math.nan, math.fsum(weights)
+        return math.fsum(counted), math.fsum(weights)
 
     def _size(self, batch: Batch) -> float:
         divisors = self._of_classes(batch.y)
@@ -135,7 +142,8 @@ def _of_each(loss: Loss) -> Loss:
 def _check_target(output: Tensor, target: Tensor, *, of_one_dtype: bool) -> None:
     if output.shape != target.shape:
         column = output.dim() == 2 and output.shape[1] == 1 and target.shape == output.shape[:1]
-        hint = "; use y.unsqueeze(1)" if column else ""
+        classes = target.shape == output.shape[:1] and not target.is_floating_point() and not column
+        hint = "; use y.unsqueeze(1)" if column else "; for classes use loss=torch.nn.CrossEntropyLoss()" if classes else ""
         raise ValueError(f"y: expected the shape of the outputs {tuple(output.shape)}, got {tuple(target.shape)}{hint}")
     if of_one_dtype and output.dtype != target.dtype and not torch.is_autocast_enabled(output.device.type):
         raise ValueError(f"y: expected the dtype of the outputs, {output.dtype}, got {target.dtype}; use y.to({output.dtype})")

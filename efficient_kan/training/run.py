@@ -60,9 +60,7 @@ class Run:
         self._renew()
         ended: Ended = "steps"
         for step, (epoch, batch) in enumerate(_batches(self.source, total, epochs)):
-            if self.schedule.due(step):
-                self._read()  # a network that diverged has no grid to update
-            network, note = self.schedule.apply(self.network, step, self.source, self.ranks.group)
+            network, note = self._scheduled(step, batch)
             if network is not self.network:
                 self.network = network
                 self._renew()
@@ -79,6 +77,21 @@ class Run:
         self.network = self.watch.best(self.network)
         self.ranks.share(self.network)
         return ended
+
+    def _scheduled(self, step: int, batch: Batch) -> tuple[nn.Module, str]:
+        """What the schedule makes of the network; one that has diverged has no grid to update."""
+        if self.schedule.due(step):
+            self._read()
+        try:
+            return self.schedule.apply(self.network, step, self.source, self.ranks.group)
+        except ValueError as error:
+            with torch.no_grad(), mode(self.network, training=False):
+                diverged = step > 0 and not bool(self.network(batch.x).isfinite().all())
+            if not diverged:
+                raise
+            raise FloatingPointError(
+                f"train: diverged at step {step - 1}, outputs are not finite after it; try a lower lr"
+            ) from error
 
     def _renew(self) -> None:
         self._parameters = trainable(self.network)

@@ -90,8 +90,8 @@ class GridSchedule:
         for step, following in pairwise([*sorted(self.refine), sys.maxsize]):
             update = (step // self.every + 1) * self.every  # the first one after; at its own step grids are updated before
             if update <= following and (total is None or update < total) and self.updates(update):
-                order = max((layer.spline_order for layer in _layers_of(network)), default=0)
-                needed = samples_needed(self.refine[step], order)
+                orders = {layer.spline_order for layer in _layers_of(network)}
+                needed = max((samples_needed(self.refine[step], order) for order in orders), default=0)
                 expected = f"a size that {count} samples can place knots by, as grids are updated later ({needed} are needed)"
                 _checks.require(count >= needed, f"refine[{step}]", expected, self.refine[step])
 

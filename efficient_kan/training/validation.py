@@ -56,7 +56,8 @@ class Watch:
         self._ranks.share(network)
         losses, weights = objective.over(network, self._source.epoch(0))
         loss, weight = self._ranks.totals(losses, weights, device=next(network.parameters()).device)
-        loss = loss / weight if weight else loss
+        if not objective.sums:
+            loss = loss / weight if weight else math.nan
         if not math.isfinite(loss):
             raise FloatingPointError(f"train: the validation loss after step {step} is {loss}")
         if loss < self._lowest:

@@ -415,3 +415,23 @@ def test_samples_at_the_end_of_the_grid_count(low: float) -> None:
 def test_every_sample_in_the_grid_is_in_one_interval() -> None:
     x = torch.tensor([[0.0, 0.0, 0.2, 0.5, 0.5, 1.0, 1.0, 1.1]])
     assert _counts(x, torch.tensor([[0.0, 0.5, 1.0]])).tolist() == [[3.0, 4.0]]
+    assert _counts(x, torch.tensor([[0.0, 0.0, 0.5, 1.0, 1.0, 1.0]])).tolist() == [[0.0, 3.0, 4.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_samples_at_either_end_count_in_a_change(side: float) -> None:
+    """A tenth of them in one place, at the last or the first knot, the others crowded at the other end."""
+    for seed in range(10):
+        source = torch.Generator().manual_seed(seed)
+        crowded = -1 + 0.1 * torch.rand(900, 1, generator=source, dtype=torch.float64)
+        x = side * torch.cat([torch.ones(100, 1, dtype=torch.float64), crowded])
+        layer = KANLinear(1, 1, 8, dtype=torch.float64)
+        weight = torch.randn(1, 1, 11, generator=source, dtype=torch.float64)
+        with torch.no_grad():
+            layer.base_weight.zero_()
+            layer.spline_weight.copy_(weight if side > 0 else weight.flip(2))
+        y = layer(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            layer.update_grid(x)
+        assert (layer(x) - y).square().mean().sqrt() <= 0.011 * y.std()

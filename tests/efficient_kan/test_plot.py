@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -326,3 +327,32 @@ def test_the_strongest_edges_are_chosen_whatever_the_default_device_is() -> None
     expected = strongest(scores, alive, 2)
     with torch.device("meta"):
         assert strongest(scores, alive, 2) == expected
+
+
+LONG = [f"TOTAL_PREMIUM_AMOUNT_{letter}" for letter in "ABCDEFGHIJKL"]
+
+
+@pytest.mark.parametrize(
+    "names", [LONG, ["mean radius", "worst fractal dimension", "iiiiiiiiiiiiiiiiiiiiiiii"]], ids=["capitals", "small"]
+)
+def test_names_stay_in_the_picture_and_apart(names: list[str]) -> None:
+    x = 2 * torch.rand(50, len(names), generator=torch.Generator().manual_seed(0)) - 1
+    kan = KAN([len(names), 2, 1], generator=torch.Generator().manual_seed(0))
+    for figure in (kan.plot(x, input_names=names), kan.plot_edges(0, x, input_names=names, output_names=names[:2])):
+        assert isinstance(figure, Figure)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        texts = [text for axes in figure.axes for text in (*axes.texts, axes.title, axes.yaxis.label) if text.get_text()]
+        boxes = [text.get_window_extent(renderer) for text in texts]
+        for box in boxes:
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
+
+
+def test_names_that_begin_alike_are_told_apart_and_what_is_no_formula_is_drawn_as_it_stands() -> None:
+    names = ["preprocessing__temperature_inside", "preprocessing__temperature_outside", "another_name_that_is_very_long"]
+    assert _drawing.labels(names) == ["preprocessin…ture_inside", "preprocessin…ure_outside", "another_name_that_is_ve…"]
+    assert _drawing.labels(["$x_1^2$", "cost in $ and 5% of $", "in $"]) == ["$x_1^2$", r"cost in \$ and 5% of \$", "in $"]
+    figure = KAN([2, 1]).plot(torch.rand(50, 2), input_names=["cost in $ and 5% of $", "b"])
+    figure.savefig(io.BytesIO())  # type: ignore[union-attr]

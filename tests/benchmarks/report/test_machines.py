@@ -43,6 +43,15 @@ def two(rendered_machines: Path, tmp_path: Path) -> Path:
     return shutil.copytree(rendered_machines, tmp_path / "reports")
 
 
+def test_a_run_that_was_stopped_before_its_first_row_stops_no_report(two: Path) -> None:
+    raw = two / "cpu-3core" / "raw"
+    raw.mkdir(parents=True)
+    shutil.copy(next((two / "cpu-2core" / "raw").glob("environments.jsonl")), raw)
+    archive.close(raw)
+    assert archive.holds_rows(two / "cpu-3core")
+    assert [path.name for path in machines.reports(two)] == ["cpu-2core", "nvidia-h100"]
+
+
 def test_each_machine_has_its_report_and_the_page_over_them_averages_nothing(two: Path) -> None:
     page = (two / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\n## (.*)", page) == ["In short, on cpu-2core", "In short, on nvidia-h100"]

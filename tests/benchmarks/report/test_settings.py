@@ -319,3 +319,18 @@ def test_corners_that_two_presets_share_leave_the_summary_as_it_is(
     columns = [column for column in alone if not column.endswith(("setting", "case_key", "_low", "_high"))]
     pd.testing.assert_frame_equal(found[columns], alone[columns], check_dtype=False)
     assert found["setting"].nunique() == 1
+
+
+def test_memory_on_fewer_lines_than_times_adds_no_points_to_the_summary(
+    full_run: Any, make_run: Callable[[], Any], tmp_path: Path
+) -> None:
+    alone = frames(full_run.write(tmp_path / "one"))["T1"]
+    fewer = make_run()
+    for row in full_run.rows:
+        if row.case.kind != "memory":
+            fewer.rows.append(row)
+        elif "batch" in row.case.axes:
+            fewer.rows.append(row.model_copy(update={"case": row.case.model_copy(update={"axes": ("batch",)})}))
+    found = frames(fewer.write(tmp_path / "two"))["T1"]
+    assert len(found) == len(alone) and set(found["batch"]) == set(alone["batch"])
+    assert found["step_peak_mib"].equals(alone["step_peak_mib"])

@@ -173,13 +173,3 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Pa
             ):
                 asked(tmp_path)
     assert not archive.holds_rows(tmp_path / "nowhere")
-
-
-def test_a_run_that_was_stopped_before_its_first_row_leaves_nothing(tmp_path: Path) -> None:
-    opened(tmp_path / "raw", [], [environment("r0")])
-    with pytest.raises(KeyboardInterrupt), Store(tmp_path):
-        raise KeyboardInterrupt
-    assert not archive.holds_rows(tmp_path)
-    opened(tmp_path / "raw", [row("a")], [environment("r0"), environment()])
-    archive.close(tmp_path / "raw")
-    assert [path.name for path in archive.closed(tmp_path / "raw")] == ["20260102T030000Z-r1.jsonl.xz"]

@@ -84,16 +84,18 @@ def test_a_child_forked_while_a_thread_compiles_has_pythons_settings() -> None:
     code = """
         import gc, os, sys, threading, time
         from numba.core import config
+        from numba.core.compiler_lock import global_compiler_lock
         from efficient_kan.kernels.cpu.codegen import jit
         level = config.OPT
         def compiling():
-            with jit._quickly():
+            with jit._quickly(), global_compiler_lock:
                 time.sleep(1)
         threading.Thread(target=compiling).start()
         time.sleep(0.3)
         pid = os.fork()
         if pid == 0:
-            os._exit(0 if gc.isenabled() and config.OPT == level and jit._COMPILING.acquire(timeout=5) else 1)
+            free = global_compiler_lock._lock.acquire(timeout=5) and jit._COMPILING.acquire(timeout=5)
+            os._exit(0 if gc.isenabled() and config.OPT == level and free else 1)
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=120).returncode == 0

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from efficient_kan import KAN
 from efficient_kan.symbolic import LIBRARY, Function, SymbolicKAN
+from efficient_kan.symbolic.constants import short
 from tests.efficient_kan.symbolic.planted import planted, uniform
 
 X = uniform(200, (-1.0, 1.0), (-1.0, 1.0))
@@ -378,3 +379,38 @@ def test_a_network_on_meta_takes_the_tensors_of_a_state(by_hand: SymbolicKAN) ->
     again.load_state_dict(by_hand.state_dict(), assign=True)
     x = uniform(50, (-1.0, 1.0), (-1.0, 1.0))
     assert torch.equal(again(x), by_hand(x))
+
+
+def test_a_formula_that_float64_cannot_hold_is_warned_of() -> None:
+    """sympy takes ``e^-1000`` out of an exponential: 0 times infinity, of which no term is left."""
+    x = uniform(500, (1995.0, 2005.0))
+    kan = planted([1, 1], {(0, 0, 0): lambda t: torch.exp(0.5 * (t - 2000))}, x, grid_size=60)
+    made = kan.symbolic(x, library=["x", "exp"])
+    torch.testing.assert_close(made(x), kan(x), rtol=1e-4, atol=1e-5)
+    with pytest.warns(UserWarning, match=r"^formula: expressions differ from the network, .* outputs 0 \((1|nan)\)"):
+        made.formula()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_powers_in_small_units_keep_their_form(dtype: torch.dtype) -> None:
+    x = uniform(500, (0.0, 1e-5))
+    made = (
+        planted([1, 1], {(0, 0, 0): lambda t: (t / 1e-5 + 0.7) ** 4}, x).to(dtype).symbolic(x.to(dtype), library=["x", "x^4"])
+    )
+    (edge,) = made.edges()
+    assert (edge.b, edge.a) == (1.0, pytest.approx(1e20, rel=2e-2)) and edge.c == pytest.approx(7e-6, rel=1e-2)
+
+
+@pytest.mark.parametrize("digits", [4, 5, 6, 8])
+def test_few_numbers_lie_near_a_simple_one_by_chance(digits: int) -> None:
+    drawn = torch.rand(2000, generator=torch.Generator().manual_seed(digits), dtype=torch.float64) * 4.7 + 0.3
+    simple = [value for value in drawn.tolist() if not short(value, digits, 0.0).is_Float]
+    assert len(simple) <= 0.015 * len(drawn)
+    assert short(math.sqrt(2) / 2, digits + 1, 0.0) == sympy.sqrt(2) / 2
+    assert short(math.pi / 4, digits, 0.0) == sympy.pi / 4
+
+
+def test_classes_are_no_targets_of_logits(kan: KAN) -> None:
+    classifier = KAN([2, 3], kernel="native", dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"^y: expected 3 floating-point targets a sample, got torch.int64; without y logits"):
+        classifier.symbolic(X, torch.zeros(len(X), dtype=torch.long))

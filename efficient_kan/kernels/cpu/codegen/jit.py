@@ -46,7 +46,6 @@ _INTEGER = ir.IntType(64)
 # Of the sources and of what is compiled into code that does not say so: a cache may be shared by several machines.
 STAMP = zlib.crc32(f"{stamp_of(Path(__file__).parent.parent)}, vectors of {VECTOR_BYTES} bytes".encode())
 _COMPILING = threading.RLock()
-_before: tuple[Any, bool] | None = None  # numba's level of optimization and whether garbage is collected, while one compiles
 
 
 def inlined(function: _Function) -> _Function:
@@ -162,36 +161,21 @@ def _quickly() -> Iterator[None]:
     It is optimized once, with vectorization: numba does it twice, which made no difference on four shapes. And garbage is left
     lying meanwhile: looking for it took a tenth of the time, and it is some 25 MB.
     """
-    global _before
     with _COMPILING:  # of both settings there is one for all threads
-        outer, level, collects = _before, config.OPT, gc.isenabled()
-        _before = outer or (level, collects)
+        level, collects = config.OPT, gc.isenabled()
         try:
             config.OPT = type(level)(1)
             gc.disable()
             yield
         finally:
-            _restore(level, collects)
-            _before = outer
-
-
-def _restore(level: Any, collects: bool) -> None:
-    config.OPT = level
-    if collects:
-        gc.enable()
-
-
-def _forget() -> None:
-    """A thread of the parent that compiled does not exist in a forked child."""
-    global _COMPILING, _before
-    _COMPILING = threading.RLock()
-    if _before is not None:
-        _restore(*_before)
-        _before = None
+            config.OPT = level
+            if collects:
+                gc.enable()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    os.register_at_fork(after_in_child=_forget)
+    # A fork waits until no other thread compiles: in the child that thread would never end, nor give numba's own lock back.
+    os.register_at_fork(before=_COMPILING.acquire, after_in_parent=_COMPILING.release, after_in_child=_COMPILING.release)
 
 
 class _Announced:
@@ -209,6 +193,8 @@ class _Announced:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        if self._timer.ident is not None:
+            self._timer.join()  # who forks next counts threads
         _Announced._spent += time.perf_counter() - self._begin
 
     @staticmethod

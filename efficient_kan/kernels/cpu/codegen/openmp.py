@@ -31,7 +31,7 @@ _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 _size = 0
 _lost_openmp = False
-_python_threads = 1
+_others = False
 
 
 def run(function: Entry, length: int, place: int, least: int = 1) -> None:
@@ -48,7 +48,10 @@ def run(function: Entry, length: int, place: int, least: int = 1) -> None:
     bounds = [length * n // parts for n in range(parts + 1)]
     waiting: list[Future[None]] = []
     try:
-        _submit(function, place, bounds, waiting)
+        with _pool_lock:  # or another thread might replace the pool before all parts are with it
+            pool = _threads(parts - 1)
+            for start, stop in pairwise(bounds[1:]):
+                waiting.append(pool.submit(function, place, start, stop))
         function(place, bounds[0], bounds[1])
     finally:
         _wait(waiting)  # whatever happened: they write to memory that the caller gives back
@@ -56,28 +59,14 @@ def run(function: Entry, length: int, place: int, least: int = 1) -> None:
         part.result()
 
 
-def _submit(function: Entry, place: int, bounds: list[int], waiting: list[Future[None]]) -> None:
-    """Let threads of Python do all parts but the first, and add what tells of their ends to ``waiting``."""
-    global _pool, _size
-    with _pool_lock:  # or another thread might replace the pool before all parts are with it
-        pool = _threads(len(bounds) - 2)
-        try:
-            for start, stop in pairwise(bounds[1:]):
-                waiting.append(pool.submit(function, place, start, stop))
-        except BaseException:  # no more threads can be started: what waits for one must not be done later
-            pool.shutdown(cancel_futures=True)
-            _pool, _size = None, 0
-            raise
-
-
 def _wait(parts: Iterable[Future[None]]) -> None:
-    """Wait until all parts have ended, through interrupts, which are raised then."""
+    """Wait until all parts have ended, through what signals raise meanwhile, which is raised then."""
     interrupt = None
     for part in parts:
         while not part.done():
             try:
                 wait((part,))
-            except KeyboardInterrupt as error:
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises
                 interrupt = error
     if interrupt is not None:
         raise interrupt
@@ -141,34 +130,45 @@ def _share() -> Any:
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
+    """A pool of at least so many threads, all of them started: if one cannot be, no part of a run waits for it."""
     global _pool, _size
     if _pool is None or count > _size:
+        pool, started = ThreadPoolExecutor(count, thread_name_prefix="efficient_kan"), threading.Barrier(count + 1)
+        try:
+            for _ in range(count):
+                pool.submit(started.wait)
+            started.wait()
+        except BaseException:
+            started.abort()
+            pool.shutdown(wait=False)
+            raise
         if _pool is not None:
             _pool.shutdown(wait=False)
-        _pool, _size = ThreadPoolExecutor(count, thread_name_prefix="efficient_kan"), count
+        _pool, _size = pool, count
     return _pool
 
 
-def _count() -> None:
-    global _python_threads
-    # Of others that ran some Python, such as a library's that logs, Python does not know whether they have ended.
-    _python_threads = sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate())
+def _look() -> None:
+    """Before a fork: whether there are threads that Python did not start.
+
+    They may be those of OpenMP, whoever started them; libraries that mind forks, such as OpenBLAS, have ended theirs by now.
+    Where Python knows of a thread only that it ran some Python, it does not know whether that has ended.
+    """
+    global _others
+    try:
+        threads = sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        _others = True
+        return
+    _others = threads > sum(not isinstance(thread, threading._DummyThread) for thread in threading.enumerate())
 
 
 def _forget() -> None:
-    """The threads of a parent do not exist in a forked child.
-
-    If the parent has some that Python does not know of, they may be those of OpenMP, whoever started them; libraries that mind
-    forks, such as OpenBLAS, have ended theirs by now.
-    """
+    """The threads of a parent do not exist in a forked child."""
     global _pool, _size, _lost_openmp, _pool_lock
     _pool, _size, _pool_lock = None, 0, threading.Lock()
-    try:
-        threads = sum(1 for _ in Path(f"/proc/{os.getppid()}/task").iterdir())
-    except OSError:
-        threads = _python_threads + 1
-    _lost_openmp = _lost_openmp or threads > _python_threads
+    _lost_openmp = _lost_openmp or _others
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    os.register_at_fork(before=_count, after_in_child=_forget)
+    os.register_at_fork(before=_look, after_in_child=_forget)
