@@ -160,12 +160,13 @@ def test_a_success_says_what_was_written_and_where(
 def full_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two rows with times, of which figures are made and not painted."""
     from benchmarks.report import style
+    from benchmarks.schema.cases import Case
     from tests.benchmarks.report.conftest import AXES, Run, point, series
 
     monkeypatch.setattr(style, "paint", lambda figure, path, metadata: path.touch())
     run = Run()
     for arm, factor in (("efficient_kan", 1.0), ("cox_de_boor", 2.0)):
-        case = cli.Case(kind="speed", arm=arm, baseline="efficient_kan", point=point(), modes=("step",), axes=tuple(AXES))
+        case = Case(kind="speed", arm=arm, baseline="efficient_kan", point=point(), modes=("step",), axes=tuple(AXES))
         run.add(case, speed=[series("step", factor, 1000)])
     return run.write(tmp_path / "report")
 
